@@ -1,1 +1,42 @@
+"""Which neurons of a language model carry a concept, in which ranges, and what editing just those ranges does.
+
+The one hand-written file of the package: the names most users need, each loaded from its room when first used.
+"""
 __version__ = "0.1.0"
+
+from importlib import import_module as _import_module
+
+_ROOMS = {
+    "data": "InputError Texts bbc_news make_texts read_texts split",
+    "model": "Classifier load_classifier minilm",
+    "training": "fine_tune",
+    "recording": "Recording record load_recording",
+    "statistics": "class_statistics",
+    "probing": "fit_probe probe_layers",
+    "saliency": "RANKINGS rank",
+    "distributions": "fit_distributions",
+    "ranges": "RANGES fit_ranges",
+    "overlap": "bhattacharyya firing_matrix set_overlap",
+    "ablation": "EDITS ablate plan",
+    "effects": "load_effects measure_effects",
+    "study": "Study StudySpec demo_study load_study read_study run_study",
+    "report": "write_report",
+}
+_HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}
+_MODULES = {*_ROOMS, "hooks", "plots", "cli"}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name):
+    if name in _HOME:
+        value = getattr(_import_module(f"neuronlens.{_HOME[name]}"), name)
+    elif name in _MODULES:
+        value = _import_module(f"neuronlens.{name}")
+    else:
+        raise AttributeError(f"module 'neuronlens' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__, *_MODULES})

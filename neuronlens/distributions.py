@@ -56,10 +56,10 @@ class ClassDistributions:
         f = self.to_frame()[['class', 'n', 'skew', 'kurtosis', 'ks', 'inside']].groupby('class', sort=False)
         return f.agg({'n':'first', 'skew':'median', 'kurtosis':'median', 'ks':'median', 'inside':'mean'}).reset_index()
 
-    def plot(self, neuron, acts=None, labels=None, ranges=None, ax=None):
-        "One neuron: the fitted normal of each class, over histograms when `acts` and `labels` are given; returns the axes."
+    def plot(self, neuron, acts, labels, ax=None):
+        "Histogram of one neuron in each class under its fitted normal; returns the axes."
         from neuronlens.plots import plot_neuron
-        return plot_neuron(self, neuron, acts=acts, labels=labels, ranges=ranges, ax=ax)
+        return plot_neuron(acts, labels, self.classes, neuron, ax=ax)
 
     def __repr__(self):
         C,D = self.ks.shape

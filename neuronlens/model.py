@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['READOUTS', 'Batch', 'first_attended', 'last_attended', 'pad', 'readout_weights', 'read', 'Classifier', 'call_options',
-           'padding_id', 'is_causal', 'takes_positions', 'quiet', 'weights_hash', 'load_model', 'most_tokens',
-           'make_classifier', 'load_classifier', 'minilm', 'Encoded', 'encode', 'batches', 'align']
+           'padding_id', 'is_causal', 'takes_positions', 'quiet', 'block_count', 'weights_hash', 'load_model',
+           'most_tokens', 'make_classifier', 'load_classifier', 'minilm', 'Encoded', 'encode', 'batches', 'align']
 
 # %% ../nbs/10_model.ipynb #7312eaba
 import inspect
@@ -177,6 +177,13 @@ def _load(what, source, **kw):
     except (OSError, ValueError, KeyError, ImportError) as e:
         why = next((l.strip() for l in str(e).splitlines() if l.strip()), type(e).__name__)
         raise InputError(f"model {str(source)!r} cannot be loaded: {why}") from None
+
+def block_count(
+    source:str|Path, # Folder or hub name
+    trust_remote_code:bool=False, # Run code that comes with the model
+)->int: # Number of transformer blocks
+    "How deep a model is, by its configuration alone."
+    return _load(AutoConfig, source, trust_remote_code=trust_remote_code).get_text_config().num_hidden_layers
 
 def weights_hash(
     source:str|Path, # Folder or hub name

@@ -109,7 +109,8 @@ def fit_probe(
     constant = acts.min(0) == acts.max(0)
     mean = np.where(constant, acts[0], acts.mean(0, dtype=np.float64))
     scale = np.where(constant, 1., acts.std(0, dtype=np.float64))
-    w = elastic_net(((acts-mean)/scale).astype(np.float32), labels, len(classes), l1, l2)
+    with threadpool_limits(1): # Products this small lose more by waiting for a second thread than it brings
+        w = elastic_net(((acts-mean)/scale).astype(np.float32), labels, len(classes), l1, l2)
     return Probe(w[:, :-1], w[:, -1], mean, scale, classes, l1, l2, len(acts))
 
 # %% ../nbs/30_probing.ipynb #b3e24035
@@ -156,7 +157,7 @@ def probe_layers(
     classes=None, # Names of the classes; None: '0', '1', ..
     l1:float=1e-3, # As in `fit_probe`
     l2:float=1e-3, # As in `fit_probe`
-    shuffles:int=3, # Controls fitted at each site, at least 1
+    shuffles:int=1, # Controls fitted at each site, at least 1
     seed:int=0, # Of the shuffled labels; every site sees the same shuffles
     progress:bool=True, # Show a progress bar (on standard error)
 )->LayerProbes:
@@ -166,7 +167,7 @@ def probe_layers(
     if differ := sorted(set(train) ^ set(test)): raise InputError(f"site {differ[0]!r} is not in both train and test")
     if classes is None: classes = range(int(np.max(train_labels))+1)
     acc,ctl = [],[]
-    for site in tqdm(train, desc='probing', disable=not progress):
+    for site in progress_bar(train, 'probing', unit='site', show=progress):
         a,y,names = labelled(test[site], test_labels, classes)
         if not len(y): raise InputError("no held-out examples")
         fit = {'l1': l1, 'l2': l2, 'classes': names}

@@ -131,7 +131,7 @@ def save_recording(
     path = Path(path)
     arrays = {'acts' if s == rec.site else s:np.ascontiguousarray(a) for s,a in rec.activations.items()}
     arrays |= dict(labels=rec.labels, predicted=rec.predicted, confidence=rec.confidence, probabilities=rec.probabilities)
-    about = rec.provenance | dict(site=rec.site, readout=rec.readout, classes=list(rec.classes))
+    about = rec.provenance | dict(site=rec.site, sites=rec.sites, readout=rec.readout, classes=list(rec.classes))
     with atomic(path) as part: save_file(arrays, part, metadata={'neuronlens':json.dumps(about)})
     about['sha256'] = hashlib.sha256(path.read_bytes()).hexdigest()
     with atomic(path.with_suffix('.json')) as part: part.write_text(json.dumps(about, indent=1))
