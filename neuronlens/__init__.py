@@ -7,10 +7,10 @@ __version__ = "0.1.0"
 from importlib import import_module as _import_module
 
 _ROOMS = {
-    "data": "InputError Texts bbc_news make_texts read_texts split",
+    "data": "InputError Texts bbc_news distinct make_texts read_texts split",
     "model": "Classifier load_classifier minilm",
     "training": "fine_tune",
-    "recording": "Recording record load_recording",
+    "recording": "Recording load_recording record recorded",
     "statistics": "class_statistics",
     "probing": "fit_probe probe_layers",
     "saliency": "RANKINGS rank",

@@ -6,21 +6,20 @@
 __all__ = ['EDITS', 'POSITIONS', 'CONDITIONS', 'Neurons', 'zero', 'mean', 'Intervention', 'plan', 'Outcome', 'reads_recording',
            'ablate']
 
-# %% ../nbs/40_ablation.ipynb #7a5d8e27
+# %% ../nbs/40_ablation.ipynb #8f2c72bf
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from html import escape
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
 from .data import InputError, Texts, progress_bar
 from .hooks import Site, anatomy, answer, before, logits, parse_site, run
-from .model import Classifier, align, batches, encode, read, readout_weights
-from .ranges import Ranges, parse_kind
+from .model import Classifier, align, batches, encode, readout_weights
+from .ranges import Ranges
 from .recording import Recording
 from .saliency import Ranking
 from .statistics import ClassStatistics
@@ -101,7 +100,7 @@ def plan(
     statistics:ClassStatistics, # Class statistics of the training texts at the site
     rankings:list[Ranking], # Rankings `[C, D]` to take salient sets from
     ranges:Ranges, # Ranges `[C, D, K]`
-    site:Site, # Where the activations were read
+    site:Site|str, # Where the activations were read, such as 'residual.5'
     *,
     fractions:list[float]=(.5,), # Shares of the neurons to edit, each in (0, 1]
     edit:str='mean', # Name of the edit
@@ -111,7 +110,7 @@ def plan(
     "The interventions of a study; the same random neurons are the control of every ranking."
     if edit not in EDITS: raise InputError(f"edit {edit!r} is none of {', '.join(EDITS)}")
     if positions not in POSITIONS: raise InputError(f"positions {positions!r} is none of {', '.join(POSITIONS)}")
-    C,D = statistics.mean.shape
+    site,(C,D) = parse_site(site),statistics.mean.shape
     drawn = np.stack([np.random.default_rng([seed, c]).permutation(D) for c in range(C)])
     out = []
     for r in rankings:

@@ -30,16 +30,17 @@ class Site:
 
 def parse_site(
     site:str|Site, # For example 'residual.5' or 'mlp.-1'
-    n_blocks:int, # Number of blocks of the model
+    n_blocks:int|None=None, # Number of blocks of the model; None: `site` counts from 0 and is not checked against one
 )->Site: # With a block index from 0
     "The site that a text names; refuses an unknown stream and a block beyond the model."
     stream,_,block = str(site).partition('.')
     if stream not in STREAMS: raise InputError(f"site {str(site)!r}: the stream must be one of {', '.join(STREAMS)}")
     try: b = int(block)
     except ValueError: raise InputError(f"site {str(site)!r}: write a stream and a block, as in 'residual.5'") from None
-    if not -n_blocks <= b < n_blocks:
+    if n_blocks is None and b < 0: raise InputError(f"site {str(site)!r}: count the block from 0 here")
+    if n_blocks is not None and not -n_blocks <= b < n_blocks:
         raise InputError(f"site {str(site)!r}: block {b} is beyond the model, which has blocks 0 to {n_blocks-1}")
-    return Site(stream, b % n_blocks)
+    return Site(stream, b if n_blocks is None else b % n_blocks)
 
 # %% ../nbs/12_hooks.ipynb #fb6fe26b
 @dataclass(frozen=True, eq=False)

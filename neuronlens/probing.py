@@ -12,9 +12,9 @@ from html import escape
 import numpy as np
 import pandas as pd
 from scipy.special import log_softmax, softmax
-from tqdm import tqdm
+from threadpoolctl import threadpool_limits
 
-from .data import InputError
+from .data import InputError, progress_bar
 from .statistics import enough, labelled
 
 # %% ../nbs/30_probing.ipynb #e96212c9
@@ -134,17 +134,19 @@ class LayerProbes:
         return pd.DataFrame({'site': list(self.sites), 'accuracy': self.accuracy, 'control': self.control,
             'majority': self.majority, 'selectivity': self.selectivity})
 
-    def plot(self, ax=None):
+    def plot(self, ax=None, source=''):
         "Accuracy and control by block; returns the axes."
         from neuronlens.plots import plot_probes
-        return plot_probes(self.to_frame(), ax=ax, source=f"{self.n_train} training, {self.n_test} held-out texts")
+        texts = f"{self.n_train} training, {self.n_test} held-out texts"
+        return plot_probes(self.to_frame(), ax=ax, source=f"{source}, {texts}" if source else texts)
 
     def __repr__(self):
         best = self.accuracy.argmax()
-        return f"LayerProbes({len(self.sites)} sites, best {self.sites[best]!r} {self.accuracy[best]:.3f}, n={self.n_test})"
+        return (f"LayerProbes({len(self.sites)} sites, best {self.sites[best]!r} with {self.accuracy[best]:.3f}, "
+            f"n={self.n_test})")
 
     def _repr_html_(self):
-        caption = f"{len(self.classes)} classes, {self.n_train} training and {self.n_test} held-out texts, seed {self.seed}"
+        caption = f"{len(self.classes)} classes, {self.n_train} training, {self.n_test} test texts, seed {self.seed}"
         return f"<p>{escape(caption)}</p>{self.to_frame().to_html(index=False, float_format='%.3f')}"
 
 # %% ../nbs/30_probing.ipynb #5c15dfca

@@ -189,10 +189,10 @@ def test_ties_go_to_the_lower_index(scores):
         assert o.tolist() == sorted(range(len(s)), key=lambda j: (-s[j], j))
 
 
-@given(st.integers(1, 400), st.integers(1, 100))
-def test_size_of_the_salient_set(D, percent):
-    ranking = Ranking(np.arange(D, dtype=float)[None], 'hand', ('0',))
-    assert ranking.salient(percent/100).shape == (1, percent*D//100)
+def test_size_of_the_salient_set():
+    for D in range(1, 201):
+        ranking = Ranking(np.arange(D, dtype=float)[None], 'hand', ('0',))
+        for percent in range(1, 101): assert ranking.salient(percent/100).shape == (1, percent*D//100)
 
 
 @given(labelled_acts(), st.floats(0, 1, exclude_min=True), st.floats(0, 1, exclude_min=True))

@@ -13,7 +13,8 @@ neurox = pytest.importorskip('neurox.interpretation.probeless', exc_type=ImportE
 def made_up(seed, D=12, C=4):
     rng = np.random.default_rng(seed)
     labels = np.r_[np.repeat(range(C), 2), rng.integers(0, C, 60)]
-    return rng.normal(size=(len(labels), D)).astype(np.float32) + rng.normal(size=(C, D)).astype(np.float32)[labels], labels
+    means = rng.normal(size=(C, D))
+    return rng.normal(means[labels]).astype(np.float32), labels
 
 
 def same_order(ours, theirs, scores):

@@ -1,0 +1,43 @@
+# neuronlens: every target works from a bare checkout and is quick when there is nothing to do.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: help demo test lab prepare results clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(READY): settings.ini setup.py constraints.txt Makefile
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (a few minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	@$(BIN)/python -m pip install --quiet --no-deps neurox==1.0.9
+	@touch $@
+
+demo: $(READY) ## Run the worked example into demo/: which neurons carry which BBC News topic, and in which ranges
+	@$(BIN)/neuronlens demo --out demo
+
+test: $(READY) ## Lint, run every notebook and every test; the last line says how many passed
+	@$(BIN)/ruff check --quiet nbs tests
+	@$(BIN)/python -m pytest -q tests
+
+lab: $(READY) ## Open JupyterLab at the tutorials
+	@$(BIN)/jupyter lab nbs/tutorials
+
+prepare: $(READY) ## After editing notebooks: clean, export the package, make README.md
+	@$(BIN)/nbdev_clean
+	@$(BIN)/nbdev_export
+	@$(BIN)/python tests/readme.py
+
+results: $(READY) ## Recompute results/emotion.csv from a folder of data sets: make results DATA=folder
+	@test -n "$(DATA)" || { echo "say where the data sets are: make results DATA=folder"; exit 2; }
+	@rm -rf build/emotion
+	@NEURONLENS_DATA="$(abspath $(DATA))" $(BIN)/neuronlens run results/emotion.toml --out build/emotion
+	@cp build/emotion/effects.csv results/emotion.csv
+
+clean: ## Remove what was made: environment, demo, builds and caches of tools
+	@rm -rf $(VENV) demo build dist _docs _proc *.egg-info .pytest_cache .ruff_cache .hypothesis nbs/_quarto.yml
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

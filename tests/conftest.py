@@ -1,0 +1,131 @@
+"""What the tests share: tiny classifiers as Hugging Face folders, and labelled texts whose words give the class away.
+
+The per-user cache is left alone on purpose: it holds the example classifier, which takes minutes to train. A test that
+writes into the cache asks for `own_cache`.
+"""
+import os
+import tempfile
+
+os.environ['TQDM_DISABLE'] = '1'
+os.environ['HF_HUB_OFFLINE'] = '1' # No test may reach for the hub
+os.environ.setdefault('MPLBACKEND', 'agg')
+os.environ.setdefault('HF_MODULES_CACHE', os.path.join(tempfile.gettempdir(), f'neuronlens-tests-modules-{os.getuid()}'))
+
+from types import SimpleNamespace # noqa: E402
+
+import numpy as np # noqa: E402
+import pandas as pd # noqa: E402
+import pytest # noqa: E402
+
+CLASSES = ('animal', 'food', 'tool')
+WORDS = {'animal': 'cat dog horse cow bird fish'.split(), 'food': 'bread soup cheese rice apple cake'.split(),
+         'tool': 'hammer saw drill wrench nail screw'.split()}
+FILLER = 'the a is on under with near small old red and very'.split()
+SPECIAL = '[PAD] [UNK] [CLS] [SEP]'.split()
+
+
+def make_frame(n, seed, classes=CLASSES):
+    "`n` distinct texts of every class as a frame `text, label`: three words of the class, one of another, and filler."
+    rng, rows, seen = np.random.default_rng(seed), [], set()
+    while len(rows) < n*len(classes):
+        own = CLASSES[len(rows) % len(classes)]
+        other = CLASSES[(CLASSES.index(own)+rng.integers(1, 3)) % 3]
+        words = [*rng.choice(WORDS[own], 3), rng.choice(WORDS[other]), *rng.choice(FILLER, rng.integers(3, 9))]
+        text = ' '.join(rng.permutation(words))
+        if text not in seen: rows.append((text, classes[CLASSES.index(own)]))
+        seen.add(text)
+    return pd.DataFrame(rows, columns=['text', 'label'])
+
+
+@pytest.fixture(scope='session')
+def frame():
+    "20 texts of every class to fit on."
+    return make_frame(20, 1)
+
+
+@pytest.fixture(scope='session')
+def test_frame(frame):
+    "12 other texts of every class to measure on."
+    df = make_frame(12, 2)
+    assert not set(df.text) & set(frame.text)
+    return df
+
+
+@pytest.fixture(scope='session')
+def data(tmp_path_factory, frame, test_frame):
+    "`train.csv` and `test.csv` in a folder of their own."
+    folder = tmp_path_factory.mktemp('data')
+    frame.to_csv(folder/'train.csv', index=False)
+    test_frame.to_csv(folder/'test.csv', index=False)
+    return SimpleNamespace(folder=folder, train=folder/'train.csv', test=folder/'test.csv')
+
+
+def make_tokenizer(brackets):
+    "A word-level tokenizer built in memory; with `brackets` it puts [CLS] and [SEP] around a text."
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+    words = [*SPECIAL, *(w for c in CLASSES for w in WORDS[c]), *FILLER]
+    tok = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token='[UNK]'))
+    tok.normalizer, tok.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.Whitespace()
+    if brackets:
+        tok.post_processor = processors.TemplateProcessing(single='[CLS] $A [SEP]', special_tokens=[('[CLS]', 2), ('[SEP]', 3)])
+    return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token='[PAD]', unk_token='[UNK]', cls_token='[CLS]',
+                                   sep_token='[SEP]', model_max_length=48)
+
+
+def tiny_config(kind):
+    "Two blocks, 32 wide, three classes."
+    from transformers import BertConfig, GPT2Config
+    names = dict(id2label=dict(enumerate(CLASSES)), label2id={c: i for i, c in enumerate(CLASSES)}, pad_token_id=0)
+    vocab = len(SPECIAL)+sum(map(len, WORDS.values()))+len(FILLER)
+    if kind == 'bert':
+        return BertConfig(vocab_size=vocab, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+                          max_position_embeddings=48, initializer_range=.2, **names)
+    return GPT2Config(vocab_size=vocab, n_embd=32, n_layer=2, n_head=2, n_inner=48, n_positions=48, initializer_range=.2,
+                      bos_token_id=None, eos_token_id=None, **names)
+
+
+def hidden_states(model, tok, texts):
+    "What the classification head multiplies: pooled output of BERT, last token of GPT-2; one text at a time, no padding."
+    import torch
+    out = []
+    with torch.no_grad():
+        for t in texts:
+            seen = model.base_model(**tok(t, return_tensors='pt', return_token_type_ids=False))
+            out.append(seen.pooler_output[0] if hasattr(seen, 'pooler_output') else seen.last_hidden_state[0, -1])
+    return torch.stack(out)
+
+
+def make_folder(folder, kind, frame):
+    "A random transformer whose head is fitted to `frame` by least squares, saved for `from_pretrained`."
+    import torch
+    from transformers import AutoModelForSequenceClassification
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model, tok = AutoModelForSequenceClassification.from_config(tiny_config(kind)).eval(), make_tokenizer(kind == 'bert')
+    x = hidden_states(model, tok, frame.text)
+    gold = torch.eye(3)[torch.tensor([CLASSES.index(c) for c in frame.label])]*6
+    head = model.classifier if kind == 'bert' else model.score
+    with torch.no_grad(): head.weight.copy_(torch.linalg.lstsq(x, gold-gold.mean()).solution.T)
+    model.save_pretrained(folder)
+    tok.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def bert(tmp_path_factory, frame):
+    "Folder of a tiny BERT classifier of the three classes: right more often than not, not always."
+    return make_folder(tmp_path_factory.mktemp('models')/'bert', 'bert', frame)
+
+
+@pytest.fixture(scope='session')
+def gpt2(tmp_path_factory, frame):
+    "Folder of a tiny GPT-2 classifier of the same classes."
+    return make_folder(tmp_path_factory.mktemp('models')/'gpt2', 'gpt2', frame)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    "An empty cache that nobody shares."
+    monkeypatch.setenv('NEURONLENS_CACHE', str(tmp_path/'own-cache'))
+    return tmp_path/'own-cache'

@@ -1,0 +1,40 @@
+"""The claim on real data: on Emotion the range spares what the whole-neuron edit disturbs; the stored table is what comes out."""
+import os
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("NEURONLENS_DATA") or TOP.parent / "shared/data")
+
+
+@pytest.fixture(scope="module")
+def study():
+    "The study of results/emotion.toml, run anew; the fine-tuned classifier is kept per user."
+    if not (DATA / "emotion/train.csv").is_file():
+        pytest.skip("the Emotion data set is not here; set NEURONLENS_DATA to a folder with emotion/train.csv and test.csv")
+    from neuronlens.study import read_study, run_study
+    before = os.environ.get("NEURONLENS_DATA")
+    os.environ["NEURONLENS_DATA"] = str(DATA)
+    try:
+        return run_study(read_study(TOP / "results/emotion.toml"), progress=False)
+    finally:
+        os.environ.pop("NEURONLENS_DATA") if before is None else os.environ.update(NEURONLENS_DATA=before)
+
+
+def test_range_spares_auxiliary_confidence(study):
+    "d-prime, fraction 0.8, mean edit: both suppress to 5 % or less, the range spares at least .15 of auxiliary confidence."
+    m = study.effects.only(ranking="dprime", fraction=0.8).macro().set_index("condition")
+    assert m.target_accuracy["full"] <= 0.05
+    assert m.target_accuracy["range"] <= 0.05
+    assert m.auxiliary_confidence["range"] - m.auxiliary_confidence["full"] >= 0.15
+    assert m.target_accuracy["base"] >= 0.8
+
+
+def test_stored_table_is_current(study):
+    "results/emotion.csv holds the same rows, with measures that training noise between machines may move a little."
+    from neuronlens.effects import MEASURES, load_effects
+    stored, fresh = load_effects(TOP / "results/emotion.csv").frame, study.effects.frame
+    keys = ["concept", "condition", "ranking", "fraction", "range", "tau", "edit", "site", "n_target", "n_auxiliary"]
+    assert stored[keys].equals(fresh[keys])
+    assert (stored[list(MEASURES)] - fresh[list(MEASURES)]).abs().max().max() <= 0.15

@@ -1,0 +1,117 @@
+"""The house is in order: exports, README, notebooks, imports, files."""
+import filecmp
+import json
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from readme import readme
+
+TOP = Path(__file__).resolve().parents[1]
+PAGES = sorted(p for p in (TOP / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+ARRAY_ROOMS = ("statistics", "probing", "saliency", "distributions", "ranges", "overlap", "effects")
+
+
+def loaded_by(code):
+    "Top-level modules that a fresh interpreter has after running `code`."
+    call = [sys.executable, "-c", f"import sys\n{code}\nprint(*{{m.split('.')[0] for m in sys.modules}})"]
+    return set(subprocess.run(call, capture_output=True, text=True, check=True, cwd=TOP).stdout.split())
+
+
+def test_import_is_cheap():
+    "The package, and the command line before a command runs, load nothing heavy."
+    for code in ("import neuronlens", "import neuronlens.cli"):
+        assert not {"torch", "transformers", "matplotlib", "pandas", "numpy"} & loaded_by(code), code
+
+
+@pytest.mark.parametrize("room", ARRAY_ROOMS)
+def test_array_rooms_need_no_model(room):
+    "Array rooms import no model library and no plotting library."
+    assert not {"torch", "transformers", "matplotlib"} & loaded_by(f"import neuronlens.{room}")
+
+
+def test_lazy_names_resolve():
+    "Every name that the package promises exists, and is not shadowed by a module of the same name."
+    code = "import neuronlens as nl\nfor n in nl.__all__: assert not hasattr(getattr(nl, n), '__path__'), n\n" \
+           "import types\nassert not [n for n in nl.__all__ if isinstance(getattr(nl, n), types.ModuleType)]"
+    assert "neuronlens" in loaded_by(code)
+    assert subprocess.run([sys.executable, "-c", "import neuronlens\nneuronlens.nothing"], capture_output=True).returncode
+
+
+def test_exports_in_step(tmp_path):
+    "The modules are what the notebooks export."
+    for name in ("settings.ini", "pyproject.toml", "setup.py", "README.md"):
+        (tmp_path / name).write_bytes((TOP / name).read_bytes())
+    for p in PAGES:
+        (q := tmp_path / p.relative_to(TOP)).parent.mkdir(parents=True, exist_ok=True)
+        q.write_bytes(p.read_bytes())
+    (tmp_path / "neuronlens").mkdir()
+    (tmp_path / "neuronlens/__init__.py").write_bytes((TOP / "neuronlens/__init__.py").read_bytes())
+    subprocess.run([Path(sys.executable).with_name("nbdev_export")], cwd=tmp_path, check=True, capture_output=True)
+    names = sorted(p.name for p in (TOP / "neuronlens").glob("*.py"))
+    assert names == sorted(p.name for p in (tmp_path / "neuronlens").glob("*.py"))
+    same, differ, _ = filecmp.cmpfiles(TOP / "neuronlens", tmp_path / "neuronlens", names, shallow=False)
+    assert not differ, f"run `make prepare`: {differ}"
+
+
+def test_readme_in_step():
+    "README.md is made from nbs/index.ipynb."
+    assert (TOP / "README.md").read_text(encoding="utf-8") == readme(), "run `make prepare`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_stored_outputs(page):
+    "Outputs are stored, small, and free of paths, progress bars, widgets and errors."
+    text = page.read_text(encoding="utf-8")
+    nb = json.loads(text)
+    outs = [o for c in nb["cells"] if c["cell_type"] == "code" for o in c["outputs"]]
+    said = json.dumps(outs)
+    assert outs and len(text) < 1_000_000
+    assert nb["metadata"]["kernelspec"]["name"] == "python3"
+    assert all("id" in c for c in nb["cells"])
+    assert not re.search(r"/(root|home|tmp|Users|var/folders)/", said)
+    assert "application/vnd.jupyter.widget-view+json" not in said
+    assert not [o for o in outs if o["output_type"] == "error" or o.get("name") == "stderr"]
+    assert "it/s]" not in said and "█" not in said
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if re.match(r"\d\d_", p.name)], ids=lambda p: p.stem)
+def test_page_order(page):
+    "A room imports, in its exported cells, only from rooms with lower numbers; cells stay short."
+    number = {p.stem.partition("_")[2]: p.stem[:2] for p in PAGES if re.match(r"\d\d_", p.name)}
+    for cell in json.loads(page.read_text(encoding="utf-8"))["cells"]:
+        source = "".join(cell["source"])
+        if not source.startswith("#| export"):
+            continue
+        for room in re.findall(r"^from neuronlens\.(\w+) import", source, flags=re.M):
+            assert number[room] < page.stem[:2], f"{page.stem} imports {room}"
+        assert source.count("\n") <= 45, f"{page.stem}: a cell of {source.count(chr(10)) + 1} lines"
+
+
+def test_nothing_is_pickled():
+    "No module of the package can unpickle anything."
+    for p in (TOP / "neuronlens").glob("*.py"):
+        assert not re.search(r"\bpickle\b(?!d)|torch\.load|joblib|np\.load\(", p.read_text(encoding="utf-8")), p.name
+
+
+def test_one_quarto_file():
+    "The tracked Quarto configuration is the one at the top."
+    tracked = subprocess.run(["git", "ls-files", "*_quarto.yml"], cwd=TOP, capture_output=True, text=True)
+    if tracked.returncode or not tracked.stdout:
+        pytest.skip("not a git checkout with tracked files")
+    assert tracked.stdout.split() == ["_quarto.yml"]
+
+
+def test_requirements_are_complete():
+    "Whatever the package imports at run time is a requirement, and development tools are not."
+    tops = set()
+    for p in (TOP / "neuronlens").glob("*.py"):
+        tops |= set(re.findall(r"^\s*(?:from|import) (\w+)", p.read_text(encoding="utf-8"), flags=re.M))
+    third = {t for t in tops - set(sys.stdlib_module_names) - {"neuronlens"} if find_spec(t)}
+    wanted = (TOP / "settings.ini").read_text().split("\nrequirements = ")[1].split("\n")[0]
+    names = {re.split(r"[<>=]", r)[0].replace("-", "_").lower() for r in wanted.split()} | {"sklearn"}
+    assert third <= names, third - names
+    assert not {"nbdev", "fastcore", "pytest"} & names

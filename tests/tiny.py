@@ -1,0 +1,68 @@
+"""Tiny random models and what goes with them, for the tests of the rooms that run a model."""
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from neuronlens.ablation import Intervention, Neurons
+from neuronlens.hooks import parse_site
+
+WIDTHS = dict(vocab_size=99, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2,
+              intermediate_size=24, max_position_embeddings=64, pad_token_id=1, bos_token_id=2, eos_token_id=3,
+              cls_token_id=2, sep_token_id=3, num_labels=3)
+OWN = {"distilbert": dict(hidden_dim=24), "gpt2": dict(n_inner=24), "modernbert": dict(local_attention=4),
+       "llama": dict(num_key_value_heads=1, head_dim=12), "qwen3": dict(num_key_value_heads=1, head_dim=12)}
+
+
+def tiny_model(name, seed=0, **kw):
+    "A random classifier whose weights are large enough that every mistake moves its answer; its pad token is not zero."
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(name, **WIDTHS | OWN.get(name, {}) | kw))
+    gen = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim > 1: p.copy_(.35*torch.randn(p.shape, generator=gen))
+            else: p.add_(.2*torch.randn(p.shape, generator=gen))
+    return model.eval()
+
+
+def gap(values, q):
+    "A number near quantile `q` and away from every value, so that rounding moves nothing across it."
+    v = sorted(values)
+    i = round(q*(len(v)-2))
+    n = max(range(max(0, i-3), min(len(v)-1, i+4)), key=lambda n: v[n+1]-v[n])
+    assert v[n+1]-v[n] > 1e-3
+    return (v[n]+v[n+1])/2
+
+
+def intervention(acts, site, edit="mean", positions="all", seed=0):
+    "Edit a few neurons of activations [n, D] in one or two ranges that hold half of them."
+    gen = torch.Generator().manual_seed(seed)
+    neurons = torch.randperm(acts.shape[1], generator=gen)[:6]
+    ends = torch.tensor([[gap(acts[:, j].tolist(), q) for q in (.1, .3, .6, .9)] for j in neurons.tolist()])
+    lo, hi = ends[:, ::2].float(), ends[:, 1::2].float()
+    lo[0, 1], hi[0, 1] = torch.inf, -torch.inf
+    about = Neurons(*torch.randn(4, 6, generator=gen))
+    return Intervention(1, "range", "hand", .3, "hand", edit, parse_site(site), neurons, lo, hi, about, positions)
+
+
+def by_hand(iv, x, places):
+    "What an intervention makes of one text's [T, D] if it edits only `places`, and the share of it in range at each."
+    out, share = x.clone(), []
+    lows, highs, values = iv.lo.tolist(), iv.hi.tolist(), iv.about.rest_mean.tolist()
+    for t, row in enumerate(x.tolist()):
+        inside = []
+        for lo, hi, value, j in zip(lows, highs, values, iv.neurons.tolist(), strict=True):
+            inside.append(any(a <= row[j] <= b for a, b in zip(lo, hi, strict=True)))
+            if inside[-1] and t in places: out[t, j] = 0. if iv.edit == "zero" else value
+        share.append(sum(inside)/len(inside))
+    return out, share
+
+
+def readout_places(readout, special):
+    "Which positions of an unpadded text a readout looks at."
+    everything = list(range(len(special)))
+    if readout == "mean": return [t for t in everything if not special[t]] or everything
+    return everything[:1] if readout == "first" else everything[-1:]
+
+
+def touched(model):
+    "Whether hooks or replaced methods are left in a model."
+    return [n for n, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__]
