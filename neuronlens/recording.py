@@ -9,7 +9,7 @@ __all__ = ['versions', 'Recording', 'provenance', 'record', 'save_recording', 'l
 import hashlib
 import json
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -163,11 +163,14 @@ def recorded(
     a,texts,readout = anatomy(clf.model),align(texts, clf),readout or clf.readout
     named = [parse_site(s, len(a)) for s in ([sites] if isinstance(sites, str|Site) else sites)]
     about = provenance(clf, texts, named, readout)
-    key = hashlib.sha256(json.dumps(about | {'labels':texts.labels.tolist()}, sort_keys=True).encode()).hexdigest()[:16]
+    decides = {k:v for k,v in about.items() if k not in ('model', 'texts')} | {'labels':texts.labels.tolist()}
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
     path = cache_folder('recordings', f'{key}.safetensors')
+    if not clf.sha256: return record(clf, texts, named, readout=readout, progress=progress)
     if path.is_file():
-        try: return load_recording(path)
+        try: rec = load_recording(path)
         except InputError: path.unlink()
+        else: return replace(rec, provenance=rec.provenance | about)
     rec = record(clf, texts, named, readout=readout, progress=progress)
     save_recording(rec, path)
     return rec

@@ -27,13 +27,14 @@ def file_name(
 def _figures(study):
     "What to draw: (file name without ending, caption, function that draws)."
     from neuronlens import plots
-    h,src,test = study.headline().frame,f"{study.train.provenance['model']}, {study.train.site}",study.test
+    h,model,test = study.headline().frame,study.train.provenance['model'],study.test
+    src = f'{model}, {study.train.site}'
     setting = f"{study.ranking.name}, {study.fraction:.0%} of the neurons"
-    out = [('effects', f'What each condition did ({setting}; means over concepts).', lambda: plots.plot_effects(h, source=src))]
+    out = [('effects', f'What each condition did ({setting}; means over concepts).', lambda: plots.plot_effects(h, source=model))]
     if len(study.spec.method.fractions) > 1:
         rows = study.effects.only(ranking=study.ranking.name).frame
         out.append(('tradeoff', f'Disturbance of the other concepts against what is left of the target, {study.ranking.name},'
-                    ' one point per fraction.', lambda: plots.plot_tradeoff(rows, source=src)))
+                    ' one point per fraction.', lambda: plots.plot_tradeoff(rows, source=model)))
     for c,name in enumerate(study.classes):
         out.append((f'neurons-{c:02d}-{file_name(name)}', f'The strongest neurons of {name!r} on the test texts: activations of'
                     f' every class with their fitted normals, the range of {name!r} shaded.',
@@ -44,7 +45,7 @@ def _figures(study):
     if study.probes is not None:
         n = f"{study.probes.n_train} training, {study.probes.n_test} test texts"
         out.append(('layers', 'What a linear probe reads at every block, and its control on shuffled labels.',
-                    lambda: plots.plot_probes(study.probes.to_frame(), source=f"{study.train.provenance['model']}, {n}")))
+                    lambda: plots.plot_probes(study.probes.to_frame(), source=f'{model}, {n}')))
     return out
 
 def write_figures(

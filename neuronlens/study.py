@@ -19,14 +19,14 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
-from .ablation import CONDITIONS, EDITS, POSITIONS, ablate, plan
+from .ablation import EDITS, POSITIONS, ablate, plan
 from .data import InputError, Texts, atomic, bbc_news, check, distinct, read_texts, split, take
 from .effects import Effects, load_effects, measure_effects
 from .hooks import STREAMS, anatomy, parse_site
-from .model import READOUTS, Classifier, align, block_count, load_classifier, minilm, weights_hash
+from .model import READOUTS, Classifier, block_count, load_classifier, minilm
 from .overlap import Firing, SetOverlap, firing_matrix, set_overlap
 from .probing import LayerProbes, probe_layers
-from .ranges import RANGES, Ranges, fit_ranges, format_kind, parse_kind
+from .ranges import RANGES, Ranges, fit_ranges, format_kind
 from .recording import Recording, load_recording, recorded, save_recording, versions
 from .saliency import RANKINGS, Ranking, rank
 from .statistics import ClassStatistics, class_statistics
@@ -301,8 +301,9 @@ def study_model(
     parse_site(spec.method.site, block_count(source, m.trust_remote_code))
     if m.classifier: return load_classifier(source, m.classes or None, readout=m.readout, max_length=m.max_length or None,
                                             dtype=m.dtype, **common)
+    name = 'MiniLM' if m.encoder == 'minilm' else Path(m.encoder).name
     clf = fine_tune(source, train, epochs=t.epochs, lr=t.lr, batch_size=t.batch_size, max_length=m.max_length or 64,
-                    seed=spec.seed, name=f"{m.encoder} fine-tuned on {Path(train.source).name}", progress=progress, **common)
+                    seed=spec.seed, name=f"{name} fine-tuned on {Path(train.source).name}", progress=progress, **common)
     return clf if m.readout == 'auto' else replace(clf, readout=m.readout)
 
 # %% ../nbs/60_study.ipynb #6c4d052f
@@ -345,7 +346,8 @@ def save_study(
     study.effects.save(out/'effects.csv')
     for part in ('train', 'test'):
         rec = getattr(study, part)
-        save_recording(replace(rec, activations={rec.site:rec.acts}), out/'recording'/f'{part}.safetensors')
+        own = replace(rec, activations={rec.site:rec.acts}, provenance=rec.provenance | {'seed':study.spec.seed})
+        save_recording(own, out/'recording'/f'{part}.safetensors')
     if study.probes is not None:
         with atomic(out/'layers.csv') as p: study.probes.to_frame().to_csv(p, index=False)
     about = {p:getattr(study, p).provenance for p in ('train', 'test')} | dict(notes=study.notes, versions=versions())

@@ -83,8 +83,8 @@ def fine_tune(
     progress:bool=True, # Show a progress bar
 )->Classifier: # The trained model, in eval mode
     "A classifier of `texts` on top of `encoder`; trained once, loaded afterwards."
-    for name,v in dict(epochs=epochs, lr=lr, batch_size=batch_size).items():
-        if not v > 0: raise InputError(f"{name} must be above zero, not {v}")
+    for what,v in dict(epochs=epochs, lr=lr, batch_size=batch_size).items():
+        if not v > 0: raise InputError(f"{what} must be above zero, not {v}")
     check(texts)
     name = name or f"{Path(encoder).name} fine-tuned on {Path(texts.source).name}"
     settings = dict(epochs=epochs, lr=lr, batch_size=batch_size, max_length=max_length, seed=seed)
