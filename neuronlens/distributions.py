@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from html import escape
 
 import numpy as np
-import pandas as pd
 from scipy.special import ndtr
 
 from .statistics import ClassStatistics, class_statistics, labelled
@@ -44,8 +43,7 @@ class ClassDistributions:
     ks:np.ndarray # `[C, D]` float64, distance to the fitted normal, 0 to 1; NaN for a constant neuron
     inside:np.ndarray # `[C, D]` float64, share of the class within 2.5 sd of its mean
 
-    @property
-    def classes(self): return self.statistics.classes
+    classes = property(lambda self: self.statistics.classes) # C names
 
     def to_frame(self):
         "One row per (class, neuron): the columns of the statistics, then ks and inside."

@@ -47,12 +47,13 @@ def _canvas(ax, width, height):
         return
     with theme(): yield plt.subplots(figsize=(min(width, 12), min(height, 12)), layout='constrained')[1]
 
-# %% ../nbs/50_plots.ipynb #ab37ebc0
-def _small_png(fig, dpi=80, colors=48):
+# %% ../nbs/50_plots.ipynb #85ffaf9b
+def _small_png(fig, dpi=80, colors=64):
     "A figure as PNG bytes with a palette of few colours."
     big,small = BytesIO(),BytesIO()
     fig.savefig(big, format='png', dpi=dpi, bbox_inches='tight', facecolor='white', metadata={'Software': None})
-    Image.open(big).convert('RGB').quantize(colors, dither=Image.Dither.NONE).save(small, 'PNG', optimize=True)
+    few = Image.open(big).convert('RGB').quantize(colors, Image.Quantize.MAXCOVERAGE, 3, dither=Image.Dither.NONE)
+    few.save(small, 'PNG', optimize=True)
     return small.getvalue()
 
 def small_figures():
@@ -187,6 +188,7 @@ def plot_neurons(
             if i < len(chosen)-3: ax.set_xlabel('')
     return axes
 
+# %% ../nbs/50_plots.ipynb #1b824f08
 @contextmanager
 def _grid(axes, n, rows, title):
     "`n` of the given axes, or of a new figure in the theme, three in a row under one title."
@@ -251,6 +253,7 @@ def _span(numbers, fmt='.2f'):
     a,b = (format(v, fmt) for v in (numbers.min(), numbers.max()))
     return a if a == b else f"{a} to {b}"
 
+# %% ../nbs/50_plots.ipynb #c1827df3
 def plot_overlap(
     overlap, # `SetOverlap`
     ax=None, # Axes to draw on; None: a new figure

@@ -64,7 +64,8 @@ def quantile(
     acts,labels,classes = labelled(acts, labels)
     own = [np.sort(acts[labels == c], axis=0).astype(np.float64) for c in range(len(enough(labels, classes)))]
     out = [min(int(len(x)*(1-q)/2+1e-9), (len(x)-1)//2) for x in own]
-    return np.stack([x[m] for x,m in zip(own, out, strict=True)]),np.stack([x[-1-m] for x,m in zip(own, out, strict=True)])
+    ends = [(x[m], x[-1-m]) for x,m in zip(own, out, strict=True)]
+    return tuple(map(np.stack, zip(*ends, strict=True)))
 
 # %% ../nbs/36_ranges.ipynb #40e6341f
 @dataclass(frozen=True, eq=False)
@@ -76,8 +77,7 @@ class Ranges:
     param:float|None # Its number, or None
     classes:tuple # C names
 
-    @property
-    def name(self): return format_kind(self.kind, self.param)
+    name = property(lambda self: format_kind(self.kind, self.param)) # Such as 'gaussian(2.5)'
 
     def contains(self, acts, concept, neurons=None):
         "`[N, k]` bool: which activations of `neurons` (None: all) lie in the ranges of class number `concept`."
@@ -95,8 +95,9 @@ class Ranges:
         return f"Ranges({self.name}, {C} classes, {D} neurons, {K} interval{'s'*(K > 1)})"
 
     def _repr_html_(self):
-        rows = pd.concat([self.to_frame(c, range(min(2, self.lo.shape[1]))) for c in range(min(6, len(self.classes)))])
-        return f"<p>{escape(repr(self))}, first neurons</p>{rows.to_html(index=False, float_format='%.2f', max_rows=12)}"
+        first = range(min(2, self.lo.shape[1]))
+        rows = pd.concat([self.to_frame(c, first) for c in range(min(6, len(self.classes)))])
+        return f"<p>{escape(repr(self))}, first neurons</p>{rows.to_html(index=False, float_format='%.2f')}"
 
 # %% ../nbs/36_ranges.ipynb #fe88921c
 def index_of(
@@ -124,7 +125,8 @@ def inside(
     bad = np.argwhere(~np.isfinite(acts))
     if len(bad):
         row,j = bad[0]
-        raise InputError(f"neuron {j if neurons is None else neurons[j]} is {acts[row, j]} in row {row}: not a finite number")
+        name = j if neurons is None else neurons[j]
+        raise InputError(f"neuron {name} is {acts[row, j]} in row {row}: not a finite number")
     found = np.zeros(acts.shape, bool)
     for k in range(lo.shape[1]): found |= (acts >= lo[:, k]) & (acts <= hi[:, k])
     return found

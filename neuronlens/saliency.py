@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FROM_STATISTICS', 'FROM_ACTIVATIONS', 'RANKINGS', 'max_activation', 'probeless', 'dprime', 'probe', 'random',
-           'Ranking', 'ranking_frame', 'rank']
+           'Ranking', 'ranking_frame', 'ranking_card', 'rank']
 
 # %% ../nbs/32_saliency.ipynb #5bf3c05d
 from dataclasses import dataclass
@@ -69,7 +69,9 @@ class Ranking:
 
     def __post_init__(self):
         bad = np.argwhere(np.isnan(self.scores))
-        if len(bad): raise InputError(f"{self.name!r} has no score for class {self.classes[bad[0, 0]]!r}, neuron {bad[0, 1]}")
+        if len(bad):
+            c,j = bad[0]
+            raise InputError(f"{self.name!r} has no score for class {self.classes[c]!r}, neuron {j}")
 
     @cached_property
     def order(self): # `[C, D]` int64, neurons from highest to lowest score; equal scores: lower index first
@@ -88,11 +90,7 @@ class Ranking:
         return plot_ranking(self, k=k, ax=ax)
 
     def __repr__(self): return f"Ranking({self.name!r}, {len(self.classes)} classes, {self.scores.shape[1]} neurons)"
-    def _repr_html_(self):
-        top = {c:[f"{j} ({s:.3g})" for j,s in zip(o[:5], x[o[:5]], strict=True)]
-            for c,o,x in zip(self.classes[:12], self.order, self.scores, strict=False)}
-        table = pd.DataFrame(top, index=range(1, len(next(iter(top.values())))+1)).to_html()
-        return f"<p>{escape(repr(self))}: neuron (score)</p>{table}"
+    def _repr_html_(self): return ranking_card(self)
 
 # %% ../nbs/32_saliency.ipynb #6bc59df6
 def ranking_frame(
@@ -102,8 +100,20 @@ def ranking_frame(
     "One row per (class, place): class, place (from 1), neuron, score."
     order = ranking.order[:, :k]
     C,n = order.shape
-    return pd.DataFrame({'class':np.repeat(np.array(ranking.classes, dtype=object), n), 'place':np.tile(np.arange(1, n+1), C),
-        'neuron':order.ravel(), 'score':np.take_along_axis(ranking.scores, order, 1).ravel()})
+    names,place = np.repeat(np.array(ranking.classes, dtype=object), n),np.tile(np.arange(1, n+1), C)
+    scores = np.take_along_axis(ranking.scores, order, 1)
+    return pd.DataFrame({'class':names, 'place':place, 'neuron':order.ravel(), 'score':scores.ravel()})
+
+def ranking_card(
+    ranking:Ranking, # Scores of C classes and D neurons
+    k:int=5, # Neurons of each class
+    most:int=12, # Most classes shown
+)->str: # An HTML table, one column per class
+    "The strongest neurons of each class with their scores, as HTML."
+    top = {c:[f"{j} ({x[j]:.3g})" for j in o[:k]]
+        for c,o,x in zip(ranking.classes[:most], ranking.order, ranking.scores, strict=False)}
+    table = pd.DataFrame(top).rename(index=lambda i: i+1).to_html()
+    return f"<p>{escape(repr(ranking))}: neuron (score)</p>{table}"
 
 # %% ../nbs/32_saliency.ipynb #8013ec91
 FROM_STATISTICS = {'max_activation': max_activation, 'probeless': probeless, 'dprime': dprime}
@@ -124,7 +134,8 @@ def rank(
         s = class_statistics(acts, labels, classes) if statistics is None else statistics
         return Ranking(FROM_STATISTICS[ranking](s), ranking, s.classes, seed)
     if ranking not in FROM_ACTIVATIONS:
-        raise InputError(f"no ranking is called {ranking!r}; there are {', '.join(sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS]))}")
+        known = sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS])
+        raise InputError(f"no ranking is called {ranking!r}; there are {', '.join(known)}")
     names = classes if classes is not None or statistics is None else statistics.classes
     acts,labels,names = labelled(acts, labels, names)
     enough(labels, names)

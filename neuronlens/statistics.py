@@ -28,7 +28,9 @@ def labelled(
     if labels.shape != acts.shape[:1]: raise InputError(f"{len(acts)} rows of acts but labels of shape {labels.shape}")
     if labels.dtype.kind not in 'iub': raise InputError(f"labels must be whole numbers, got {labels.dtype}")
     bad = np.argwhere(~np.isfinite(acts))
-    if len(bad): raise InputError(f"neuron {bad[0, 1]} is {acts[tuple(bad[0])]} in row {bad[0, 0]}: not a finite number")
+    if len(bad):
+        row,j = bad[0]
+        raise InputError(f"neuron {j} is {acts[row, j]} in row {row}: not a finite number")
     labels = labels.astype(np.int64)
     names = tuple(map(str, range(labels.max(initial=-1)+1) if classes is None else classes))
     outside = (labels < 0) | (labels >= len(names))

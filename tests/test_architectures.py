@@ -1,0 +1,362 @@
+"""Every architecture: results are the stock model's, one text at a time, however the texts are batched and padded."""
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny import by_hand, intervention, one_thread, readout_places, tiny_model, touched
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from neuronlens import model as model_room
+from neuronlens.ablation import ablate
+from neuronlens.data import InputError, make_texts, take
+from neuronlens.hooks import Site, anatomy, answer, logits, parse_site, run
+from neuronlens.model import Batch, batches, encode, make_classifier, pad
+from neuronlens.recording import record
+
+# Names that the library has no table of: list of blocks, attention's output, MLP's way down and up
+BERT = ("encoder.layer", "attention.output.dense", "output.dense", "intermediate.dense")
+NAMES = {
+    "bert": BERT, "roberta": BERT,
+    "distilbert": ("transformer.layer", "attention.out_lin", "ffn.lin2", "ffn.lin1"),
+    "mpnet": ("encoder.layer", "attention.attn.o", "output.dense", "intermediate.dense"),
+    "modernbert": ("layers", "attn.Wo", "mlp.Wo", "mlp.Wi"),
+    "gpt2": ("h", "attn.c_proj", "mlp.c_proj", "mlp.c_fc"),
+    "llama": ("layers", "self_attn.o_proj", "mlp.down_proj", "mlp.up_proj"),
+    "qwen3": ("layers", "self_attn.o_proj", "mlp.down_proj", "mlp.up_proj"),
+}
+DECODERS = ("gpt2", "llama", "qwen3")
+READ = ("residual.1", "mlp.1", "attention.2")
+EDITED = ("residual.1", "mlp.1", "attention.1", "residual.2")
+READOUTS = ("first", "last", "mean")
+TEXTS = ["w1 w2 w3 w4 w5", "w6", "w7 strange w8", "w9 w10 w11 w12 w13 w14 w15 w16 w17", "w18 w3", "w19 w20 w21 w22 w1 w2"]
+LABELLED = make_texts(TEXTS, list("abcabc"))
+
+
+def tokenizer(kind, pad_token="[PAD]", eos=False):
+    "A word tokenizer: encoders get [CLS] and [SEP], decoders nothing, or <eos> at the end."
+    words = ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "<eos>", *(f"w{i}" for i in range(94))]
+    tok = Tokenizer(WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    tok.pre_tokenizer = WhitespaceSplit()
+    around = "$A <eos>" if eos else "$A" if kind in DECODERS else "[CLS] $A [SEP]"
+    tok.post_processor = TemplateProcessing(single=around, special_tokens=[(w, words.index(w)) for w in words[2:5]])
+    return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token=pad_token, unk_token="[UNK]", cls_token="[CLS]",
+                                   sep_token="[SEP]", eos_token="<eos>", model_max_length=40)
+
+
+def classifier(name, **kw):
+    "A tiny classifier; 'modernbert mean' pools over all tokens."
+    kind, _, pooling = name.partition(" ")
+    extra = {"classifier_pooling": pooling} if pooling else {}
+    return make_classifier(tiny_model(kind, **extra | kw), tokenizer(kind), ["a", "b", "c"])
+
+
+def places(model, site):
+    "The module whose output or input a site is."
+    blocks, attention, down, _ = NAMES[model.config.model_type]
+    block = model.base_model.get_submodule(f"{blocks}.{site.block}")
+    return block if site.stream == "residual" else block.get_submodule(attention if site.stream == "attention" else down)
+
+
+def stock(model, ids, sites=(), edit=None):
+    "The stock model on one text: probabilities [C] and every site's [T, D]; `edit` is {site: [T, D] to [T, D]}."
+    seen, handles, edit = {}, [], edit or {}
+    for s in {*sites, *edit}:
+        def visit(x, s=s):
+            seen[s] = edit[s](x[0])[None] if s in edit else x
+            return seen[s]
+
+        def after(mod, args, out, visit=visit):
+            return (visit(out[0]), *out[1:]) if isinstance(out, tuple) else visit(out)
+
+        def ahead(mod, args, visit=visit): return (visit(args[0]), *args[1:])
+        site = parse_site(s)
+        module = places(model, site)
+        residual = site.stream == "residual"
+        handles.append(module.register_forward_hook(after) if residual else module.register_forward_pre_hook(ahead))
+    with torch.inference_mode(): out = model(input_ids=torch.tensor([ids]), output_hidden_states=True)
+    for h in handles: h.remove()
+    return SimpleNamespace(probs=out.logits[0].softmax(-1), seen={s: x[0] for s, x in seen.items()},
+                           hidden=[h[0] for h in out.hidden_states])
+
+
+def oracle(clf, model=None, texts=TEXTS):
+    "What the stock model does with each text alone."
+    encoded, sites = encode(clf, texts), {*READ, *EDITED}
+    model = copy.deepcopy(model or clf.model)
+    one = [stock(model, ids, sites) for ids in encoded.ids]
+    return SimpleNamespace(model=model, ids=encoded.ids, special=encoded.special, one=one,
+                           probs=torch.stack([o.probs for o in one]))
+
+
+def read_by_hand(known, site, readout):
+    "Activations [N, D] at a readout."
+    return torch.stack([o.seen[site][readout_places(readout, s)].mean(0) for o, s in zip(known.one, known.special, strict=True)])
+
+
+def ablated_by_hand(known, iv, readout):
+    "Probabilities [N, C] of the stock model under an intervention, and firing [N]."
+    probs, fires, site = [], [], str(iv.site)
+    for ids, special, o in zip(known.ids, known.special, known.one, strict=True):
+        where = readout_places(readout, special)
+        edited, share = by_hand(iv, o.seen[site], where if iv.positions == "readout" else range(len(ids)))
+        probs.append(stock(known.model, ids, edit={site: lambda x, e=edited: e}).probs)
+        fires.append(sum(share[t] for t in where)/len(where))
+    return torch.stack(probs), np.array(fires)
+
+
+# Most tokens in a batch, order of texts, padding side, length of every batch, whether padding is random tokens
+DELIVERIES = {"one by one": (1, [0, 1, 2, 3, 4, 5], "right", None, False),
+              "together": (4096, [0, 1, 2, 3, 4, 5], "right", None, False),
+              "shuffled": (25, [4, 2, 5, 0, 3, 1], "right", None, False),
+              "left": (4096, [5, 4, 3, 2, 1, 0], "left", None, False),
+              "long": (4096, [1, 0, 3, 2, 5, 4], "right", 31, True),
+              "long left": (40, [2, 3, 4, 5, 0, 1], "left", 31, True)}
+
+
+@pytest.fixture(params=DELIVERIES)
+def delivery(request, monkeypatch):
+    "The same texts in other batches: `texts`, `back` (row of each text) and `tokens`; checked to be as announced."
+    tokens, order, side, length, junk = DELIVERIES[request.param]
+    gen, made, plain = torch.Generator().manual_seed(0), [], pad
+
+    def deliver(ids, special, rows, *, fill=0, **kw):
+        b = plain(ids, special, rows, fill=fill, side=side, length=length)
+        if junk and fill_is_free(request): # RoBERTa and MPNet derive positions from the pad token
+            noise = torch.randint(5, 99, b.ids.shape, generator=gen)
+            b = Batch(torch.where(b.mask == 1, b.ids, noise), b.mask, b.special, b.rows)
+        made.append(b)
+        return b
+    monkeypatch.setattr(model_room, "pad", deliver)
+    yield SimpleNamespace(texts=take(LABELLED, np.array(order)), back=np.argsort(order), tokens=tokens)
+    assert made and all(len(b) == 1 for b in made) == (tokens == 1)
+    assert length is None or all(b.ids.shape[1] == length for b in made)
+    if tokens == 4096: assert any((b.mask[:, 0 if side == "left" else -1] == 0).any() for b in made)
+
+
+def fill_is_free(request): return request.getfixturevalue("case").name not in ("roberta", "mpnet")
+
+
+def same(a, b, what=""):
+    np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5, err_msg=str(what))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def single_thread():
+    "Threads cost tiny models more than they bring."
+    with one_thread(): yield
+
+
+@pytest.fixture(scope="module", params=[*NAMES, "modernbert mean"])
+def case(request):
+    "A classifier, what the stock model does, interventions and what they do by hand."
+    clf = classifier(request.param)
+    known = oracle(clf)
+    acts = {s: torch.cat([o.seen[s] for o in known.one]) for s in EDITED}
+    ivs = [intervention(acts[s], s, ("zero", "mean")[i % 2], p, i)
+           for i, s in enumerate(EDITED) for p in ("all", "readout")]
+    by_readout = {r: [ablated_by_hand(known, iv, r) for iv in ivs] for r in READOUTS}
+    return SimpleNamespace(name=request.param, clf=clf, known=known, ivs=ivs, ablated=by_readout)
+
+
+# --- against the stock model
+
+
+def test_recording(case, delivery):
+    "Probabilities and activations are the stock model's, in every batch and padding, at every readout."
+    for readout in READOUTS:
+        rec = record(case.clf, delivery.texts, list(READ), readout=readout, tokens=delivery.tokens, progress=False)
+        same(rec.probabilities[delivery.back], case.known.probs)
+        same(rec.labels[delivery.back], LABELLED.labels)
+        for site in READ: same(rec.at(site)[delivery.back], read_by_hand(case.known, site, readout), (site, readout))
+
+
+def test_ablation(case, delivery):
+    "So are the probabilities after an intervention, and how often it fires."
+    for readout in READOUTS:
+        got = ablate(case.clf, delivery.texts, case.ivs, readout=readout, tokens=delivery.tokens, progress=False)
+        same(got.before[delivery.back], case.known.probs)
+        for iv, after, fires, (probs, share) in zip(case.ivs, got.after, got.fires, case.ablated[readout], strict=True):
+            same(after[delivery.back], probs, (iv.site, iv.positions, readout))
+            same(fires[delivery.back], share, (iv.site, iv.positions, readout))
+
+
+def test_oracle(case):
+    "What the tests above compare with is not trivial: it moves with every edit and differs between readouts and texts."
+    hidden = 2 # The last of `output_hidden_states` may be after a final norm
+    for o in case.known.one: same(o.seen["residual.1"], o.hidden[hidden])
+    for readout in READOUTS:
+        for iv, (probs, share) in zip(case.ivs, case.ablated[readout], strict=True):
+            if iv.positions == "all": assert (probs-case.known.probs).abs().max() > 1e-3, (iv.site, readout)
+            assert .05 < share.mean() < .95
+    for site in READ:
+        first, last, mean = (read_by_hand(case.known, site, r) for r in READOUTS)
+        longer = torch.tensor([len(i) > 1 for i in case.known.ids])
+        for a, b in ((first, last), (first, mean), (last, mean)): assert (a-b)[longer].abs().amax(1).min() > 1e-3
+    assert torch.pdist(case.known.probs).min() > 1e-3
+
+
+def test_last_block_is_before_the_final_norm(case):
+    "`residual.-1` is what the last block returns, whatever the model does with it afterwards."
+    rec = record(case.clf, LABELLED, ["residual.-1", "residual.2"], progress=False)
+    assert rec.sites == ["residual.2"]
+    same(rec.acts, read_by_hand(case.known, "residual.2", case.clf.readout))
+    normed = case.name.split()[0] in ("modernbert", *DECODERS)
+    where = {"first": 0, "last": -1}[case.clf.readout]
+    assert normed == (not np.allclose(rec.acts, torch.stack([o.hidden[-1][where] for o in case.known.one]), atol=1e-3))
+
+
+# --- structure
+
+
+def test_sites(case):
+    "Sites are the modules that the architecture's names say, as wide as its configuration says; the head is known."
+    c, a = case.clf.model.config, anatomy(case.clf.model)
+    head = getattr(c, "head_dim", None) or c.hidden_size//c.num_attention_heads
+    mlp = {"distilbert": "hidden_dim", "gpt2": "n_inner"}.get(c.model_type, "intermediate_size")
+    widths = {"residual": c.hidden_size, "mlp": getattr(c, mlp), "attention": head*c.num_attention_heads}
+    assert widths["mlp"] == 24 and a.widths == widths and len(a) == c.num_hidden_layers == 3
+    for b in range(3):
+        assert a.blocks[b] is places(case.clf.model, Site("residual", b))
+        for s in ("mlp", "attention"): assert a.inner[Site(s, b)] is places(case.clf.model, Site(s, b))
+    every = [f"{s}.{b}" for s in widths for b in range(3)]
+    rec = record(case.clf, LABELLED, every, progress=False)
+    assert {s: rec.at(s).shape for s in every} == {s: (6, widths[s.split(".")[0]]) for s in every}
+    decoder = case.name in DECODERS
+    assert case.clf.readout == ("last" if decoder else "first")
+    assert a.head == ("last" if decoder else "all" if case.name == "modernbert mean" else "first")
+
+
+@pytest.mark.parametrize("site, why", [
+    ("head.1", "stream must be one of"), ("1.residual", "stream must be one of"), ("", "stream must be one of"),
+    ("residual", "write a stream and a block"), ("mlp.x", "write a stream and a block"), ("mlp.1.2", "write a stream"),
+    ("residual.3", "block 3 is beyond the model, which has blocks 0 to 2"), ("mlp.-4", "block -4 is beyond the model")])
+def test_strange_sites_are_refused(case, site, why):
+    "An unknown stream, a site without a block and a block beyond the model are refused by name."
+    with pytest.raises(InputError, match=why) as e: record(case.clf, LABELLED, ["residual.0", site], progress=False)
+    assert repr(site) in str(e.value)
+
+
+# --- nothing is left behind
+
+
+class Interrupt(BaseException):
+    "Like Ctrl-C."
+
+
+def test_hooks_are_gone(case, monkeypatch):
+    "Hooks and replaced methods are gone after use, after an error and after an interrupt; the user's own hooks stay."
+    model, calls = copy.deepcopy(case.clf.model), []
+    clf, block = make_classifier(model, case.clf.tokenizer, ["a", "b", "c"]), places(model, Site("residual", 1))
+    batch = next(batches(encode(clf, TEXTS)))
+    assert not touched(model)
+    handle = block.register_forward_hook(lambda *_: calls.append(1))
+
+    def only_mine():
+        found = [m for m in model.modules() if m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__]
+        assert found == [block] and list(block._forward_hooks) == [handle.id] and not block._forward_pre_hooks
+        assert "forward" not in block.__dict__
+    record(clf, LABELLED, list(READ), progress=False)
+    only_mine()
+    ablate(clf, LABELLED, case.ivs, progress=False)
+    only_mine()
+    assert calls
+
+    def broken(h): raise Interrupt
+    with torch.inference_mode():
+        for s in (*READ, "residual.0", "mlp.0", "residual.2"):
+            with pytest.raises(Interrupt): run(clf, batch, [Site("residual", 2)], edits={parse_site(s): broken})
+            only_mine()
+            for start in (Site("embedding", 0), Site("residual", 0)):
+                state = run(clf, batch, [start])[start]
+                with pytest.raises(Interrupt): logits(clf, batch, start=(start, state), edits={parse_site(s): broken})
+                only_mine()
+        for start in (Site("embedding", 0), Site("residual", 1)):
+            with pytest.raises(RuntimeError): logits(clf, batch, start=(start, torch.zeros(6, 3, 7)))
+            only_mine()
+        with pytest.raises(RuntimeError): answer(clf, torch.zeros(6, 7))
+        only_mine()
+    monkeypatch.setattr(type(case.ivs[0]), "gate", broken)
+    with pytest.raises((Interrupt, TypeError)): ablate(clf, LABELLED, case.ivs, progress=False)
+    only_mine()
+    handle.remove()
+    same(record(clf, LABELLED, progress=False).probabilities, case.known.probs)
+
+
+# --- weights that are not numbers
+
+
+def spoiled(case, weight, index):
+    "The classifier with NaN in one place of one weight."
+    model = copy.deepcopy(case.clf.model)
+    with torch.no_grad(): model.get_parameter(weight)[index] = torch.nan
+    return make_classifier(model, case.clf.tokenizer, ["a", "b", "c"])
+
+
+def test_nan_names_the_neuron(case):
+    "NaN in the weight of one MLP unit is refused by the unit's number, with the rows of all texts."
+    blocks, *_, up = NAMES[case.clf.model.config.model_type]
+    module = f"{blocks}.1.{up}"
+    base = next(n for n, m in case.clf.model.named_modules() if m is case.clf.model.base_model)
+    clf = spoiled(case, f"{base}.{module}.weight", (3, 17) if case.name == "gpt2" else (17, 3))
+    with pytest.raises(InputError) as e: record(clf, LABELLED, "mlp.1", progress=False)
+    assert "mlp.1: neuron 17 is not finite for 6 rows (1, 2, 3, 4, 5, ...) (6 values in 1 neurons)" in str(e.value)
+    assert not touched(clf.model)
+
+
+@pytest.mark.parametrize("tokens", [1, 4096])
+def test_nan_names_the_row(case, tokens):
+    "NaN in the vector of one word is refused by the row in the source of the one text that has it."
+    name = next(n for n, p in case.clf.model.named_parameters() if p is case.clf.model.get_input_embeddings().weight)
+    clf = spoiled(case, name, (encode(case.clf, ["w7"]).ids[0][case.name not in DECODERS], 2))
+    chosen = take(LABELLED, np.array([5, 2, 0, 4, 3, 1]))
+    for site in ("residual.0", *READ):
+        with pytest.raises(InputError, match=rf"^{site}: neuron 0 is not finite for row 3 "):
+            record(clf, chosen, ["residual.0", site], readout="last", tokens=tokens, progress=False) if site == "residual.0" \
+                else record(clf, chosen, site, readout="last", tokens=tokens, progress=False)
+    others = [0, 1, 3, 4, 5] # Texts without the word are as before
+    batch = next(batches(encode(clf, [TEXTS[i] for i in others])))
+    with torch.inference_mode(): probs = logits(clf, batch).softmax(-1)
+    same(probs, case.known.probs[others][batch.rows])
+
+
+# --- padding with the end of text
+
+
+@pytest.fixture(scope="module", params=[(n, how) for n in DECODERS for how in ("added", "written")],
+                ids=lambda p: " ".join(p))
+def ending(request):
+    "A decoder that pads with <eos>, texts that end with it, and the stock model told to read the very last token."
+    name, how = request.param
+    texts = TEXTS if how == "added" else [f"{t} <eos>" if i % 2 else f"{t} <eos> <eos>" for i, t in enumerate(TEXTS)]
+    clf = make_classifier(tiny_model(name, pad_token_id=4), tokenizer(name, "<eos>", how == "added"), ["a", "b", "c"])
+    told = copy.deepcopy(clf.model)
+    told.config.pad_token_id = None
+    return SimpleNamespace(name=name, clf=clf, known=oracle(clf, told, texts), texts=make_texts(texts, list("abcabc")))
+
+
+@pytest.mark.parametrize("tokens", [1, 30, 4096])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_padding_with_eos(ending, side, tokens, monkeypatch):
+    "The last attended token is read and edited, also where it is the token that pads."
+    clf, known, plain = ending.clf, ending.known, pad
+    assert clf.pad_id == 4 and all(ids[-1] == 4 for ids in known.ids) and clf.readout == anatomy(clf.model).head == "last"
+    alone = torch.stack([stock(clf.model, ids).probs for ids in known.ids])
+    assert (alone-known.probs).abs().amax(1).min() > 1e-3 # The stock model takes the ending for padding
+    monkeypatch.setattr(model_room, "pad", lambda *args, **kw: plain(*args, **kw | {"side": side, "length": 14}))
+    rec = record(clf, ending.texts, [*READ, "residual.2"], tokens=tokens, progress=False)
+    same(rec.probabilities, known.probs)
+    for site in rec.sites: same(rec.at(site), read_by_hand(known, site, "last"), site)
+    acts = {s: torch.cat([o.seen[s] for o in known.one]) for s in EDITED}
+    ivs = [intervention(acts[s], s, "mean", p, 7) for s in EDITED for p in ("all", "readout")]
+    got = ablate(clf, ending.texts, ivs, tokens=tokens, progress=False)
+    same(got.before, known.probs)
+    for iv, after, fires in zip(ivs, got.after, got.fires, strict=True):
+        probs, share = ablated_by_hand(known, iv, "last")
+        same(after, probs, (iv.site, iv.positions))
+        same(fires, share, (iv.site, iv.positions))
