@@ -71,7 +71,7 @@ h1{line-height:1.2} h2{margin-top:2.5rem;border-bottom:1px solid #ccc} figure{ma
 figcaption,.note{color:#444;font-size:.92rem} .wide{overflow-x:auto} table{border-collapse:collapse;font-size:.88rem}
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
 th:first-child,td:first-child{text-align:left} td.t{text-align:left} tr.range td{background:#eef4fb}
-thead th{position:sticky;top:0;background:#fff} pre{background:#f5f5f5;padding:.8rem;overflow-x:auto;font-size:.85rem}
+th{white-space:normal;vertical-align:bottom;max-width:6rem} pre{background:#f5f5f5;padding:.8rem;overflow-x:auto;font-size:.85rem}
 summary{cursor:pointer;margin:.6rem 0} @media print{details{display:none} figure,tr{break-inside:avoid}}
 '''
 

@@ -16,8 +16,7 @@ import torch
 
 from .data import InputError, Texts, atomic, bbc_news, cache_folder, check, distinct, progress_bar, split
 from .hooks import logits
-from .model import (Classifier, Encoded, encode, load_classifier, load_model, make_classifier, minilm, pad,
-                              quiet, weights_hash)
+from .model import Classifier, encode, load_classifier, load_model, make_classifier, minilm, pad, quiet, weights_hash
 
 # %% ../nbs/14_training.ipynb #00ca1be8
 def training_order(
