@@ -159,8 +159,11 @@ def one_thread():
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    "Reports without figures, which take most of the time of a small study."
-    monkeypatch.setattr('neuronlens.report.write_figures', lambda *args, **kw: [])
+    "Reports without figures, which take most of the time of a small study; the value is the real `write_figures`."
+    from neuronlens import report
+    real = report.write_figures
+    monkeypatch.setattr(report, 'write_figures', lambda *args, **kw: [])
+    return real
 
 
 def study_text(**tables):

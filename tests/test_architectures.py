@@ -1,5 +1,6 @@
 """Every architecture: results are the stock model's, one text at a time, however the texts are batched and padded."""
 import copy
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from neuronlens import model as model_room
 from neuronlens.ablation import ablate
 from neuronlens.data import InputError, make_texts, take
-from neuronlens.hooks import Site, anatomy, answer, logits, parse_site, run
+from neuronlens.hooks import EMBEDDING, Site, anatomy, answer, before, logits, parse_site, run
 from neuronlens.model import Batch, batches, encode, make_classifier, pad
 from neuronlens.recording import record
 
@@ -34,8 +35,10 @@ DECODERS = ("gpt2", "llama", "qwen3")
 READ = ("residual.1", "mlp.1", "attention.2")
 EDITED = ("residual.1", "mlp.1", "attention.1", "residual.2")
 READOUTS = ("first", "last", "mean")
-TEXTS = ["w1 w2 w3 w4 w5", "w6", "w7 strange w8", "w9 w10 w11 w12 w13 w14 w15 w16 w17", "w18 w3", "w19 w20 w21 w22 w1 w2"]
+TEXTS = ["w1 w2 w3 w4 w5", "w6", "w7 strange w8", "w9 w10 w11 w12 w13 w14 w15 w16 w17", "w18 w3",
+         "w19 w20 w21 w22 w1 w2"]
 LABELLED = make_texts(TEXTS, list("abcabc"))
+ANY = torch.randn(99, 16, generator=torch.Generator().manual_seed(0)) # Activations to fit a range to, of no model
 
 
 def tokenizer(kind, pad_token="[PAD]", eos=False):
@@ -59,8 +62,8 @@ def classifier(name, **kw):
 def places(model, site):
     "The module whose output or input a site is."
     blocks, attention, down, _ = NAMES[model.config.model_type]
-    block = model.base_model.get_submodule(f"{blocks}.{site.block}")
-    return block if site.stream == "residual" else block.get_submodule(attention if site.stream == "attention" else down)
+    inner = {"residual": "", "attention": f".{attention}", "mlp": f".{down}"}[site.stream]
+    return model.base_model.get_submodule(f"{blocks}.{site.block}{inner}")
 
 
 def stock(model, ids, sites=(), edit=None):
@@ -96,7 +99,8 @@ def oracle(clf, model=None, texts=TEXTS):
 
 def read_by_hand(known, site, readout):
     "Activations [N, D] at a readout."
-    return torch.stack([o.seen[site][readout_places(readout, s)].mean(0) for o, s in zip(known.one, known.special, strict=True)])
+    both = zip(known.one, known.special, strict=True)
+    return torch.stack([o.seen[site][readout_places(readout, special)].mean(0) for o, special in both])
 
 
 def ablated_by_hand(known, iv, readout):
@@ -160,8 +164,9 @@ def case(request):
     acts = {s: torch.cat([o.seen[s] for o in known.one]) for s in EDITED}
     ivs = [intervention(acts[s], s, ("zero", "mean")[i % 2], p, i)
            for i, s in enumerate(EDITED) for p in ("all", "readout")]
-    by_readout = {r: [ablated_by_hand(known, iv, r) for iv in ivs] for r in READOUTS}
-    return SimpleNamespace(name=request.param, clf=clf, known=known, ivs=ivs, ablated=by_readout)
+    asked = [(r, iv) for r in READOUTS for iv in ivs if r == clf.readout or iv.positions == "readout"]
+    ablated = {r: [(iv, *ablated_by_hand(known, iv, r)) for s, iv in asked if s == r] for r in READOUTS}
+    return SimpleNamespace(name=request.param, clf=clf, known=known, ivs=ivs, ablated=ablated)
 
 
 # --- against the stock model
@@ -178,10 +183,11 @@ def test_recording(case, delivery):
 
 def test_ablation(case, delivery):
     "So are the probabilities after an intervention, and how often it fires."
-    for readout in READOUTS:
-        got = ablate(case.clf, delivery.texts, case.ivs, readout=readout, tokens=delivery.tokens, progress=False)
+    for readout, want in case.ablated.items():
+        ivs = [iv for iv, *_ in want]
+        got = ablate(case.clf, delivery.texts, ivs, readout=readout, tokens=delivery.tokens, progress=False)
         same(got.before[delivery.back], case.known.probs)
-        for iv, after, fires, (probs, share) in zip(case.ivs, got.after, got.fires, case.ablated[readout], strict=True):
+        for after, fires, (iv, probs, share) in zip(got.after, got.fires, want, strict=True):
             same(after[delivery.back], probs, (iv.site, iv.positions, readout))
             same(fires[delivery.back], share, (iv.site, iv.positions, readout))
 
@@ -190,8 +196,8 @@ def test_oracle(case):
     "What the tests above compare with is not trivial: it moves with every edit and differs between readouts and texts."
     hidden = 2 # The last of `output_hidden_states` may be after a final norm
     for o in case.known.one: same(o.seen["residual.1"], o.hidden[hidden])
-    for readout in READOUTS:
-        for iv, (probs, share) in zip(case.ivs, case.ablated[readout], strict=True):
+    for readout, ablated in case.ablated.items():
+        for iv, probs, share in ablated:
             if iv.positions == "all": assert (probs-case.known.probs).abs().max() > 1e-3, (iv.site, readout)
             assert .05 < share.mean() < .95
     for site in READ:
@@ -267,22 +273,22 @@ def test_hooks_are_gone(case, monkeypatch):
     only_mine()
     assert calls
 
-    def broken(h): raise Interrupt
+    def broken(*args): raise Interrupt
     with torch.inference_mode():
-        for s in (*READ, "residual.0", "mlp.0", "residual.2"):
+        for s in (*READ, "mlp.0"):
             with pytest.raises(Interrupt): run(clf, batch, [Site("residual", 2)], edits={parse_site(s): broken})
             only_mine()
-            for start in (Site("embedding", 0), Site("residual", 0)):
-                state = run(clf, batch, [start])[start]
-                with pytest.raises(Interrupt): logits(clf, batch, start=(start, state), edits={parse_site(s): broken})
-                only_mine()
-        for start in (Site("embedding", 0), Site("residual", 1)):
+            start = before(parse_site(s))
+            state = run(clf, batch, [start])[start]
+            with pytest.raises(Interrupt): logits(clf, batch, start=(start, state), edits={parse_site(s): broken})
+            only_mine()
+        for start in (EMBEDDING, Site("residual", 1)):
             with pytest.raises(RuntimeError): logits(clf, batch, start=(start, torch.zeros(6, 3, 7)))
             only_mine()
         with pytest.raises(RuntimeError): answer(clf, torch.zeros(6, 7))
         only_mine()
     monkeypatch.setattr(type(case.ivs[0]), "gate", broken)
-    with pytest.raises((Interrupt, TypeError)): ablate(clf, LABELLED, case.ivs, progress=False)
+    with pytest.raises(Interrupt): ablate(clf, LABELLED, case.ivs, progress=False)
     only_mine()
     handle.remove()
     same(record(clf, LABELLED, progress=False).probabilities, case.known.probs)
@@ -317,8 +323,7 @@ def test_nan_names_the_row(case, tokens):
     chosen = take(LABELLED, np.array([5, 2, 0, 4, 3, 1]))
     for site in ("residual.0", *READ):
         with pytest.raises(InputError, match=rf"^{site}: neuron 0 is not finite for row 3 "):
-            record(clf, chosen, ["residual.0", site], readout="last", tokens=tokens, progress=False) if site == "residual.0" \
-                else record(clf, chosen, site, readout="last", tokens=tokens, progress=False)
+            record(clf, chosen, site, readout="last", tokens=tokens, progress=False)
     others = [0, 1, 3, 4, 5] # Texts without the word are as before
     batch = next(batches(encode(clf, [TEXTS[i] for i in others])))
     with torch.inference_mode(): probs = logits(clf, batch).softmax(-1)
@@ -337,26 +342,117 @@ def ending(request):
     clf = make_classifier(tiny_model(name, pad_token_id=4), tokenizer(name, "<eos>", how == "added"), ["a", "b", "c"])
     told = copy.deepcopy(clf.model)
     told.config.pad_token_id = None
-    return SimpleNamespace(name=name, clf=clf, known=oracle(clf, told, texts), texts=make_texts(texts, list("abcabc")))
+    known = oracle(clf, told, texts)
+    acts = {s: torch.cat([o.seen[s] for o in known.one]) for s in EDITED}
+    ivs = [intervention(acts[s], s, "mean", p, 7) for s in EDITED for p in ("all", "readout")]
+    return SimpleNamespace(clf=clf, known=known, texts=make_texts(texts, list("abcabc")), ivs=ivs,
+                           ablated=[ablated_by_hand(known, iv, "last") for iv in ivs])
 
 
-@pytest.mark.parametrize("tokens", [1, 30, 4096])
+def test_texts_end_with_the_padding(ending):
+    "The stock model, left to itself, takes the end of these texts for padding and reads an earlier token."
+    assert ending.clf.pad_id == 4 and all(ids[-1] == 4 for ids in ending.known.ids)
+    assert ending.clf.readout == anatomy(ending.clf.model).head == "last"
+    alone = torch.stack([stock(ending.clf.model, ids).probs for ids in ending.known.ids])
+    assert (alone-ending.known.probs).abs().amax(1).min() > 1e-3
+
+
+@pytest.mark.parametrize("tokens", [1, 4096])
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_padding_with_eos(ending, side, tokens, monkeypatch):
     "The last attended token is read and edited, also where it is the token that pads."
-    clf, known, plain = ending.clf, ending.known, pad
-    assert clf.pad_id == 4 and all(ids[-1] == 4 for ids in known.ids) and clf.readout == anatomy(clf.model).head == "last"
-    alone = torch.stack([stock(clf.model, ids).probs for ids in known.ids])
-    assert (alone-known.probs).abs().amax(1).min() > 1e-3 # The stock model takes the ending for padding
+    plain = pad
     monkeypatch.setattr(model_room, "pad", lambda *args, **kw: plain(*args, **kw | {"side": side, "length": 14}))
-    rec = record(clf, ending.texts, [*READ, "residual.2"], tokens=tokens, progress=False)
-    same(rec.probabilities, known.probs)
-    for site in rec.sites: same(rec.at(site), read_by_hand(known, site, "last"), site)
-    acts = {s: torch.cat([o.seen[s] for o in known.one]) for s in EDITED}
-    ivs = [intervention(acts[s], s, "mean", p, 7) for s in EDITED for p in ("all", "readout")]
-    got = ablate(clf, ending.texts, ivs, tokens=tokens, progress=False)
-    same(got.before, known.probs)
-    for iv, after, fires in zip(ivs, got.after, got.fires, strict=True):
-        probs, share = ablated_by_hand(known, iv, "last")
+    rec = record(ending.clf, ending.texts, [*READ, "residual.2"], tokens=tokens, progress=False)
+    same(rec.probabilities, ending.known.probs)
+    for site in rec.sites: same(rec.at(site), read_by_hand(ending.known, site, "last"), site)
+    got = ablate(ending.clf, ending.texts, ending.ivs, tokens=tokens, progress=False)
+    same(got.before, ending.known.probs)
+    for iv, after, fires, (probs, share) in zip(ending.ivs, got.after, got.fires, ending.ablated, strict=True):
         same(after, probs, (iv.site, iv.positions))
         same(fires, share, (iv.site, iv.positions))
+
+
+# --- faults that are known and not yet repaired: a repair turns these into failures until the mark goes
+
+
+def fault(why):
+    "A test that fails today."
+    return pytest.mark.xfail(reason=why, strict=True)
+
+
+@fault("only activations are checked, not answers")
+@pytest.mark.parametrize("weight", ["bert.encoder.layer.2.output.dense.weight", "classifier.weight"])
+def test_nan_above_the_site_is_refused(weight):
+    "Probabilities that are not finite are refused by row, wherever the model breaks."
+    clf = classifier("bert")
+    site = intervention(ANY, "residual.0")
+    with torch.no_grad(): clf.model.get_parameter(weight)[0, 0] = torch.nan
+    for call in (lambda: record(clf, LABELLED, "residual.0", progress=False),
+                 lambda: ablate(clf, LABELLED, [site], progress=False)):
+        with pytest.raises(InputError, match="not finite for 6 rows"): call()
+
+
+@fault("the head is called on several rows, which stock heads refuse without a pad token")
+@pytest.mark.parametrize("name", DECODERS)
+def test_decoder_without_a_pad_token(name):
+    "A decoder whose configuration names no pad token (GPT-2's own) is recorded like any other."
+    clf = make_classifier(tiny_model(name, pad_token_id=None), tokenizer(name, "<eos>"), ["a", "b", "c"])
+    same(record(clf, LABELLED, progress=False).probabilities, oracle(clf).probs)
+
+
+@fault("the site of an intervention is not checked; block -1 is taken for the embedding")
+@pytest.mark.parametrize("site, why", [(Site("residual", -1), None), (Site("mlp", -1), None),
+                                       (Site("residual", 3), "beyond the model"), (Site("mlp", 3), "beyond the model"),
+                                       (Site("head", 1), "stream must be one of")], ids=str)
+def test_site_of_an_intervention(site, why):
+    "`ablate` counts blocks from the end as `record` does, and refuses what it refuses."
+    clf, iv = classifier("gpt2"), replace(intervention(ANY, "residual.2"), site=site)
+    if why:
+        with pytest.raises(InputError, match=why): ablate(clf, LABELLED, [iv], progress=False)
+    else:
+        last = replace(iv, site=Site(site.stream, 2))
+        one, two = (ablate(clf, LABELLED, [v], progress=False) for v in (iv, last))
+        same(one.after, two.after)
+
+
+@fault("a recording at the head's position is used whatever readout was asked for")
+def test_recording_of_another_readout_is_not_used():
+    "With a recording, edits at the readout and firing are as without."
+    clf = replace(classifier("bert"), readout="mean")
+    rec = record(clf, LABELLED, readout="first", progress=False)
+    iv = intervention(rec.acts, "residual.2", positions="readout")
+    one, two = (ablate(clf, LABELLED, [iv], recording=r, progress=False) for r in (None, rec))
+    same(one.after, two.after)
+    same(one.fires, two.fires)
+
+
+@fault("only the labels of a recording are compared")
+def test_recording_of_other_texts_is_refused():
+    "A recording of other texts is refused even if the labels agree."
+    clf, iv = classifier("bert"), intervention(ANY, "residual.2")
+    other = make_texts(TEXTS[::-1], list("abcabc"))
+    with pytest.raises(InputError, match="recording is of other texts"):
+        ablate(clf, LABELLED, [iv], recording=record(clf, other, progress=False), progress=False)
+
+
+@fault("the replaced forward is dropped, not put back")
+def test_a_forward_of_the_users_own_stays():
+    "A block whose `forward` was replaced (as accelerate does) keeps it."
+    clf = classifier("bert")
+    block = places(clf.model, Site("residual", 0))
+    mine = block.forward
+    block.forward = mine
+    record(clf, LABELLED, progress=False)
+    assert block.__dict__.get("forward") is mine
+
+
+@fault("an edit below the start is left out without a word")
+def test_edit_below_the_start_is_refused():
+    "A site that a resumed pass does not reach is refused."
+    clf, start, low = classifier("gpt2"), Site("residual", 1), Site("mlp", 1)
+    batch = next(batches(encode(clf, TEXTS)))
+    with torch.inference_mode():
+        state = run(clf, batch, [start])[start]
+        with pytest.raises(InputError): logits(clf, batch, start=(start, state), edits={low: torch.zeros_like})
+        with pytest.raises(InputError): run(clf, batch, [low], start=(start, state))

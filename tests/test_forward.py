@@ -77,11 +77,12 @@ def bert(w, c, ids, at):
 
     def lin(name, x): return linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
     def norm(name, x): return layernorm(x, w[f"{name}.LayerNorm.weight"], w[f"{name}.LayerNorm.bias"], c.layer_norm_eps)
-    x = norm("bert.embeddings", x)
+    x = at("embedding.0", norm("bert.embeddings", x))
     for b in range(BLOCKS):
         p = f"bert.encoder.layer.{b}"
         q, k, v = (heads(lin(f"{p}.attention.self.{n}", x), c.num_attention_heads) for n in ("query", "key", "value"))
-        x = norm(f"{p}.attention.output", lin(f"{p}.attention.output.dense", at(f"attention.{b}", attend(q, k, v, False))) + x)
+        y = lin(f"{p}.attention.output.dense", at(f"attention.{b}", attend(q, k, v, False)))
+        x = norm(f"{p}.attention.output", y + x)
         h = at(f"mlp.{b}", gelu(lin(f"{p}.intermediate.dense", x)))
         x = at(f"residual.{b}", norm(f"{p}.output", lin(f"{p}.output.dense", h) + x))
     return lin("classifier", torch.tanh(lin("bert.pooler.dense", x[0])))
@@ -90,7 +91,7 @@ def bert(w, c, ids, at):
 def gpt2(w, c, ids, at):
     def lin(name, x): return linear(x, w[f"{name}.weight"].T, w[f"{name}.bias"])
     def norm(name, x): return layernorm(x, w[f"{name}.weight"], w[f"{name}.bias"], c.layer_norm_epsilon)
-    x = w["transformer.wte.weight"][ids] + w["transformer.wpe.weight"][:len(ids)]
+    x = at("embedding.0", w["transformer.wte.weight"][ids] + w["transformer.wpe.weight"][:len(ids)])
     for b in range(BLOCKS):
         p = f"transformer.h.{b}"
         q, k, v = (heads(y, c.n_head) for y in lin(f"{p}.attn.c_attn", norm(f"{p}.ln_1", x)).chunk(3, -1))
@@ -103,7 +104,7 @@ def gpt2(w, c, ids, at):
 def llama(w, c, ids, at):
     def lin(name, x): return linear(x, w[f"{name}.weight"])
     def norm(name, x): return rmsnorm(x, w[f"{name}.weight"], c.rms_norm_eps)
-    x, theta = w["model.embed_tokens.weight"][ids], c.rope_parameters["rope_theta"]
+    x, theta = at("embedding.0", w["model.embed_tokens.weight"][ids]), c.rope_parameters["rope_theta"]
     for b in range(BLOCKS):
         p = f"model.layers.{b}"
         y = norm(f"{p}.input_layernorm", x)
@@ -222,8 +223,22 @@ def test_edit(double, kind, site):
         state = run(clf, batch, [lower])[lower]
         given = (lower, halve(state)) if lower == site else (lower, state)
         same(logits(clf, batch, start=given, edits={} if lower == site else {site: halve}), want, "resumed")
-        for start in [EMBEDDING, *(Site("residual", b) for b in range(site.block))]:
+        for start in {EMBEDDING, Site("residual", 0)} if site.block == 2 else {EMBEDDING}:
             same(resumed(clf, batch, {site: halve}, start), want, f"resumed from {start}")
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_embedding(double, kind):
+    "What goes into block 0 can be read, edited and given like any site."
+    clf, batch = double.clf, BATCHES[kind]
+    want = double.logits(batch, {"embedding.0": halve})
+    assert (want-double.logits(batch)).abs().min(1).values.max() > 1e-3
+    with torch.inference_mode():
+        state = run(clf, batch, [EMBEDDING])[EMBEDDING]
+        same(logits(clf, batch, edits={EMBEDDING: halve}), want, "hooked")
+        same(logits(clf, batch, start=(EMBEDDING, halve(state))), want, "resumed")
+    for got, mask, r in zip(state, batch.mask, batch.rows, strict=True):
+        same(got[mask == 1], double.seen[r]["embedding.0"])
 
 
 @pytest.mark.parametrize("kind", BATCHES)

@@ -16,7 +16,8 @@ OWN = {"distilbert": dict(hidden_dim=24), "gpt2": dict(n_inner=24), "modernbert"
 
 def tiny_model(name, seed=0, **kw):
     "A random classifier whose weights are large enough that every mistake moves its answer; its pad token is not zero."
-    model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(name, **WIDTHS | OWN.get(name, {}) | kw))
+    config = AutoConfig.for_model(name, **WIDTHS | OWN.get(name, {}) | kw)
+    model = AutoModelForSequenceClassification.from_config(config)
     gen = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
