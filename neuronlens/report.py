@@ -75,6 +75,7 @@ th{white-space:normal;vertical-align:bottom;max-width:6rem} pre{background:#f5f5
 summary{cursor:pointer;margin:.6rem 0} @media print{details{display:none} figure,tr{break-inside:avoid}}
 '''
 
+# %% ../nbs/62_report.ipynb #ca9987d1
 _PAGE = '''<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
