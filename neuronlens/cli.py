@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'demo', 'run', 'example', 'main']
 
-# %% ../nbs/64_cli.ipynb #9dcaa259
+# %% ../nbs/64_cli.ipynb #a2adc58c
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
 @contextmanager
 def _plain_errors():
     "Turn a user's mistake into one sentence and status 2, an interruption into status 130."
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     try:
         from neuronlens.data import InputError
         try: yield

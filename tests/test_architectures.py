@@ -456,3 +456,15 @@ def test_edit_below_the_start_is_refused():
         state = run(clf, batch, [start])[start]
         with pytest.raises(InputError): logits(clf, batch, start=(start, state), edits={low: torch.zeros_like})
         with pytest.raises(InputError): run(clf, batch, [low], start=(start, state))
+
+
+@fault("blocks that return two things, and projections of relative positions before the attention's output")
+def test_deberta():
+    "DeBERTa's sites are found, and its answer in a batch is the stock model's."
+    clf = make_classifier(tiny_model("deberta-v2", relative_attention=True, pos_att_type=["p2c", "c2p"], share_att_key=True,
+                                     position_buckets=8), tokenizer("deberta-v2"), ["a", "b", "c"])
+    block, inner = clf.model.deberta.encoder.layer[1], anatomy(clf.model).inner
+    assert inner[Site("attention", 1)] is block.attention.output.dense and inner[Site("mlp", 1)] is block.output.dense
+    with torch.inference_mode():
+        alone = [clf.model(input_ids=torch.tensor([ids])).logits[0].softmax(-1) for ids in encode(clf, TEXTS).ids]
+    same(record(clf, LABELLED, progress=False).probabilities, torch.stack(alone))
