@@ -760,3 +760,18 @@ def test_classes_that_differ_only_in_case(cli, make_study, tmp_path, frame, enco
 def test_output_name_that_is_too_long(cli, make_study, tmp_path, nothing_slow):
     r = cli('run', make_study(), '--out', tmp_path/('x'*300))
     assert r.exit_code == 2 and 'xxx' in r.stderr and r.stderr.count('\n') == 1
+
+
+@known('an OSError while something is written ends in a traceback')
+def test_store_that_cannot_be_written(refuse, tmp_path, monkeypatch):
+    (tmp_path/'file').write_text('mine')
+    monkeypatch.setenv('NEURONLENS_CACHE', str(tmp_path/'file'))
+    refuse(tmp_path/'file')
+
+
+@known('texts that repeat within the test file are measured twice')
+def test_repeats_within_the_test_file_are_left_out(cli, make_study, tmp_path, data, test_frame):
+    pd.concat([test_frame, test_frame[:5]]).to_csv(tmp_path/'twice.csv', index=False)
+    study = make_study(data=dict(train=str(data.train), test='twice.csv'))
+    assert '5 repeated texts left out' in finish(cli('run', study, '--out', tmp_path/'out'))
+    assert json.loads((tmp_path/'out/recording/test.json').read_text())['n_texts'] == 36

@@ -479,13 +479,19 @@ def test_encoder_is_fine_tuned_once(cli, make_study, tmp_path, encoder, own_cach
 
 
 def test_training_is_repeatable_and_follows_the_seed(encoder, own_cache, frame):
+    import torch
+
     from neuronlens.data import make_texts
     from neuronlens.training import fine_tune
     texts = make_texts(frame.text.tolist(), frame.label.tolist())
     def weights(seed):
+        torch.rand(1) # Whatever was drawn before does not count
         return fine_tune(encoder, texts, epochs=1, max_length=32, seed=seed, cache=False).model.classifier.weight
     assert weights(0).equal(weights(0)) and not weights(0).equal(weights(1))
-    assert not own_cache.exists()
+    torch.rand(1)
+    state = torch.get_rng_state()
+    fine_tune(encoder, texts, epochs=1, max_length=32, cache=False)
+    assert torch.get_rng_state().equal(state) and not own_cache.exists()
 
 
 def test_fine_tuned_model_is_called_after_what_it_is(encoder, frame):
