@@ -20,7 +20,7 @@ from .data import InputError, Texts, progress_bar
 from .hooks import Site, anatomy, answer, before, logits, parse_site, run
 from .model import Classifier, align, batches, encode, readout_weights
 from .ranges import Ranges
-from .recording import Recording
+from .recording import Recording, finite_answers
 from .saliency import Ranking
 from .statistics import ClassStatistics
 
@@ -191,19 +191,22 @@ def ablate(
     progress:bool=True, # Show a progress bar
 )->Outcome: # Probabilities before `[N, C]` and after `[I, N, C]`, firing `[I, N]`
     "What the model answers under every intervention; the texts are run once, whatever their number."
-    texts,ivs,N,C = align(texts, clf),[iv.to(clf.device) for iv in interventions],len(texts),len(clf.classes)
+    texts,N,C,L,readout = align(texts, clf),len(texts),len(clf.classes),len(anatomy(clf.model)),readout or clf.readout
+    ivs = [replace(iv.to(clf.device), site=parse_site(iv.site, L)) for iv in interventions]
     base,after,fires = np.empty((N, C), np.float32),np.empty((len(ivs), N, C), np.float32),np.empty((len(ivs), N), np.float32)
-    use = recording is not None and reads_recording(clf, recording, ivs)
-    if use and not np.array_equal(recording.labels, texts.labels): raise InputError("the recording is of other texts")
+    if recording is not None and recording.provenance.get('texts_sha256', texts.digest) != texts.digest:
+        raise InputError("the recording is of other texts")
+    use = recording is not None and recording.readout == readout and reads_recording(clf, recording, ivs)
     with torch.inference_mode(), progress_bar(what='ablating', total=len(ivs) if use else N, show=progress,
                                               unit='edit' if use else 'text') as bar:
         if use:
             base[:] = recording.probabilities
             for i,rows,p,f in _ablate_recorded(clf, recording, ivs, bar): after[i,rows],fires[i,rows] = p,f
         else:
-            for batch in batches(encode(clf, texts.texts), tokens=tokens, fill=clf.pad_id):
-                for i,p,f in _ablate_batch(clf, batch, ivs, readout or clf.readout):
+            for batch in batches(encode(clf, texts.texts, texts), tokens=tokens, fill=clf.pad_id):
+                for i,p,f in _ablate_batch(clf, batch, ivs, readout):
                     if i is None: base[batch.rows] = p
                     else: after[i,batch.rows],fires[i,batch.rows] = p,f
+                finite_answers(base[np.sort(batch.rows)], texts.rows[np.sort(batch.rows)], clf.source)
                 bar.update(len(batch))
     return Outcome(interventions, texts.labels, clf.classes, base, after, fires)

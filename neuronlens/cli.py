@@ -30,6 +30,9 @@ def _plain_errors():
         except InputError as e:
             typer.echo(f'neuronlens: {e}', err=True)
             raise typer.Exit(2) from None
+        except OSError as e:
+            typer.echo(f'neuronlens: {e.filename or "a file"} cannot be read or written ({e.strerror})', err=True)
+            raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo('neuronlens: interrupted; finished files are whole, run the same command again to go on', err=True)
         raise typer.Exit(130) from None

@@ -10,6 +10,7 @@ __all__ = ['InputError', 'atomic', 'cache_folder', 'progress_bar', 'sha256', 'Te
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from contextlib import contextmanager
@@ -111,7 +112,13 @@ class Texts:
         counts = self.counts().to_frame().T.to_html()
         return f"<p>{len(self)} texts from {escape(self.source)}</p>{counts}"
 
-# %% ../nbs/00_data.ipynb #5fa6369d
+# %% ../nbs/00_data.ipynb #96acb5cd
+def _is_text(t):
+    "Whether this is a text that can be written down, and not an empty one."
+    if not isinstance(t, str) or not t.strip(): return False
+    try: return bool(t.encode())
+    except UnicodeEncodeError: return False
+
 def make_texts(
     texts:list[str], # N texts
     labels:list, # N class names; numbers are turned into their names
@@ -122,15 +129,15 @@ def make_texts(
     "Check texts and labels and put them together; every complaint names the source and the row or class."
     if len(texts) != len(labels): raise InputError(f"{source}: {len(texts)} texts but {len(labels)} labels")
     if not len(texts): raise InputError(f"{source}: no rows")
-    bad = [i+1 for i,t in enumerate(texts) if not isinstance(t, str) or not t.strip()]
+    bad = [i+1 for i,t in enumerate(texts) if not _is_text(t)]
     if bad and not skip_empty:
         raise InputError(f"{source}: {some_rows(bad)} empty or not text; ask to skip empty rows to leave them out")
     keep = np.setdiff1d(np.arange(len(texts)), np.array(bad, int)-1)
-    none = [i+1 for i in keep if labels[i] is None or labels[i] != labels[i] or not str(labels[i]).strip()]
+    none = [i+1 for i in keep if not pd.api.types.is_scalar(labels[i]) or pd.isna(labels[i]) or not _is_text(str(labels[i]))]
     if none: raise InputError(f"{source}: {some_rows(none)} without a label")
     if not len(keep): raise InputError(f"{source}: no row has a text")
     names = [str(labels[i]).strip() for i in keep]
-    classes = tuple(sorted(set(names), key=lambda c: (0, int(c), c) if c.lstrip('-').isdigit() else (1, 0, c)))
+    classes = tuple(sorted(set(names), key=lambda c: (0, int(c), c) if re.fullmatch('-?[0-9]{1,18}', c) else (1, 0, c)))
     index = {c:i for i,c in enumerate(classes)}
     res = Texts([texts[i] for i in keep], np.array([index[n] for n in names], int), classes, source, keep+1, len(bad))
     return check(res)
@@ -195,6 +202,8 @@ def read_texts(
     except UnicodeDecodeError as e: raise InputError(f"{path}: not UTF-8 text (byte {e.start})") from None
     except (ValueError, OSError) as e: raise InputError(f"{path}: cannot be read ({str(e).splitlines()[0]})") from None
     if not len(df): raise InputError(f"{path}: no rows")
+    if not isinstance(df.index, pd.RangeIndex) and path.suffix.lower() in ('.csv', '.tsv'):
+        raise InputError(f"{path}: rows have more cells than the header has names; quote texts that hold the separator")
     for c in (text, label):
         if c not in df: raise InputError(f"{path}: no column {c!r}; it has {', '.join(map(repr, df.columns))}")
     return make_texts(df[text].tolist(), df[label].tolist(), source=str(path), skip_empty=skip_empty)

@@ -49,7 +49,7 @@ class Anatomy:
     blocks:tuple[nn.Module,...] # L transformer blocks
     inner:dict[Site,nn.Module] # The projection that reads each mlp and attention site
     widths:dict[str,int] # Neurons of each stream
-    in_tuple:bool # Whether blocks return their hidden state inside a tuple
+    in_tuple:int # How long the tuple is that blocks return, the hidden state first; 0: they return it alone
     head:str # Which position the classification head reads: 'first', 'last' or 'all'
 
     def __len__(self): return len(self.blocks)
@@ -124,7 +124,7 @@ def anatomy(
     model.eval()
     blocks = find_blocks(model)
     calls,out = _trace(model, blocks)
-    width,inner,in_tuple = _hidden(out).shape[-1],{},isinstance(out, tuple)
+    width,inner,in_tuple = _hidden(out).shape[-1],{},len(out) if isinstance(out, tuple) else 0
     for b,c in enumerate(calls):
         inner[Site('attention', b)],inner[Site('mlp', b)] = _projections(c, width, b)
     widths = {'residual':width} | {s:_weight_shape(inner[Site(s, 0)])[0] for s in ('mlp', 'attention')}
@@ -137,19 +137,20 @@ def anatomy(
 @contextmanager
 def resuming(
     blocks:tuple[nn.Module,...], # The model's transformer blocks
-    in_tuple:bool, # Whether they return their hidden state inside a tuple
+    in_tuple:int, # How long the tuple is that they return, the hidden state first; 0: they return it alone
     block:int, # Blocks 0 to this one are replaced; -1 replaces none but sets the input of block 0
     hidden:Tensor, # `[N, T, D]` output of that block
 ): # Blocks are as before afterwards, error or not
     "Let blocks up to `block` hand out `hidden` instead of running."
-    def given(*args, **kw): return (hidden,) if in_tuple else hidden
+    def given(*args, **kw): return (hidden, *[None]*(in_tuple-1)) if in_tuple else hidden
     def enter(mod, args, kw):
         return ((hidden, *args[1:]), kw) if args else (args, kw | {'hidden_states':hidden})
     with ExitStack() as stack:
         if block < 0: stack.callback(blocks[0].register_forward_pre_hook(enter, with_kwargs=True).remove)
         for b in blocks[:block+1]:
+            if (own := b.__dict__.get('forward')) is None: stack.callback(b.__dict__.pop, 'forward')
+            else: stack.callback(b.__dict__.__setitem__, 'forward', own)
             b.forward = given
-            stack.callback(b.__dict__.pop, 'forward')
         yield
 
 # %% ../nbs/12_hooks.ipynb #9f146b71
@@ -195,6 +196,8 @@ def run(
     with ExitStack() as stack:
         if start is not None:
             first = -1 if start[0] == EMBEDDING else start[0].block
+            if low := [str(s) for s in [*read, *edits] if s.block < first or s.block == first and s.stream != 'residual']:
+                raise InputError(f"site {low[0]!r} lies below {start[0]}, where the pass resumes")
             stack.enter_context(resuming(a.blocks, a.in_tuple, first, start[1]))
         for site,fn in edits.items(): stack.callback(_at(a, site, fn).remove)
         for site in read: stack.callback(_at(a, site, keep(site)).remove)
@@ -214,6 +217,7 @@ def answer(
     if hidden.ndim == 3 and a.head != 'all':
         at = (first_attended if a.head == 'first' else last_attended)(mask).to(hidden.device)
         hidden = hidden[torch.arange(len(hidden), device=hidden.device), at]
+    hidden = hidden.to(next(clf.model.parameters()).dtype)
     if hidden.ndim == 2: hidden,mask = hidden[:,None],None
     with resuming(a.blocks, a.in_tuple, len(a)-1, hidden):
         return clf.model(**_dummy(clf.model, *hidden.shape[:2], mask)).logits.float()

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as hf_logging
@@ -174,7 +175,7 @@ def _load(what, source, **kw):
     "One `from_pretrained` with errors in one sentence, and no progress bars or reports."
     try:
         with quiet(): return what.from_pretrained(str(source), **kw)
-    except (OSError, ValueError, KeyError, ImportError) as e:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as e:
         why = next((l.strip() for l in str(e).splitlines() if l.strip()), type(e).__name__)
         raise InputError(f"model {str(source)!r} cannot be loaded: {why}") from None
 
@@ -183,7 +184,10 @@ def block_count(
     trust_remote_code:bool=False, # Run code that comes with the model
 )->int: # Number of transformer blocks
     "How deep a model is, by its configuration alone."
-    return _load(AutoConfig, source, trust_remote_code=trust_remote_code).get_text_config().num_hidden_layers
+    cfg = _load(AutoConfig, source, trust_remote_code=trust_remote_code).get_text_config()
+    if (n := getattr(cfg, 'num_hidden_layers', None)) is None:
+        raise InputError(f"model {str(source)!r} has no transformer blocks")
+    return n
 
 def weights_hash(
     source:str|Path, # Folder or hub name
@@ -193,7 +197,14 @@ def weights_hash(
     if Path(source).is_dir(): return sha256(sorted(Path(source).glob('*.safetensors')))
     return f"revision {getattr(config, '_commit_hash', None)}"
 
-# %% ../nbs/10_model.ipynb #7b91354c
+# %% ../nbs/10_model.ipynb #c3e2099c
+def _placed(device, dtype):
+    "Device and floating type by name; refuses what torch has not."
+    if not isinstance(kind := getattr(torch, dtype, None), torch.dtype) or not kind.is_floating_point:
+        raise InputError(f"dtype {dtype!r} is none of float32, float16, bfloat16, float64")
+    try: return torch.device(device if device != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu'),kind
+    except RuntimeError: raise InputError(f"device {device!r} is unknown") from None
+
 def load_model(
     source:str|Path, # Folder or hub name
     *,
@@ -208,14 +219,16 @@ def load_model(
         raise InputError(f"model folder {str(p)!r} has no .safetensors file; pickled weights are never read")
     if not p.is_dir() and (p.is_absolute() or str(source).startswith('.')):
         raise InputError(f"model folder {str(p)!r} does not exist")
-    device = device if device != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu'
+    device,kind = _placed(device, dtype)
     kw = dict(trust_remote_code=trust_remote_code)
     cfg = _load(AutoConfig, source, **kw)
     if num_labels is None and not any('ForSequenceClassification' in a for a in cfg.architectures or []):
         raise InputError(f"model {str(source)!r} has no classification head ({', '.join(cfg.architectures or ['?'])});"
                          " fine-tune it first")
     if num_labels is not None: kw['num_labels'] = num_labels
-    model = _load(AutoModelForSequenceClassification, source, use_safetensors=True, dtype=getattr(torch, dtype), **kw)
+    model,info = _load(AutoModelForSequenceClassification, source, use_safetensors=True, dtype=kind, output_loading_info=True, **kw)
+    if num_labels is None and info['missing_keys']:
+        raise InputError(f"model {str(source)!r} lacks the weights {sorted(info['missing_keys'])[0]!r}")
     return model.to(device).eval(), _load(AutoTokenizer, source, trust_remote_code=trust_remote_code)
 
 # %% ../nbs/10_model.ipynb #5cfc4998
@@ -246,6 +259,7 @@ def make_classifier(
     if len(classes) != n: raise InputError(f"model {source!r} has {n} outputs but {len(classes)} classes were named")
     if readout == 'auto': readout = 'last' if is_causal(model) else 'first'
     if readout not in READOUTS: raise InputError(f"readout {readout!r} is none of {', '.join(READOUTS)}")
+    if cfg.get_text_config().pad_token_id is None: cfg.get_text_config().pad_token_id = padding_id(model, tokenizer)
     most = most_tokens(model, tokenizer)
     if max_length is not None and not 3 <= max_length <= most:
         raise InputError(f"max_length {max_length} must lie between 3 and the model's {most} tokens")
@@ -291,6 +305,7 @@ class Encoded:
 def encode(
     clf:Classifier, # The model under study
     texts:list[str], # N texts
+    of:Texts|None=None, # Where they are from, to name file and row in a complaint
 )->Encoded: # Token ids of every text
     "Tokenize without padding; a text that gives no token is refused by its row."
     kw = dict(return_special_tokens_mask=True, add_special_tokens=True)
@@ -301,7 +316,9 @@ def encode(
         short = clf.tokenizer([texts[i] for i in cut], truncation=True, max_length=clf.max_length, **kw)
         for i,a,s in zip(cut, short['input_ids'], short['special_tokens_mask'], strict=True): ids[i],special[i] = a,s
     if none := [i+1 for i,x in enumerate(ids) if not len(x)]:
-        raise InputError(f"{some_rows(none)}: the tokenizer makes no token of the text")
+        if of is not None: none = of.rows[np.array(none)-1].tolist()
+        where = of.source if of is not None else 'texts'
+        raise InputError(f"{where}, {some_rows(none)}: the tokenizer makes no token of the text")
     return Encoded(ids, special, len(cut))
 
 # %% ../nbs/10_model.ipynb #c694a8d5
@@ -325,12 +342,14 @@ def align(
     clf:Classifier, # The model under study
 )->Texts: # The same texts, `classes` being the model's
     "Labels as the model's outputs; refuses a class the model has not, and one of the model's that has no text."
+    exact = {c:i for i,c in enumerate(clf.classes)}
     names = {c.lower():i for i,c in enumerate(clf.classes)}
     numbers = {str(i):i for i in range(len(clf.classes))}
-    known = names if all(c.lower() in names for c in texts.classes) else numbers
-    if strange := [c for c in texts.classes if c.lower() not in known]:
+    tried = [exact, {c:names[c.lower()] for c in texts.classes if c.lower() in names}, numbers]
+    known = next((k for k in tried if all(c in k for c in texts.classes)), tried[1] or numbers)
+    if strange := [c for c in texts.classes if c not in known]:
         raise InputError(f"{texts.source}: class {strange[0]!r} is none of the model's: {', '.join(clf.classes)}")
-    to = np.array([known[c.lower()] for c in texts.classes])
+    to = np.array([known[c] for c in texts.classes])
     if absent := sorted(set(range(len(clf.classes)))-set(to[texts.labels].tolist())):
         raise InputError(f"{texts.source}: no text of the model's class {clf.classes[absent[0]]!r}")
     return replace(texts, labels=to[texts.labels], classes=clf.classes)

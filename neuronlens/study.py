@@ -163,7 +163,8 @@ def check_study(
     if not d.train: raise InputError(f"{where}: [data] names no train file")
     for what,values in (('rankings', m.rankings), ('fractions', m.fractions)):
         if not values: raise InputError(f"{where}: [method] {what} is empty")
-        if len(set(map(str, values))) < len(values): raise InputError(f"{where}: [method] {what} names one twice")
+        if len({float(v) if isinstance(v, int|float) else str(v) for v in values}) < len(values):
+            raise InputError(f"{where}: [method] {what} names one twice")
     for r in m.rankings: _one_of(r, RANKINGS, f'{where}: ranking')
     for f in m.fractions:
         if isinstance(f, bool) or not isinstance(f, int|float) or not 0 < f <= 1:
@@ -173,6 +174,8 @@ def check_study(
     _one_of(m.positions, POSITIONS, f'{where}: positions')
     _one_of(m.site.partition('.')[0], STREAMS, f'{where}: site stream')
     _one_of(spec.model.readout, ('auto', *READOUTS), f'{where}: readout')
+    if spec.seed < 0: raise InputError(f"{where}: seed {spec.seed} is negative")
+    if not all(isinstance(c, str) for c in spec.model.classes): raise InputError(f"{where}: [model] classes must be names in quotes")
     if not m.tau >= 0: raise InputError(f"{where}: tau {m.tau} is negative or no number")
     if not 0 < m.q <= 1: raise InputError(f"{where}: q {m.q} is outside (0, 1]")
     if not 0 < d.test_share < 1: raise InputError(f"{where}: test_share {d.test_share} must lie between 0 and 1")
@@ -253,8 +256,10 @@ def study_texts(
     train,notes = distinct(whole),{'skipped_rows':whole.skipped}
     notes['repeated_texts'] = len(whole)-len(train)
     if d.test:
-        test = load(d.test)
-        notes['skipped_rows'] += test.skipped
+        given = load(d.test)
+        test = distinct(given)
+        notes['skipped_rows'] += given.skipped
+        notes['repeated_texts'] += len(given)-len(test)
         known = {' '.join(t.split()) for t in train.texts}
         test_only = take(test, np.array([' '.join(t.split()) not in known for t in test.texts], bool))
         notes['test_texts_seen_in_training'] = len(test)-len(test_only)
@@ -275,7 +280,10 @@ def check_folder(
     spec:StudySpec, # Which study
 )->Path: # The folder, made if need be
     "Refuse a folder that cannot be written or already holds another study; the same study may be run again."
-    out = Path(out)
+    try: return _check_folder(Path(out), spec)
+    except OSError as e: raise InputError(f"output folder {str(out)!r} cannot be written ({e.strerror})") from None
+
+def _check_folder(out, spec):
     if out.exists() and not out.is_dir(): raise InputError(f"output {str(out)!r} is a file, not a folder")
     if (out/'study.toml').exists():
         try: same = read_study(out/'study.toml') == spec
@@ -314,12 +322,15 @@ def run_study(
     progress:bool=True, # Show progress bars
 )->Study: # The finished study, saved if `out` is given
     "Read, record, rank, fit, edit, measure."
-    check_study(spec)
+    spec = check_study(_full_paths(spec, Path.cwd()))
     train_texts,test_texts,notes = study_texts(spec)
     if out is not None: check_folder(out, spec)
     clf = study_model(spec, train_texts, progress)
     L,m = len(anatomy(clf.model)),spec.method
     site = parse_site(m.site, L)
+    D = anatomy(clf.model).widths[site.stream]
+    for f in m.fractions:
+        if int(f*D+1e-9) < 1: raise InputError(f"fraction {f} of the {D} neurons of {site} is not one neuron")
     layers = [f'residual.{b}' for b in range(L)] if m.layers else []
     sites = [str(site), *(s for s in layers if s != str(site))]
     train,test = (recorded(clf, t, sites, progress=progress) for t in (train_texts, test_texts))

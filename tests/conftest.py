@@ -20,11 +20,6 @@ FILLER = 'the a is on under with near small old red and very'.split()
 SPECIAL = '[PAD] [UNK] [CLS] [SEP]'.split()
 
 
-def known(bug):
-    "Marks a test of what should be, but is not yet; it fails as soon as the bug is gone, and then loses this mark."
-    return pytest.mark.xfail(strict=True, reason=bug)
-
-
 def make_frame(n, seed, classes=CLASSES):
     "`n` distinct texts of every class as a frame `text, label`: three words of the class, one of another, and filler."
     rng, rows, seen = np.random.default_rng(seed), [], set()

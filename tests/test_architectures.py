@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from tiny import by_hand, intervention, one_thread, readout_places, tiny_model, touched
+from tiny import by_hand, intervention, readout_places, tiny_model, touched
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -19,6 +19,8 @@ from neuronlens.data import InputError, make_texts, take
 from neuronlens.hooks import EMBEDDING, Site, anatomy, answer, before, logits, parse_site, run
 from neuronlens.model import Batch, batches, encode, make_classifier, pad
 from neuronlens.recording import record
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 # Names that the library has no table of: list of blocks, attention's output, MLP's way down and up
 BERT = ("encoder.layer", "attention.output.dense", "output.dense", "intermediate.dense")
@@ -148,12 +150,6 @@ def fill_is_free(request): return request.getfixturevalue("case").name not in ("
 
 def same(a, b, what=""):
     np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-5, atol=1e-5, err_msg=str(what))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def single_thread():
-    "Threads cost tiny models more than they bring."
-    with one_thread(): yield
 
 
 @pytest.fixture(scope="module", params=[*NAMES, "modernbert mean"])
@@ -373,15 +369,9 @@ def test_padding_with_eos(ending, side, tokens, monkeypatch):
         same(fires, share, (iv.site, iv.positions))
 
 
-# --- faults that are known and not yet repaired: a repair turns these into failures until the mark goes
+# --- found by trying to break it
 
 
-def fault(why):
-    "A test that fails today."
-    return pytest.mark.xfail(reason=why, strict=True)
-
-
-@fault("only activations are checked, not answers")
 @pytest.mark.parametrize("weight", ["bert.encoder.layer.2.output.dense.weight", "classifier.weight"])
 def test_nan_above_the_site_is_refused(weight):
     "Probabilities that are not finite are refused by row, wherever the model breaks."
@@ -393,7 +383,6 @@ def test_nan_above_the_site_is_refused(weight):
         with pytest.raises(InputError, match="not finite for 6 rows"): call()
 
 
-@fault("the head is called on several rows, which stock heads refuse without a pad token")
 @pytest.mark.parametrize("name", DECODERS)
 def test_decoder_without_a_pad_token(name):
     "A decoder whose configuration names no pad token (GPT-2's own) is recorded like any other."
@@ -401,7 +390,6 @@ def test_decoder_without_a_pad_token(name):
     same(record(clf, LABELLED, progress=False).probabilities, oracle(clf).probs)
 
 
-@fault("the site of an intervention is not checked; block -1 is taken for the embedding")
 @pytest.mark.parametrize("site, why", [(Site("residual", -1), None), (Site("mlp", -1), None),
                                        (Site("residual", 3), "beyond the model"), (Site("mlp", 3), "beyond the model"),
                                        (Site("head", 1), "stream must be one of")], ids=str)
@@ -416,7 +404,6 @@ def test_site_of_an_intervention(site, why):
         same(one.after, two.after)
 
 
-@fault("a recording at the head's position is used whatever readout was asked for")
 def test_recording_of_another_readout_is_not_used():
     "With a recording, edits at the readout and firing are as without."
     clf = replace(classifier("bert"), readout="mean")
@@ -427,7 +414,6 @@ def test_recording_of_another_readout_is_not_used():
     same(one.fires, two.fires)
 
 
-@fault("only the labels of a recording are compared")
 def test_recording_of_other_texts_is_refused():
     "A recording of other texts is refused even if the labels agree."
     clf, iv = classifier("bert"), intervention(ANY, "residual.2")
@@ -436,7 +422,6 @@ def test_recording_of_other_texts_is_refused():
         ablate(clf, LABELLED, [iv], recording=record(clf, other, progress=False), progress=False)
 
 
-@fault("the replaced forward is dropped, not put back")
 def test_a_forward_of_the_users_own_stays():
     "A block whose `forward` was replaced (as accelerate does) keeps it."
     clf = classifier("bert")
@@ -447,7 +432,6 @@ def test_a_forward_of_the_users_own_stays():
     assert block.__dict__.get("forward") is mine
 
 
-@fault("an edit below the start is left out without a word")
 def test_edit_below_the_start_is_refused():
     "A site that a resumed pass does not reach is refused."
     clf, start, low = classifier("gpt2"), Site("residual", 1), Site("mlp", 1)
@@ -458,11 +442,11 @@ def test_edit_below_the_start_is_refused():
         with pytest.raises(InputError): run(clf, batch, [low], start=(start, state))
 
 
-@fault("blocks that return two things, and projections of relative positions before the attention's output")
 def test_deberta():
     "DeBERTa's sites are found, and its answer in a batch is the stock model's."
-    clf = make_classifier(tiny_model("deberta-v2", relative_attention=True, pos_att_type=["p2c", "c2p"], share_att_key=True,
-                                     position_buckets=8), tokenizer("deberta-v2"), ["a", "b", "c"])
+    model = tiny_model("deberta-v2", relative_attention=True, pos_att_type=["p2c", "c2p"], share_att_key=True,
+                       position_buckets=8)
+    clf = make_classifier(model, tokenizer("deberta-v2"), ["a", "b", "c"])
     block, inner = clf.model.deberta.encoder.layer[1], anatomy(clf.model).inner
     assert inner[Site("attention", 1)] is block.attention.output.dense and inner[Site("mlp", 1)] is block.output.dense
     with torch.inference_mode():

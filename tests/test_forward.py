@@ -4,13 +4,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny import by_hand, intervention, one_thread, readout_places, tiny_model
+from tiny import by_hand, intervention, readout_places, tiny_model
 
 from neuronlens.ablation import ablate, reads_recording
 from neuronlens.data import make_texts
 from neuronlens.hooks import EMBEDDING, Site, before, logits, parse_site, run
 from neuronlens.model import Classifier, batches, encode, pad
 from neuronlens.recording import record
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BLOCKS = 3
 SITES = [f"{s}.{b}" for s in ("residual", "mlp", "attention") for b in range(BLOCKS)]
@@ -119,17 +121,21 @@ def llama(w, c, ids, at):
 # --- the model under study and its double
 
 
-def numbers(texts, **kw):
+class Numbers:
     "A tokenizer for texts that are written as token ids; the first and the last count as special."
-    ids = [[int(w) for w in t.split()] for t in texts]
-    return {"input_ids": ids, "special_tokens_mask": [[int(t in (0, len(i)-1)) for t in range(len(i))] for i in ids]}
+    def get_vocab(self): return {str(i): i for i in range(99)}
+
+    def __call__(self, texts, **kw):
+        ids = [[int(w) for w in t.split()] for t in texts]
+        special = [[int(t in (0, len(i)-1)) for t in range(len(i))] for i in ids]
+        return {"input_ids": ids, "special_tokens_mask": special}
 
 
 class Double:
     "A tiny classifier of the library, and the same by hand."
     def __init__(self, name):
         model = tiny_model(name)
-        self.clf = Classifier(model, numbers, ("a", "b", "c"), "first" if name in ENCODERS else "last", 32)
+        self.clf = Classifier(model, Numbers(), ("a", "b", "c"), "first" if name in ENCODERS else "last", 32)
         self.weights, self.forward = {k: v.double() for k, v in model.state_dict().items()}, globals()[name]
         self.seen = [self.one(ids)[1] for ids in IDS]
 
@@ -148,12 +154,6 @@ class Double:
     def acts(self, site):
         "Activations [n, D] of all positions of all texts."
         return torch.cat([s[site] for s in self.seen])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def single_thread():
-    "Threads cost tiny models more than they bring."
-    with one_thread(): yield
 
 
 @pytest.fixture(scope="module", params=["bert", "gpt2", "llama"])
@@ -260,7 +260,7 @@ def test_two_edits(double, kind):
 def hand_ablated(double, iv, readout):
     "Probabilities [N, C] and firing [N] by hand."
     probs, fires = [], []
-    for ids, seen, special in zip(IDS, double.seen, numbers(TEXTS)["special_tokens_mask"], strict=True):
+    for ids, seen, special in zip(IDS, double.seen, Numbers()(TEXTS)["special_tokens_mask"], strict=True):
         read = readout_places(readout, special)
         edited, share = by_hand(iv, seen[str(iv.site)], read if iv.positions == "readout" else range(len(ids)))
         probs.append(double.one(ids, {str(iv.site): lambda x, e=edited: e})[0].softmax(-1))

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES, known, study_text
+from conftest import CLASSES, study_text
 from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache')
@@ -524,7 +524,6 @@ def test_models_without_a_hash_do_not_share_recordings(bert, test_frame):
     assert not np.array_equal(a, b)
 
 
-@known('BUG 15: a changed tokenizer gets the old recording from the store')
 def test_another_tokenizer_gets_its_own_recording(bert, tmp_path, test_frame):
     import shutil
 
@@ -540,7 +539,6 @@ def test_another_tokenizer_gets_its_own_recording(bert, tmp_path, test_frame):
     assert not np.array_equal(before, recorded(load_classifier(folder), texts).acts)
 
 
-@known('BUG 8: relative file names of a study made in Python mean another file in study.toml')
 def test_a_study_made_in_python_can_be_run_again(bert, data, tmp_path, monkeypatch):
     from neuronlens.study import DataSpec, MethodSpec, ModelSpec, StudySpec, read_study, run_study
     monkeypatch.chdir(data.folder)

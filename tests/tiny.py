@@ -1,6 +1,4 @@
 """Tiny random models and what goes with them, for the tests of the rooms that run a model."""
-from contextlib import contextmanager
-
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -69,12 +67,3 @@ def readout_places(readout, special):
 def touched(model):
     "Whether hooks or replaced methods are left in a model."
     return [n for n, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks or "forward" in m.__dict__]
-
-
-@contextmanager
-def one_thread():
-    "Torch on one thread."
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(n)
