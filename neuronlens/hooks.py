@@ -89,7 +89,8 @@ def _trace(model, blocks):
 def _projections(calls, width, block):
     "The attention's output and the MLP's down projection among one block's projections in running order."
     first = calls[0][1]
-    attn = next((m for m,x in calls if x is not first and _weight_shape(m)[1] == width), None)
+    reads_first = {m for m,x in calls if x is first}
+    attn = next((m for m,x in calls if m not in reads_first and _weight_shape(m)[1] == width), None)
     down = calls[-1][0] if calls else None
     if attn is None or attn is down or _weight_shape(down)[1] != width:
         raise InputError(f"block {block}: cannot tell its attention and MLP projections apart")
