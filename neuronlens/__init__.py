@@ -19,6 +19,7 @@ _ROOMS = {
     "overlap": "bhattacharyya firing_matrix set_overlap",
     "ablation": "EDITS ablate plan",
     "effects": "load_effects measure_effects",
+    "sweeps": "grid sweep",
     "study": "Study StudySpec demo_study load_study read_study run_study",
     "report": "write_report",
 }

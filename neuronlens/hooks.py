@@ -42,7 +42,7 @@ def parse_site(
         raise InputError(f"site {str(site)!r}: block {b} is beyond the model, which has blocks 0 to {n_blocks-1}")
     return Site(stream, b if n_blocks is None else b % n_blocks)
 
-# %% ../nbs/12_hooks.ipynb #fb6fe26b
+# %% ../nbs/12_hooks.ipynb #23f47798
 @dataclass(frozen=True, eq=False)
 class Anatomy:
     "Where the sites of a model are."
@@ -51,6 +51,7 @@ class Anatomy:
     widths:dict[str,int] # Neurons of each stream
     in_tuple:int # How long the tuple is that blocks return, the hidden state first; 0: they return it alone
     head:str # Which position the classification head reads: 'first', 'last' or 'all'
+    lone:bool # Whether one stand-in position serves the head of any number of texts
 
     def __len__(self): return len(self.blocks)
     def __repr__(self): return f"Anatomy({len(self)} blocks, widths {self.widths}, head reads {self.head!r})"
@@ -96,7 +97,7 @@ def _projections(calls, width, block):
         raise InputError(f"block {block}: cannot tell its attention and MLP projections apart")
     return attn,down
 
-# %% ../nbs/12_hooks.ipynb #7be6705e
+# %% ../nbs/12_hooks.ipynb #614c92ba
 def _head_position(model, blocks, in_tuple, width):
     "Which of five positions move the logits: 'first', 'last', or 'all' when it is several."
     p = next(model.parameters())
@@ -107,6 +108,15 @@ def _head_position(model, blocks, in_tuple, width):
     with torch.no_grad(), resuming(blocks, in_tuple, len(blocks)-1, hidden): logits = model(**_dummy(model, 6, 5)).logits
     moved = [i for i in range(5) if not torch.allclose(logits[i+1], logits[0], atol=1e-6)]
     return {(0,):'first', (4,):'last'}.get(tuple(moved), 'all')
+
+def _stands_in(model, blocks, in_tuple, width):
+    "Whether the head answers for six texts when the pass below it carries one stand-in position instead of six."
+    hidden = torch.randn(6, 1, width, generator=torch.Generator().manual_seed(1)).to(next(model.parameters()))
+    with torch.no_grad(), resuming(blocks, in_tuple, len(blocks)-1, hidden):
+        full = model(**_dummy(model, 6, 1)).logits
+        try: lone = model(**_dummy(model, 1, 1)).logits
+        except (RuntimeError, IndexError, ValueError): return False
+    return lone.shape == full.shape and bool(torch.allclose(lone, full, atol=1e-6))
 
 def _dummy(model, n, t, mask=None):
     "Inputs for a pass whose blocks are all replaced: their ids do not matter, as long as none is padding."
@@ -129,7 +139,8 @@ def anatomy(
     for b,c in enumerate(calls):
         inner[Site('attention', b)],inner[Site('mlp', b)] = _projections(c, width, b)
     widths = {'residual':width} | {s:_weight_shape(inner[Site(s, 0)])[0] for s in ('mlp', 'attention')}
-    res = Anatomy(blocks, inner, widths, in_tuple, _head_position(model, blocks, in_tuple, width))
+    trial = model, blocks, in_tuple, width
+    res = Anatomy(blocks, inner, widths, in_tuple, _head_position(*trial), _stands_in(*trial))
     model.train(training)
     _ANATOMY[model] = res
     return res
@@ -207,7 +218,7 @@ def run(
         except _Stop: pass
     return kept
 
-# %% ../nbs/12_hooks.ipynb #44bd991a
+# %% ../nbs/12_hooks.ipynb #215adf7d
 def answer(
     clf:Classifier, # The model under study
     hidden:Tensor, # `[N, T, D]` output of the last block; `[N, D]` if only what the head reads
@@ -220,8 +231,9 @@ def answer(
         hidden = hidden[torch.arange(len(hidden), device=hidden.device), at]
     hidden = hidden.to(next(clf.model.parameters()).dtype)
     if hidden.ndim == 2: hidden,mask = hidden[:,None],None
+    n,t = hidden.shape[:2]
     with resuming(a.blocks, a.in_tuple, len(a)-1, hidden):
-        return clf.model(**_dummy(clf.model, *hidden.shape[:2], mask)).logits.float()
+        return clf.model(**_dummy(clf.model, 1 if a.lone and t == 1 else n, t, mask)).logits.float()
 
 def logits(
     clf:Classifier, # The model under study

@@ -158,8 +158,8 @@ def case(request):
     clf = classifier(request.param)
     known = oracle(clf)
     acts = {s: torch.cat([o.seen[s] for o in known.one]) for s in EDITED}
-    ivs = [intervention(acts[s], s, ("zero", "mean")[i % 2], p, i)
-           for i, s in enumerate(EDITED) for p in ("all", "readout")]
+    ivs = [intervention(acts[s], s, ("zero", "mean")[i % 2], p, i, vote=v)
+           for i, s in enumerate(EDITED) for p, v in (("all", 0.), ("readout", 0.), ("all", .5))]
     asked = [(r, iv) for r in READOUTS for iv in ivs if r == clf.readout or iv.positions == "readout"]
     ablated = {r: [(iv, *ablated_by_hand(known, iv, r)) for s, iv in asked if s == r] for r in READOUTS}
     return SimpleNamespace(name=request.param, clf=clf, known=known, ivs=ivs, ablated=ablated)
@@ -283,7 +283,7 @@ def test_hooks_are_gone(case, monkeypatch):
             only_mine()
         with pytest.raises(RuntimeError): answer(clf, torch.zeros(6, 7))
         only_mine()
-    monkeypatch.setattr(type(case.ivs[0]), "gate", broken)
+    monkeypatch.setattr("neuronlens.ablation.edited", broken)
     with pytest.raises(Interrupt): ablate(clf, LABELLED, case.ivs, progress=False)
     only_mine()
     handle.remove()
@@ -395,13 +395,21 @@ def test_decoder_without_a_pad_token(name):
                                        (Site("head", 1), "stream must be one of")], ids=str)
 def test_site_of_an_intervention(site, why):
     "`ablate` counts blocks from the end as `record` does, and refuses what it refuses."
-    clf, iv = classifier("gpt2"), replace(intervention(ANY, "residual.2"), site=site)
+    acts = ANY if site.stream != "mlp" else torch.cat([ANY, ANY[:, :8]], 1)
+    clf, iv = classifier("gpt2"), replace(intervention(acts, "residual.2"), site=site)
     if why:
         with pytest.raises(InputError, match=why): ablate(clf, LABELLED, [iv], progress=False)
     else:
         last = replace(iv, site=Site(site.stream, 2))
         one, two = (ablate(clf, LABELLED, [v], progress=False) for v in (iv, last))
         same(one.after, two.after)
+
+
+def test_ranges_of_another_site_are_refused():
+    "Ranges fitted at a site of another width are refused with both widths."
+    iv = replace(intervention(ANY, "residual.2"), site=Site("mlp", 1))
+    with pytest.raises(InputError, match="mlp.1 has ranges of 16 neurons, the site has 24"):
+        ablate(classifier("gpt2"), LABELLED, [iv], progress=False)
 
 
 def test_recording_of_another_readout_is_not_used():

@@ -33,15 +33,16 @@ def gap(values, q):
     return (v[n]+v[n+1])/2
 
 
-def intervention(acts, site, edit="mean", positions="all", seed=0):
+def intervention(acts, site, edit="mean", positions="all", seed=0, vote=0.):
     "Edit a few neurons of activations [n, D] in one or two ranges that hold half of them."
     gen = torch.Generator().manual_seed(seed)
     neurons = torch.randperm(acts.shape[1], generator=gen)[:6]
-    ends = torch.tensor([[gap(acts[:, j].tolist(), q) for q in (.1, .3, .6, .9)] for j in neurons.tolist()])
-    lo, hi = ends[:, ::2].float(), ends[:, 1::2].float()
-    lo[0, 1], hi[0, 1] = torch.inf, -torch.inf
-    about = Neurons(*torch.randn(4, 6, generator=gen))
-    return Intervention(1, "range", "hand", .3, "hand", edit, parse_site(site), neurons, lo, hi, about, positions)
+    ends = torch.zeros(acts.shape[1], 4)
+    for j in neurons.tolist(): ends[j] = torch.tensor([gap(acts[:, j].tolist(), q) for q in (.1, .3, .6, .9)])
+    lo, hi = ends[:, ::2].clone(), ends[:, 1::2].clone()
+    lo[neurons[0], 1], hi[neurons[0], 1] = torch.inf, -torch.inf
+    about = Neurons(*torch.randn(4, acts.shape[1], generator=gen))
+    return Intervention(1, "range", "hand", .3, "hand", edit, parse_site(site), neurons, lo, hi, about, positions, vote)
 
 
 def by_hand(iv, x, places):
@@ -49,11 +50,10 @@ def by_hand(iv, x, places):
     out, share = x.clone(), []
     lows, highs, values = iv.lo.tolist(), iv.hi.tolist(), iv.about.rest_mean.tolist()
     for t, row in enumerate(x.tolist()):
-        inside = []
-        for lo, hi, value, j in zip(lows, highs, values, iv.neurons.tolist(), strict=True):
-            inside.append(any(a <= row[j] <= b for a, b in zip(lo, hi, strict=True)))
-            if inside[-1] and t in places: out[t, j] = 0. if iv.edit == "zero" else value
-        share.append(sum(inside)/len(inside))
+        inside = [j for j in iv.neurons.tolist() if any(a <= row[j] <= b for a, b in zip(lows[j], highs[j], strict=True))]
+        if len(inside) < iv.vote*len(iv.neurons): inside = []
+        for j in inside if t in places else []: out[t, j] = 0. if iv.edit == "zero" else values[j]
+        share.append(len(inside)/len(iv.neurons))
     return out, share
 
 
