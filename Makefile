@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lab prepare results clean
+.PHONY: help demo test lab bench prepare results clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -23,11 +23,17 @@ demo: $(READY) ## Run the worked example into demo/: which neurons carry which B
 	@$(BIN)/neuronlens demo --out demo
 
 test: $(READY) ## Lint, run every notebook and every test; the last line says how many passed
-	@$(BIN)/ruff check --quiet nbs tests
+	@$(BIN)/ruff check --quiet nbs tests benchmarks
 	@$(BIN)/python -m pytest -q tests
 
 lab: $(READY) ## Open JupyterLab at the tutorials
 	@$(BIN)/jupyter lab nbs/tutorials
+
+bench: $(READY) ## Measure speed and memory side by side (about 15 minutes): benchmarks/results.csv and the page nbs/speed.ipynb
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@$(BIN)/python benchmarks/bench.py $(PARTS)
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace nbs/speed.ipynb
+	@$(BIN)/nbdev_clean
 
 prepare: $(READY) ## After editing notebooks: clean, export the package, make README.md
 	@$(BIN)/nbdev_clean

@@ -1,0 +1,324 @@
+"""Speed and memory of neuronlens beside what a user would do otherwise, in one process, as ratios.
+
+    python benchmarks/bench.py [part ...]      parts: sweep record arrays growth start; all without
+
+Writes `results.csv` (name, ours, other, ratio, target, met), `growth.csv` and `machine.json` beside this file. Every figure is
+the median of at least five measurements that take turns with those of the other side; `ratio` is ours over other, and `met` says
+whether it is at most `target`.
+"""
+import csv
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ["TQDM_DISABLE"] = "1"
+HERE = Path(__file__).resolve().parent
+COLUMNS = ("name", "ours", "other", "ratio", "target", "met")
+ROUNDS = 5
+
+
+def seconds(call):
+    "How long one call takes."
+    start = time.perf_counter()
+    call()
+    return time.perf_counter()-start
+
+
+def race(*calls, rounds=ROUNDS):
+    "Median seconds of each call; they take turns, after one round that does not count."
+    for call in calls: call()
+    times = [[seconds(c) for c in calls] for _ in range(rounds)]
+    return [statistics.median(t) for t in zip(*times, strict=True)]
+
+
+def row(name, ours, other, target):
+    "One line of the table."
+    ratio = ours/other
+    print(f"{name:95s} {ours:10.4f} {other:10.4f} {ratio:8.4f}  at most {target:g}", flush=True)
+    return dict(name=name, ours=f"{ours:.6g}", other=f"{other:.6g}", ratio=f"{ratio:.6g}", target=f"{target:g}",
+                met=str(ratio <= target).lower())
+
+
+def example():
+    "The example model, its recordings of BBC News, and the test texts."
+    from neuronlens.recording import example_recordings
+    from neuronlens.training import example_classifier, example_texts
+    return example_classifier(False), *example_recordings(False), example_texts()[1]
+
+
+# --- a: interventions
+
+SIXTY = dict(rankings=["dprime", "max_activation", "probeless", "random"], fractions=[.05, .1, .2, .3, .4, .5, .6, .7, .8, .9],
+             ranges=["gaussian(1)", "gaussian(2)", "gaussian(2.5)", "gaussian(3)", "quantile(0.8)", "quantile(0.9)"],
+             edit=["zero", "mean"])
+
+
+def bare(clf, batches):
+    "The stock model on given batches, nothing else."
+    import torch
+    with torch.inference_mode():
+        for b in batches: clf.model(**clf.inputs(b)).logits
+
+
+def hooked(clf, batches, interventions):
+    "What one would do otherwise: the whole model again for every intervention, with a hook at its site."
+    import torch
+    with torch.inference_mode():
+        for iv in interventions:
+            handle = clf.model.base_model.encoder.layer[iv.site.block].register_forward_hook(
+                lambda m, args, out, iv=iv: (iv(out[0])[0], *out[1:]) if isinstance(out, tuple) else iv(out)[0])
+            for b in batches: clf.model(**clf.inputs(b)).logits.softmax(-1)
+            handle.remove()
+
+
+def bench_sweep():
+    "a: a sweep against the model run again for every intervention."
+    import numpy as np
+
+    from neuronlens.data import take
+    from neuronlens.model import batches, encode
+    from neuronlens.sweeps import effects_on, grid
+    clf, train, test, texts = example()
+    last, many = f"residual.{len(clf.model.base_model.encoder.layer)-1}", list(batches(encode(clf, texts.texts)))
+    ivs = grid(train, sites=last, **SIXTY)[:5000]
+    some = ivs[::50]
+    ours, other = race(lambda: effects_on(clf, texts, some, recording=test, progress=False), lambda: bare(clf, many))
+    yield row(f"last block: an intervention against a full pass, {len(texts)} texts (s)", ours/len(some), other, 1e-3)
+    ours = statistics.median(seconds(lambda: effects_on(clf, texts, ivs, recording=test, progress=False)) for _ in range(ROUNDS))
+    yield row(f"last block: {len(ivs)} interventions on {len(texts)} texts, against 30 s (s)", ours, 30., 1.)
+    few = take(texts, np.arange(0, len(texts), 14))
+    part, L = list(batches(encode(clf, few.texts))), len(clf.model.base_model.encoder.layer)
+    for block in range(L-1):
+        ivs = grid(train, sites=f"residual.{block}", fractions=[.3, .6], edit="mean")[:11]
+        one, all_, full = race(lambda i=ivs: effects_on(clf, few, i[:1], progress=False),
+                               lambda i=ivs: effects_on(clf, few, i, progress=False), lambda: bare(clf, part))
+        share = (L-1-block)/L
+        yield row(f"block {block} of {L}: one more intervention against a full pass, {len(few)} texts (s)",
+                  (all_-one)/(len(ivs)-1), full, 1.25*share)
+    for block, n in ((0, 10), (L//2, 10), (L-1, 10)):
+        ivs = grid(train, sites=f"residual.{block}", fractions=[.3, .6], edit="mean")[:n]
+        ours, other = race(lambda i=ivs: effects_on(clf, few, i, progress=False), lambda i=ivs: hooked(clf, part, i))
+        yield row(f"block {block} of {L}: a sweep of {n} against hook and rerun, {len(few)} texts (s)", ours, other, 1.)
+
+
+# --- b: recording
+
+
+def in_file_order(clf, texts, size=32):
+    "What one would do otherwise: batches in the order of the file, padded to the longest text in each."
+    import torch
+    with torch.inference_mode():
+        for i in range(0, len(texts), size):
+            kw = clf.tokenizer(texts.texts[i:i+size], padding=True, truncation=True, max_length=clf.max_length, return_tensors="pt")
+            clf.model(**kw, output_hidden_states=True).hidden_states[-1][:, 0]
+
+
+def by_nnsight(clf, batches, block):
+    "The same site recorded by nnsight."
+    from nnsight import NNsight
+    wrapped = NNsight(clf.model)
+
+    def go():
+        for b in batches:
+            with wrapped.trace(**clf.inputs(b)):
+                wrapped.bert.encoder.layer[block].output[0].save()
+    return go
+
+
+def mixed(texts, n=256):
+    "Texts of very different lengths, in shuffled order: the first 3 to 60 words of real articles."
+    import numpy as np
+
+    from neuronlens.data import make_texts
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(len(texts))[:n]
+    return make_texts([" ".join(texts.texts[i].split()[:rng.integers(3, 61)]) for i in rows],
+                      [texts.classes[texts.labels[i]] for i in rows])
+
+
+def bench_record():
+    "b: recording against a bare forward, file order, and nnsight."
+    from neuronlens.model import batches, encode
+    from neuronlens.recording import record
+    clf, _, _, texts = example()
+    L = len(clf.model.base_model.encoder.layer)
+    some = mixed(texts)
+    part = list(batches(encode(clf, some.texts), fill=clf.pad_id))
+
+    def ours(site, **kw): return lambda: record(clf, some, site, progress=False, **kw)
+    r, b = race(ours(f"residual.{L-1}"), lambda: bare(clf, part), rounds=9)
+    yield row(f"record the last block against the bare forward of the same batches, {len(some)} texts (s)", r, b, 1.05)
+    r, b = race(ours(f"residual.{L//2}", answers=False), lambda: bare(clf, part), rounds=9)
+    yield row(f"record block {L//2} of {L} without answers against the bare forward, {len(some)} texts (s)", r, b, 1.)
+    r, b = race(ours(f"residual.{L-1}"), lambda: in_file_order(clf, some))
+    yield row(f"record the last block against padded batches in file order, {len(some)} texts (s)", r, b, 1.)
+    if not find_spec("nnsight"): print("nnsight is not installed: its rows are left out", flush=True)
+    else:
+        for block in (L//2, L-1):
+            kw = dict(answers=False) if block < L-1 else {}
+            r, b = race(ours(f"residual.{block}", **kw), by_nnsight(clf, part, block))
+            yield row(f"record block {block} of {L} against nnsight on the same batches, {len(some)} texts (s)", r, b, 1.)
+
+
+# --- c: arrays
+
+
+def plain_numpy(acts, labels, C):
+    "Mean, spread, skew, kurtosis and extremes of every class, d-prime and Gaussian ranges, as one writes them down."
+    import numpy as np
+    a = acts.astype(np.float64)
+    out = []
+    for c in range(C):
+        x, rest = a[labels == c], a[labels != c]
+        mu, sd = x.mean(0), x.std(0)
+        out.append((mu, sd, ((x-mu)**3).mean(0)/sd**3, ((x-mu)**4).mean(0)/sd**4, x.min(0), x.max(0), abs(x).mean(0),
+                    abs(mu-rest.mean(0))/np.sqrt((sd**2+rest.std(0)**2)/2+1e-8), mu-2.5*sd, mu+2.5*sd))
+    return out
+
+
+def bench_arrays():
+    "c: rankings and fits against NeuroX and plain numpy; merging."
+    import numpy as np
+
+    from neuronlens.ranges import fit_ranges
+    from neuronlens.saliency import rank
+    from neuronlens.statistics import class_statistics, merge_statistics
+    _, train, _, _ = example()
+    acts, labels, C = train.acts, train.labels, len(train.classes)
+
+    def ours():
+        s = class_statistics(acts, labels, train.classes)
+        rank(acts, labels, "dprime", statistics=s)
+        fit_ranges(acts, labels, "gaussian(2.5)", statistics=s)
+    r, b = race(ours, lambda: plain_numpy(acts, labels, C), rounds=15)
+    yield row(f"statistics, d-prime and Gaussian ranges against plain numpy, {acts.shape[0]} x {acts.shape[1]} (s)", r, b, 1.)
+    if not find_spec("neurox"): print("neurox is not installed: its row is left out", flush=True)
+    else:
+        from neurox.interpretation import probeless
+        ids = {c: i for i, c in enumerate(train.classes)}
+
+        def theirs():
+            for c in train.classes: probeless.get_neuron_ordering_for_tag(acts, labels, ids, c)
+        r, b = race(lambda: rank(acts, labels, "probeless"), theirs, rounds=15)
+        yield row(f"probeless ranking of every class against NeuroX, {acts.shape[0]} x {acts.shape[1]} (s)", r, b, 1.)
+    rng = np.random.default_rng(0)
+    D, C = 4096, 14
+    parts = [class_statistics(rng.normal(size=(56, D)).astype(np.float32), np.arange(56) % C) for _ in range(40)]
+    r = statistics.median(seconds(lambda: merge_statistics(parts[i % 40] for i in range(1000))) for _ in range(ROUNDS))
+    yield row(f"merge the statistics of 1,000 parts, {D} neurons and {C} classes, against 1 s (s)", r, 1., 1.)
+
+
+# --- d: growth
+
+
+def growth(counts):
+    "In a process of its own: statistics of more and more short texts; one line of JSON per count."
+    import gc
+
+    import numpy as np
+
+    from neuronlens.data import make_texts
+    from neuronlens.recording import summarise
+    from neuronlens.training import example_classifier, example_texts
+    clf = example_classifier(False)
+    texts = example_texts()[0]
+    words = [t.split() for t in texts.texts]
+
+    def chunks(n, size=2048):
+        "Six words from somewhere in an article, n times."
+        rng = np.random.default_rng(n)
+        for start in range(0, n, size):
+            some = rng.integers(0, len(words), min(size, n-start))
+            at = [rng.integers(0, max(1, len(words[i])-6)) for i in some]
+            yield make_texts([" ".join(words[i][a:a+6]) for i, a in zip(some, at, strict=True)],
+                             [texts.classes[texts.labels[i]] for i in some])
+    bare(clf, [])
+    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+    loaded = peak()
+    gc.collect()
+    for n in counts:
+        took = seconds(lambda n=n: summarise(clf, chunks(n), "residual.-1", progress=False))
+        print(json.dumps(dict(texts=n, seconds=took, loaded=loaded, peak=peak())), flush=True)
+
+
+def bench_growth(counts=(1000, 1000, 1000, 1000, 1000, 1000, 10_000, 10_000, 10_000, 10_000, 10_000, 100_000)):
+    "d: time per text and memory from 1,000 to 100,000 texts."
+    lines = []
+    call = [sys.executable, str(HERE/"bench.py"), "--growth", *map(str, counts)]
+    with subprocess.Popen(call, stdout=subprocess.PIPE, text=True) as p:
+        for line in p.stdout:
+            if line.startswith("{"): lines.append(json.loads(line))
+    if p.returncode: raise SystemExit("the growth run failed")
+    lines = lines[1:] # The first is for warming up
+    with open(HERE/"growth.csv", "w", newline="") as f:
+        out = csv.DictWriter(f, ["texts", "ms_per_text", "mb_over_model"], lineterminator="\n")
+        out.writeheader()
+        for x in lines: out.writerow(dict(texts=x["texts"], ms_per_text=f"{1000*x['seconds']/x['texts']:.4g}",
+                                          mb_over_model=f"{x['peak']-x['loaded']:.1f}"))
+    each = lambda n: statistics.median(x["seconds"]/x["texts"]*1000 for x in lines if x["texts"] == n)
+    most = lambda n: max(x["peak"]-x["loaded"] for x in lines if x["texts"] <= n)
+    yield row("time per text at 100,000 texts against 1,000 (ms)", each(100_000), each(1000), 1.1)
+    yield row("memory over the model at 100,000 texts against 10,000 (MB)", most(100_000), most(10_000), 1.1)
+    yield row("memory over the model at 100,000 texts against 300 MB (MB)", most(100_000), 300., 1.)
+
+
+# --- e: start
+
+
+def bench_start():
+    "e: importing, --help, and a later run of the demo."
+    run = lambda *a: subprocess.run(a, check=True, capture_output=True)
+    py = sys.executable
+    r, b = race(lambda: run(py, "-c", "import neuronlens"), lambda: run(py, "-c", "import torch"))
+    yield row("import neuronlens against import torch (s)", r, b, .25)
+    tool = str(Path(py).with_name("neuronlens"))
+    r = race(lambda: run(tool, "--help"))[0]
+    yield row("neuronlens --help against 0.5 s (s)", r, .5, 1.)
+    with tempfile.TemporaryDirectory() as d:
+        r = race(lambda: run(tool, "demo", "--out", f"{d}/demo", "--no-progress"))[0]
+    yield row("a later run of the demo, start to end, against 20 s (s)", r, 20., 1.)
+
+
+PARTS = dict(sweep=bench_sweep, record=bench_record, arrays=bench_arrays, growth=bench_growth, start=bench_start)
+
+
+def machine():
+    "What this ran on."
+    from importlib.metadata import version
+    name = platform.processor() or platform.machine()
+    try: name = next(x.split(":")[1].strip() for x in open("/proc/cpuinfo") if x.startswith("model name"))
+    except (OSError, StopIteration): pass
+    memory = os.sysconf("SC_PAGE_SIZE")*os.sysconf("SC_PHYS_PAGES")/2**30
+    return dict(processor=name, cores=len(os.sched_getaffinity(0)), memory_gib=round(memory), system=platform.system(),
+                python=platform.python_version(), **{p: version(p) for p in ("torch", "transformers", "numpy")},
+                date=time.strftime("%Y-%m-%d"))
+
+
+def main(parts):
+    if parts[:1] == ["--growth"]: return growth(list(map(int, parts[1:])))
+    if strange := set(parts)-set(PARTS): raise SystemExit(f"no part is called {sorted(strange)[0]!r}; there are {', '.join(PARTS)}")
+    kept = {part: [] for part in PARTS}
+    if parts and (HERE/"results.csv").exists():
+        with open(HERE/"results.csv") as f:
+            for r in csv.DictReader(f): kept[r["name"].partition(":")[0]].append(r)
+    for part in parts or PARTS: kept[part] = [r | dict(name=f"{part}: {r['name']}") for r in PARTS[part]()]
+    rows = [r for part in PARTS for r in kept[part]]
+    with open(HERE/"results.csv", "w", newline="") as f:
+        out = csv.DictWriter(f, COLUMNS, lineterminator="\n")
+        out.writeheader()
+        out.writerows(rows)
+    (HERE/"machine.json").write_text(json.dumps(machine(), indent=1)+"\n")
+    met = sum(r["met"] == "true" for r in rows)
+    print(f"{met} of {len(rows)} targets met; written to benchmarks/results.csv")
+
+
+if __name__ == "__main__": main(sys.argv[1:])
