@@ -30,7 +30,8 @@ setup(
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=["neuronlens", "neuronlens.*"]),
     install_requires=cfg["requirements"].split(),
-    extras_require={"demo": cfg["demo_requirements"].split(), "dev": cfg["dev_requirements"].split()},
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("demo", "dev", "bench", "ray")
+                    if f"{extra}_requirements" in cfg},
     entry_points={
         "console_scripts": ["neuronlens=neuronlens.cli:main"],
         "nbdev": ["neuronlens=neuronlens._modidx:d"],

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SetOverlap', 'members', 'set_overlap', 'polysemanticity', 'bhattacharyya', 'share_inside', 'Firing', 'firing_matrix']
 
-# %% ../nbs/38_overlap.ipynb #19e2eb3f
+# %% ../nbs/38_overlap.ipynb #7c9aabcd
 from dataclasses import dataclass
 from html import escape
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from .data import InputError
 from .ranges import inside
-from .statistics import labelled
+from .statistics import as_array, labelled
 
 # %% ../nbs/38_overlap.ipynb #533f6a9d
 def _ratio(a, b):
@@ -121,7 +121,7 @@ def bhattacharyya(
     near = 2*np.sqrt(v)[:, None]*np.sqrt(v)/total
     return np.where(point, (apart == 0).astype(np.float64), np.sqrt(near)*np.exp(-apart/(4*total)))
 
-# %% ../nbs/38_overlap.ipynb #9ef0d322
+# %% ../nbs/38_overlap.ipynb #caf5d513
 def share_inside(
     values, # `[N]` activations of one neuron
     labels, # `[N]` class index
@@ -130,7 +130,7 @@ def share_inside(
     classes=None, # Names of the classes; None: '0', '1', ..
 )->np.ndarray: # `[C]` float64 in 0..1; NaN for a class without examples
     "Share of each class's activations of one neuron that lie in any of the intervals."
-    values,labels,classes = labelled(np.asarray(values, dtype=np.float32)[:, None], labels, classes)
+    values,labels,classes = labelled(as_array(values, np.float32)[:, None], labels, classes)
     hits = inside(values, *(np.asarray(b, dtype=np.float32).reshape(1, -1) for b in (lo, hi)))[:, 0]
     return _ratio(np.bincount(labels, hits, len(classes)), np.bincount(labels, minlength=len(classes)))
 

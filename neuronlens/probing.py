@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Probe', 'elastic_net', 'fit_probe', 'LayerProbes', 'probe_layers']
 
-# %% ../nbs/30_probing.ipynb #4d75964d
+# %% ../nbs/30_probing.ipynb #e2f96358
 from dataclasses import dataclass
 from html import escape
 
@@ -15,9 +15,9 @@ from scipy.special import log_softmax, softmax
 from threadpoolctl import threadpool_limits
 
 from .data import InputError, progress_bar
-from .statistics import enough, labelled
+from .statistics import as_array, enough, labelled
 
-# %% ../nbs/30_probing.ipynb #e96212c9
+# %% ../nbs/30_probing.ipynb #d0a1f14b
 @dataclass(frozen=True, eq=False)
 class Probe:
     "A linear classifier on standardised activations."
@@ -32,7 +32,7 @@ class Probe:
 
     def standardise(self, acts):
         "`[N, D]` float32: the activations in training standard deviations from the training mean."
-        acts = np.asarray(acts, dtype=np.float32)
+        acts = as_array(acts, np.float32)
         if acts.ndim != 2 or acts.shape[1] != len(self.mean):
             raise InputError(f"this probe reads [examples, {len(self.mean)}] activations, got shape {acts.shape}")
         return ((acts-self.mean)/self.scale).astype(np.float32)
