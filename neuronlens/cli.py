@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-# %% ../nbs/64_cli.ipynb #f6ef4176
+# %% ../nbs/64_cli.ipynb #3f61d392
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
                   help='Which neurons of a language model carry a concept, in which ranges, and what editing just those'
                        ' ranges does.')
@@ -25,7 +25,8 @@ def _plain_errors():
     "Turn a user's mistake into one sentence and status 2, an interruption into status 130."
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     try:
-        from neuronlens.data import InputError
+        from neuronlens.data import InputError, usable_cpus
+        os.environ.setdefault('OMP_NUM_THREADS', str(usable_cpus())) # Before torch is loaded, which reads it once
         try: yield
         except InputError as e:
             typer.echo(f'neuronlens: {e}', err=True)

@@ -6,7 +6,7 @@
 __all__ = ['STREAMS', 'EMBEDDING', 'Site', 'parse_site', 'Anatomy', 'find_blocks', 'anatomy', 'resuming', 'before', 'run',
            'answer', 'logits']
 
-# %% ../nbs/12_hooks.ipynb #4065a749
+# %% ../nbs/12_hooks.ipynb #fd88c540
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import InputError
-from .model import Batch, Classifier, call_options, first_attended, last_attended, padding_id
+from .model import Batch, Classifier, call_options, first_attended, input_device, last_attended, padding_id
 
 # %% ../nbs/12_hooks.ipynb #ccee96d9
 STREAMS = ('residual', 'mlp', 'attention')
@@ -65,7 +65,7 @@ def find_blocks(
     if not lists: raise InputError(f"{type(model).__name__}: found no list of {n} transformer blocks")
     return tuple(min(lists, key=lambda x: x[:2])[2])
 
-# %% ../nbs/12_hooks.ipynb #d5d03729
+# %% ../nbs/12_hooks.ipynb #795fae66
 def _hidden(out): return out[0] if isinstance(out, tuple) else out
 
 def _weight_shape(m):
@@ -84,7 +84,7 @@ def _trace(model, blocks):
                     h = m.register_forward_pre_hook(lambda m, args, b=b: calls[b].append((m, args[0])))
                     stack.callback(h.remove)
         stack.callback(blocks[0].register_forward_hook(lambda m, args, res: out.append(res)).remove)
-        model(input_ids=torch.tensor([ids], device=next(model.parameters()).device), **call_options(model))
+        model(input_ids=torch.tensor([ids], device=input_device(model)), **call_options(model))
     return calls,out[0]
 
 def _projections(calls, width, block):
@@ -97,21 +97,21 @@ def _projections(calls, width, block):
         raise InputError(f"block {block}: cannot tell its attention and MLP projections apart")
     return attn,down
 
-# %% ../nbs/12_hooks.ipynb #614c92ba
+# %% ../nbs/12_hooks.ipynb #518e1275
 def _head_position(model, blocks, in_tuple, width):
     "Which of five positions move the logits: 'first', 'last', or 'all' when it is several."
-    p = next(model.parameters())
     gen = torch.Generator().manual_seed(0)
-    base = torch.randn(1, 5, width, generator=gen).to(p)
-    hidden = base.repeat(6, 1, 1)
-    for i in range(5): hidden[i+1,i] = torch.randn(width, generator=gen).to(p)
+    hidden = torch.randn(1, 5, width, generator=gen).repeat(6, 1, 1)
+    for i in range(5): hidden[i+1,i] = torch.randn(width, generator=gen)
+    hidden = hidden.to(input_device(model), next(model.parameters()).dtype)
     with torch.no_grad(), resuming(blocks, in_tuple, len(blocks)-1, hidden): logits = model(**_dummy(model, 6, 5)).logits
     moved = [i for i in range(5) if not torch.allclose(logits[i+1], logits[0], atol=1e-6)]
     return {(0,):'first', (4,):'last'}.get(tuple(moved), 'all')
 
 def _stands_in(model, blocks, in_tuple, width):
     "Whether the head answers for six texts when the pass below it carries one stand-in position instead of six."
-    hidden = torch.randn(6, 1, width, generator=torch.Generator().manual_seed(1)).to(next(model.parameters()))
+    hidden = torch.randn(6, 1, width, generator=torch.Generator().manual_seed(1))
+    hidden = hidden.to(input_device(model), next(model.parameters()).dtype)
     with torch.no_grad(), resuming(blocks, in_tuple, len(blocks)-1, hidden):
         full = model(**_dummy(model, 6, 1)).logits
         try: lone = model(**_dummy(model, 1, 1)).logits
@@ -120,10 +120,11 @@ def _stands_in(model, blocks, in_tuple, width):
 
 def _dummy(model, n, t, mask=None):
     "Inputs for a pass whose blocks are all replaced: their ids do not matter, as long as none is padding."
-    device = next(model.parameters()).device
+    device = input_device(model)
     ids = torch.full((n, t), 0 if padding_id(model) != 0 else 2, device=device)
     return dict(input_ids=ids, attention_mask=torch.ones_like(ids) if mask is None else mask.to(device), **call_options(model))
 
+# %% ../nbs/12_hooks.ipynb #0a823b0a
 _ANATOMY = WeakKeyDictionary()
 
 def anatomy(

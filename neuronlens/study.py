@@ -32,7 +32,7 @@ from .saliency import RANKINGS, Ranking, rank
 from .statistics import ClassStatistics, class_statistics
 from .training import fine_tune
 
-# %% ../nbs/60_study.ipynb #1aa3032e
+# %% ../nbs/60_study.ipynb #3694e724
 @dataclass(frozen=True)
 class DataSpec:
     "Which texts."
@@ -53,7 +53,8 @@ class ModelSpec:
     readout:str='auto' # 'first', 'last', 'mean'; 'auto': last for a causal model, else first
     max_length:int=0 # Tokens kept of a text; 0: what the model can read, 64 where it is trained here
     device:str='auto' # 'cpu', 'cuda', ... or 'auto'
-    dtype:str='float32' # Type of the weights of a `classifier`
+    device_map:str='' # 'auto' spreads a `classifier` over all devices (needs accelerate); empty: one device
+    dtype:str='float32' # Type of the weights of a `classifier`; 'auto': half precision where there is a GPU
     trust_remote_code:bool=False # Run code that comes with the model
 
 # %% ../nbs/60_study.ipynb #3dc21b56
@@ -272,7 +273,7 @@ def study_texts(
     if 0 < d.most < len(train): train = take(train, np.sort(np.random.default_rng(spec.seed).permutation(len(train))[:d.most]))
     return check(train),test,notes
 
-# %% ../nbs/60_study.ipynb #3ff0aceb
+# %% ../nbs/60_study.ipynb #2619ef2d
 FILES = ('effects.csv', 'report.html', 'recording', 'figures', 'layers.csv', 'provenance.json')
 
 def check_folder(
@@ -308,7 +309,7 @@ def study_model(
     source = m.classifier or (minilm() if m.encoder == 'minilm' else m.encoder)
     parse_site(spec.method.site, block_count(source, m.trust_remote_code))
     if m.classifier: return load_classifier(source, m.classes or None, readout=m.readout, max_length=m.max_length or None,
-                                            dtype=m.dtype, **common)
+                                            dtype=m.dtype, device_map=m.device_map or None, **common)
     name = 'MiniLM' if m.encoder == 'minilm' else Path(m.encoder).name
     clf = fine_tune(source, train, epochs=t.epochs, lr=t.lr, batch_size=t.batch_size, max_length=m.max_length or 64,
                     seed=spec.seed, name=f"{name} fine-tuned on {Path(train.source).name}", progress=progress, **common)

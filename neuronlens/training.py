@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['training_order', 'warm_linear', 'fine_tune', 'save_classifier', 'example_texts', 'example_classifier']
 
-# %% ../nbs/14_training.ipynb #19951706
+# %% ../nbs/14_training.ipynb #9528a98b
 import hashlib
 import json
 from dataclasses import replace
@@ -16,7 +16,18 @@ import torch
 
 from .data import InputError, Texts, atomic, bbc_news, cache_folder, check, distinct, progress_bar, split
 from .hooks import logits
-from .model import Classifier, encode, load_classifier, load_model, make_classifier, minilm, pad, quiet, weights_hash
+from neuronlens.model import (
+    Classifier,
+    encode,
+    load_classifier,
+    load_model,
+    make_classifier,
+    minilm,
+    pad,
+    quiet,
+    settings_hash,
+    weights_hash,
+)
 
 # %% ../nbs/14_training.ipynb #00ca1be8
 def training_order(
@@ -65,7 +76,7 @@ def _train(clf, encoded, labels, epochs, lr, batch_size, seed, progress):
     model.eval()
     return losses
 
-# %% ../nbs/14_training.ipynb #c1463cbe
+# %% ../nbs/14_training.ipynb #5541aae5
 def fine_tune(
     encoder:str|Path, # Folder or hub name of a pretrained transformer
     texts:Texts, # Labelled training texts
@@ -90,7 +101,8 @@ def fine_tune(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model,tok = load_model(encoder, num_labels=len(texts.classes), device=device, trust_remote_code=trust_remote_code)
-        made_of = dict(encoder=weights_hash(encoder, model.config), texts=texts.digest, torch=torch.__version__) | settings
+        made_of = dict(encoder=weights_hash(encoder, model.config), encoder_settings=settings_hash(encoder), texts=texts.digest,
+                       torch=torch.__version__) | settings
         home = cache_folder('models', hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16])
         if cache and home.is_dir(): return _named(home, name, device, trust_remote_code)
         clf = make_classifier(model, tok, texts.classes, max_length=max_length, source=name)
