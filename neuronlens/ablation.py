@@ -6,7 +6,7 @@
 __all__ = ['EDITS', 'POSITIONS', 'CONDITIONS', 'Neurons', 'zero', 'mean', 'Intervention', 'within', 'together', 'edited', 'plan',
            'Outcome', 'reads_recording', 'interventions_on', 'ablate']
 
-# %% ../nbs/40_ablation.ipynb #56528c60
+# %% ../nbs/40_ablation.ipynb #d452c803
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -20,8 +20,7 @@ from torch import Tensor
 
 from .data import InputError, Texts, progress_bar
 from .hooks import EMBEDDING, Site, anatomy, answer, before, logits, parse_site, run
-from .model import (Batch, Classifier, align, each_batch, encode, first_attended, last_attended, readout_weights,
-                              token_budget)
+from .model import Batch, Classifier, align, each_batch, encode, first_attended, last_attended, readout_weights, token_budget
 from .ranges import Ranges
 from .recording import Recording, finite_answers
 from .saliency import Ranking
@@ -135,7 +134,7 @@ def _gates(ranges, concept, votes):
         out += [(r.name+(f'+vote({v:g})' if v else ''), lo, hi, float(v)) for v in votes]
     return out
 
-# %% ../nbs/40_ablation.ipynb #798aa874
+# %% ../nbs/40_ablation.ipynb #aa9cb537
 def plan(
     statistics:ClassStatistics, # Class statistics of the training texts at the site
     rankings:list[Ranking], # Rankings `[C, D]` to take salient sets from
@@ -162,8 +161,8 @@ def plan(
             for c in concepts:
                 control = drawn[c][:salient.shape[1]].sort().values
                 for e in edits:
-                    for kind,lo,hi,v in gates[c]:
-                        sets = dict(full=salient[c]) if kind == 'full' else dict(range=salient[c], random=control)
+                    for n,(kind,lo,hi,v) in enumerate(gates[c]):
+                        sets = dict(range=salient[c], random=control) if n else dict(full=salient[c])
                         out += [Intervention(c, k, r.name, float(f), kind, e, site, s, lo, hi, about[c], positions, v)
                                 for k,s in sets.items()]
     return out
