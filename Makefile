@@ -15,7 +15,7 @@ help: ## Show this list
 $(READY): settings.ini setup.py constraints.txt Makefile
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,ray]'
 	@$(BIN)/python -m pip install --quiet --no-deps neurox==1.0.9
 	@touch $@
 

@@ -222,8 +222,6 @@ def bench_arrays():
 
 def growth(counts):
     "In a process of its own: statistics of more and more short texts; one line of JSON per count."
-    import gc
-
     import numpy as np
 
     from neuronlens.data import make_texts
@@ -241,16 +239,14 @@ def growth(counts):
             at = [rng.integers(0, max(1, len(words[i])-6)) for i in some]
             yield make_texts([" ".join(words[i][a:a+6]) for i, a in zip(some, at, strict=True)],
                              [texts.classes[texts.labels[i]] for i in some])
-    bare(clf, [])
     peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
     loaded = peak()
-    gc.collect()
     for n in counts:
         took = seconds(lambda n=n: summarise(clf, chunks(n), "residual.-1", progress=False))
         print(json.dumps(dict(texts=n, seconds=took, loaded=loaded, peak=peak())), flush=True)
 
 
-def bench_growth(counts=(1000, 1000, 1000, 1000, 1000, 1000, 10_000, 10_000, 10_000, 10_000, 10_000, 100_000)):
+def bench_growth(counts=(*6*[1000], *3*[10_000], 100_000)):
     "d: time per text and memory from 1,000 to 100,000 texts."
     lines = []
     call = [sys.executable, str(HERE/"bench.py"), "--growth", *map(str, counts)]

@@ -7,10 +7,11 @@ __version__ = "0.1.0"
 from importlib import import_module as _import_module
 
 _ROOMS = {
-    "data": "InputError Texts bbc_news distinct make_texts read_texts split",
+    "data": "InputError Texts bbc_news distinct make_texts read_chunks read_texts split",
     "model": "Classifier load_classifier minilm",
     "training": "fine_tune",
-    "recording": "Recording load_recording record recorded",
+    "recording": "Recording load_recording record recorded summarise",
+    "cluster": "summarise_on_ray",
     "statistics": "class_statistics",
     "probing": "fit_probe probe_layers",
     "saliency": "RANKINGS rank",

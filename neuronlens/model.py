@@ -421,13 +421,13 @@ def batches(
         yield _batch(encoded, rows, fill=fill, side=side)
         at += len(rows)
 
-# %% ../nbs/10_model.ipynb #7ab7d916
+# %% ../nbs/10_model.ipynb #efc96f4b
 def token_budget(
     device:torch.device|str, # Where the model is
 )->int: # Tokens in a batch, padding included
-    "How many tokens to put through a model at once: 4096, on a GPU a token for every two free MiB, 1024 to 65536."
+    "How many tokens to put through a model at once: 2048, on a GPU a token for every two free MiB, 1024 to 65536."
     device = torch.device(device)
-    if device.type != 'cuda': return 4096
+    if device.type != 'cuda': return 2048
     free = torch.cuda.mem_get_info(device)[0]+torch.cuda.memory_reserved(device)-torch.cuda.memory_allocated(device)
     return min(max(1<<int(free>>21).bit_length()>>1, 1024), 65536)
 

@@ -349,7 +349,7 @@ def quick_gc(monkeypatch):
 
 
 def test_a_budget_for_a_gpu(monkeypatch):
-    assert token_budget('cpu') == token_budget(torch.device('cpu')) == 4096
+    assert token_budget('cpu') == token_budget(torch.device('cpu')) == 2048
     free = {}
     for name, key in (('mem_get_info', 'free'), ('memory_reserved', 'reserved'), ('memory_allocated', 'allocated')):
         monkeypatch.setattr(torch.cuda, name, lambda d, key=key: (free[key], 80<<30) if key == 'free' else free[key])
