@@ -6,7 +6,7 @@
 __all__ = ['load_ray', 'counted', 'spans', 'Rows', 'ShardWorker', 'ray_session', 'Tries', 'beginner', 'parts_from_ray', 'todo',
            'summarise_on_ray', 'cluster_cost']
 
-# %% ../nbs/26_cluster.ipynb #a11eca0d
+# %% ../nbs/26_cluster.ipynb #c1048043
 import json
 import logging
 import os
@@ -22,7 +22,8 @@ from safetensors.numpy import load, save
 
 from .data import InputError, Texts, progress_bar, read_chunks, take
 from .model import load_classifier, token_budget
-from .recording import Summary, differing, make_reading, open_store, reading_about, shards, statistics_arrays, summarise
+from .recording import Summary, make_reading, make_room, open_store, reading_about, shards, statistics_arrays, summarise
+from .store import differing
 
 # %% ../nbs/26_cluster.ipynb #39bcf41d
 def load_ray()->tuple: # The modules ray and ray.data
@@ -213,7 +214,7 @@ def todo(
     places = spans(runs, ask.size)
     return [w | dict(spans=places[w['shard']]) for w in missing],[*names],n
 
-# %% ../nbs/26_cluster.ipynb #a12d0650
+# %% ../nbs/26_cluster.ipynb #13e8ecd2
 def summarise_on_ray(
     source:str|Path, # Folder or hub name of a sequence classifier, which every worker can load
     files:str|Path|list, # .parquet, .jsonl, .csv files of texts, or a folder of them, which every worker can read
@@ -260,7 +261,7 @@ def _fill(ask, files, read, loads, folder, where, progress):
     with progress_bar(what='summarising', unit='text', show=progress) as bar:
         missing,names,bar.total = todo(ask, read_chunks(files, **read), store, bar)
         if not missing: return
-        store.room(ask, bar.total, bar)
+        make_room(store, ask, bar.total, bar)
         wanted = dict(sites=[*ask.widths], readout=ask.readout, size=ask.size, tokens=store.about['tokens'], keeps=ask.keeps,
                       quantiles=ask.quantiles, correct_only=ask.correct_only)
         worker = dict(load=loads, about=reading_about(ask), ask=wanted, names=names, read=read, threads=where['cpus'])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['grid', 'Estimate', 'estimate', 'effects_on', 'sweep']
 
-# %% ../nbs/44_sweeps.ipynb #87d4efba
+# %% ../nbs/44_sweeps.ipynb #9a6b7e2b
 import os
 import sys
 import time
@@ -23,6 +23,7 @@ from .ranges import fit_ranges
 from .recording import Recording
 from .saliency import rank
 from .statistics import class_statistics
+from .store import said_size
 
 # %% ../nbs/44_sweeps.ipynb #ae1fa07e
 def _listed(x): return list(x) if isinstance(x, list|tuple) else [x]
@@ -65,7 +66,7 @@ def grid(
     return [iv for s in (train.sites if sites is None else _listed(sites))
             for iv in _at_site(train, str(s), _listed(rankings), _listed(fractions), _listed(ranges), seed, **kw)]
 
-# %% ../nbs/44_sweeps.ipynb #7704eaa5
+# %% ../nbs/44_sweeps.ipynb #ccc398be
 @dataclass(frozen=True)
 class Estimate:
     "What a grid will cost."
@@ -79,7 +80,7 @@ class Estimate:
         took = f"{self.seconds/60:.1f} minutes" if self.seconds >= 60 else f"{max(1, round(self.seconds))} s"
         where = f"{self.sites} site{'s'*(self.sites != 1)}"
         return (f"{self.interventions:,} interventions at {where} on {self.texts:,} texts: about {took}"
-                f" and {self.memory/1e9:.1f} GB of memory")
+                f" and {said_size(self.memory)} of memory")
 
 def _seconds(pieces):
     "Seconds between the pieces of a generator, as a list."

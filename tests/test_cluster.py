@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import make_frame
 
-from neuronlens import cluster, recording
+from neuronlens import cluster, recording, store
 from neuronlens.cluster import Rows, cluster_cost, spans, summarise_on_ray
 from neuronlens.data import InputError, read_chunks
 from neuronlens.model import load_classifier
@@ -145,8 +145,8 @@ def test_two_workers_and_one_of_them_killed(ray, bert, files, alone, tmp_path, m
     for i in range(3, 150): (tmp_path/f'shard-{i:05}.safetensors').unlink()
     (tmp_path/'recording.json').unlink() # As if it had never been finished
     (tmp_path/'shard-00001.safetensors').write_bytes(whole['shard-00001.safetensors'][:-1])
-    seen, killed, made, over, real = set(), [], [], threading.Event(), recording.Store.keep
-    monkeypatch.setattr(recording.Store, 'keep', kill_one)
+    seen, killed, made, over, real = set(), [], [], threading.Event(), store.Store.keep
+    monkeypatch.setattr(store.Store, 'keep', kill_one)
     (watcher := threading.Thread(target=watch)).start()
     try:
         with pytest.warns(UserWarning, match='shard-00001.safetensors cannot be read'):

@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import CLASSES, make_frame
 
-from neuronlens import recording
+from neuronlens import recording, store
 from neuronlens.data import InputError, Texts, make_texts, take
 from neuronlens.model import load_classifier
 from neuronlens.recording import Summary, disk_need, make_reading, merge_summaries, record, recorded, shards, summarise, summary_arrays
@@ -72,7 +72,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from conftest import make_frame
-from neuronlens import recording
+from neuronlens import recording, store
 from neuronlens.data import make_texts
 from neuronlens.model import load_classifier
 df = make_frame(20, 5)
@@ -97,9 +97,9 @@ def at(owner, name, n, before=lambda *a: None, after=False):
 def half(arrays, part, **kw): Path(part).write_bytes(b'half of a shard')
 moments = {'before anything': lambda: at(recording, 'open_store', 1),
            'recording.json half written': lambda: at(Path, 'write_text', 1, lambda path, *a: path.write_bytes(b'{"half')),
-           'recording.json written, no shard': lambda: at(recording, 'write_arrays', 1),
+           'recording.json written, no shard': lambda: at(store, 'write_arrays', 1),
            'in the pass of the fourth shard': lambda: at(recording, '_read_batch', 4),
-           'shard half written': lambda: at(recording, 'save_file', 3, half),
+           'shard half written': lambda: at(store, 'save_file', 3, half),
            'shard written, not on the disk': lambda: at(os, 'fsync', 7),
            'shard on the disk, not renamed': lambda: at(os, 'replace', 4),
            'shard renamed': lambda: at(os, 'replace', 4, after=True),
@@ -156,12 +156,12 @@ def test_killed_from_outside(bert, clf, texts, whole, tmp_path):
 
 
 def test_ctrl_c_leaves_no_temporary_file(clf, texts, whole, tmp_path, monkeypatch, passes):
-    real = recording.save_file
+    real = store.save_file
     def struck(arrays, part, **kw):
         part.write_bytes(b'half')
         raise KeyboardInterrupt
     with monkeypatch.context() as mp:
-        mp.setattr(recording, 'save_file', lambda *a, **kw: (real if len(passes) < 3 else struck)(*a, **kw))
+        mp.setattr(store, 'save_file', lambda *a, **kw: (real if len(passes) < 3 else struck)(*a, **kw))
         with pytest.raises(KeyboardInterrupt): record(clf, texts, SITES, size=8, folder=tmp_path, progress=False)
     assert names(tmp_path) == ['recording.json', 'shard-00000.safetensors', 'shard-00001.safetensors']
     assert equal(record(clf, texts, SITES, size=8, folder=tmp_path, progress=False), whole)
@@ -180,12 +180,12 @@ def test_litter_of_the_living_stays(clf, texts, tmp_path):
 
 def test_recorded_goes_on(clf, texts, own_cache, monkeypatch, passes):
     monkeypatch.setattr(recording, 'SHARD_TEXTS', 8)
-    real = recording.write_arrays
+    real = store.write_arrays
     def third(path, *args):
         if '00002' in path.name: raise KeyboardInterrupt
         real(path, *args)
     with monkeypatch.context() as mp:
-        mp.setattr(recording, 'write_arrays', third)
+        mp.setattr(store, 'write_arrays', third)
         with pytest.raises(KeyboardInterrupt): recorded(clf, texts, SITES, progress=False)
     passes.clear()
     first = recorded(clf, texts, SITES, progress=False)
@@ -346,7 +346,7 @@ def test_too_little_disk_is_refused_with_both_numbers(work, clf, texts, tmp_path
     free = SimpleNamespace(free=need-1)
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: free)
     with pytest.raises(InputError) as e: work(clf, texts, SITES, size=8, folder=tmp_path/'a', progress=False)
-    numbers = recording.said_size(need), recording.said_size(need-1)
+    numbers = store.said_size(need), store.said_size(need-1)
     assert str(e.value) == f'{tmp_path}/a: what is to be kept takes {numbers[0]} of disk and {numbers[1]} are free'
     assert not passes and not (tmp_path/'a').exists()
     free.free = need
@@ -368,12 +368,12 @@ def test_the_disk_is_said_with_the_bar_only(clf, texts, tmp_path, monkeypatch, c
 
 
 def test_a_full_disk_is_one_sentence(clf, texts, whole, tmp_path, monkeypatch, passes):
-    real = recording.save_file
+    real = store.save_file
     def full(*args, **kw):
         if len(passes) < 3: return real(*args, **kw)
         raise OSError(errno.ENOSPC, 'No space left on device')
     with monkeypatch.context() as mp:
-        mp.setattr(recording, 'save_file', full)
+        mp.setattr(store, 'save_file', full)
         with pytest.raises(InputError, match='the disk is full; make room and call again'):
             record(clf, texts, SITES, size=8, folder=tmp_path, progress=False)
     passes.clear()
