@@ -214,7 +214,24 @@ def todo(
     places = spans(runs, ask.size)
     return [w | dict(spans=places[w['shard']]) for w in missing],[*names],n
 
-# %% ../nbs/26_cluster.ipynb #13e8ecd2
+# %% ../nbs/26_cluster.ipynb #4f90004e
+def _fill(ask, files, read, loads, folder, where, progress):
+    "Let workers make the shards that are missing in the folder."
+    store = open_store(folder, ask, None)
+    with progress_bar(what='summarising', unit='text', show=progress) as bar:
+        missing,names,bar.total = todo(ask, read_chunks(files, **read), store, bar)
+        if not missing: return
+        make_room(store, ask, bar.total, bar)
+        wanted = dict(sites=[*ask.widths], readout=ask.readout, size=ask.size, tokens=store.about['tokens'], keeps=ask.keeps,
+                      quantiles=ask.quantiles, correct_only=ask.correct_only)
+        worker = dict(load=loads, about=reading_about(ask), ask=wanted, names=names, read=read, threads=where['cpus'])
+        digests = {w['shard']:(w['digest'], sum(k for _,_,k in w['spans'])) for w in missing}
+        for i,arrays,note in parts_from_ray(missing, worker, **where):
+            digest,n = digests[i]
+            store.keep(i, digest, arrays, note)
+            bar.update(n)
+
+# %% ../nbs/26_cluster.ipynb #46a1ed9d
 def summarise_on_ray(
     source:str|Path, # Folder or hub name of a sequence classifier, which every worker can load
     files:str|Path|list, # .parquet, .jsonl, .csv files of texts, or a folder of them, which every worker can read
@@ -254,22 +271,6 @@ def summarise_on_ray(
         ask = make_reading(clf, sites, keeps='statistics', **kw)
         _fill(ask, files, read, loads, at, dict(workers=workers, cpus=cpus, gpus=gpus, retries=retries, address=address), progress)
         return summarise(clf, read_chunks(files, **read), sites, folder=at, progress=False, **kw)
-
-def _fill(ask, files, read, loads, folder, where, progress):
-    "Let workers make the shards that are missing in the folder."
-    store = open_store(folder, ask, None)
-    with progress_bar(what='summarising', unit='text', show=progress) as bar:
-        missing,names,bar.total = todo(ask, read_chunks(files, **read), store, bar)
-        if not missing: return
-        make_room(store, ask, bar.total, bar)
-        wanted = dict(sites=[*ask.widths], readout=ask.readout, size=ask.size, tokens=store.about['tokens'], keeps=ask.keeps,
-                      quantiles=ask.quantiles, correct_only=ask.correct_only)
-        worker = dict(load=loads, about=reading_about(ask), ask=wanted, names=names, read=read, threads=where['cpus'])
-        digests = {w['shard']:(w['digest'], sum(k for _,_,k in w['spans'])) for w in missing}
-        for i,arrays,note in parts_from_ray(missing, worker, **where):
-            digest,n = digests[i]
-            store.keep(i, digest, arrays, note)
-            bar.update(n)
 
 # %% ../nbs/26_cluster.ipynb #9cbd01ba
 def cluster_cost(

