@@ -1,6 +1,6 @@
 """Speed and memory of neuronlens beside what a user would do otherwise, in one process, as ratios.
 
-    python benchmarks/bench.py [part ...]      parts: sweep record arrays growth start; all without
+    python benchmarks/bench.py [part ...]      parts: sweep rerun record arrays growth start; all without
 
 Writes `results.csv` (name, ours, other, ratio, target, met), `growth.csv` and `machine.json` beside this file. Every figure is
 the median of at least five measurements that take turns with those of the other side; `ratio` is ours over other, and `met` says
@@ -10,7 +10,6 @@ import csv
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -104,9 +103,21 @@ def bench_sweep():
         share = (L-1-block)/L
         yield row(f"block {block} of {L}: one more intervention against a full pass, {len(few)} texts (s)",
                   (all_-one)/(len(ivs)-1), full, 1.25*share)
-    for block, n in ((0, 10), (L//2, 10), (L-1, 10)):
+
+
+def bench_rerun(n=10):
+    "a: the same sweep with a plain hook, the whole model again for every intervention."
+    import numpy as np
+
+    from neuronlens.data import take
+    from neuronlens.model import batches, encode, token_budget
+    from neuronlens.sweeps import effects_on, grid
+    clf, train, _, texts = example()
+    few, L = take(texts, np.arange(0, len(texts), 14)), len(clf.model.base_model.encoder.layer)
+    part = list(batches(encode(clf, few.texts), tokens=token_budget("cpu")))
+    for block in (0, L//2, L-1):
         ivs = grid(train, sites=f"residual.{block}", fractions=[.3, .6], edit="mean")[:n]
-        ours, other = race(lambda i=ivs: effects_on(clf, few, i, progress=False), lambda i=ivs: hooked(clf, part, i))
+        ours, other = race(lambda i=ivs: effects_on(clf, few, i, progress=False), lambda i=ivs: hooked(clf, part, i), rounds=7)
         yield row(f"block {block} of {L}: a sweep of {n} against hook and rerun, {len(few)} texts (s)", ours, other, 1.)
 
 
@@ -239,14 +250,15 @@ def growth(counts):
             at = [rng.integers(0, max(1, len(words[i])-6)) for i in some]
             yield make_texts([" ".join(words[i][a:a+6]) for i, a in zip(some, at, strict=True)],
                              [texts.classes[texts.labels[i]] for i in some])
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+    def peak(): # Of this process alone; what `getrusage` says counts from its parent
+        return next(int(x.split()[1])/1024 for x in open("/proc/self/status") if x.startswith("VmHWM"))
     loaded = peak()
     for n in counts:
         took = seconds(lambda n=n: summarise(clf, chunks(n), "residual.-1", progress=False))
         print(json.dumps(dict(texts=n, seconds=took, loaded=loaded, peak=peak())), flush=True)
 
 
-def bench_growth(counts=(*6*[1000], *3*[10_000], 100_000)):
+def bench_growth(counts=(*4*[1000], *3*[10_000], 100_000, *3*[1000])):
     "d: time per text and memory from 1,000 to 100,000 texts."
     lines = []
     call = [sys.executable, str(HERE/"bench.py"), "--growth", *map(str, counts)]
@@ -284,7 +296,7 @@ def bench_start():
     yield row("a later run of the demo, start to end, against 20 s (s)", r, 20., 1.)
 
 
-PARTS = dict(sweep=bench_sweep, record=bench_record, arrays=bench_arrays, growth=bench_growth, start=bench_start)
+PARTS = dict(sweep=bench_sweep, rerun=bench_rerun, record=bench_record, arrays=bench_arrays, growth=bench_growth, start=bench_start)
 
 
 def machine():
