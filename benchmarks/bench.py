@@ -273,7 +273,8 @@ def bench_growth(counts=(*4*[1000], *3*[10_000], 100_000, *3*[1000])):
         for x in lines: out.writerow(dict(texts=x["texts"], ms_per_text=f"{1000*x['seconds']/x['texts']:.4g}",
                                           mb_over_model=f"{x['peak']-x['loaded']:.1f}"))
     each = lambda n: statistics.median(x["seconds"]/x["texts"]*1000 for x in lines if x["texts"] == n)
-    most = lambda n: max(x["peak"]-x["loaded"] for x in lines if x["texts"] <= n)
+    first = next(i for i, x in enumerate(lines) if x["texts"] == max(counts)) # What a peak after it says is its own
+    most = lambda n: max(x["peak"]-x["loaded"] for x in lines[:first+1] if x["texts"] <= n)
     yield row("time per text at 100,000 texts against 1,000 (ms)", each(100_000), each(1000), 1.1)
     yield row("memory over the model at 100,000 texts against 10,000 (MB)", most(100_000), most(10_000), 1.1)
     yield row("memory over the model at 100,000 texts against 300 MB (MB)", most(100_000), 300., 1.)

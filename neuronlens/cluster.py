@@ -6,10 +6,11 @@
 __all__ = ['load_ray', 'counted', 'spans', 'Rows', 'ShardWorker', 'check_address', 'ray_session', 'Tries', 'beginner',
            'parts_from_ray', 'todo', 'summarise_on_ray', 'cluster_cost']
 
-# %% ../nbs/26_cluster.ipynb #c1048043
+# %% ../nbs/26_cluster.ipynb #8cc7f7a4
 import json
 import logging
 import os
+import re
 import socket
 from contextlib import contextmanager
 from importlib import import_module
@@ -179,7 +180,7 @@ def beginner(ray, most):
         raise InputError(f"shard {shard} was begun {most} times, and its worker died each time")
     return begin
 
-# %% ../nbs/26_cluster.ipynb #be0261ae
+# %% ../nbs/26_cluster.ipynb #56a1f645
 def parts_from_ray(
     work:list[dict], # `shard`, `digest` and `spans` of every shard to be made
     worker:dict, # Arguments of `ShardWorker`
@@ -201,8 +202,12 @@ def parts_from_ray(
                 if d['error']: raise InputError(d['error'])
                 yield d['shard'],load(d['part']),dict(cut=d['cut'])
         except ray.exceptions.RayError as e:
-            lines = [l.strip() for l in str(e).splitlines() if l.strip()] or [type(e).__name__]
-            raise InputError(f"Ray gave up ({lines[-isinstance(e, ray.exceptions.RayTaskError)]}); what is finished stays") from None
+            raise InputError(f"Ray gave up ({_reason(str(e))}); what is finished stays") from None
+
+def _reason(said):
+    "The line of Ray's long message that names the first error; its first line if none does."
+    lines = [l.strip() for l in said.splitlines() if l.strip()] or ['no reason given']
+    return next((l for l in lines if re.match(r'(?!ray\.)[\w.]*(Error|Exception): ', l)), lines[0])
 
 # %% ../nbs/26_cluster.ipynb #0d795746
 def todo(

@@ -127,6 +127,13 @@ def test_ray_is_loaded_last():
 def test_cost(): assert cluster_cost(1e9, 1e4, [1, 100]) == {1: 1e5/3600, 100: 1e3/3600}
 
 
+def test_the_reason_is_the_first_error():
+    said = "ray::Map()\nTraceback (most recent call last):\n  File \"x.py\", line 1, in f\nKeyError: 'a'\n\nThe above exception\n" \
+           "ray.exceptions.UserCodeException: UDF failed\nTo change retry attempts, backoff"
+    assert cluster._reason(said) == "KeyError: 'a'"
+    assert cluster._reason('\nThe actor died unexpectedly.\n class_name: x') == 'The actor died unexpectedly.'
+
+
 # --- with Ray
 
 def test_two_workers_and_one_of_them_killed(ray, bert, files, alone, tmp_path, monkeypatch):
@@ -164,10 +171,8 @@ def test_two_workers_and_one_of_them_killed(ray, bert, files, alone, tmp_path, m
 
 def test_a_shard_that_kills_its_worker_is_given_up(ray, bert, files, alone, tmp_path, monkeypatch):
     "A shard whose worker dies each time is named in the end, instead of being tried for ever; the next call makes it."
-    class Wrong(cluster.ShardWorker):
+    class Deadly(cluster.ShardWorker):
         def __init__(self, begin, **kw): self.begin, self.ask, self.error = begin, None, ''
-        def texts(self, work): raise KeyError('a mistake in the code')
-    class Deadly(Wrong):
         def texts(self, work): os.kill(os.getpid(), signal.SIGKILL)
     def go(): return summarise(load_classifier(bert, device='cpu'), read_chunks(files), SITES, size=60, folder=tmp_path, progress=False)
     whole = go()
@@ -176,9 +181,6 @@ def test_a_shard_that_kills_its_worker_is_given_up(ray, bert, files, alone, tmp_
         mp.setattr(cluster, 'ShardWorker', Deadly)
         with pytest.raises(InputError, match=r'^[^\n]*: shard 3 was begun 1 times, and its worker died each time$'):
             summarise_on_ray(bert, files, SITES, workers=1, retries=0, size=60, folder=tmp_path, progress=False)
-        mp.setattr(cluster, 'ShardWorker', Wrong)
-        with pytest.raises(InputError, match=r"^Ray gave up .KeyError: 'a mistake in the code'.; what is finished stays$"):
-            summarise_on_ray(bert, files, SITES, workers=1, size=60, folder=tmp_path, progress=False)
     assert len(list(tmp_path.glob('shard-*'))) == 9
     assert equal(go(), whole)
 
