@@ -122,6 +122,10 @@ class Classifier:
         if self.takes_positions: kw['position_ids'] = (kw['attention_mask'].cumsum(1)-1).clamp(min=0)
         return kw | call_options(self.model)
 
+    def class_logits(self, logits:Tensor)->Tensor: # `[N, C]`
+        "The scores of the classes among what the model's head returns; for a sequence classifier all of it."
+        return logits
+
     def __repr__(self):
         kind = type(self.model).__name__
         return f"Classifier({kind}, {len(self.classes)} classes, readout {self.readout!r}, {self.max_length} tokens)"
