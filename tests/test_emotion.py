@@ -32,9 +32,14 @@ def test_range_spares_auxiliary_confidence(study):
 
 
 def test_stored_table_is_current(study):
-    "results/emotion.csv holds the same rows, with measures that training noise between machines may move a little."
+    """results/emotion.csv holds the same rows. Another machine trains a slightly different model: means over concepts may move by
+    .15, a row by .1 and four standard errors of the difference between two shares of its texts (the rarest class has
+    65, so that its rows say little more)."""
     from neuronlens.effects import MEASURES, load_effects
-    stored, fresh = load_effects(TOP / "results/emotion.csv").frame, study.effects.frame
+    table, fresh = load_effects(TOP / "results/emotion.csv"), study.effects
     keys = ["concept", "condition", "ranking", "fraction", "range", "tau", "edit", "site", "n_target", "n_auxiliary"]
-    assert stored[keys].equals(fresh[keys])
-    assert (stored[list(MEASURES)] - fresh[list(MEASURES)]).abs().max().max() <= 0.15
+    assert table.frame[keys].equals(fresh.frame[keys])
+    measures = list(MEASURES)
+    assert (table.macro()[measures] - fresh.macro()[measures]).abs().max().max() <= 0.15
+    rows = (table.frame[measures] - fresh.frame[measures]).abs().max(axis=1)
+    assert (rows <= 0.1 + 4 * (0.5 / table.frame.n_target) ** 0.5).all()
