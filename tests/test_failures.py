@@ -564,7 +564,8 @@ def signalled(args, when, env):
     "Start the real command, send SIGINT as soon as `when` is on standard error; (status, standard error)."
     call = [Path(sys.executable).with_name('neuronlens'), *args]
     env = os.environ | {'TQDM_DISABLE': '0', 'OMP_NUM_THREADS': '1'} | env
-    p = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
+    def heed(): signal.signal(signal.SIGINT, signal.SIG_DFL) # A background job inherits that it ignores Ctrl-C
+    p = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env, preexec_fn=heed)
     said, end = b'', time.monotonic()+120
     try:
         while when not in said and time.monotonic() < end and (part := os.read(p.stderr.fileno(), 4096)): said += part
