@@ -1,0 +1,337 @@
+"""Every number of the page "The paper's tables": `make paper DATA=folder` (or `make paper DATA=folder PARTS="emotion smollm2"`).
+
+DATA holds one folder a data set with CSV files `text,label`. A part is a data set (MiniLM fine-tuned on it) or `smollm2` (SmolLM2 prompted
+for AG News). Each part writes results/<part>/*.csv; the last step puts them together into results/*.csv. Settings are chosen on
+validation texts; the test texts are read once, at the end.
+"""
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+SEED = 0
+
+# Training texts, validation texts and how the encoder is trained; `most` training texts are drawn from the training file, and where
+# there is no validation file, `held` of the others (or of them, set aside before) choose the settings.
+SETS = {
+    "ag_news": dict(title="AG News", most=4000, held=2000, epochs=1, lr=1e-4, batch_size=32, max_length=64),
+    "emotion": dict(title="Emotion", most=8000, validation="val", epochs=2, lr=1e-4, batch_size=32, max_length=64),
+    "dbpedia14": dict(title="DBPedia-14", most=4000, held=999, epochs=1, lr=1e-4, batch_size=32, max_length=64),
+    "sst2": dict(title="SST-2", most=6920, validation="dev", epochs=2, lr=1e-4, batch_size=32, max_length=64),
+    "imdb": dict(title="IMDB", most=3000, held=999, epochs=2, lr=1e-4, batch_size=32, max_length=96),
+}
+
+
+def plain(t): return " ".join(t.split())
+
+
+def texts_of(name):
+    "(train, validation, test) of a data set: distinct, disjoint texts with the same classes."
+    from neuronlens.data import distinct, read_texts, take
+    how, folder = SETS[name], Path(os.environ["NEURONLENS_DATA"])/name
+    pool, test = (distinct(read_texts(folder/f"{f}.csv")) for f in ("train", "test"))
+    known = {plain(t) for t in pool.texts}
+    test = take(test, np.array([plain(t) not in known for t in test.texts]))
+    order = np.random.default_rng(SEED).permutation(len(pool))
+    train = take(pool, np.sort(order[:how["most"]]))
+    if "validation" in how:
+        validation = distinct(read_texts(folder/f"{how['validation']}.csv"))
+        seen = known | {plain(t) for t in test.texts}
+        validation = take(validation, np.array([plain(t) not in seen for t in validation.texts]))
+    else: validation = take(pool, np.sort(order[how["most"]:how["most"]+how["held"]]))
+    assert train.classes == validation.classes == test.classes
+    return train, validation, test
+
+
+def classifier(name, train, seed=SEED):
+    "MiniLM fine-tuned on the training texts; trained once per user."
+    from neuronlens.model import minilm
+    from neuronlens.training import fine_tune
+    how = {k: SETS[name][k] for k in ("epochs", "lr", "batch_size", "max_length")}
+    return fine_tune(minilm(), train, name=f"MiniLM on {SETS[name]['title']}", seed=seed, **how)
+
+
+# --- tables
+
+
+PARTS = (*SETS, "smollm2")
+KEYS = ["concept", "condition", "ranking", "fraction", "range", "tau", "edit", "site"]
+
+
+def store(table, part, frame):
+    "Put the rows of one part into results/<table>.csv, in the order of the parts; the rows of the others stay."
+    import pandas as pd
+
+    from neuronlens.data import atomic
+    path = HERE/f"{table}.csv"
+    frame = frame.copy()
+    frame.insert(0, "dataset", part)
+    if path.exists():
+        old = pd.read_csv(path, keep_default_na=False, na_values={c: [""] for c in frame.select_dtypes("number")})
+        frame = pd.concat([old[old.dataset != part], frame], ignore_index=True)
+    frame["dataset"] = pd.Categorical(frame.dataset, PARTS, ordered=True)
+    frame = frame.sort_values("dataset", kind="stable")
+    floats = frame.select_dtypes("float").columns
+    frame[floats] = frame[floats].round(5)
+    with atomic(path) as p: frame.to_csv(p, index=False)
+    print(f"{part}: {table}, {int((frame.dataset == part).sum())} rows", flush=True)
+
+
+class Part:
+    "A model, its texts, and what was recorded of it."
+
+    def __init__(self, name, title, clf, train, validation, test, sites, fit=None):
+        from neuronlens.hooks import anatomy
+        from neuronlens.recording import recorded
+        from neuronlens.statistics import class_statistics
+        self.name, self.title, self.clf = name, title, clf
+        self.texts = dict(train=train, validation=validation, test=test)
+        last = f"residual.{len(anatomy(clf.model))-1}"
+        self.site, self.sites = last, [last, *sites]
+        with_all = self.sites if sites else last
+        self.rec = {k: recorded(clf, t, with_all if k == "train" else last, progress=False) for k, t in self.texts.items()}
+        self.fit = self.rec["train"] if fit is None else fit(self.rec["train"]) # What rankings and ranges are fitted on
+        self.statistics = class_statistics(self.fit.at(last), self.fit.labels, self.fit.classes)
+        self.C = len(clf.classes)
+
+    def rankings(self, names):
+        "Rankings by name, those by gradients included, fitted at the last block."
+        from neuronlens.attribution import METHODS, attribute
+        from neuronlens.saliency import rank
+        acts, labels = self.fit.at(self.site), self.fit.labels
+        if not hasattr(self, "known"): self.known = {}
+        for n in names:
+            if n in self.known: continue
+            if n in METHODS: self.known[n] = attribute(self.clf, self.fit, self.site, n) if False else self.attributed(n)
+            else: self.known[n] = rank(acts, labels, n, statistics=self.statistics, seed=SEED)
+        return [self.known[n] for n in names]
+
+    def attributed(self, name):
+        from neuronlens.attribution import attribute
+        return attribute(self.clf, self.texts["train"], self.site, name, recording=self.rec["train"], progress=False)
+
+    def plan(self, rankings, ranges, fractions, edit, vote=0., keep=("full", "range", "random")):
+        "Interventions at the last block of some conditions."
+        from neuronlens.ablation import plan
+        from neuronlens.ranges import fit_ranges
+        acts, labels = self.fit.at(self.site), self.fit.labels
+        fitted = [fit_ranges(acts, labels, r, statistics=self.statistics) for r in ranges]
+        ivs = plan(self.statistics, self.rankings(rankings), fitted, self.site, fractions=fractions, edit=edit, vote=vote, seed=SEED,
+                   acts=acts, labels=labels)
+        return [iv for iv in ivs if iv.condition in keep]
+
+    def effects(self, ivs, on="test"):
+        from neuronlens.sweeps import effects_on
+        return effects_on(self.clf, self.texts[on], ivs, recording=self.rec[on], progress=False)
+
+
+FRACTIONS = [.1, .2, .3, .4, .5, .6, .7, .8, .9, 1.]
+TAUS = [.3, .5, 1., 1.5, 2., 2.4, 2.5, 3., 4., 6.]
+
+
+def sweeps(p):
+    "Fraction, tau, ranking, range and edit, one at a time; every row on test texts, nothing chosen by them."
+    from neuronlens.attribution import METHODS
+    from neuronlens.ranges import RANGES
+    from neuronlens.saliency import RANKINGS
+    every = p.plan(["max_activation"], ["gaussian(2.5)"], FRACTIONS, "zero")
+    every += p.plan(["dprime"], ["gaussian(2.5)"], FRACTIONS, "mean")
+    every += p.plan(["dprime"], ["posterior"], FRACTIONS, "mean", [0., .5], keep=("range", "random"))
+    store("fractions", p.name, p.effects(every).frame)
+    taus = [f"gaussian({t:g})" for t in TAUS]
+    every = p.plan(["max_activation"], taus, [.3, .5, .8], "zero", keep=("range",)) + p.plan(["dprime"], taus, [.8], "mean", keep=("range",))
+    store("taus", p.name, p.effects(every).frame)
+    names = [r for r in RANKINGS if r != "mutual_information" or p.C < 10]+[*METHODS]
+    every = p.plan(names, ["gaussian(2.5)"], [.3, .5, .8], "mean", keep=("full", "range"))
+    every += p.plan(names, ["posterior"], [.3, .5, .8], "mean", .5, keep=("range",))
+    store("rankings", p.name, p.effects(every).frame)
+    kinds = [r for r in RANGES if r != "full"]
+    every = p.plan(["dprime"], kinds, [.8], "mean", [0., .5], keep=("full", "range"))
+    store("ranges", p.name, p.effects(every).frame)
+    edits = ["zero", "mean", "dampen", "adaptive", "scale(0.5)", "shift", "transport", "resample"]
+    every = p.plan(["dprime"], ["gaussian(2.5)"], [.8], edits, keep=("full", "range")) + p.plan(["dprime"], ["posterior"], [.8], edits, .5,
+                                                                                              keep=("range",))
+    store("edits", p.name, p.effects(every).frame)
+
+
+# --- matched erasure
+
+
+def candidates(p):
+    "The interventions of every preset, from which one setting of each is chosen."
+    from neuronlens.ablation import LinearEdit
+    from neuronlens.erasure import leace
+    from neuronlens.presets import PRESETS
+    import torch
+    out = {}
+    for name, q in PRESETS.items():
+        ranges = ["gaussian(2.5)"] if q.condition == "full" else list(q.ranges)
+        out[name] = p.plan(list(q.rankings), ranges, list(q.fractions), list(q.edits), list(q.votes), keep=(q.condition,))
+    maps = [leace(p.fit.at(p.site), p.fit.labels, c) for c in range(p.C)]
+    f = lambda a: torch.as_tensor(np.array(a), dtype=torch.float32)
+    out["leace"] = [LinearEdit(c, "leace", p.site, f(m.matrix), f(m.bias)) for c, m in enumerate(maps)]
+    return out
+
+
+def settled(p, name, ivs):
+    "(the interventions of the chosen setting, what was chosen and how well it did on validation texts)."
+    from neuronlens.evidence import choose, setting_keys
+    effects = p.effects(ivs, "validation")
+    row = choose(effects, at=.05, margin=.015, presets={name: {}}).frame.iloc[0]
+    rows = effects.frame[effects.frame.condition != "base"].reset_index(drop=True)
+    said = lambda r: tuple(str(r[k]) for k in setting_keys(rows))
+    mine = [i for i, r in rows.iterrows() if said(r) == said(row)]
+    assert len(mine) == p.C, (name, len(mine))
+    return [ivs[i] for i in mine], row, effects
+
+
+def matching(p):
+    "The presets side by side: chosen on validation texts, measured on test texts, with intervals, tests and what a fresh probe reads."
+    from dataclasses import replace
+
+    import pandas as pd
+
+    from neuronlens.ablation import ablate, edited_acts
+    from neuronlens.effects import Effects, measure_effects
+    from neuronlens.erasure import information_left
+    from neuronlens.evidence import MATCHED, compare, intervals, trade_off
+    chosen, settings, curves = {}, [], []
+    for name, ivs in candidates(p).items():
+        chosen[name], row, effects = settled(p, name, ivs)
+        settings.append(dict(preset=name) | row.drop("preset").to_dict())
+        curves.append(trade_off(effects, presets={name: {}}))
+    store("settings", p.name, pd.DataFrame(settings))
+    store("tradeoff", p.name, pd.concat([t.points[t.points.envelope] for t in curves], ignore_index=True))
+    store("areas", p.name, pd.concat([t.areas for t in curves], ignore_index=True))
+    named = [replace(iv, condition=name) for name, ivs in chosen.items() for iv in ivs]
+    outcome = ablate(p.clf, p.texts["test"], named, recording=p.rec["test"], progress=False)
+    frame = measure_effects(outcome).frame
+    base = frame[frame.condition == "base"].drop_duplicates("concept").set_index("concept")
+    rows = frame[frame.condition != "base"].copy()
+    for m in ("target_accuracy", "target_confidence", "auxiliary_accuracy", "auxiliary_confidence"):
+        rows[f"base_{m}"] = rows.concept.map(base[m])
+    rows = rows.assign(preset=rows.condition, model=p.title, dataset=p.name)
+    store("matched", p.name, rows[[c for c in MATCHED if c != "dataset"]+["base_target_accuracy", "fires_on_target", "fires_on_auxiliary"]])
+    sure = intervals(outcome, draws=1000, seed=SEED).frame
+    store("intervals", p.name, sure[(sure.condition != "base")])
+    tests = [compare(outcome, "recommended", other, on=["concept"], seed=SEED).frame.assign(a="recommended", b=other)
+             for other in ("full", "gaussian", "random")]
+    store("tests", p.name, pd.concat(tests, ignore_index=True))
+    left, fit, test = [], p.fit, p.rec["test"]
+    for name, ivs in {"base": chosen["full"], **chosen}.items():
+        for iv in ivs:
+            edit = (lambda x: x) if name == "base" else (lambda x, iv=iv: edited_acts(iv, x))
+            r = information_left(edit, fit.at(p.site), fit.labels, test.at(p.site), test.labels, iv.concept)
+            left.append(dict(preset=name, concept=p.clf.classes[iv.concept], accuracy=r.accuracy, majority=r.majority, auc=r.auc, n=r.n))
+    store("information", p.name, pd.DataFrame(left))
+
+
+# --- blocks
+
+
+def some(texts, tokens_each, budget):
+    "A few texts, equally many of every class, that make about so many tokens."
+    from neuronlens.data import balance
+    return balance(texts, max(4, min(int(budget/tokens_each/len(texts.classes)), int(texts.counts().min()))), seed=SEED)
+
+
+def blocks(p, which, tokens_each, budget=5000):
+    "What any condition reaches at every other block, with ranges fitted at the readout and at every token."
+    from neuronlens.ablation import record_tokens
+    from neuronlens.sweeps import effects_on, grid
+    texts, out = some(p.texts["test"], tokens_each, budget), []
+    tokens = record_tokens(p.clf, some(p.texts["train"], tokens_each, 4*budget), [f"residual.{b}" for b in which], seed=SEED, progress=False)
+    for b in which:
+        site, ivs = f"residual.{b}", []
+        kw = dict(rankings="dprime", fractions=[1.], sites=site, edit=["mean", "zero"], fitted_at=["readout", "tokens"], tokens=tokens,
+                  seed=SEED)
+        ivs += [iv for iv in grid(p.fit, ranges="gaussian(2.5)", **kw) if iv.condition in ("full", "range")]
+        ivs += [iv for iv in grid(p.fit, ranges="posterior", vote=.5, **kw) if iv.condition == "range"]
+        seen, own = set(), []
+        for iv in ivs: # A whole neuron is the same however its range was fitted, if it is set to zero
+            key = (iv.concept, iv.condition, iv.kind, iv.edit, iv.condition == "full" and iv.edit == "zero" or iv.fitted)
+            if key not in seen: own.append(iv)
+            seen.add(key)
+        frame = effects_on(p.clf, texts, own, progress=False).frame
+        out.append(frame.assign(texts=len(texts)))
+        print(f"{p.name}: block {b} done", flush=True)
+    import pandas as pd
+    store("blocks", p.name, pd.concat(out, ignore_index=True))
+
+
+# --- distributions and overlap
+
+
+def shapes(p):
+    "What the activations look like, and what the classes share."
+    import pandas as pd
+
+    from neuronlens.distributions import fit_distributions
+    from neuronlens.overlap import firing_matrix, set_overlap
+    from neuronlens.ranges import fit_ranges
+    acts, labels, classes = p.fit.at(p.site), p.fit.labels, p.fit.classes
+    store("distributions", p.name, fit_distributions(acts, labels, classes).summary())
+    names, rows, fires = ("max_activation", "dprime", "probeless", "probe"), [], []
+    for r in p.rankings(names):
+        for f in (.1, .3, .5):
+            o = set_overlap(r.salient(f), acts.shape[1], classes).to_frame()
+            rows.append(o.assign(between="classes", ranking=r.name, fraction=f))
+    for c, name in enumerate(classes):
+        o = set_overlap([r.salient(.3)[c] for r in p.rankings(names)], acts.shape[1], names).to_frame()
+        rows.append(o.assign(between="rankings", ranking=name, fraction=.3))
+    store("overlap", p.name, pd.concat(rows, ignore_index=True))
+    test, salient = p.rec["test"], p.rankings(["dprime"])[0].salient(.8)
+    for kind in ("gaussian(2.5)", "posterior"):
+        m = firing_matrix(test.at(p.site), test.labels, fit_ranges(acts, labels, kind, statistics=p.statistics), salient, classes)
+        fires.append(m.to_frame().assign(range=kind))
+    store("firing", p.name, pd.concat(fires, ignore_index=True))
+
+
+def base_table(p):
+    "What the model answers before any edit."
+    import pandas as pd
+
+    from neuronlens.recording import recording_frame
+    rows = [recording_frame(p.rec[k]).assign(texts_of=k, model=p.title) for k in ("train", "validation", "test")]
+    store("base", p.name, pd.concat(rows, ignore_index=True))
+
+
+# --- the parts
+
+
+def minilm_part(name):
+    train, validation, test = texts_of(name)
+    clf = classifier(name, train)
+    p = Part(name, f"MiniLM fine-tuned on {SETS[name]['title']}", clf, train, validation, test, [f"residual.{b}" for b in range(5)])
+    base_table(p)
+    shapes(p)
+    sweeps(p)
+    matching(p)
+    each = np.mean([min(len(i), SETS[name]["max_length"]) for i in clf.tokenizer(test.texts[:200])["input_ids"]])
+    blocks(p, range(5), each)
+
+
+def main(parts):
+    import json
+    import time
+    from datetime import date
+
+    import pandas as pd
+
+    from neuronlens.recording import versions
+    if strange := [x for x in parts if x not in PARTS]: raise SystemExit(f"no part is called {strange[0]!r}; there are {', '.join(PARTS)}")
+    for part in parts or PARTS:
+        start = time.perf_counter()
+        smollm2_part() if part == "smollm2" else minilm_part(part)
+        took = time.perf_counter()-start
+        store("runs", part, pd.DataFrame([dict(seed=SEED, seconds=round(took), date=date.today().isoformat(), versions=json.dumps(versions()))]))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--train"]: # only make the classifiers
+        for n in sys.argv[2:] or SETS: print(n, classifier(n, texts_of(n)[0]), flush=True)
+    else: main(sys.argv[1:])
