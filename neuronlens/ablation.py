@@ -216,7 +216,8 @@ class LinearEdit:
     def __post_init__(self):
         for k in ('matrix', 'bias'): object.__setattr__(self, k, torch.as_tensor(getattr(self, k), dtype=torch.float32))
         shape,D = tuple(self.matrix.shape),len(self.bias)
-        if self.bias.ndim != 1 or shape != (D, D): raise InputError(f"a linear edit needs a matrix [{D}, {D}] for a bias of {D}, got {shape}")
+        if self.bias.ndim != 1 or shape != (D, D):
+            raise InputError(f"a linear edit needs a matrix [{D}, {D}] for a bias of {D}, got {shape}")
         if not (self.matrix.isfinite().all() and self.bias.isfinite().all()): raise InputError("a linear edit is not finite")
         if self.positions not in POSITIONS: raise InputError(f"positions {self.positions!r} is none of {', '.join(POSITIONS)}")
 
@@ -542,7 +543,8 @@ def answers_to(
     "Class probabilities for activations at the last block, edited or not; no text is read."
     a,x = anatomy(clf.model),torch.as_tensor(np.asarray(acts, np.float32))
     if a.head == 'all': raise InputError("the model's head reads every position of a text; one activation does not give its answer")
-    if x.ndim != 2 or x.shape[1] != (D := a.widths['residual']): raise InputError(f"the head reads [texts, {D}] activations, got {list(x.shape)}")
+    if x.ndim != 2 or x.shape[1] != (D := a.widths['residual']):
+        raise InputError(f"the head reads [texts, {D}] activations, got {list(x.shape)}")
     parts = [answer(clf, p.to(clf.device)).softmax(-1).cpu().numpy() for p in x.split(4096)]
     return np.concatenate(parts) if parts else np.empty((0, len(clf.classes)), np.float32)
 
