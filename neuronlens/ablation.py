@@ -72,7 +72,7 @@ def transport(x:Tensor, about:Neurons, alpha:float=1.)->Tensor:
 def _varies(sd, mean): return sd > 1e-6*mean.abs() # Less is the rounding of float32
 
 # %% ../nbs/40_ablation.ipynb #29467b99
-QUANTILES,FOLDS = 257,32 # Levels of the table of auxiliary activations; half periods of the wave in a standard deviation, at least
+QUANTILES,FOLDS = 257,16 # Levels of the table of auxiliary activations; half periods of the wave in a standard deviation, at least
 
 def resample(x:Tensor, about:Neurons, seed:int=0)->Tensor:
     "A draw from the auxiliary activations of the neuron, by its own activation and the seed; equal activations draw alike."
@@ -80,7 +80,7 @@ def resample(x:Tensor, about:Neurons, seed:int=0)->Tensor:
     R,D = about.rest.shape
     spread = torch.where(_varies(about.sd, about.mean), about.sd, torch.where(about.rest_sd > 0, about.rest_sd, 1.))
     drawn = np.random.default_rng(seed).random((2, D))
-    phase,folds = torch.as_tensor(drawn*[[2], [FOLDS/2]]+[[0], [FOLDS]], dtype=torch.float32, device=about.rest.device)
+    phase,folds = torch.as_tensor(drawn*[[2], [FOLDS]]+[[0], [FOLDS]], dtype=torch.float32, device=about.rest.device)
     turns = folds*(x.float()-about.mean)/spread+phase
     at = torch.nan_to_num((turns.remainder(2)-1).abs())*(R-1)
     low,j = at.long().clamp(0, R-2),torch.arange(D, device=at.device)
@@ -545,8 +545,9 @@ def answers_to(
     if a.head == 'all': raise InputError("the model's head reads every position of a text; one activation does not give its answer")
     if x.ndim != 2 or x.shape[1] != (D := a.widths['residual']):
         raise InputError(f"the head reads [texts, {D}] activations, got {list(x.shape)}")
-    parts = [answer(clf, p.to(clf.device)).softmax(-1).cpu().numpy() for p in x.split(4096)]
-    return np.concatenate(parts) if parts else np.empty((0, len(clf.classes)), np.float32)
+    out = np.empty((len(x), len(clf.classes)), np.float32)
+    for i in range(0, len(x), 4096): out[i:i+4096] = answer(clf, x[i:i+4096].to(clf.device)).softmax(-1).cpu().numpy()
+    return out
 
 # %% ../nbs/40_ablation.ipynb #a0d2dd45
 def _token_places(encoded, most, seed):
