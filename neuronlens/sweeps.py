@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from .ablation import Intervention, _ablate_batch, _ablate_recorded, _placed, interventions_on, plan, reads_recording
+from .ablation import Intervention, _ablate_batch, _ablate_recorded, _placed, interventions_on, plan, reads_recording, tensors_of
 from .data import InputError, Texts, take
 from .effects import MEASURES, Effects, effects_of, tally
 from .hooks import Site, anatomy, before
@@ -29,16 +29,25 @@ from .store import said_size
 def _listed(x): return list(x) if isinstance(x, list|tuple) else [x]
 
 # %% ../nbs/44_sweeps.ipynb #2be1627e
-def _at_site(train, site, rankings, fractions, ranges, seed, **kw):
-    "The interventions at one site, everything fitted on the training recording."
-    acts,fit = train.at(site),dict(classes=train.classes)
+def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, **kw):
+    "The interventions at one site: salient neurons by the training recording, the rest fitted on it or on that of tokens."
+    acts,own,out = train.at(site),class_statistics(train.at(site), train.labels, train.classes),[]
     for f in fractions:
         if not 0 < f <= 1 or int(f*acts.shape[1]+1e-9) < 1:
             raise InputError(f"fraction {f} of the {acts.shape[1]} neurons of {site} is not one neuron, or more than all")
-    fit['statistics'] = class_statistics(acts, train.labels, train.classes)
-    ranked = [rank(acts, train.labels, r, seed=seed, **fit) for r in rankings]
-    fitted = [fit_ranges(acts, train.labels, r, **fit) for r in ranges]
-    return plan(fit['statistics'], ranked, fitted, site, fractions=fractions, seed=seed, **kw)
+    ranked = [rank(acts, train.labels, r, classes=train.classes, statistics=own, seed=seed) for r in rankings]
+    for at in fitted_at:
+        of = tokens if at == 'tokens' else train
+        x,st = of.at(site),own if of is train else class_statistics(of.at(site), of.labels, of.classes)
+        fitted = [fit_ranges(x, of.labels, r, classes=of.classes, statistics=st) for r in ranges]
+        out += plan(st, ranked, fitted, site, fractions=fractions, seed=seed, acts=x, labels=of.labels, fitted=at, **kw)
+    return out
+
+def _checked_fit(train, tokens, fitted_at):
+    "Refuse ranges of tokens that were not recorded, or of other classes."
+    if 'tokens' in fitted_at and tokens is None:
+        raise InputError("fitted_at 'tokens' needs tokens=, a recording by `record_tokens`")
+    if tokens is not None and tokens.classes != train.classes: raise InputError("the recording of tokens is of other classes")
 
 def _numbers(concepts, classes):
     "Class numbers of concepts that are named or numbered; None for all."
@@ -54,17 +63,20 @@ def grid(
     rankings:str|list[str]='dprime', # Names of rankings
     fractions:float|list[float]=.5, # Shares of the neurons to edit, each in (0, 1]
     ranges:str|list[str]='gaussian(2.5)', # Kinds of range
-    edit:str|list[str]='mean', # Names of edits
+    edit:str|list[str]='mean', # Edits, such as 'mean' or 'scale(0.5)'
     vote:float|list[float]=0., # Shares of the salient neurons that must be in range together, 0 to 1
     sites:str|list[str]|None=None, # Recorded sites; None: all
     concepts:list|None=None, # Names or numbers of classes; None: all
-    positions:str='all', # 'all' or 'readout'
-    seed:int=0, # Of the random controls
+    positions:str='all', # 'all', 'readout', 'prompt' or 'generated': where the edits may act
+    seed:int=0, # Of the random controls, and of what `resample` draws
+    fitted_at:str|list[str]='readout', # What ranges and statistics are of: 'readout' (of `train`), 'tokens', or both
+    tokens:Recording|None=None, # Tokens of the training texts at the sites, by `record_tokens`
 )->list[Intervention]: # Every combination, with the whole neuron and the random control beside each
     "All interventions of a grid: concept x ranking x fraction x range x edit x site."
+    _checked_fit(train, tokens, _listed(fitted_at))
     kw = dict(edit=edit, vote=vote, concepts=_numbers(concepts, train.classes), positions=positions)
-    return [iv for s in (train.sites if sites is None else _listed(sites))
-            for iv in _at_site(train, str(s), _listed(rankings), _listed(fractions), _listed(ranges), seed, **kw)]
+    lists = _listed(rankings),_listed(fractions),_listed(ranges),_listed(fitted_at)
+    return [iv for s in (train.sites if sites is None else _listed(sites)) for iv in _at_site(train, tokens, str(s), *lists, seed, **kw)]
 
 # %% ../nbs/44_sweeps.ipynb #ccc398be
 @dataclass(frozen=True)
@@ -106,14 +118,14 @@ def _memory(clf, ivs, texts, room=1<<20):
     widths,tokens = anatomy(clf.model).widths,token_budget(clf.device)
     sites = {s for iv in ivs for s in (iv.site, before(iv.site))}
     states = tokens*sum(widths.get(s.stream, widths['residual']) for s in sites)*4
-    held = {id(t):t.nbytes for iv in ivs for t in (iv.neurons, iv.lo, iv.hi)}
+    held = {id(t):t.nbytes for iv in ivs for t in tensors_of(iv)}
     return states + 6*max(tokens*max(widths.values()), room)*4 + sum(held.values()) + len(ivs)*(2*8*len(MEASURES)+2000)
 
 @torch.inference_mode()
 def estimate(
     clf:Classifier, # The model under study
     texts:Texts, # N labelled texts
-    interventions:list[Intervention], # I interventions
+    interventions:list, # I of `Intervention` or `LinearEdit`
     *,
     recording:Recording|None=None, # A recording of these texts
 )->Estimate: # From a trial of a second or two
@@ -123,8 +135,9 @@ def estimate(
     fast = recording is not None and recording.readout == clf.readout and reads_recording(clf, recording, [])
     near,far,seconds = [iv for iv in ivs if fast and iv.site == last],[iv for iv in ivs if not (fast and iv.site == last)],0.
     if near:
-        trial = lambda: _ablate_recorded(clf, recording.at(str(last)), near[:20], nothing)
-        seconds += min(sum(_seconds(trial())) for _ in range(2))/len(near[:20])*len(near)
+        some = [near[i+j] for i in range(0, len(near), max(4, -(-len(near)//5))) for j in range(min(4, len(near)-i))]
+        trial = lambda: _ablate_recorded(clf, recording.at(str(last)), some, nothing)
+        seconds += min(sum(_seconds(trial())) for _ in range(2))/len(some)*len(near)
     if far or recording is None:
         batch,tokens = _few_texts(clf, texts)
         times = []
@@ -140,7 +153,7 @@ def estimate(
 def effects_on(
     clf:Classifier, # The model under study
     texts:Texts, # N labelled texts
-    interventions:list[Intervention], # I interventions
+    interventions:list, # I of `Intervention` or `LinearEdit`
     *,
     recording:Recording|None=None, # A recording of these texts; spares what it holds
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device

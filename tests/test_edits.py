@@ -1,0 +1,365 @@
+"""Edits, positions and linear edits: formulas by hand, laws, and the same answers whichever way a model is run."""
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import ks_2samp
+from test_architectures import LABELLED, TEXTS, classifier
+
+from neuronlens.ablation import (
+    EDITS,
+    LinearEdit,
+    Neurons,
+    ablate,
+    answers_to,
+    edited_acts,
+    firing,
+    parse_edit,
+    plan,
+    record_tokens,
+    resample,
+    rest_quantiles,
+)
+from neuronlens.data import InputError, take
+from neuronlens.effects import measure_effects
+from neuronlens.hooks import anatomy, logits, parse_site
+from neuronlens.model import batches, encode, pad
+from neuronlens.ranges import fit_ranges
+from neuronlens.recording import record
+from neuronlens.saliency import rank
+from neuronlens.statistics import class_statistics
+from neuronlens.sweeps import effects_on, estimate, grid
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+EVERY = ["zero", "mean", "dampen", "dampen(0.3)", "adaptive", "adaptive(0.7)", "scale(1.5)", "shift", "shift(0.4)", "transport",
+         "transport(0.6)", "resample"]
+
+
+@pytest.fixture(scope="module")
+def gauss():
+    "Two Gaussian classes of five neurons, the last one constant in class 0, and their statistics."
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [4000, 6000])
+    acts = np.where(labels[:, None] == 0, rng.normal([1, -2, 0, 5, 0], [1, .5, 3, 2, 0], (10000, 5)),
+                    rng.normal([-1, 2, 1, 5, 4], [2, 1.5, .2, 2, 1], (10000, 5))).astype(np.float32)
+    st = class_statistics(acts, labels)
+    return SimpleNamespace(acts=acts, labels=labels, own=acts[labels == 0], rest=acts[labels == 1], st=st,
+                           ranking=rank(acts, labels, "dprime", statistics=st))
+
+
+def one(gauss, edit, kind="full", **kw):
+    "An intervention on all neurons for class 0."
+    r = fit_ranges(gauss.acts, gauss.labels, kind, statistics=gauss.st)
+    return plan(gauss.st, [gauss.ranking], r, "residual.0", fractions=[1.], edit=edit, concepts=[0], acts=gauss.acts,
+                labels=gauss.labels, **kw)[1]
+
+
+# --- formulas
+
+def test_adaptive_by_hand(gauss):
+    "0.125 d x with d = clamp(|x - mu| / (tau sd + 1e-6), 0, 1), one number after the other."
+    iv = one(gauss, "adaptive(1.7)", "gaussian(1.7)")
+    mu, sd = gauss.own.astype(float).mean(0), gauss.own.astype(float).std(0)
+    got = edited_acts(iv, gauss.acts[::97])
+    for row, out in zip(gauss.acts[::97].astype(float), got, strict=True):
+        for j in range(4):
+            if abs(abs(row[j]-mu[j])-1.7*sd[j]) < 1e-4: continue # On the end of the range
+            d = min(max(abs(row[j]-mu[j])/(1.7*sd[j]+1e-6), 0.), 1.)
+            assert out[j] == pytest.approx(.125*d*row[j] if abs(row[j]-mu[j]) <= 1.7*sd[j] else row[j], abs=1e-5)
+
+
+def test_transport_maps_moments(gauss):
+    "The class gets mean and spread of the others, neuron by neuron; half of it goes half the way."
+    moved = edited_acts(one(gauss, "transport"), gauss.own)
+    np.testing.assert_allclose(moved.mean(0), gauss.rest.mean(0), atol=1e-3)
+    np.testing.assert_allclose(moved.std(0)[:4], gauss.rest.std(0)[:4], rtol=1e-3)
+    np.testing.assert_allclose(moved[:, 4], gauss.rest[:, 4].mean(), rtol=1e-4) # Where the class does not vary
+    half = edited_acts(one(gauss, "transport(0.5)"), gauss.own)
+    np.testing.assert_allclose(half, (gauss.own+moved)/2, atol=1e-4)
+
+
+def test_shift_moves_the_mean(gauss):
+    moved = edited_acts(one(gauss, "shift(1)"), gauss.own)
+    np.testing.assert_allclose(moved.mean(0), gauss.rest.mean(0), atol=1e-3)
+    np.testing.assert_allclose(moved.std(0), gauss.own.std(0), atol=1e-3)
+    np.testing.assert_allclose(edited_acts(one(gauss, "shift(0)"), gauss.own), gauss.own)
+
+
+def test_scale_dampen_zero_mean(gauss):
+    for edit, want in (("scale(1.5)", 1.5*gauss.own), ("dampen", .12*gauss.own), ("dampen(0.3)", .3*gauss.own), ("zero", 0*gauss.own),
+                       ("mean", gauss.rest.mean(0)+0*gauss.own)):
+        np.testing.assert_allclose(edited_acts(one(gauss, edit), gauss.own), want, rtol=1e-4, atol=1e-5, err_msg=edit)
+
+
+def test_resample_draws_from_the_others(gauss):
+    "Distributed as the auxiliary activations, blind to what it replaces, other draws for another seed, the same for the same."
+    iv = one(gauss, "resample", seed=3)
+    drawn = edited_acts(iv, gauss.own)[:, :4]
+    assert min(ks_2samp(drawn[:, j], gauss.rest[:, j]).pvalue for j in range(4)) > .01
+    low, high = gauss.rest.min(0)[:4], gauss.rest.max(0)[:4]
+    assert (drawn >= low-1e-5).all() and (drawn <= high+1e-5).all()
+    other = edited_acts(one(gauss, "resample", seed=4), gauss.own)[:, :4]
+    r = np.corrcoef(np.hstack([gauss.own[:, :4], drawn, other]).T)
+    assert np.abs(r[:4, 4:]).max() < .06 and np.abs(np.triu(r[4:8, 4:8], 1)).max() < .06
+    assert np.median(np.abs(np.diag(r[4:8, 8:]))) < .06 # A few neurons may get nearly the same wave by both seeds
+    np.testing.assert_array_equal(drawn, edited_acts(one(gauss, "resample", seed=3), gauss.own)[:, :4])
+    order = np.random.default_rng(1).permutation(len(gauss.own))
+    np.testing.assert_array_equal(edited_acts(iv, gauss.own[order])[:, :4], drawn[order])
+
+
+def test_resample_is_continuous(gauss):
+    "Rounding of an activation moves its draw by no more than the steepest part of the table."
+    about = one(gauss, "resample").about
+    x = torch.as_tensor(gauss.own[:500])
+    step = (resample(x+1e-6, about, 0)-resample(x, about, 0)).abs()
+    steep = about.rest.diff(dim=0).max(0).values*256*32/torch.where(about.sd > 0, about.sd, about.rest_sd)
+    assert (step <= 3e-6*steep+1e-5).all() and step[:, :4].max() > 0
+
+
+def test_rest_quantiles(gauss):
+    q = rest_quantiles(gauss.acts, gauss.labels, 0)
+    np.testing.assert_array_equal(q[[0, 128, -1]], np.quantile(gauss.rest, [0, .5, 1], axis=0).astype(np.float32))
+    few = rest_quantiles(gauss.acts, gauss.labels, 0, most=2000, seed=1)
+    np.testing.assert_array_equal(few, rest_quantiles(gauss.acts, gauss.labels, 0, most=2000, seed=1))
+    assert (few != q).any() and np.abs(few[128]-q[128]).max() < .3
+    with pytest.raises(InputError, match="every example is of class 0"): rest_quantiles(gauss.own, np.zeros(4000), 0)
+
+
+# --- laws
+
+@pytest.mark.parametrize("edit", EVERY)
+def test_ranges_nest(gauss, edit):
+    "tau = 0 edits only x == mu; the edited set grows with tau and edits alike; tau = inf is the whole neuron, sd = 0 included."
+    acts = np.vstack([gauss.acts[::50], gauss.st.mean[:1].astype(np.float32)])
+    x, last = torch.as_tensor(acts), None
+    for tau in (0, .5, 1.3, 2.5, 9, np.inf):
+        out, gate = one(gauss, edit, f"gaussian({tau})")(x)
+        assert torch.isfinite(out).all() and (out[~gate] == x[~gate]).all()
+        if tau == 0: assert (gate == (x == torch.as_tensor(gauss.st.mean[0].astype(np.float32)))).all() and gate[-1].all()
+        if last is not None:
+            assert (last[1] <= gate).all() and (last[0] == out)[last[1]].all()
+        last = out, gate
+    full = one(gauss, edit)(x)
+    assert full[1].all() and (full[0] == last[0]).all() and last[1].all()
+
+
+@pytest.mark.parametrize("edit", EVERY)
+def test_identities(gauss, edit):
+    "No salient neuron, a range that no example enters, positions that are not there: nothing changes and nothing fires."
+    iv, own = one(gauss, edit, "gaussian(1)"), gauss.own[:50]
+    nothing = torch.full_like(iv.lo, torch.inf)
+    for same in (replace(iv, neurons=torch.empty(0, dtype=torch.int64)), replace(iv, lo=nothing, hi=-nothing),
+                 replace(iv, lo=0*iv.lo+1e6, hi=0*iv.hi+2e6, vote=.5)):
+        np.testing.assert_array_equal(edited_acts(same, own), own)
+        assert not firing(same, own).any()
+    np.testing.assert_array_equal(edited_acts(replace(iv, positions="generated"), own), own)
+    assert (edited_acts(iv, own) != own).any()
+
+
+@pytest.mark.parametrize("edit", [*EVERY, "adaptive(0)", "adaptive(inf)"])
+def test_constant_neurons_give_numbers(edit):
+    "A neuron that is the same in a class, in the others, in all, near 0 or far from it: finite wherever it is edited."
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 20)
+    acts = rng.normal(size=(40, 6)).astype(np.float32)
+    acts[:20, 0], acts[20:, 1], acts[:, 2], acts[:, 3], acts[:20, 4] = .1, .3, 0., 12345.678, -3e4
+    st = class_statistics(acts, labels)
+    ranges = [fit_ranges(acts, labels, k, statistics=st) for k in ("gaussian(0)", "gaussian(2.5)", "gaussian(inf)", "quantile(0.9)")]
+    ranking = rank(acts, labels, "dprime", statistics=st)
+    for iv in plan(st, [ranking], ranges, "residual.0", fractions=[1.], edit=edit, acts=acts, labels=labels):
+        x = np.vstack([acts, acts*0, acts*1.5])
+        assert np.isfinite(edited_acts(iv, x)).all(), iv
+        assert np.abs(edited_acts(iv, x)).max() < 1e7, iv
+
+
+def test_numbers_are_refused():
+    assert parse_edit("adaptive(inf)") == ("adaptive", np.inf) and parse_edit(" scale( .25 )") == ("scale", .25)
+    for text, why in (("erase", "'erase' is none of zero"), ("zero(1)", "takes no number"), ("resample(1)", "takes no number"),
+                      ("scale(inf)", "must be finite"), ("adaptive(-0.1)", "tau must be 0 or more"), ("shift()", "is not a name")):
+        with pytest.raises(InputError, match=why): parse_edit(text)
+
+
+def test_an_edit_has_one_name(gauss):
+    "With its number or without, an edit stands in the table with it."
+    r = fit_ranges(None, None, "full", statistics=gauss.st)
+    ivs = plan(gauss.st, [gauss.ranking], r, "residual.0", edit=["shift", "shift(1.0)", "zero"])
+    assert {iv.edit for iv in ivs} == {"shift(1)", "zero"}
+    for e in EDITS: assert parse_edit(e)[0] == e
+    with pytest.raises(InputError, match="give plan acts= and labels="): plan(gauss.st, [gauss.ranking], r, "residual.0", edit="resample")
+    with pytest.raises(InputError, match="fitted 'words'"): plan(gauss.st, [gauss.ranking], r, "residual.0", fitted="words")
+
+
+# --- a running model
+
+SITES = ["residual.2", "residual.0", "mlp.1"]
+
+
+@pytest.fixture(scope="module", params=["bert", "gpt2"])
+def case(request):
+    clf = classifier(request.param)
+    return clf, record(clf, LABELLED, SITES, progress=False)
+
+
+def linear(clf, site, **kw):
+    "A random affine map, not far from the identity."
+    site, gen = parse_site(site), torch.Generator().manual_seed(5)
+    D = anatomy(clf.model).widths[site.stream]
+    return LinearEdit(1, "leace", site, torch.eye(D)+.3*torch.randn(D, D, generator=gen), torch.randn(D, generator=gen), **kw)
+
+
+def rerun(clf, iv):
+    "Probabilities with a plain hook and the whole model, text by text."
+    out = np.empty((len(TEXTS), 3), np.float32)
+    with torch.inference_mode():
+        for b in batches(encode(clf, TEXTS), tokens=1, fill=clf.pad_id):
+            where = torch.zeros_like(b.mask, dtype=torch.bool)
+            if iv.positions in ("all", "prompt"): where |= True
+            if iv.positions == "readout": where[:, 0 if clf.readout == "first" else -1] = True
+            out[b.rows] = logits(clf, b, edits={iv.site: lambda h, w=where: iv(h, w)[0]}).softmax(-1).numpy()
+    return out
+
+
+def every(clf, rec, **kw):
+    return [iv for iv in grid(rec, edit=EVERY, ranges="gaussian(1.3)", concepts=[1], fractions=.75, **kw) if iv.condition != "random"]
+
+
+@pytest.mark.parametrize("positions", ["all", "readout", "prompt", "generated"])
+def test_resumed_is_hooked(case, positions):
+    "Every edit, and a linear one, at three sites: from any batch and from a recording, what a hook on the whole model gives."
+    clf, rec = case
+    ivs = every(clf, rec, positions=positions)+[linear(clf, s, positions=positions) for s in SITES]
+    want = [rerun(clf, iv) for iv in ivs]
+    for given, tokens in ((None, 1), (None, 4096), (rec, 40)):
+        out = ablate(clf, LABELLED, ivs, recording=given, tokens=tokens, progress=False)
+        for iv, after, hooked, fires in zip(ivs, out.after, want, out.fires, strict=True):
+            atol = 1e-3 if iv.edit == "resample" else 2e-5 # A draw moves further than the rounding of what it is drawn by
+            np.testing.assert_allclose(after, hooked, atol=atol, err_msg=str((iv, iv.site, given, tokens)))
+            if isinstance(iv, LinearEdit): assert (fires == 1).all()
+            elif iv.kind == "full": np.testing.assert_allclose(fires, 1)
+        moved = np.abs(out.after-out.before).max((1, 2))
+        assert (moved < 2e-5).all() if positions == "generated" else (moved > 1e-4).mean() > .6
+
+
+def test_order_and_padding_change_nothing(case):
+    "Texts in another order, alone or together, padded on either side."
+    clf, rec = case
+    ivs = every(clf, rec, sites="residual.0")+[linear(clf, "residual.0")]
+    order = np.array([3, 0, 5, 1, 4, 2])
+    a = ablate(clf, LABELLED, ivs, progress=False)
+    b = ablate(clf, take(LABELLED, order), ivs, tokens=30, progress=False)
+    drawn = np.array([iv.edit == "resample" for iv in ivs])
+    np.testing.assert_allclose(b.after[~drawn], a.after[~drawn][:, order], atol=2e-5)
+    np.testing.assert_allclose(b.after[drawn], a.after[drawn][:, order], atol=1e-3)
+    np.testing.assert_allclose(b.fires, a.fires[:, order], atol=1e-6)
+    enc = encode(clf, TEXTS)
+    wide = pad(enc.ids, enc.special, np.arange(len(TEXTS)), fill=clf.pad_id, length=max(map(len, enc.ids))+3)
+    with torch.inference_mode():
+        for iv, after in zip(ivs, a.after, strict=True):
+            got = logits(clf, wide, edits={iv.site: lambda h, iv=iv: iv(h)[0]}).softmax(-1)
+            np.testing.assert_allclose(got, after, atol=1e-3 if iv.edit == "resample" else 2e-5, err_msg=str(iv))
+
+
+def test_replacements_are_made_once(case, monkeypatch):
+    "What an edit puts in is worked out once for all fractions, rankings and votes on a gate."
+    from neuronlens import ablation
+    clf, rec = case
+    ivs, calls, plain = grid(rec, sites="residual.2", rankings=["dprime", "random"], fractions=[.25, .5, 1.], vote=[0., .5],
+                             edit=["resample", "mean"]), [], ablation.replacement
+    monkeypatch.setattr(ablation, "replacement", lambda *a: calls.append(1) or plain(*a))
+    ablate(clf, LABELLED, ivs, recording=rec, progress=False)
+    assert len(ivs) == 3*2*3*2*(1+2*2) and len(calls) == 3*2*(1+1)
+
+
+def test_linear_edits_stand_in_the_table(case):
+    "One list, one table; kept and streamed alike, costed, and each with a base row of its own."
+    clf, rec = case
+    ivs = grid(rec, sites="residual.2")+[linear(clf, "residual.2"), linear(clf, "residual.0")]
+    for given in (rec, None):
+        t = effects_on(clf, LABELLED, ivs, recording=given, progress=False).frame
+        k = measure_effects(ablate(clf, LABELLED, ivs, recording=given, progress=False)).frame
+        assert t.drop(columns=t.columns[10:]).equals(k.drop(columns=k.columns[10:]))
+        own = t[t.condition == "leace"]
+        assert own.site.tolist() == ["residual.2", "residual.0"] and (own.fires_on_auxiliary == 1).all() and own.tau.isna().all()
+        assert (t[t.ranking == "none"].condition.tolist()) == ["base", "leace"]*2
+    assert estimate(clf, LABELLED, ivs, recording=rec).interventions == len(ivs)
+
+
+def test_bad_linear_edits_are_refused(case):
+    clf, rec = case
+    with pytest.raises(InputError, match=r"needs a matrix \[3, 3\]"): LinearEdit(0, "x", parse_site("residual.0"), np.eye(4), np.zeros(3))
+    with pytest.raises(InputError, match="not finite"): LinearEdit(0, "x", parse_site("residual.0"), np.eye(3)*np.nan, np.zeros(3))
+    with pytest.raises(InputError, match="positions 'odd'"): LinearEdit(0, "x", parse_site("residual.0"), np.eye(3), np.zeros(3), "odd")
+    small = LinearEdit(0, "x", parse_site("residual.0"), np.eye(3), np.zeros(3))
+    with pytest.raises(InputError, match="has ranges of 3 neurons"): ablate(clf, LABELLED, [small], progress=False)
+
+
+def test_arrays_alone(case):
+    "Edited activations through the head are what ablating gives; others are refused."
+    clf, rec = case
+    ivs = every(clf, rec, sites="residual.2")+[linear(clf, "residual.2")]
+    out = ablate(clf, LABELLED, ivs, recording=rec, progress=False)
+    for iv, after, fires in zip(ivs, out.after, out.fires, strict=True):
+        np.testing.assert_allclose(answers_to(clf, edited_acts(iv, rec.acts)), after, atol=1e-5)
+        np.testing.assert_allclose(firing(iv, rec.acts), fires, atol=1e-6)
+    np.testing.assert_allclose(answers_to(clf, rec.acts), rec.probabilities, atol=1e-5)
+    assert answers_to(clf, rec.acts[:0]).shape == (0, 3)
+    with pytest.raises(InputError, match=r"the head reads \[texts, 16\]"): answers_to(clf, rec.acts[:, :5])
+    with pytest.raises(InputError, match="activations, got"): edited_acts(ivs[0], rec.acts[:, :5])
+    with pytest.raises(InputError, match="reads every position"): answers_to(classifier("modernbert mean"), rec.acts)
+
+
+# --- tokens
+
+def test_tokens_are_recorded(case):
+    "Every attended token that is not special, in order, as a pass over the text alone shows it."
+    clf, rec = case
+    tok = record_tokens(clf, LABELLED, SITES, most=None, tokens=30, progress=False)
+    enc, at = encode(clf, TEXTS), 0
+    from neuronlens.hooks import run
+    with torch.inference_mode():
+        for b in sorted(batches(enc, tokens=1, fill=clf.pad_id), key=lambda b: b.rows[0]):
+            keep = [t for t, s in enumerate(enc.special[b.rows[0]]) if not s]
+            for s, h in run(clf, b, {parse_site(s) for s in SITES}).items():
+                np.testing.assert_allclose(tok.at(str(s))[at:at+len(keep)], h[0, keep].numpy(), atol=2e-5)
+            assert (tok.labels[at:at+len(keep)] == LABELLED.labels[b.rows[0]]).all()
+            at += len(keep)
+    assert at == len(tok) and tok.readout == "tokens" and tok.probabilities is None
+    some = record_tokens(clf, LABELLED, "residual.0", most=2, seed=1, progress=False)
+    assert np.bincount(some.labels).sum() == sum(min(2, len(e)-sum(e)) for e in map(list, enc.special))
+    whole = {tuple(r) for r in tok.at("residual.0").round(2).tolist()}
+    assert all(tuple(r) in whole for r in some.acts.round(2).tolist()) or np.abs(
+        some.acts[:, None]-tok.at("residual.0")).max(-1).min(1).max() < 2e-5
+    other = record_tokens(clf, take(LABELLED, np.arange(6)[::-1]), "residual.0", most=2, seed=1, tokens=20, progress=False)
+    n = [min(2, len(e)-sum(e)) for e in map(list, enc.special)]
+    mirrored = np.concatenate(np.split(other.acts, np.cumsum(n[::-1])[:-1])[::-1])
+    np.testing.assert_allclose(mirrored, some.acts, atol=2e-5)
+    with pytest.raises(InputError, match="most=0"): record_tokens(clf, LABELLED, most=0, progress=False)
+
+
+def test_grid_fitted_at_tokens(case):
+    "Ranges and statistics of tokens, salient neurons of the readout; told apart in the table."
+    clf, rec = case
+    tok = record_tokens(clf, LABELLED, SITES, most=None, progress=False)
+    ivs = grid(rec, sites="residual.0", edit=["mean", "resample"], vote=[0., .5], fitted_at=["readout", "tokens"], tokens=tok)
+    at = {f: [iv for iv in ivs if iv.fitted == f] for f in ("readout", "tokens")}
+    assert len(at["readout"]) == len(at["tokens"]) == 3*2*(1+2*2)
+    for a, b in zip(at["readout"], at["tokens"], strict=True):
+        assert b.kind == a.kind+"+tokens" and torch.equal(a.neurons, b.neurons)
+        x = tok.at("residual.0")[tok.labels == b.concept].astype(float)
+        np.testing.assert_allclose(b.about.mean, x.mean(0), atol=1e-5)
+        if b.kind.startswith("gaussian"): np.testing.assert_allclose(b.hi[:, 0], x.mean(0)+2.5*x.std(0), atol=1e-4)
+    shown = effects_on(clf, LABELLED, ivs, progress=False)
+    assert set(shown.frame.range) == {"none", "full", "full+tokens", "gaussian", "gaussian+vote(0.5)", "gaussian+tokens",
+                                      "gaussian+vote(0.5)+tokens"}
+    assert len(shown.only(range="gaussian+tokens").frame.tau.unique()) == 1
+    assert shown.macro().groupby(["condition", "range", "edit"]).size().max() == 1
+    with pytest.raises(InputError, match="needs tokens="): grid(rec, sites="residual.0", fitted_at="tokens")
+    with pytest.raises(InputError, match="'words'"): grid(rec, sites="residual.0", fitted_at="words", tokens=tok)
+    with pytest.raises(InputError, match="other classes"):
+        grid(rec, sites="residual.0", fitted_at="tokens", tokens=replace(tok, classes=("x", "y", "z")))
+
+
+def test_neurons_need_no_table():
+    with pytest.raises(InputError, match="about.rest"): resample(torch.zeros(1, 2), Neurons(*torch.ones(4, 2)))
