@@ -1,0 +1,298 @@
+"""Kinds of range against independent implementations, and their laws on whatever activations hypothesis can think of."""
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from scipy.stats import norm
+from sklearn.cluster import KMeans
+from sklearn.naive_bayes import GaussianNB
+from test_laws import given, labelled_acts
+
+from neuronlens.data import InputError
+from neuronlens.ranges import (
+    DEFAULTS,
+    FROM_ACTIVATIONS,
+    FROM_STATISTICS,
+    RANGES,
+    class_posterior,
+    clusters,
+    density,
+    fit_ranges,
+    format_kind,
+    parse_kind,
+    runs,
+)
+from neuronlens.statistics import ClassStatistics, class_statistics
+
+NUMBERS = {'gaussian': 1.5, 'full': None, 'tolerance': 20., 'posterior': .4, 'posterior_prior': .4, 'quantile': .7,
+           'density': .7, 'posterior_histogram': .4, 'kmeans': 3.}
+KINDS = [format_kind(*pair) for pair in NUMBERS.items()]
+POSTERIORS = ['posterior', 'posterior_prior', 'posterior_histogram']
+
+
+def held(ranges, acts):
+    "`[C, N, D]` bool."
+    return np.stack([ranges.contains(acts, c) for c in range(len(ranges.classes))])
+
+
+def by_gauss(mean, sd, n=None):
+    "`ClassStatistics` of classes with these means and standard deviations, both `[C, D]`."
+    mean, sd = np.float64(mean), np.float64(sd)
+    n = np.full(len(mean), 10) if n is None else np.asarray(n)
+    zero, m2 = np.zeros_like(mean), n[:, None]*sd**2
+    return ClassStatistics(n, mean, m2, zero, 3*m2**2/n[:, None], abs(mean), *np.float32([mean-sd, mean+sd]),
+                           tuple(map(str, range(len(n)))))
+
+
+# --- registration
+
+def test_every_kind_is_tested_here():
+    assert set(NUMBERS) == set(RANGES) == set(DEFAULTS) == {*FROM_STATISTICS, *FROM_ACTIVATIONS}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_names_and_shapes(kind):
+    rng = np.random.default_rng(0)
+    acts, labels = rng.normal(size=(60, 4)).astype(np.float32), np.arange(60) % 3
+    r = fit_ranges(acts, labels, kind, classes=['a', 'b', 'c'])
+    assert r.name == kind and parse_kind(r.name) == (r.kind, r.param) and r.classes == ('a', 'b', 'c')
+    assert r.lo.shape == r.hi.shape == (3, 4, r.lo.shape[2]) and r.lo.dtype == r.hi.dtype == np.float32
+    assert fit_ranges(acts, labels, kind.partition('(')[0]).kind == r.kind
+    if r.kind in FROM_STATISTICS:
+        other = fit_ranges(None, None, kind, statistics=class_statistics(acts, labels))
+        np.testing.assert_array_equal(other.lo, r.lo)
+    else:
+        with pytest.raises(InputError, match=f"{r.kind}.* needs acts and labels"):
+            fit_ranges(None, None, kind, statistics=class_statistics(acts, labels))
+
+
+@pytest.mark.parametrize('kind', POSTERIORS)
+def test_the_default_posterior_is_one_in_the_number_of_classes(kind):
+    for C in (2, 3, 7):
+        acts = np.random.default_rng(C).normal(size=(8*C, 2))
+        assert fit_ranges(acts, np.arange(8*C) % C, kind).param == 1/C
+
+
+@pytest.mark.parametrize('kind', ['posterior(-0.1)', 'posterior(1.5)', 'posterior_prior(inf)', 'posterior_histogram(2)', 'density(0)',
+                                  'density(1.1)', 'kmeans(1)', 'kmeans(2.5)', 'kmeans(inf)', 'tolerance(-1)', 'full(1)'])
+def test_numbers_out_of_bounds(kind):
+    with pytest.raises(InputError, match=r"must be|takes no number"): fit_ranges([[0.], [1.], [2.], [3.]], [0, 0, 1, 1], kind)
+
+
+# --- what holds for all kinds
+
+@pytest.mark.parametrize('kind', KINDS)
+@given(labelled_acts())
+def test_intervals_are_ordered_apart_and_unused_ones_empty(kind, data):
+    r = fit_ranges(*data, kind)
+    used = r.lo <= r.hi
+    assert (used[..., :-1] >= used[..., 1:]).all()
+    assert np.isposinf(r.lo[~used]).all() and np.isneginf(r.hi[~used]).all()
+    assert (r.lo[..., 1:] > r.hi[..., :-1])[used[..., 1:]].all()
+    np.testing.assert_array_equal(r.empty(), ~used.any(-1))
+    assert used[..., -1].any() or r.lo.shape[2] == 1
+    assert ('empty' in repr(r)) == r.empty().any()
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@given(labelled_acts(), st.randoms(use_true_random=False))
+def test_order_of_samples_and_neurons(kind, data, random):
+    acts, labels = data
+    p, q = list(range(len(labels))), list(range(acts.shape[1]))
+    random.shuffle(q)
+    moved, stayed = held(fit_ranges(acts[:, q], labels, kind), acts[:, q]), held(fit_ranges(acts, labels, kind), acts)
+    np.testing.assert_array_equal(moved, stayed[..., q])
+    if kind.partition('(')[0] in FROM_STATISTICS: return # Sums in another order: `test_laws` compares those
+    random.shuffle(p)
+    a, b = fit_ranges(acts, labels, kind), fit_ranges(acts[p], labels[p], kind)
+    np.testing.assert_array_equal(a.lo, b.lo)
+    np.testing.assert_array_equal(a.hi, b.hi)
+
+
+@pytest.mark.parametrize('kind', [k for k in KINDS if 'tolerance' not in k])
+@given(labelled_acts(), st.sampled_from([2**-6, .25, 2, 1024]))
+def test_scale(kind, data, s):
+    acts, labels = data
+    a, b = (fit_ranges(x, labels, kind) for x in (acts, acts*np.float32(s)))
+    assert a.lo.shape == b.lo.shape
+    size = max(float(abs(acts).max()), 1e-3)
+    np.testing.assert_allclose(b.lo/s, a.lo, rtol=1e-5, atol=1e-6*size)
+    np.testing.assert_allclose(b.hi/s, a.hi, rtol=1e-5, atol=1e-6*size)
+
+
+def test_tolerance_does_not_scale_but_shifts():
+    acts, labels = np.float32([[0], [1], [5], [6]]), [0, 0, 1, 1]
+    a, b = fit_ranges(acts, labels, 'tolerance(2)'), fit_ranges(acts+3, labels, 'tolerance(2)')
+    np.testing.assert_array_equal(a.hi-a.lo, np.full((2, 1, 1), 4))
+    np.testing.assert_array_equal(b.lo, a.lo+3)
+
+
+# --- monotone in the number
+
+@pytest.mark.parametrize('kind', ['gaussian', 'tolerance'])
+@given(labelled_acts(), st.floats(0, 100), st.floats(0, 100))
+def test_wider_holds_no_less(kind, data, a, b):
+    few, many = (held(fit_ranges(*data, format_kind(kind, t)), data[0]) for t in sorted([a, b]))
+    assert (few <= many).all()
+
+
+@given(labelled_acts(), st.floats(.01, 1), st.floats(.01, 1))
+def test_density_is_nested_and_holds_its_share(data, a, b):
+    acts, labels = data
+    few, many = (held(fit_ranges(acts, labels, f'density({q!r})'), acts) for q in sorted([a, b]))
+    assert (few <= many).all()
+    for c in range(3):
+        own = labels == c
+        for f, q in ((few, min(a, b)), (many, max(a, b))): assert (f[c][own].sum(0) >= q*own.sum()-1e-6).all()
+
+
+@pytest.mark.parametrize('kind', POSTERIORS)
+@given(labelled_acts(), st.floats(0, 1), st.floats(0, 1))
+def test_posterior_is_nested(kind, data, a, b):
+    acts, labels = data
+    many, few = (held(fit_ranges(acts, labels, format_kind(kind, t)), acts) for t in sorted([a, b]))
+    edge = abs(a-b) < 1e-9
+    assert edge or (few <= many).all()
+
+
+@pytest.mark.parametrize('kind', POSTERIORS)
+@given(labelled_acts())
+def test_every_activation_has_a_class_at_one_in_three_and_at_0_all(kind, data):
+    acts, labels = data
+    assert held(fit_ranges(acts, labels, f'{kind}(0)'), acts).all()
+    if kind != 'posterior_prior': assert held(fit_ranges(acts, labels, kind), acts).any(0).mean() > .9 # Borders are float32
+
+
+# --- posterior
+
+@pytest.mark.parametrize(('C', 'spread'), [(2, .1), (2, 1.), (3, 1.), (5, .5), (8, 1.5)])
+def test_posterior_agrees_with_naive_bayes(C, spread):
+    rng = np.random.default_rng(C)
+    D, n = 40, np.arange(10, 10+C)
+    s = by_gauss(rng.normal(size=(C, D)), np.exp(rng.normal(-.7, spread, (C, D))), n)
+    wide = rng.uniform(-6, 6, (D, 400))
+    near = (s.mean.T[..., None]+s.sd.T[..., None]*rng.normal(0, 3, (D, C, 100))).reshape(D, -1)
+    asked = np.float32(np.concatenate([wide, near, [[-1e4, 1e4]]*D], axis=1))
+    for kind, prior in (('posterior', np.full(C, 1/C)), ('posterior_prior', n/n.sum())):
+        nb = GaussianNB(priors=prior, var_smoothing=0)
+        for theta in (.03, 1/C, .5, .95):
+            r = fit_ranges(None, None, f'{kind}({theta!r})', statistics=s)
+            inside = held(r, asked.T)
+            for j in range(D):
+                nb.classes_, nb.class_prior_ = np.arange(C), prior
+                nb.theta_, nb.var_ = s.mean[:, [j]], s.sd[:, [j]]**2
+                p = nb.predict_proba(asked[j, :, None].astype(float)).T
+                assert (inside[..., j] == (p >= theta))[abs(p-theta) > 1e-6].all()
+
+
+def test_class_posterior_by_scipy():
+    rng = np.random.default_rng(0)
+    mean, sd, prior, x = rng.normal(size=(3, 4)), rng.uniform(.5, 2, (3, 4)), np.array([.5, .3, .2]), rng.normal(size=(4, 9))
+    f = prior[:, None, None]*norm.pdf(x, mean[..., None], sd[..., None])
+    np.testing.assert_allclose(class_posterior(x, mean, sd, prior), f/f.sum(0), rtol=1e-12)
+
+
+def test_posterior_of_identical_classes():
+    s = by_gauss([[1.], [1.], [1.]], [[2.], [2.], [2.]])
+    assert not fit_ranges(None, None, 'posterior', statistics=s).empty().any()
+    r = fit_ranges(None, None, 'posterior(0.34)', statistics=s)
+    assert r.empty().all() and repr(r).endswith("1 interval, 3 empty)")
+    two = by_gauss([[0.], [0.], [8.]], [[1.], [1.], [1.]]) # p of a twin is half of what the third leaves: 0.4 at log 4 / 8 below 4
+    edge = 4-np.log(.5/.25/1)/8 # p = .4: 1/(2+e) = .4, so the third is half as likely as a twin
+    hi = fit_ranges(None, None, 'posterior(0.4)', statistics=two).hi[:2, 0, 0]
+    np.testing.assert_allclose(hi, edge, rtol=1e-5)
+
+
+def test_posterior_with_classes_on_a_point():
+    s = by_gauss([[0.], [0.], [1.], [5.]], [[1.], [0.], [0.], [0.]])
+    r = fit_ranges(None, None, 'posterior', statistics=s)
+    x = np.float32([-1e30, -1, -1e-30, 0, 1e-30, .5, 1, 2, 5, 1e30])[:, None]
+    own = held(r, x)[..., 0]
+    for c, at in ((1, 0), (2, 1), (3, 5)): np.testing.assert_array_equal(own[c], x[:, 0] == at)
+    np.testing.assert_array_equal(own[0], ~own[1:].any(0))
+    shared = by_gauss([[3.], [3.], [9.]], [[0.], [0.], [0.]], [10, 30, 60])
+    assert [fit_ranges(None, None, f'posterior({t})', statistics=shared).empty()[:, 0].tolist() for t in (.5, .51)] == \
+        [[False]*3, [True, True, False]]
+    assert fit_ranges(None, None, 'posterior_prior(0.6)', statistics=shared).empty()[:, 0].tolist() == [True, False, False]
+
+
+def test_theta_1_is_almost_nothing():
+    r = fit_ranges(None, None, 'posterior(1)', statistics=by_gauss([[0.], [1.]], [[1.], [1.]]))
+    assert r.hi[0, 0, 0] < -20 and r.lo[1, 0, 0] > 20
+
+
+def test_posterior_prior_favours_the_frequent():
+    r = fit_ranges(None, None, 'posterior_prior(0.5)', statistics=by_gauss([[0.], [1.]], [[1.], [1.]], [90, 10]))
+    np.testing.assert_allclose([r.hi[0, 0, 0], r.lo[1, 0, 0]], .5+np.log(9), rtol=1e-6)
+
+
+def test_histogram_finds_two_camps_that_no_normal_density_shows():
+    "Class a at -2 and 2, class b at 0 with the same mean and standard deviation."
+    rng = np.random.default_rng(0)
+    a, b = rng.choice([-2, 2], 4000)+rng.normal(0, .3, 4000), rng.normal(0, (4.09)**.5, 4000)
+    acts, labels = np.r_[a, b][:, None].astype(np.float32), np.repeat([0, 1], 4000)
+    r = fit_ranges(acts, labels, 'posterior_histogram')
+    np.testing.assert_array_equal(r.contains([[-2], [0], [2], [5]], 0)[:, 0], [True, False, True, False])
+    p = norm.pdf(acts[:, 0], [[-2], [2]], .3).mean(0)
+    right = p/(p+norm.pdf(acts[:, 0], 0, 4.09**.5)) >= .5
+    assert (r.contains(acts, 0)[:, 0] == right).mean() > .93
+
+
+def test_histogram_finds_nothing_in_noise():
+    rng = np.random.default_rng(1)
+    acts, labels = rng.normal(size=(4000, 30)), np.arange(4000) % 2
+    assert fit_ranges(acts, labels, 'posterior_histogram(0.7)').empty().mean() > .95
+
+
+# --- density
+
+def test_density_keeps_the_gap_of_two_camps_and_no_more_than_eight_intervals():
+    rng = np.random.default_rng(0)
+    two = np.r_[rng.normal(0, 1, (500, 5)), rng.normal(12, .1, (500, 5)), rng.normal(size=(2, 5))]
+    lo, hi = density(two, [0]*1000+[1]*2, .9)
+    assert ((lo[0] <= hi[0]).sum(-1) == 2).all() and (hi[0, :, 0] < 4).all() and (lo[0, :, 1] > 10).all()
+    comb = np.repeat(np.arange(30.), 40)[:, None]+rng.normal(0, .001, (1200, 3))
+    lo, hi = density(np.r_[comb, comb], np.repeat([0, 1], 1200), .9)
+    assert lo.shape[2] <= 8
+
+
+def test_an_outlier_does_not_spoil_density():
+    x = np.random.default_rng(0).normal(size=(1000, 1))
+    x[0] = 1e7
+    lo, hi = density(np.r_[x, [[0], [1]]], [0]*1000+[1]*2, .9)
+    assert hi[0, 0].max() < 3 and lo[0, 0, 0] > -3 and hi[0, 0, 0]-lo[0, 0, 0] < 3.6
+    lo, hi = density(np.r_[x, [[0], [1]]], [0]*1000+[1]*2, 1)
+    assert hi[0, 0].max() == 1e7
+
+
+# --- k-means
+
+@pytest.mark.parametrize('k', [2, 4, 7])
+def test_clusters_are_as_tight_as_those_of_scikit_learn(k):
+    rng = np.random.default_rng(k)
+    acts = np.c_[rng.normal(size=700), rng.gamma(1, size=700), rng.standard_t(2, size=700), rng.normal(rng.choice(5, 700)*3., 1)]
+    for x, c in zip(acts.astype(np.float32).astype(float).T, clusters(acts, k), strict=True):
+        other = KMeans(k, n_init=10, random_state=0).fit(x[:, None])
+        assert (abs(x[:, None]-c).min(1)**2).sum() <= other.inertia_*1.005
+
+
+@given(labelled_acts())
+def test_kmeans_holds_what_is_over_represented(data):
+    acts, labels = data
+    r, centres = fit_ranges(acts, labels, 'kmeans(3)'), clusters(acts, 3)
+    cuts = (centres[:, :-1]+np.diff(centres, axis=1)/2).astype(np.float32)
+    of = (acts[..., None] >= cuts).sum(-1) # Cluster of each activation, by the definition
+    share = np.stack([[(of[labels == c] == m).mean(0) for m in range(3)] for c in range(3)]) # [C, cluster, D]
+    over = share > share.mean(0)*(1+1e-9)
+    for c in range(3):
+        np.testing.assert_array_equal(r.contains(acts, c), np.take_along_axis(over[c], of, 0))
+
+
+# --- runs
+
+@given(st.lists(st.lists(st.booleans(), min_size=6, max_size=6), min_size=1, max_size=4))
+def test_runs_by_a_loop(rows):
+    mask, place = np.array(rows), np.tile(np.arange(6.), (len(rows), 1))
+    lo, hi = runs(mask, place, place)
+    for row, a, b in zip(rows, lo, hi, strict=True):
+        wanted = ''.join('x' if r else ' ' for r in row)
+        assert [wanted[int(i):int(j)+1] for i, j in zip(a, b, strict=True) if i <= j] == wanted.split()
