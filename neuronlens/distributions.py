@@ -40,7 +40,7 @@ def ks_normal(
     step = np.arange(1, n+1)[:, None]/n
     return np.maximum((step-below).max(0), (below-step).max(0)+1/n)
 
-# %% ../nbs/34_distributions.ipynb #8a58b966
+# %% ../nbs/34_distributions.ipynb #73d9a013
 KNOTS = np.array([.3, .366, .421, .455, .501, .538, .573, .608, .646, .689, .745, .780, .826]) # Stephens' statistic
 LEVELS = np.array([1, .99, .95, .9, .8, .7, .6, .5, .4, .3, .2, .15, .1]) # Share of normal samples above each knot
 
@@ -56,7 +56,7 @@ def lilliefors(
     tail = np.exp(np.minimum(tail, 0))
     return np.where((tail < .1) & (t > .5), tail, table)
 
-# %% ../nbs/34_distributions.ipynb #1411d00e
+# %% ../nbs/34_distributions.ipynb #95a1be91
 def _rise(f, top):
     "`[D]` furthest climb from a low point, right of row `top` of each column."
     y = np.where(np.arange(len(f))[:, None] >= top, f, f.max(0))
@@ -72,7 +72,7 @@ def second_mode(
     left = _rise(np.where(np.arange(len(density))[:, None] >= len(density)-1-top, mirrored, high), 0)
     return np.where(high > 0, np.maximum(left, _rise(density, top))/np.where(high > 0, high, 1), np.nan)
 
-# %% ../nbs/34_distributions.ipynb #2dd539c8
+# %% ../nbs/34_distributions.ipynb #f555c529
 def kernel_density(
     x:np.ndarray, # `[n, D]` activations, n at least 2
     points:int=256, # Points between three bandwidths below the smallest and three above the largest activation
@@ -94,7 +94,7 @@ def kernel_density(
     smooth = np.fft.irfft(np.fft.rfft(counts, 2*points, axis=0)*np.exp(-wave**2/2), axis=0)[:points]
     return np.where(extent > 0, np.maximum(smooth, 0), 0)
 
-# %% ../nbs/34_distributions.ipynb #c19c775b
+# %% ../nbs/34_distributions.ipynb #49483d11
 def separation(
     acts:np.ndarray, # `[N, D]` activations, finite
     labels:np.ndarray, # `[N]` int64 index of the class of each example
@@ -154,7 +154,7 @@ class ClassDistributions:
         table = self.summary().to_html(index=False, float_format='%.3f', max_rows=12)
         return f"<p>{escape(repr(self))}: medians over neurons, then mean share inside 2.5 sd and shares of neurons</p>{table}"
 
-# %% ../nbs/34_distributions.ipynb #e13edd49
+# %% ../nbs/34_distributions.ipynb #0fa1a72b
 def shape_summary(
     d:ClassDistributions, # Shapes of C classes and D neurons
 )->pd.DataFrame: # C rows
@@ -191,7 +191,7 @@ def fit_distributions(
         second[c] = np.concatenate([second_mode(x[:, j:j+64]) for j in range(0, x.shape[1], 64)])
     return ClassDistributions(s, ks, inside, p, _adjusted(p), second, *separation(acts, labels, len(s.n)))
 
-# %% ../nbs/34_distributions.ipynb #9610d54b
+# %% ../nbs/34_distributions.ipynb #7ee2e2ba
 def _em_step(z, w, m, v):
     "One step for `z [n, D]` and parameters `[K, D]`; also the mean log density `[D]` that it started from."
     r = z-m[:, None]
@@ -207,7 +207,7 @@ def _em_step(z, w, m, v):
     v = np.maximum(np.einsum('knd,nd->kd', r, z*z)/s-m*m, 0)+1e-4
     return s/s.sum(0),m,v,(np.log(total)+top).mean(0)
 
-# %% ../nbs/34_distributions.ipynb #82bee65b
+# %% ../nbs/34_distributions.ipynb #4d50631e
 WIDTHS = {1: [1.], 2: [.5, 1.5], 3: [.3, .8, 2.]} # Standard deviations of the parts that start in the middle
 
 def _em(z, k, most, tol):
@@ -228,7 +228,7 @@ def _em(z, k, most, tol):
         live = live[gained > tol]
     return w,m,v
 
-# %% ../nbs/34_distributions.ipynb #c5f3a6f0
+# %% ../nbs/34_distributions.ipynb #1fd016bd
 def fit_mixture(
     x:np.ndarray, # `[n, D]` activations of one class, n at least 2
     k:int=2, # Parts, 1 to 3
@@ -256,7 +256,7 @@ def mixture_logpdf(
     z = (x-means[:, None])/sds[:, None]
     return np.logaddexp.reduce(np.log(weights/sds)[:, None]-z*z/2, axis=0)-np.log(2*np.pi)/2
 
-# %% ../nbs/34_distributions.ipynb #9f511c4e
+# %% ../nbs/34_distributions.ipynb #3a0cdc9c
 def histogram_logpdf(
     x:np.ndarray, # `[m, D]` activations to score
     fitted:np.ndarray, # `[n, D]` activations that make the histogram, n at least 2
@@ -272,7 +272,7 @@ def histogram_logpdf(
     z = (x-f.mean(0))/np.where(extent > 0, 3*sd, np.nan)
     return np.log((counts[bins(x)]/h+np.exp(-z*z/2)/(3*sd*(2*np.pi)**.5+(extent == 0)))/(n+1))
 
-# %% ../nbs/34_distributions.ipynb #bc14dd71
+# %% ../nbs/34_distributions.ipynb #eee90fe8
 FITS = ('gaussian', 'mixture(2)', 'mixture(3)', 'histogram')
 
 @dataclass(frozen=True, eq=False)
@@ -306,12 +306,14 @@ class FitComparison:
         return pd.DataFrame({'class': self.classes, 'fitted': self.n[:, 0], 'scored': self.n[:, 1], **won,
             'surely not': share(surely), 'gain': middle})
 
-    def __repr__(self): return f"FitComparison({', '.join(self.fits)}; {len(self.classes)} classes, {self.score.shape[2]} neurons)"
+    def __repr__(self):
+        return f"FitComparison({', '.join(self.fits)}; {len(self.classes)} classes, {self.score.shape[2]} neurons)"
+
     def _repr_html_(self):
         table = self.summary().to_html(index=False, float_format='%.3f', max_rows=12)
         return f"<p>{escape(repr(self))}: share of neurons each predicts best</p>{table}"
 
-# %% ../nbs/34_distributions.ipynb #3957cfd0
+# %% ../nbs/34_distributions.ipynb #13f9ca8d
 def _scores(fitted, seen):
     "Log densities `[M, m, D]` of `seen [m, D]` under every one of `FITS`, fitted to `fitted [n, D]`."
     with np.errstate(invalid='ignore', divide='ignore'): # A constant neuron is NaN in all of them

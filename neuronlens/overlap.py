@@ -108,7 +108,7 @@ def set_overlap(
     np.fill_diagonal(z, np.nan)
     return SetOverlap(count, _ratio(count, a+b-count), _ratio(count, np.minimum(a, b)), expected, z, size, D, names)
 
-# %% ../nbs/38_overlap.ipynb #501baee4
+# %% ../nbs/38_overlap.ipynb #73206c34
 @dataclass(frozen=True, eq=False)
 class FamilyOverlap:
     "For every class, what any two families of salient sets share."
@@ -153,7 +153,7 @@ def polysemanticity(
     "In how many salient sets each neuron sits."
     return members(salient, D)[0].sum(0, dtype=np.int64)
 
-# %% ../nbs/38_overlap.ipynb #270952c7
+# %% ../nbs/38_overlap.ipynb #3aa8664a
 def number_inside(
     p:np.ndarray, # `[k, ...]` probabilities of k independent events
 )->np.ndarray: # `[k+1, ...]` probability that 0, 1, .. k of them happen
@@ -178,7 +178,7 @@ def _both(size, D):
         p = new
     return p.diagonal()
 
-# %% ../nbs/38_overlap.ipynb #73ea616e
+# %% ../nbs/38_overlap.ipynb #bcb9751f
 @dataclass(frozen=True, eq=False)
 class PolysemanticCounts:
     "How many neurons sit in 0, 1, .. C salient sets, beside random sets of the same sizes."
@@ -223,7 +223,7 @@ def bhattacharyya(
     near = 2*np.sqrt(v)[:, None]*np.sqrt(v)/total
     return np.where(point, (apart == 0).astype(np.float64), np.sqrt(near)*np.exp(-apart/(4*total)))
 
-# %% ../nbs/38_overlap.ipynb #ddaf03ee
+# %% ../nbs/38_overlap.ipynb #95ee8c52
 def overlap_coefficient(
     statistics, # `ClassStatistics`: `mean` and `sd`, both `[C, D]`
 )->np.ndarray: # `[C, C, D]` float64 in 0..1
@@ -241,7 +241,7 @@ def overlap_coefficient(
     point = (s2 == 0) & (d == 0)
     return np.where(point | (q == 0), 1., np.where(s1 == 0, 0., np.clip(area, 0, 1)))
 
-# %% ../nbs/38_overlap.ipynb #f0becfd5
+# %% ../nbs/38_overlap.ipynb #1a70d153
 def _sorted(acts, labels):
     "A few neurons at a time: which, their activations in order, the labels in that order, and where each value begins."
     for j in range(0, acts.shape[1], 64):
@@ -269,7 +269,7 @@ def histogram_overlap(
         for c in range(C): out[c, :, at] = np.minimum(share[:, c, None], share).sum(0)
     return out
 
-# %% ../nbs/38_overlap.ipynb #7343e028
+# %% ../nbs/38_overlap.ipynb #cbff3fdf
 def ks_between(
     acts, # `[N, D]` activations, finite
     labels, # `[N]` class index
@@ -299,7 +299,7 @@ def share_inside(
     hits = inside(values, *(np.asarray(b, dtype=np.float32).reshape(1, -1) for b in (lo, hi)))[:, 0]
     return _ratio(np.bincount(labels, hits, len(classes)), np.bincount(labels, minlength=len(classes)))
 
-# %% ../nbs/38_overlap.ipynb #c909e294
+# %% ../nbs/38_overlap.ipynb #d36ae875
 def range_overlap(
     ranges, # `Ranges` of C classes and D neurons
     acts, # `[N, D]` activations of all classes, finite
@@ -325,7 +325,7 @@ def range_jaccard(
     either = np.where(known, length[:, None]+length, 0)-np.where(known, both, 0)
     return _ratio(np.where(known, both, 0), either)
 
-# %% ../nbs/38_overlap.ipynb #47c02c28
+# %% ../nbs/38_overlap.ipynb #8fb7669d
 MEASURES = ('bhattacharyya', 'normal area', 'histogram area', 'range overlap', 'ks distance')
 
 @dataclass(frozen=True, eq=False)
@@ -353,14 +353,15 @@ class PairOverlap:
     def summary(self, salient=None):
         "One row per measure: mean, lowest and highest pair, and mean of chance."
         f = self.to_frame(salient).groupby('measure', sort=False)
-        return f.agg(mean=('value', 'mean'), lowest=('value', 'min'), highest=('value', 'max'), chance=('chance', 'mean')).reset_index()
+        pairs = {'mean': ('value', 'mean'), 'lowest': ('value', 'min'), 'highest': ('value', 'max')}
+        return f.agg(**pairs, chance=('chance', 'mean')).reset_index()
 
     def __repr__(self): return f"PairOverlap({len(self.classes)} classes, {self.value.shape[3]} neurons, {self.kind})"
     def _repr_html_(self):
         table = self.summary().to_html(index=False, float_format='%.3f')
         return f"<p>{escape(repr(self))}: medians over neurons</p>{table}"
 
-# %% ../nbs/38_overlap.ipynb #c70914a1
+# %% ../nbs/38_overlap.ipynb #6e256c17
 def _pairs(acts, labels, classes, kind):
     "`[M, C, C, D]`: every one of `MEASURES`."
     s = class_statistics(acts, labels, classes)
@@ -455,7 +456,7 @@ def needed(
     if not 0 <= vote <= 1: raise InputError(f"vote={vote} must be between 0 and 1")
     return np.ceil(np.asarray(size)*vote-1e-9).astype(np.int64)
 
-# %% ../nbs/38_overlap.ipynb #35d1c555
+# %% ../nbs/38_overlap.ipynb #792dcc71
 def firing_rates(
     acts, # `[N, D]` activations, finite
     labels, # `[N]` class index
@@ -491,7 +492,7 @@ def range_purity(
     own = mass[np.arange(len(rates)), np.arange(len(rates))]
     return _ratio(own, mass.sum(0))
 
-# %% ../nbs/38_overlap.ipynb #96612a68
+# %% ../nbs/38_overlap.ipynb #ba5f04b7
 def predicted_collateral(
     ranges, # `Ranges` of C classes and D neurons
     statistics, # `ClassStatistics` of the same
@@ -511,7 +512,7 @@ def predicted_collateral(
         if len(p): rate[:, c] = (many*np.arange(len(many))[:, None])[need:].sum(0)/len(p) if need else p.mean(0)
     return Firing(rate, statistics.n, size, f"{ranges.name}, predicted", names, float(vote), gate)
 
-# %% ../nbs/38_overlap.ipynb #6b5c5987
+# %% ../nbs/38_overlap.ipynb #4af7a619
 @dataclass(frozen=True, eq=False)
 class RankingAgreement:
     "How alike any two rankings order the neurons of every class."
@@ -530,7 +531,8 @@ class RankingAgreement:
         columns = {'spearman': self.spearman[i, j].ravel(), 'kendall': self.kendall[i, j].ravel()}
         for f,share,by_chance in zip(self.fractions, self.shared, self.chance, strict=True):
             columns |= {f'top {f:.0%}': share[i, j].ravel(), f'chance {f:.0%}': by_chance}
-        return pd.DataFrame({'a': np.repeat(names[i], C), 'b': np.repeat(names[j], C), 'class': np.tile(self.classes, len(i)), **columns})
+        pairs = {'a': np.repeat(names[i], C), 'b': np.repeat(names[j], C), 'class': np.tile(self.classes, len(i))}
+        return pd.DataFrame({**pairs, **columns})
 
     def summary(self):
         "One row per pair of rankings: means over classes."
@@ -541,7 +543,7 @@ class RankingAgreement:
         table = self.summary().to_html(index=False, float_format='%.2f', max_rows=30)
         return f"<p>{escape(repr(self))}: means over classes</p>{table}" 
 
-# %% ../nbs/38_overlap.ipynb #07906df6
+# %% ../nbs/38_overlap.ipynb #c8d701c9
 def _top(scores, k):
     "`[R, C, D]` bool: the k highest scores, equal ones by index."
     order = np.argsort(-scores, axis=-1, kind='stable')[..., :k]
@@ -584,7 +586,7 @@ def _rank_correlations(s):
             out[:, i, j, c] = out[:, j, i, c] = spearmanr(a, b).statistic,kendalltau(a, b).statistic
     return out
 
-# %% ../nbs/38_overlap.ipynb #613755b3
+# %% ../nbs/38_overlap.ipynb #6126a28d
 @dataclass(frozen=True, eq=False)
 class Matching:
     "Which neuron of a second recording behaves like each neuron of a first."
@@ -613,7 +615,7 @@ class Matching:
     def __repr__(self): return f"Matching({(self.neuron >= 0).sum()} of {len(self.neuron)} neurons, {self.n} texts)"
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>{self.summary().to_html(index=False, float_format='%.2f')}" 
 
-# %% ../nbs/38_overlap.ipynb #496ab961
+# %% ../nbs/38_overlap.ipynb #d40ad350
 def _scaled(acts):
     "`[N, D]` float64 columns of mean 0 and length 1; a constant one is 0."
     x = as_array(acts).astype(np.float64)
