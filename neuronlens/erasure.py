@@ -6,7 +6,7 @@
 __all__ = ['LinearMap', 'leace', 'mean_projection', 'logistic_probe', 'weighted_auc', 'InformationLeft', 'information_left',
            'unedited']
 
-# %% ../nbs/45_erasure.ipynb #fcdd1950
+# %% ../nbs/45_erasure.ipynb #133e0a4d
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
@@ -22,7 +22,7 @@ from .evidence import draw_texts
 from .ranges import index_of
 from .statistics import enough, labelled
 
-# %% ../nbs/45_erasure.ipynb #aa1207f3
+# %% ../nbs/45_erasure.ipynb #767268a6
 @dataclass(frozen=True, eq=False)
 class LinearMap:
     "An affine map of the whole vector at a site, x -> A x + b; has the fields by which an intervention becomes a row of `Effects`."
@@ -48,7 +48,7 @@ class LinearMap:
         return f"LinearMap({self.condition}, concept {self.concept}, removes {rank} of {len(self.bias)} dimensions, n={self.n})"
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>"
 
-# %% ../nbs/45_erasure.ipynb #a136a7aa
+# %% ../nbs/45_erasure.ipynb #bf29bfb0
 def _indicator(acts, labels, concept):
     "Centred activations, their mean, and centred class indicators `[N, 1]`, or `[N, C]` for all classes."
     acts,labels,classes = labelled(acts, labels)
@@ -79,7 +79,7 @@ def leace(
         matrix = np.eye(D)-(axes*spread)@u@(u.T@(axes/spread).T)
     return LinearMap(matrix, mu-matrix@mu, -1 if concept is None else int(concept), 'leace', site, N)
 
-# %% ../nbs/45_erasure.ipynb #655c5a16
+# %% ../nbs/45_erasure.ipynb #4ebb2309
 def mean_projection(
     acts, # `[N, D]` training activations, finite
     labels, # `[N]` class index; every class needs at least two
@@ -95,7 +95,7 @@ def mean_projection(
     matrix = np.eye(len(d))-np.outer(d, d)
     return LinearMap(matrix, mu-matrix@mu, int(concept), 'projection', site, len(x))
 
-# %% ../nbs/45_erasure.ipynb #d5187173
+# %% ../nbs/45_erasure.ipynb #bc16a0f9
 def logistic_probe(
     train_acts:np.ndarray, # `[N, D]` float32
     target:np.ndarray, # `[N]` bool
@@ -106,7 +106,7 @@ def logistic_probe(
     flat = sd <= 1e-6*np.maximum(1e-6, abs(mean))
     scale = np.where(flat, 0, 1/np.where(flat, 1, sd))
     with threadpool_limits(1):
-        return LogisticRegression(max_iter=1000).fit((train_acts-mean)*scale, target).decision_function((test_acts-mean)*scale)
+        return LogisticRegression(tol=1e-6, max_iter=2000).fit((train_acts-mean)*scale, target).decision_function((test_acts-mean)*scale)
 
 def weighted_auc(
     scores:np.ndarray, # `[M]` higher speaks for the target
@@ -123,7 +123,7 @@ def weighted_auc(
     below = np.cumsum(neg, 1)-neg/2
     return (pos*below).sum(1)/(pos.sum(1)*neg.sum(1))
 
-# %% ../nbs/45_erasure.ipynb #8114cd1f
+# %% ../nbs/45_erasure.ipynb #c1fab055
 @dataclass(frozen=True, eq=False)
 class InformationLeft:
     "What a fresh probe for the target reads from edited activations."
@@ -153,7 +153,7 @@ class InformationLeft:
                 f"majority {self.majority:.3f}, n={self.n})")
     def _repr_html_(self): return self.to_frame().to_html(index=False, float_format='%.3f')
 
-# %% ../nbs/45_erasure.ipynb #50d8bdc7
+# %% ../nbs/45_erasure.ipynb #c8d205ea
 def information_left(
     edit:Callable, # `[N, D]` float32 -> `[N, D]`, such as a `LinearMap`; or `unedited`
     train_acts, # `[N, D]` activations to train the probe on, before the edit
@@ -182,7 +182,8 @@ def _read(scores, rate, target, draws, seed, level, name, n_train):
     w,once = draw_texts(target.astype(int), draws, seed),np.ones((1, len(target)))
     guess,loss = -np.log(np.where(target, rate, 1-rate)),np.logaddexp(0, np.where(target, -scores, scores))
     found = {}
-    for k,of in dict(accuracy=lambda w: w@((scores > 0) == target)/len(target), auc=lambda w: weighted_auc(scores.round(2), target, w),
+    right,told = (scores > 0) == target,scores*(np.ptp(scores) > .01)
+    for k,of in dict(accuracy=lambda w: w@right/len(target), auc=lambda w: weighted_auc(told, target, w),
                      information=lambda w: 1-(w@loss)/(w@guess)).items():
         found |= {k:float(of(once)[0]), f'{k}_interval':tuple(np.quantile(of(w), [(1-level)/2, (1+level)/2]).tolist())}
     return InformationLeft(concept=name, majority=float(max(target.mean(), 1-target.mean())), n_train=n_train, n=len(target), draws=draws,
