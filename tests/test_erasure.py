@@ -1,0 +1,139 @@
+"""LEACE against the authors' own package, linear guardedness, and a fresh probe that cannot be fooled."""
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from neuronlens.data import InputError
+from neuronlens.erasure import information_left, leace, mean_projection, unedited, weighted_auc
+
+
+def planted(N=600, D=12, C=3, seed=0, strength=1.):
+    "Correlated activations whose class means differ."
+    rng = np.random.default_rng(seed)
+    mix = np.random.default_rng(5).normal(size=(D, D))
+    means = np.random.default_rng(6).normal(size=(C, D))*strength
+    y = np.arange(N) % C
+    return (rng.normal(size=(N, D))@mix + means[y] + 3).astype(np.float32), y
+
+
+@pytest.mark.parametrize("concept", [None, 0, 2])
+def test_leace_is_that_of_its_authors(concept):
+    "The same map as concept-erasure without its shrinkage and trace constraint, one-vs-rest and for all classes."
+    from concept_erasure import LeaceEraser
+    x, y = planted()
+    z = np.eye(3)[y] if concept is None else (y == concept).astype(float)[:, None]
+    theirs = LeaceEraser.fit(torch.as_tensor(x, dtype=torch.float64), torch.as_tensor(z), shrinkage=False, constrain_cov_trace=False,
+                             svd_tol=1e-6)
+    ours = leace(x, y, concept)
+    np.testing.assert_allclose(ours.matrix, theirs.P.numpy(), atol=1e-8)
+    np.testing.assert_allclose(ours(x), theirs(torch.as_tensor(x, dtype=torch.float64)).numpy(), atol=1e-4)
+    assert np.linalg.matrix_rank(ours.matrix) == 12-(2 if concept is None else 1)
+
+
+def test_leace_moves_least():
+    "Among affine maps that make the means equal it is the cheapest: the projection and random oblique ones cost more."
+    x, y = planted()
+    m = leace(x, y, 1)
+    cost = lambda f: ((f(x)-x)**2).sum(1).mean()
+    assert cost(m) < cost(mean_projection(x, y, 1))
+    rng, d = np.random.default_rng(0), x[y == 1].mean(0)-x[y != 1].mean(0)
+    u = (np.eye(12)-m.matrix)
+    row = np.linalg.svd(u)[2][0]
+    for _ in range(20):
+        v = row + .1*rng.normal(size=12)
+        other = np.eye(12)-np.outer(d, v)/(v@d)
+        f = lambda a, other=other: a@other.T + x.mean(0)@(np.eye(12)-other).T
+        np.testing.assert_allclose(f(x)[y == 1].mean(0), f(x)[y != 1].mean(0), atol=1e-4)
+        assert cost(f) > cost(m)
+
+
+@pytest.mark.parametrize("fit", [leace, mean_projection])
+def test_linear_probe_is_at_chance(fit):
+    "After the map an unpenalised probe has no weights and no better loss than the class rate; means agree, all are kept."
+    x, y = planted()
+    m = fit(x, y, 1)
+    out = m(x).astype(np.float64)
+    np.testing.assert_allclose(out[y == 1].mean(0), out[y != 1].mean(0), atol=1e-4)
+    np.testing.assert_allclose(out.mean(0), x.mean(0), atol=1e-4)
+    np.testing.assert_allclose(m(m(x)), m(x), atol=1e-3)
+    p = LogisticRegression(C=1e6, max_iter=5000).fit((out-out.mean(0))/out.std(0), y == 1).predict_proba((out-out.mean(0))/out.std(0))[:, 1]
+    assert abs(p-1/3).max() < .01
+    before = LogisticRegression(C=1e6, max_iter=5000).fit(x, y == 1).score(x, y == 1)
+    assert before > .75
+
+
+@pytest.mark.parametrize("N", [600, 9])
+def test_redundant_activations(N):
+    "Constant and repeated neurons, and fewer texts than neurons: finite, means equal, empty directions untouched."
+    x, y = planted(N)
+    x = np.c_[x, x[:, :2], np.full(N, 7.), x[:, 3]*2].astype(np.float32)
+    for concept in (0, None):
+        m = leace(x, y, concept)
+        out = m(x)
+        assert np.isfinite(m.matrix).all() and np.isfinite(out).all()
+        np.testing.assert_allclose(out[:, 14], 7, atol=1e-4)
+        np.testing.assert_allclose(out[:, :2], out[:, 12:14], atol=1e-3)
+        np.testing.assert_allclose(out[y == 0].mean(0), out[y != 0].mean(0), atol=1e-3)
+
+
+def test_maps_refuse():
+    "A class that is not there, a class of one, equal means, activations of another width."
+    x, y = planted(30)
+    for f in (leace, mean_projection):
+        with pytest.raises(InputError, match="concept 9"):
+            f(x, y, 9)
+        with pytest.raises(InputError, match="not a finite"):
+            f(np.where(x == x[0, 0], np.nan, x), y, 0)
+    with pytest.raises(InputError, match="needs two"):
+        leace(x[:3], [0, 0, 1], 0)
+    with pytest.raises(InputError, match="same mean"):
+        mean_projection(np.tile([[1., 2.], [3., 4.]], (3, 1)), [0, 0, 1, 1, 2, 2], 0)
+    with pytest.raises(InputError, match="12 neurons"):
+        leace(x, y, 0)(x[:, :3])
+    assert "removes 2 of 12" in repr(leace(x, y, None))
+
+
+def test_weighted_auc():
+    "With ties and weights as in scikit-learn."
+    rng = np.random.default_rng(0)
+    s, t = rng.integers(0, 9, 80).astype(float), rng.random(80) < .3
+    w = rng.integers(0, 4, (5, 80)).astype(float)
+    np.testing.assert_allclose(weighted_auc(s, t, w), [roc_auc_score(t, s, sample_weight=v) for v in w])
+    assert weighted_auc(np.zeros(80), t, w).tolist() == [.5]*5
+
+
+def test_information_left():
+    "Read before, gone after the map, still read after an invertible edit and after an edit that only hides part."
+    (x, y), (a, z) = planted(900, seed=1), planted(600, seed=2)
+    before = information_left(unedited, x, y, a, z, 1, draws=200)
+    gone = information_left(leace(x, y, 1), x, y, a, z, 1, draws=200)
+    scaled = information_left(lambda v: v*np.float32(.01)-5, x, y, a, z, 1, draws=200)
+    assert before.auc > .9 and before.auc_interval[0] <= before.auc <= before.auc_interval[1] and before.information > .3
+    assert gone.auc == pytest.approx(.5, abs=.01) and abs(gone.information) < .01 and gone.accuracy == pytest.approx(gone.majority)
+    assert scaled.auc == pytest.approx(before.auc, abs=1e-3) and scaled.accuracy == pytest.approx(before.accuracy, abs=.01)
+    blank = information_left(lambda v: np.zeros_like(v), x, y, a, z, 1, draws=20)
+    assert blank.auc == .5 and blank.information == pytest.approx(0, abs=1e-3)
+    null = information_left(unedited, x, np.random.default_rng(0).permutation(y), a, z, 1, draws=200)
+    assert null.information < .02 # Its area may be anything: a direction picked by chance tells clusters apart
+    rng = np.random.default_rng(0)
+    noise = information_left(lambda v: rng.normal(size=v.shape), x, y, a, z, 1, draws=200)
+    assert noise.information < .02 and abs(noise.auc-.5) < .08
+
+
+def test_information_left_takes_another_probe():
+    "The probe is a function; what it sees is edited, and the target a bool."
+    (x, y), (a, z) = planted(60, seed=1), planted(30, seed=2)
+    seen = []
+    def probe(train, target, test):
+        seen.append((train, target, test))
+        return np.where(z == 1, 9., -9.)
+    found = information_left(lambda v: v+1, x, y, a, z, 1, probe=probe, draws=10)
+    np.testing.assert_array_equal(seen[0][0], x+1)
+    np.testing.assert_array_equal(seen[0][2], a+1)
+    assert seen[0][1].dtype == bool and (found.auc, found.accuracy) == (1., 1.) and found.information > .99
+    with pytest.raises(InputError, match="all of class"):
+        information_left(unedited, x, y, a, np.zeros(30, int), 1)
+    with pytest.raises(InputError, match="not a finite"):
+        information_left(lambda v: v*np.nan, x, y, a, z, 1)

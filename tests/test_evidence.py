@@ -1,0 +1,310 @@
+"""Intervals cover, null hypotheses survive, planted effects do not, and the trade-off is what its definition says."""
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest, kstest, wilcoxon
+from statsmodels.stats.multitest import multipletests
+
+from neuronlens.data import InputError
+from neuronlens.effects import COLUMNS, Effects, load_effects, measure_effects
+from neuronlens.evidence import (
+    MATCHED,
+    RESAMPLED,
+    apply,
+    choose,
+    collateral,
+    compare,
+    holm,
+    intervals,
+    matched,
+    mcnemar,
+    over_seeds,
+    random_ranges,
+    shuffled_labels,
+    sign_flips,
+    staircase,
+    trade_off,
+    unseen,
+)
+from neuronlens.ranges import Ranges
+
+CLASSES = ("a", "b", "c")
+
+
+def iv(concept, condition="range", fraction=.5, kind="gaussian(2.5)", ranking="dprime", edit="mean"):
+    return SimpleNamespace(concept=concept, condition=condition, ranking=ranking, fraction=fraction, kind=kind, edit=edit,
+                           site="residual.5")
+
+
+def softmax(z):
+    e = np.exp(z)
+    return (e/e.sum(-1, keepdims=True)).astype(np.float32)
+
+
+def outcome(N=90, shift=None, harm=None, seed=0, fractions=(.5,), noise=.3):
+    "Two conditions that push target texts from their class by `shift`, and auxiliary ones by `harm`, each with its own noise."
+    shift = shift or dict(full=2., range=2.)
+    harm = harm or dict.fromkeys(shift, 0.)
+    rng = np.random.default_rng(seed)
+    y = np.arange(N) % 3
+    z = rng.normal(size=(N, 3)) + 2*np.eye(3)[y]
+    ivs, after = [], []
+    for f in fractions:
+        for k in shift:
+            for c in range(3):
+                kind = "full" if k == "full" else "gaussian(2.5)"
+                ivs.append(iv(c, k, f, kind))
+                push = np.where(y == c, shift[k], harm[k])*f*2
+                after.append(softmax(z - push[:, None]*np.eye(3)[y] + noise*rng.normal(size=z.shape)))
+    return SimpleNamespace(interventions=ivs, labels=y, classes=CLASSES, before=softmax(z), after=np.stack(after),
+                           fires=rng.random((len(ivs), N)).astype(np.float32))
+
+
+def test_intervals_follow_effects():
+    "Same rows, same values, ends around them, and both ends from a loop over the same draws."
+    o = outcome()
+    e, found = measure_effects(o), intervals(o, draws=200)
+    for m in RESAMPLED:
+        rows = found.only(measure=m).frame
+        np.testing.assert_allclose(rows.value[:len(e.frame)], e.frame[m], atol=1e-6)
+        assert (rows.low <= rows.value+1e-6).all() and (rows.value <= rows.high+1e-6).all()
+    macro = found.only(concept="macro", measure="disturbance").frame
+    np.testing.assert_allclose(macro.value, e.macro().disturbance, atol=1e-6)
+    assert set(found.only(measure="target_accuracy").frame.n) == {30, 90}
+    again = intervals(o, draws=200)
+    pd.testing.assert_frame_equal(found.frame, again.frame)
+    assert not intervals(o, draws=200, seed=1).frame.low.equals(found.frame.low)
+
+
+def test_intervals_cover():
+    "The true macro confidence lies in the 95 % interval in about 95 of 100 samples."
+    truth = intervals(outcome(N=60000, seed=99), draws=2).only(concept="macro", measure="target_confidence", condition="range")
+    t = truth.frame.value.iloc[0]
+    hits = 0
+    for s in range(120):
+        f = intervals(outcome(N=150, seed=s), draws=200, seed=s).only(concept="macro", measure="target_confidence", condition="range").frame
+        hits += f.low.iloc[0] <= t <= f.high.iloc[0]
+    assert .87 <= hits/120 <= .995
+
+
+def test_interval_without_width():
+    "0 of n has the exact upper end, n of n the exact lower one; a macro 0 that of its smallest class over C."
+    o = outcome(shift=dict(full=99.), harm=dict(full=0.), noise=0.)
+    f = intervals(o, draws=50).only(condition="full", measure=["target_accuracy", "auxiliary_accuracy"]).frame
+    zero = f[(f.measure == "target_accuracy") & (f.concept != "macro")]
+    np.testing.assert_allclose(zero.high, binomtest(0, 30).proportion_ci().high)
+    assert (zero.value == 0).all() and (zero.low == 0).all()
+    macro = f[(f.measure == "target_accuracy") & (f.concept == "macro")]
+    np.testing.assert_allclose(macro.high, unseen(30)/3)
+    broken = intervals(o, draws=50).only(condition="full", measure="broken").frame
+    assert (broken.value == 0).all() and (broken.high > 0).all()
+    with pytest.raises(InputError, match="level"):
+        intervals(o, draws=5, level=95)
+    with pytest.raises(InputError, match="draws"):
+        intervals(o, draws=0)
+
+
+def test_tests_agree_with_others():
+    "McNemar with scipy's binomial test, Holm with statsmodels, the sign flip with full enumeration and with Wilcoxon."
+    rng = np.random.default_rng(0)
+    for a, b in rng.integers(0, 40, (30, 2)):
+        if a+b:
+            np.testing.assert_allclose(mcnemar(a, b), binomtest(int(a), int(a+b)).pvalue)
+    p = rng.random(9)**3
+    np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])
+    x = rng.normal(.5, 1, 10)
+    signs = 2*((np.arange(1024)[:, None] >> np.arange(10)) & 1)-1
+    exact = (abs(signs@x) >= abs(x.sum())-1e-9).mean()
+    assert abs(sign_flips(x[None], 20000)[0] - exact) < .015
+    y = rng.normal(.4, 1, (1, 50))
+    assert abs(np.log10(sign_flips(y, 20000)[0]) - np.log10(wilcoxon(y[0]).pvalue)) < .7
+
+
+def test_null_is_not_found():
+    "Two conditions that differ by noise alone: p-values are uniform, or for the discrete McNemar at least not too small."
+    p = {m: [] for m in ("disturbance", "target_confidence", "target_accuracy")}
+    for s in range(60):
+        f = compare(outcome(seed=s), "range", "full", measures=list(p), draws=2, flips=199, seed=s).frame
+        for m in p:
+            p[m] += f[(f.measure == m) & (f.concept == "a")].p.tolist()
+    for m in ("disturbance", "target_confidence"):
+        assert kstest(p[m], "uniform").pvalue > .001, m
+    assert np.mean(np.array(p["target_accuracy"]) <= .05) <= .1
+    same = outcome(shift=dict(range=2., full=2.), noise=0.)
+    f = compare(same, "range", "full", draws=20, flips=99).frame
+    assert (f.p == 1).all() and (f.difference == 0).all() and (f.low == 0).all() and (f.high == 0).all()
+
+
+def test_planted_difference_is_found():
+    "The condition that harms auxiliary texts more disturbs them more, in every class and on average; the sign is right."
+    o = outcome(N=300, shift=dict(full=3., range=3.), harm=dict(full=1., range=0.), fractions=(.5, 1.))
+    f = compare(o, "range", "full", draws=300, flips=999).frame
+    d = f[f.measure == "disturbance"]
+    assert len(d) == 2*(3+1) and (d.p_adjusted <= .01).all() and (d.high < 0).all()
+    np.testing.assert_allclose(d.difference, d.a-d.b)
+    assert (f[f.measure == "auxiliary_confidence"].low > 0).all()
+    e = measure_effects(o).frame
+    want = e[(e.condition == "range") & (e.fraction == 1.) & (e.concept == "b")].disturbance.iloc[0]
+    np.testing.assert_allclose(d[(d.fraction == 1.) & (d.concept == "b")].a, want, atol=1e-6)
+    pairs = f[(f.measure == "target_accuracy") & (f.concept != "macro") & (f.fraction == .5)]
+    np.testing.assert_allclose(pairs.p_adjusted, holm(pairs.p))
+
+
+def test_pairs():
+    "Full, base and dictionaries find their partners; what is ambiguous or missing is refused."
+    o = outcome(fractions=(.5, 1.))
+    assert len(compare(o, "full", "base", draws=2, flips=9, measures=["disturbance"]).frame) == 8
+    assert len(compare(o, dict(condition="range", fraction=.5), "full", draws=2, flips=9, measures=["broken"]).frame) == 4
+    one = compare(o, "range", dict(condition="full", fraction=1.), draws=2, flips=9, measures=["broken"], on=["ranking"])
+    assert len(one.frame) == 8
+    with pytest.raises(InputError, match="several rows"):
+        compare(o, "range", "full", on=["ranking"])
+    with pytest.raises(InputError, match="no row"):
+        compare(o, "range", "leace")
+
+
+def effects(rows, base=.9, concepts=CLASSES):
+    "Effects with given (condition, fraction, target accuracy, disturbance), the same for every concept."
+    nothing = dict(ranking="dprime", tau=np.nan, edit="mean", site="residual.5", n_target=10, n_auxiliary=20, fires_on_target=0.,
+                   fires_on_auxiliary=0., target_confidence=.5, auxiliary_confidence=.8, broken=0.)
+    out = []
+    for c in concepts:
+        out.append(dict(nothing, concept=c, condition="base", fraction=.5, range="none", target_accuracy=base,
+                        auxiliary_accuracy=.9, disturbance=0.))
+        out += [dict(nothing, concept=c, condition=k, fraction=f, range=k, target_accuracy=t, auxiliary_accuracy=.9-d, disturbance=d)
+                for k, f, t, d in rows]
+    return Effects(pd.DataFrame(out)[list(COLUMNS)])
+
+
+ROWS = [("full", .1, .5, .1), ("full", .3, .04, .4), ("full", .5, .0, .6), ("full", .7, .2, .7), ("range", .1, .6, .05),
+        ("range", .3, .1, .2)]
+
+
+def test_trade_off():
+    "The staircase against a sum on a fine grid; dominated settings are not on the curve."
+    e = effects(ROWS)
+    t = trade_off(e)
+    grid = (np.arange(90000)+.5)/1e5
+    for preset, row in t.areas[t.areas.concept == "macro"].set_index("preset").iterrows():
+        points = np.array([(a, d) for k, _, a, d in ROWS if k == preset])
+        cost = [min([d for a, d in points if a <= x], default=1.) for x in grid[::50]]
+        assert abs(np.mean(cost)-row.area) < 2e-3
+        assert row.lowest == pytest.approx(points[:, 0].min())
+    assert t.curve("full").target_accuracy.tolist() == [.0, .04, .5, .9]
+    assert t.areas.set_index(["preset", "concept"]).unreached["full", "macro"] == 0
+    pd.testing.assert_series_equal(t.areas[t.areas.concept == "macro"].area, t.areas[t.areas.concept == "b"].area, check_index=False)
+    lost = trade_off(e, cost="auxiliary_accuracy")
+    np.testing.assert_allclose(lost.areas.area, t.areas.area)
+    assert np.isnan(staircase([0.], [.1], 0.)[1])
+    with pytest.raises(InputError, match="no curve"):
+        t.curve("leace")
+
+
+def test_matched_and_chosen():
+    "The cheapest that reaches, else the closest; a margin or a bound asks for more."
+    e = effects([*ROWS, ("range", .5, .045, .3), ("range", .7, .02, .5)])
+    m = matched(e).set_index("preset")
+    assert m.fraction.to_dict() == {"full": .3, "range": .5} and m.reached.all()
+    m = matched(e, at=.01).set_index("preset")
+    assert m.fraction.to_dict() == {"full": .5, "range": .7} and m.reached.to_dict() == {"full": True, "range": False}
+    c = choose(e, margin=.01)
+    assert c.frame.set_index("preset").fraction.to_dict() == {"full": .3, "range": .7}
+    assert matched(e, cost="auxiliary_accuracy").fraction.tolist() == matched(e).fraction.tolist()
+    named = matched(e, presets=dict(mild=dict(fraction=[.1]), all={})).set_index("preset")
+    assert list(named.index) == ["mild", "all"] and named.fraction.to_dict() == {"mild": .1, "all": .5}
+    with pytest.raises(InputError, match="margin"):
+        choose(e, margin=.2)
+
+
+def test_choice_by_interval():
+    "A bound refuses the setting whose interval crosses, and test rows are those of the chosen setting."
+    o = outcome(N=600, shift=dict(full=2.5, range=2.5), fractions=(.5, .75, 1.))
+    e, sure = measure_effects(o), intervals(o, draws=200)
+    x = e.macro().query("condition == 'range'").target_accuracy
+    top = sure.only(concept="macro", condition="range", measure="target_accuracy").frame.high
+    at = float((x.iloc[1]+top.iloc[1])/2)
+    assert x.iloc[2] < x.iloc[1] < at < top.iloc[1] and top.iloc[2] < at
+    assert matched(e, at=at, presets=dict(r=dict(condition="range"))).fraction.iloc[0] == .75
+    c = choose(e, at=at, bounds=sure, presets=dict(r=dict(condition="range")))
+    assert c.frame.fraction.iloc[0] == 1. and c.frame.reached.iloc[0]
+    other = measure_effects(outcome(N=600, shift=dict(full=2.5, range=2.5), fractions=(.5, .75, 1.), seed=1))
+    told = apply(c, other, dataset="D", model="M")
+    assert tuple(told.columns) == MATCHED and len(told) == 3 and set(told.dataset) == {"D"}
+    want = other.frame.query("condition == 'range' and fraction == 1.")
+    np.testing.assert_array_equal(told.disturbance, want.disturbance)
+    base = other.frame.query("condition == 'base' and fraction == 1.")
+    np.testing.assert_array_equal(told.base_auxiliary_accuracy, base.auxiliary_accuracy)
+    with pytest.raises(InputError, match="not measured"):
+        apply(c, measure_effects(outcome(fractions=(.5,))))
+    with pytest.raises(InputError, match="twice"):
+        apply(c, Effects(pd.concat([other.frame, other.frame])))
+    with pytest.raises(InputError, match="intervals"):
+        choose(e, bounds=intervals(outcome(fractions=(.5,)), draws=5))
+
+
+def test_choice_survives_a_file(tmp_path):
+    "A table that was written and read again has the same settings, infinite tau and all."
+    o = outcome(N=600, shift=dict(full=4., range=4.), fractions=(.5, 1.))
+    e = measure_effects(o)
+    read = load_effects(e.save(tmp_path/"e.csv"))
+    pd.testing.assert_frame_equal(apply(choose(e), read), apply(choose(read), e))
+
+
+def test_tables_that_do_not_fit():
+    "Base rows that differ, none at all, and concepts that are missing are refused."
+    e = effects(ROWS)
+    with pytest.raises(InputError, match="several models"):
+        trade_off(Effects(pd.concat([e.frame, effects(ROWS, base=.8).frame])))
+    with pytest.raises(InputError, match="no base row"):
+        matched(e.only(condition=["full", "range"]))
+    with pytest.raises(InputError, match="cannot be compared"):
+        matched(Effects(e.frame.drop(index=1)))
+    with pytest.raises(InputError, match="belongs to preset"):
+        matched(e, presets=dict(paper=dict(condition="zero")))
+
+
+def test_over_seeds():
+    "Mean, sample spread and ends, macro rows from macro tables."
+    runs = [effects([("full", .1, x, .1)]) for x in (.1, .2, .6)]
+    f = over_seeds(runs)
+    row = f.query("concept == 'macro' and condition == 'full' and measure == 'target_accuracy'").iloc[0]
+    np.testing.assert_allclose([row["mean"], row.sd, row["min"], row["max"], row.seeds], [.3, np.std([.1, .2, .6], ddof=1), .1, .6, 3])
+    assert len(f) == 6*2*4
+    with pytest.raises(InputError, match="no effects"):
+        over_seeds([])
+
+
+def test_controls():
+    "Shuffled labels keep their counts; moved ranges keep their mass; swapped ones are another class's."
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 200)
+    mixed = shuffled_labels(y, seed=1)
+    assert (np.bincount(mixed) == np.bincount(y)).all() and (mixed != y).any() and (shuffled_labels(y, seed=1) == mixed).all()
+    acts = rng.normal(size=(200, 6)).astype(np.float32)
+    lo = rng.normal(size=(3, 6, 2)).astype(np.float32)
+    r = Ranges(lo, lo+np.array([.5, .3], np.float32), "density", .5, CLASSES)
+    r.lo[0, 0], r.hi[0, 0] = np.inf, -np.inf
+    moved, swapped = random_ranges(r, 3, acts=acts), random_ranges(r, 3)
+    for c in range(3):
+        assert (moved.contains(acts, c).sum(0) == r.contains(acts, c).sum(0)).all()
+        for j in range(6):
+            assert any(np.array_equal(swapped.lo[c, j], r.lo[k, j]) for k in range(3) if k != c)
+    assert (swapped.lo[0] != r.lo[0]).any(1).all() and not np.array_equal(moved.lo, random_ranges(r, 4, acts=acts).lo)
+    with pytest.raises(InputError, match="one class"):
+        random_ranges(Ranges(lo[:1], lo[:1], "density", .5, ("a",)))
+
+
+def test_collateral():
+    "A prediction that is the damage correlates at 1, its opposite at -1; wrong answers do not count."
+    o = outcome(shift=dict(range=1.), harm=dict(range=1.))
+    first = collateral(np.zeros((3, 3)), o)
+    assert np.isnan(first.spearman) and len(first.frame) == 6
+    damage = first.frame.pivot(index="text", columns="concept", values="measured").to_numpy()
+    assert collateral(damage, o).spearman == pytest.approx(1) and collateral(-damage, o).spearman == pytest.approx(-1)
+    right = (o.before.argmax(1) == o.labels) & (o.labels == 0)
+    moved = abs(o.after[1]-o.before).sum(1)[right].mean()/2
+    assert first.frame.query("text == 'a' and concept == 'b'").measured.iloc[0] == pytest.approx(moved, abs=1e-6)
+    with pytest.raises(InputError, match="must be"):
+        collateral(np.zeros((2, 2)), o)
