@@ -8,7 +8,7 @@ __all__ = ['RESAMPLED', 'SHARES', 'ENDS', 'COSTS', 'MATCHED', 'draw_texts', 'per
            'Comparison', 'compare', 'over_seeds', 'shuffled_labels', 'random_ranges', 'TradeOff', 'with_presets',
            'staircase', 'trade_off', 'matched', 'Choice', 'choose', 'apply', 'Collateral', 'collateral']
 
-# %% ../nbs/43_evidence.ipynb #1d31ebab
+# %% ../nbs/43_evidence.ipynb #225b9ff4
 from dataclasses import dataclass, is_dataclass, replace
 from html import escape
 
@@ -21,7 +21,7 @@ from .effects import MEASURES, Effects, disturbance, measure_effects
 from .ranges import Ranges, inside
 from .statistics import as_array
 
-# %% ../nbs/43_evidence.ipynb #c2974750
+# %% ../nbs/43_evidence.ipynb #f350f553
 def draw_texts(
     labels:np.ndarray, # `[N]` int64 gold classes
     draws:int=1000, # B, how many times
@@ -36,7 +36,7 @@ def draw_texts(
         out[:,rows] = np.bincount(picked.ravel(), minlength=draws*n).reshape(draws, n)
     return out
 
-# %% ../nbs/43_evidence.ipynb #25bf37c0
+# %% ../nbs/43_evidence.ipynb #849834d9
 RESAMPLED = ('target_accuracy', 'target_confidence', 'fires_on_target', 'auxiliary_accuracy', 'auxiliary_confidence',
              'fires_on_auxiliary', 'disturbance', 'broken')
 SHARES = ('target_accuracy', 'auxiliary_accuracy', 'broken') # Means of yes or no
@@ -77,7 +77,7 @@ def resampled(
             out[:,at] = w@values[at][:,rows[c]].T.astype(weights.dtype)/w.sum(1, dtype=np.float64)[:,None]
     return out
 
-# %% ../nbs/43_evidence.ipynb #f9960f51
+# %% ../nbs/43_evidence.ipynb #5666eebb
 def unseen(
     n, # How many texts were looked at, 1 or more; number, list or array
     level:float=.95, # Coverage of the two-sided interval, 0 to 1
@@ -85,7 +85,7 @@ def unseen(
     "The highest rate that is compatible with 0 of n (Clopper & Pearson 1934)."
     return 1-((1-level)/2)**(1/np.asarray(n, float))
 
-# %% ../nbs/43_evidence.ipynb #88399c62
+# %% ../nbs/43_evidence.ipynb #4f01acf6
 @dataclass(frozen=True, eq=False)
 class Evidence:
     "Every effect with its interval."
@@ -114,7 +114,7 @@ class Evidence:
         return f"Evidence({len(self.frame)} numbers, {self.level:.0%} intervals from {self.draws} draws, seed {self.seed})"
     def _repr_html_(self): return f"<p>{escape(repr(self))}; macro</p>{self.table().to_html(index=False)}"
 
-# %% ../nbs/43_evidence.ipynb #00babaf8
+# %% ../nbs/43_evidence.ipynb #7c7befae
 ENDS = {'n_target', 'measure', *MEASURES} # Columns that follow the keys
 
 def setting_keys(
@@ -148,7 +148,7 @@ def _sources(outcome):
     own = np.r_[[iv.concept for iv in outcome.interventions], np.arange(C)].astype(int)
     return frame,source,own
 
-# %% ../nbs/43_evidence.ipynb #9abcbff1
+# %% ../nbs/43_evidence.ipynb #444ba0ea
 def _ends(drawn, level):
     "Both ends of the central interval of `[B, S]`, each `[S]`; draws that are NaN do not count."
     if not 0 < level < 1: raise InputError(f"level={level} must lie between 0 and 1")
@@ -173,7 +173,7 @@ def _average(x, groups):
     one[np.arange(x.shape[1]), groups] = 1
     with np.errstate(invalid='ignore', divide='ignore'): return np.nan_to_num(x)@one/(~np.isnan(x)@one)
 
-# %% ../nbs/43_evidence.ipynb #74c3e7f9
+# %% ../nbs/43_evidence.ipynb #33e68f6a
 def intervals(
     outcome, # Fields of `Outcome`: interventions, labels `[N]`, classes, before `[N, C]`, after `[I, N, C]`, fires `[I, N]`
     *,
@@ -198,7 +198,7 @@ def intervals(
     whole = [pd.concat(p).sort_index(kind='stable') for p in (parts, macros)]
     return Evidence(pd.concat(whole, ignore_index=True), draws, seed, level)
 
-# %% ../nbs/43_evidence.ipynb #30e230e6
+# %% ../nbs/43_evidence.ipynb #bb80e360
 def some_texts(
     outcome, # An `Outcome` on N texts
     rows:np.ndarray, # `[n]` indices, or `[N]` bool
@@ -207,7 +207,7 @@ def some_texts(
     of = {k:getattr(outcome, k)[rows] for k in ('labels', 'before')} | {k:getattr(outcome, k)[:,rows] for k in ('after', 'fires')}
     return replace(outcome, **of)
 
-# %% ../nbs/43_evidence.ipynb #014f0e04
+# %% ../nbs/43_evidence.ipynb #3bf7b969
 def mcnemar(
     a, # Texts on which only the first condition has it, number or array
     b, # Texts on which only the second has it
@@ -226,7 +226,7 @@ def holm(
     out[order] = steps
     return out
 
-# %% ../nbs/43_evidence.ipynb #580a2136
+# %% ../nbs/43_evidence.ipynb #520e31c5
 def sign_flips(
     parts:np.ndarray, # `[S, N]` what every text adds to each of S differences
     flips:int=9999, # F, how many sets of random signs
@@ -241,7 +241,7 @@ def sign_flips(
         reached += (abs(signs.astype(np.float32)@parts.T) >= size).sum(0)
     return (1+reached)/(flips+1)
 
-# %% ../nbs/43_evidence.ipynb #75a845e1
+# %% ../nbs/43_evidence.ipynb #0aa13da9
 @dataclass(frozen=True, eq=False)
 class Comparison:
     "Two conditions on the same texts."
@@ -283,7 +283,7 @@ def _pairs(frame, a, b, on):
     if not keep.any(): raise InputError(f"no row of {a} has a partner in {b}")
     return left.index.to_numpy()[keep],at[keep].to_numpy().astype(int)
 
-# %% ../nbs/43_evidence.ipynb #911609d6
+# %% ../nbs/43_evidence.ipynb #fea26895
 def _compared(m, x, rows, aims, pair, groups, weights, flips, seed, level):
     "Both values, difference, interval and p-value of one measure, of every pair and of every average of them."
     a,b = (x[i] for i in pair)
@@ -304,7 +304,7 @@ def _compared(m, x, rows, aims, pair, groups, weights, flips, seed, level):
     return dict(a=both[0][0], b=both[1][0], difference=both[0][0]-both[1][0], low=low, high=high, p=p, p_adjusted=adjusted,
                 n=np.r_[n, union], test=['McNemar' if m in SHARES else 'sign flip']*len(n)+['sign flip']*len(G))
 
-# %% ../nbs/43_evidence.ipynb #833ba8e9
+# %% ../nbs/43_evidence.ipynb #9791a196
 def compare(
     outcome, # Fields of `Outcome`: interventions, labels `[N]`, classes, before `[N, C]`, after `[I, N, C]`, fires `[I, N]`
     a:str|dict, # A condition, or columns of `Effects` with the values wanted, such as `dict(condition='range', range='gaussian')`
@@ -330,7 +330,7 @@ def compare(
     a,b = (v if isinstance(v, str) else ', '.join(map(str, v.values())) for v in (a, b))
     return Comparison(pd.concat(parts, ignore_index=True), a, b, draws, flips, seed, level)
 
-# %% ../nbs/43_evidence.ipynb #b3dfd6cd
+# %% ../nbs/43_evidence.ipynb #ed100fc8
 def over_seeds(
     effects:list[Effects], # S tables of the same settings
     measures=MEASURES[:6], # Names of measures
@@ -348,7 +348,7 @@ def over_seeds(
     out = long.groupby(['concept', *keys, 'measure'], dropna=False, sort=False).value.agg(['mean', 'std', 'min', 'max', 'size'])
     return out.rename(columns=dict(std='sd', size='seeds')).reset_index()
 
-# %% ../nbs/43_evidence.ipynb #c3cddce1
+# %% ../nbs/43_evidence.ipynb #c4bff73e
 def shuffled_labels(
     labelled, # `[N]` labels, or a `Recording`
     seed:int=0, # Of the permutation
@@ -378,7 +378,7 @@ def random_ranges(
     lo,hi = np.where(held, lo, np.inf),np.where(held, hi, -np.inf)
     return replace(ranges, lo=lo[...,None].astype(np.float32), hi=hi[...,None].astype(np.float32), kind=kind)
 
-# %% ../nbs/43_evidence.ipynb #baa01899
+# %% ../nbs/43_evidence.ipynb #f2df037e
 @dataclass(frozen=True, eq=False)
 class TradeOff:
     "What it costs to bring the target accuracy down, for every preset."
@@ -418,7 +418,7 @@ def with_presets(
     if empty := [p for p,rows in parts.items() if not len(rows)]: raise InputError(f"no row of the effects belongs to preset {empty[0]!r}")
     return pd.concat([rows.assign(preset=p) for p,rows in parts.items()], ignore_index=True)
 
-# %% ../nbs/43_evidence.ipynb #1c645c12
+# %% ../nbs/43_evidence.ipynb #7e3b3cee
 COSTS = ('disturbance', 'broken', 'auxiliary_accuracy', 'auxiliary_confidence')
 
 def _paid(df, cost):
@@ -451,7 +451,7 @@ def staircase(
     x = np.r_[accuracy[order][corner], base]
     return on,(x[0]+(np.diff(x)*least[corner]).sum())/base,x[0]/base
 
-# %% ../nbs/43_evidence.ipynb #cd1f10dc
+# %% ../nbs/43_evidence.ipynb #88ee357f
 def trade_off(
     effects, # `Effects` with base rows
     *,
@@ -471,7 +471,7 @@ def trade_off(
         areas.append(dict(preset=p, concept=c) | about)
     return TradeOff(df[['preset', 'concept', *setting_keys(df), 'target_accuracy', 'cost', 'envelope']], pd.DataFrame(areas), cost)
 
-# %% ../nbs/43_evidence.ipynb #83a5c547
+# %% ../nbs/43_evidence.ipynb #63f7a38d
 def _best(df, limit, at, cost):
     "The row of every preset with the least cost among those whose `limit` is at most `at`, or else with the least `limit`."
     df = df.assign(paid=_paid(df, cost), limit=np.asarray(limit), reached=np.asarray(limit) <= at+1e-12)
@@ -492,7 +492,7 @@ def matched(
     df = _macro(with_presets(effects, presets))
     return _best(df, df.target_accuracy, at, cost)
 
-# %% ../nbs/43_evidence.ipynb #fe82d8c6
+# %% ../nbs/43_evidence.ipynb #073ee579
 @dataclass(frozen=True, eq=False)
 class Choice:
     "One setting for every preset, chosen on validation texts."
@@ -510,7 +510,7 @@ class Choice:
         df = self.frame[['preset', *setting_keys(self.frame), 'limit', 'reached']]
         return f"<p>{escape(repr(self))}</p>{df.to_html(index=False, float_format='%.4f')}"
 
-# %% ../nbs/43_evidence.ipynb #f307be1a
+# %% ../nbs/43_evidence.ipynb #cb75911e
 def choose(
     effects, # `Effects` on validation texts, with base rows
     *,
@@ -530,7 +530,7 @@ def choose(
         if limit.isna().any(): raise InputError("the bounds lack a setting of the effects; take `intervals` of the same outcome")
     return Choice(_best(df, limit, at, cost), at, float(margin), cost)
 
-# %% ../nbs/43_evidence.ipynb #2f399a68
+# %% ../nbs/43_evidence.ipynb #e20b9a48
 MATCHED = ('dataset', 'model', 'preset', 'concept', 'target_accuracy', 'target_confidence', 'auxiliary_accuracy', 'auxiliary_confidence',
            'base_auxiliary_accuracy', 'base_auxiliary_confidence', 'disturbance', 'broken', 'n_target', 'n_auxiliary')
 
@@ -552,7 +552,7 @@ def apply(
         parts.append(rows.assign(preset=preset, dataset=dataset, model=model))
     return pd.concat(parts, ignore_index=True)[list(MATCHED)]
 
-# %% ../nbs/43_evidence.ipynb #8493d0c8
+# %% ../nbs/43_evidence.ipynb #559447c2
 @dataclass(frozen=True, eq=False)
 class Collateral:
     "Predicted firing and measured disturbance of every auxiliary class under the edit of every concept."
@@ -566,7 +566,7 @@ class Collateral:
     def __repr__(self): return f"Collateral(Spearman {self.spearman:.2f} over {len(self.frame)} pairs of classes)"
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>{self.frame.head(6).to_html(index=False, float_format='%.3f')}"
 
-# %% ../nbs/43_evidence.ipynb #52894c9b
+# %% ../nbs/43_evidence.ipynb #5786c004
 def collateral(
     predicted, # `[C, C]` share of activations in range; row: class of the text, column: concept edited
     outcome, # Fields of `Outcome`, with one intervention for each concept

@@ -485,11 +485,11 @@ def normal_rates(
 def range_purity(
     rates:np.ndarray, # `[C, C, D]` of `firing_rates` or `normal_rates`
     n=None, # `[C]` texts of each class, for empirical priors; None: equal priors
-)->np.ndarray: # `[C, D]` float64 in 0..1; NaN for a range that no activation enters
+)->np.ndarray: # `[C, D]` float64 in 0..1; NaN for a class without texts, a range that nothing enters
     "P(text is of the class | its activation is in the class's range), for every class and neuron."
     n = np.ones(len(rates)) if n is None else np.asarray(n, dtype=np.float64)
     mass = np.nan_to_num(rates)*n[:, None, None] # A class without texts adds nothing
-    own = mass[np.arange(len(rates)), np.arange(len(rates))]
+    own = np.where(np.isnan(rates), np.nan, mass)[np.arange(len(rates)), np.arange(len(rates))]
     return _ratio(own, mass.sum(0))
 
 # %% ../nbs/38_overlap.ipynb #ba5f04b7

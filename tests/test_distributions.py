@@ -80,6 +80,9 @@ def test_separation_by_hand_and_by_scipy():
     assert np.isnan(threshold[2]).all() and np.isnan(interval[2]).all()
     known = ~np.isnan(threshold)
     assert (interval[known] >= threshold[known]-1e-12).all() and (interval[known] <= np.minimum(1, 2*threshold[known])+1e-12).all()
+    best = [abs(np.subtract(*(((x[k, 3] >= lo) & (x[k, 3] <= hi)).mean() for k in (labels == 0, labels != 0))))
+            for lo in x[:, 3] for hi in x[:, 3]]
+    assert abs(interval[0, 3]-max(best)) < 1e-12
     again = separation(np.exp(-x/4), labels, 4) # Any monotone map leaves order alone, or turns it round
     np.testing.assert_allclose(again, (threshold, interval), atol=1e-12)
 
