@@ -100,13 +100,12 @@ class Part:
 
     def rankings(self, names):
         "Rankings by name, those by gradients included, fitted at the last block."
-        from neuronlens.attribution import METHODS, attribute
-        from neuronlens.saliency import rank
+        from neuronlens.saliency import RANKINGS, rank
         acts, labels = self.fit.at(self.site), self.fit.labels
         if not hasattr(self, "known"): self.known = {}
         for n in names:
             if n in self.known: continue
-            if n in METHODS: self.known[n] = attribute(self.clf, self.fit, self.site, n) if False else self.attributed(n)
+            if n not in RANKINGS: self.known[n] = self.attributed(n)
             else: self.known[n] = rank(acts, labels, n, statistics=self.statistics, seed=SEED)
         return [self.known[n] for n in names]
 
