@@ -198,7 +198,9 @@ def test_posterior_of_identical_classes():
     assert r.empty().all() and repr(r).endswith("1 interval, 3 empty)")
     for n in ([3, 3, 4], [3, 3, 9], [3, 4, 5], [3, 4, 6]): # p is the prior everywhere, up to rounding
         twins = by_gauss([[1.]]*3, [[2.]]*3, n)
-        for c in range(3): assert not fit_ranges(None, None, f'posterior_prior({n[c]/sum(n)!r})', statistics=twins).empty()[c, 0]
+        for c in range(3):
+            r = fit_ranges(None, None, f'posterior_prior({n[c]/sum(n)!r})', statistics=twins)
+            assert (r.lo[c, 0, 0], r.hi[c, 0, 0]) == (-np.inf, np.inf)
     two = by_gauss([[0.], [0.], [8.]], [[1.], [1.], [1.]]) # p of a twin is 1/(2+e)
     edge = 4-np.log(2)/8 # 1/(2+e) = .4, so the third is half as likely as a twin
     hi = fit_ranges(None, None, 'posterior(0.4)', statistics=two).hi[:2, 0, 0]
