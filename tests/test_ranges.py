@@ -196,8 +196,13 @@ def test_posterior_of_identical_classes():
     assert not fit_ranges(None, None, 'posterior', statistics=s).empty().any()
     r = fit_ranges(None, None, 'posterior(0.34)', statistics=s)
     assert r.empty().all() and repr(r).endswith("1 interval, 3 empty)")
-    two = by_gauss([[0.], [0.], [8.]], [[1.], [1.], [1.]]) # p of a twin is half of what the third leaves: 0.4 at log 4 / 8 below 4
-    edge = 4-np.log(.5/.25/1)/8 # p = .4: 1/(2+e) = .4, so the third is half as likely as a twin
+    for n in ([3, 3, 4], [3, 3, 9], [3, 4, 5], [3, 4, 6]): # p is the prior everywhere, up to rounding
+        twins = by_gauss([[1.]]*3, [[2.]]*3, n)
+        for c in range(3):
+            r = fit_ranges(None, None, f'posterior_prior({n[c]/sum(n)!r})', statistics=twins)
+            assert (r.lo[c, 0, 0], r.hi[c, 0, 0]) == (-np.inf, np.inf)
+    two = by_gauss([[0.], [0.], [8.]], [[1.], [1.], [1.]]) # p of a twin is 1/(2+e)
+    edge = 4-np.log(2)/8 # 1/(2+e) = .4, so the third is half as likely as a twin
     hi = fit_ranges(None, None, 'posterior(0.4)', statistics=two).hi[:2, 0, 0]
     np.testing.assert_allclose(hi, edge, rtol=1e-5)
 
@@ -255,6 +260,13 @@ def test_density_keeps_the_gap_of_two_camps_and_no_more_than_eight_intervals():
     assert lo.shape[2] <= 8
 
 
+def test_density_breaks_where_nothing_is_dense_although_all_activations_are_held():
+    x = np.r_[np.linspace(0, 1, 200), np.linspace(10, 11, 200)][:, None]
+    lo, hi = density(np.r_[x, x], np.repeat([0, 1], 400), 1)
+    np.testing.assert_allclose(lo[0, 0], [0, 10])
+    np.testing.assert_allclose(hi[0, 0], [1, 11])
+
+
 def test_an_outlier_does_not_spoil_density():
     x = np.random.default_rng(0).normal(size=(1000, 1))
     x[0] = 1e7
@@ -272,7 +284,14 @@ def test_clusters_are_as_tight_as_those_of_scikit_learn(k):
     acts = np.c_[rng.normal(size=700), rng.gamma(1, size=700), rng.standard_t(2, size=700), rng.normal(rng.choice(5, 700)*3., 1)]
     for x, c in zip(acts.astype(np.float32).astype(float).T, clusters(acts, k), strict=True):
         other = KMeans(k, n_init=10, random_state=0).fit(x[:, None])
-        assert (abs(x[:, None]-c).min(1)**2).sum() <= other.inertia_*1.005
+        far = abs(x[:, None]-c)
+        assert (far.min(1)**2).sum() <= other.inertia_*1.005
+        np.testing.assert_allclose(c, [x[far.argmin(1) == m].mean() for m in range(k)], rtol=1e-9) # Lloyd has come to rest
+
+
+def test_an_activation_half_way_between_two_clusters_is_in_one_of_them():
+    r = fit_ranges([[0.], [0.], [2.], [2.]], [0, 0, 1, 1], 'kmeans(2)')
+    assert r.contains([[1.]], 0).tolist() == [[False]] and r.contains([[1.]], 1).tolist() == [[True]]
 
 
 @given(labelled_acts())
