@@ -62,8 +62,8 @@ PARTS = (*SETS, "smollm2")
 KEYS = ["concept", "condition", "ranking", "fraction", "range", "tau", "edit", "site"]
 
 
-def store(table, part, frame):
-    "Put the rows of one part into results/<table>.csv, in the order of the parts; the rows of the others stay."
+def store(table, part, frame, same=()):
+    "Put the rows of one part into results/<table>.csv, in the order of the parts; the rows of the others stay, and those that differ in `same`."
     import pandas as pd
 
     from neuronlens.data import atomic
@@ -72,7 +72,9 @@ def store(table, part, frame):
     frame.insert(0, "dataset", part)
     if path.exists():
         old = pd.read_csv(path, keep_default_na=False, na_values={c: [""] for c in frame.select_dtypes("number")})
-        frame = pd.concat([old[old.dataset != part], frame], ignore_index=True)
+        mine = old.dataset == part
+        for c in same: mine &= old[c] == frame[c].iloc[0]
+        frame = pd.concat([old[~mine], frame], ignore_index=True)
     frame["dataset"] = pd.Categorical(frame.dataset, PARTS, ordered=True)
     frame = frame.sort_values("dataset", kind="stable")
     floats = frame.select_dtypes("float").columns
@@ -133,10 +135,8 @@ TAUS = [.3, .5, 1., 1.5, 2., 2.4, 2.5, 3., 4., 6.]
 
 
 def sweeps(p):
-    "Fraction, tau, ranking, range and edit, one at a time; every row on test texts, nothing chosen by them."
-    from neuronlens.attribution import METHODS
+    "Fraction, tau, range and edit, one at a time; every row on test texts, nothing chosen by them."
     from neuronlens.ranges import RANGES
-    from neuronlens.saliency import RANKINGS
     every = p.plan(["max_activation"], ["gaussian(2.5)"], FRACTIONS, "zero")
     every += p.plan(["dprime"], ["gaussian(2.5)"], FRACTIONS, "mean")
     every += p.plan(["dprime"], ["posterior"], FRACTIONS, "mean", [0., .5], keep=("range", "random"))
@@ -144,10 +144,6 @@ def sweeps(p):
     taus = [f"gaussian({t:g})" for t in TAUS]
     every = p.plan(["max_activation"], taus, [.3, .5, .8], "zero", keep=("range",)) + p.plan(["dprime"], taus, [.8], "mean", keep=("range",))
     store("taus", p.name, p.effects(every).frame)
-    names = [r for r in RANKINGS if r != "mutual_information" or p.C < 10]+[*METHODS]
-    every = p.plan(names, ["gaussian(2.5)"], [.3, .5, .8], "mean", keep=("full", "range"))
-    every += p.plan(names, ["posterior"], [.3, .5, .8], "mean", .5, keep=("range",))
-    store("rankings", p.name, p.effects(every).frame)
     kinds = [r for r in RANGES if r != "full"]
     every = p.plan(["dprime"], kinds, [.8], "mean", [0., .5], keep=("full", "range"))
     store("ranges", p.name, p.effects(every).frame)
@@ -157,15 +153,29 @@ def sweeps(p):
     store("edits", p.name, p.effects(every).frame)
 
 
+def by_ranking(p):
+    "Every ranking with the same ranges and edits, and how much they agree."
+    from neuronlens.attribution import METHODS
+
+    from neuronlens.overlap import ranking_agreement
+    from neuronlens.saliency import RANKINGS
+    names = [*RANKINGS, *METHODS]
+    every = p.plan(names, ["gaussian(2.5)"], [.3, .5, .8], "mean", keep=("full", "range"))
+    every += p.plan(names, ["posterior"], [.3, .5, .8], "mean", .5, keep=("range",))
+    store("rankings", p.name, p.effects(every).frame)
+    store("agreement", p.name, ranking_agreement({r.name: r.scores for r in p.rankings(names)}, p.clf.classes, fractions=(.1, .3, .5)).to_frame())
+
+
 # --- matched erasure
 
 
 def candidates(p):
     "The interventions of every preset, from which one setting of each is chosen."
+    import torch
+
     from neuronlens.ablation import LinearEdit
     from neuronlens.erasure import leace
     from neuronlens.presets import PRESETS
-    import torch
     out = {}
     for name, q in PRESETS.items():
         ranges = ["gaussian(2.5)"] if q.condition == "full" else list(q.ranges)
@@ -195,7 +205,7 @@ def matching(p):
     import pandas as pd
 
     from neuronlens.ablation import ablate, edited_acts
-    from neuronlens.effects import Effects, measure_effects
+    from neuronlens.effects import measure_effects
     from neuronlens.erasure import information_left
     from neuronlens.evidence import MATCHED, compare, intervals, trade_off
     chosen, settings, curves = {}, [], []
@@ -221,10 +231,12 @@ def matching(p):
              for other in ("full", "gaussian", "random")]
     store("tests", p.name, pd.concat(tests, ignore_index=True))
     left, fit, test = [], p.fit, p.rec["test"]
+    rows = np.random.default_rng(SEED).permutation(len(fit))[:4000] # Of the texts that the probe is trained on
+    x, y, z = fit.at(p.site)[rows], fit.labels[rows], test.at(p.site)
     for name, ivs in {"base": chosen["full"], **chosen}.items():
         for iv in ivs:
             edit = (lambda x: x) if name == "base" else (lambda x, iv=iv: edited_acts(iv, x))
-            r = information_left(edit, fit.at(p.site), fit.labels, test.at(p.site), test.labels, iv.concept)
+            r = information_left(edit, x, y, z, test.labels, iv.concept, draws=200, seed=SEED)
             left.append(dict(preset=name, concept=p.clf.classes[iv.concept], accuracy=r.accuracy, majority=r.majority, auc=r.auc, n=r.n))
     store("information", p.name, pd.DataFrame(left))
 
@@ -302,19 +314,24 @@ def base_table(p):
 # --- the parts
 
 
+def each_tokens(p):
+    "About how many tokens a text has."
+    from neuronlens.model import encode
+    some = p.texts["test"].texts[:200]
+    return sum(map(len, encode(p.clf, some).ids))/len(some)
+
+
 def minilm_part(name):
     train, validation, test = texts_of(name)
     clf = classifier(name, train)
-    p = Part(name, f"MiniLM fine-tuned on {SETS[name]['title']}", clf, train, validation, test, [f"residual.{b}" for b in range(5)])
-    base_table(p)
-    shapes(p)
-    sweeps(p)
-    matching(p)
-    each = np.mean([min(len(i), SETS[name]["max_length"]) for i in clf.tokenizer(test.texts[:200])["input_ids"]])
-    blocks(p, range(5), each)
+    return Part(name, f"MiniLM fine-tuned on {SETS[name]['title']}", clf, train, validation, test, [f"residual.{b}" for b in range(5)])
 
 
-def main(parts):
+STEPS = dict(base=base_table, shapes=shapes, sweeps=sweeps, matching=matching, rankings=by_ranking,
+             blocks=lambda p: blocks(p, range(5), each_tokens(p)))
+
+
+def main(asked):
     import json
     import time
     from datetime import date
@@ -322,12 +339,15 @@ def main(parts):
     import pandas as pd
 
     from neuronlens.recording import versions
-    if strange := [x for x in parts if x not in PARTS]: raise SystemExit(f"no part is called {strange[0]!r}; there are {', '.join(PARTS)}")
-    for part in parts or PARTS:
-        start = time.perf_counter()
-        smollm2_part() if part == "smollm2" else minilm_part(part)
-        took = time.perf_counter()-start
-        store("runs", part, pd.DataFrame([dict(seed=SEED, seconds=round(took), date=date.today().isoformat(), versions=json.dumps(versions()))]))
+    if strange := [x for x in asked if x not in PARTS and x not in STEPS]:
+        raise SystemExit(f"nothing is called {strange[0]!r}; there are the parts {', '.join(PARTS)} and the steps {', '.join(STEPS)}")
+    for part in [x for x in asked if x in PARTS] or PARTS:
+        p = smollm2_part() if part == "smollm2" else minilm_part(part)
+        for step in [x for x in asked if x in STEPS] or STEPS:
+            start = time.perf_counter()
+            STEPS[step](p)
+            about = dict(step=step, seed=SEED, seconds=round(time.perf_counter()-start), date=date.today().isoformat())
+            store("runs", part, pd.DataFrame([about | {"versions": json.dumps(versions())}]), same=("step",))
 
 
 if __name__ == "__main__":
