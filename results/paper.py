@@ -63,7 +63,7 @@ KEYS = ["concept", "condition", "ranking", "fraction", "range", "tau", "edit", "
 
 
 def store(table, part, frame, same=()):
-    "Put the rows of one part into results/<table>.csv, in the order of the parts; the rows of the others stay, and those that differ in `same`."
+    "Put the rows of one part into results/<table>.csv, in the order of the parts; other parts stay, and rows that differ in `same`."
     import pandas as pd
 
     from neuronlens.data import atomic
@@ -142,7 +142,8 @@ def sweeps(p):
     every += p.plan(["dprime"], ["posterior"], FRACTIONS, "mean", [0., .5], keep=("range", "random"))
     store("fractions", p.name, p.effects(every).frame)
     taus = [f"gaussian({t:g})" for t in TAUS]
-    every = p.plan(["max_activation"], taus, [.3, .5, .8], "zero", keep=("range",)) + p.plan(["dprime"], taus, [.8], "mean", keep=("range",))
+    every = p.plan(["max_activation"], taus, [.3, .5, .8], "zero", keep=("range",))
+    every += p.plan(["dprime"], taus, [.8], "mean", keep=("range",))
     store("taus", p.name, p.effects(every).frame)
     kinds = [r for r in RANGES if r != "full"]
     every = p.plan(["dprime"], kinds, [.8], "mean", [0., .5], keep=("full", "range"))
@@ -163,7 +164,8 @@ def by_ranking(p):
     every = p.plan(names, ["gaussian(2.5)"], [.3, .5, .8], "mean", keep=("full", "range"))
     every += p.plan(names, ["posterior"], [.3, .5, .8], "mean", .5, keep=("range",))
     store("rankings", p.name, p.effects(every).frame)
-    store("agreement", p.name, ranking_agreement({r.name: r.scores for r in p.rankings(names)}, p.clf.classes, fractions=(.1, .3, .5)).to_frame())
+    scores = {r.name: r.scores for r in p.rankings(names)}
+    store("agreement", p.name, ranking_agreement(scores, p.clf.classes, fractions=(.1, .3, .5)).to_frame())
 
 
 # --- matched erasure
@@ -255,7 +257,8 @@ def blocks(p, which, tokens_each, budget=5000):
     from neuronlens.ablation import record_tokens
     from neuronlens.sweeps import effects_on, grid
     texts, out = some(p.texts["test"], tokens_each, budget), []
-    tokens = record_tokens(p.clf, some(p.texts["train"], tokens_each, 4*budget), [f"residual.{b}" for b in which], seed=SEED, progress=False)
+    few, sites = some(p.texts["train"], tokens_each, 4*budget), [f"residual.{b}" for b in which]
+    tokens = record_tokens(p.clf, few, sites, seed=SEED, progress=False)
     for b in which:
         site, ivs = f"residual.{b}", []
         kw = dict(rankings="dprime", fractions=[1.], sites=site, edit=["mean", "zero"], fitted_at=["readout", "tokens"], tokens=tokens,
