@@ -213,6 +213,7 @@ def matching(p):
     chosen, settings, curves = {}, [], []
     for name, ivs in candidates(p).items():
         chosen[name], row, effects = settled(p, name, ivs)
+        p.chosen = chosen
         settings.append(dict(preset=name) | row.drop("preset").to_dict())
         curves.append(trade_off(effects, presets={name: {}}))
     store("settings", p.name, pd.DataFrame(settings))
@@ -330,8 +331,61 @@ def minilm_part(name):
     return Part(name, f"MiniLM fine-tuned on {SETS[name]['title']}", clf, train, validation, test, [f"residual.{b}" for b in range(5)])
 
 
+TEMPLATE, VERBALIZERS = "Article: {text}\nTopic:", (" Business", " Technology", " Sports", " World")
+
+
+def smollm2_part():
+    "SmolLM2 asked for the topic of AG News texts with four worked examples; fitted on the texts that it answers correctly."
+    from neuronlens.prompt import calibrated, make_prompt, smollm2_prompted
+
+    from neuronlens.data import balance
+    from neuronlens.recording import correct_only
+    train, validation, test = texts_of("ag_news")
+    assert train.classes == ("Business", "Sci/Tech", "Sports", "World")
+    prompt, rest = make_prompt(train, TEMPLATE, shots=4, seed=SEED, verbalizers=VERBALIZERS)
+    fit, validation, test = (balance(t, n, seed=SEED) for t, n in ((rest, 150), (validation, 60), (test, 80)))
+    clf = calibrated(smollm2_prompted(prompt), balance(fit, 25, seed=SEED))
+    sites = [f"residual.{b}" for b in MIDDLE]
+    return Part("smollm2", "SmolLM2-135M-Instruct, prompted", clf, fit, validation, test, sites, fit=correct_only)
+
+
+MIDDLE = (14, 24)
+
+
+def language(p):
+    "What the presets do to SmolLM2 as a language model: perplexity on WikiText-2, accuracy on MMLU."
+    from neuronlens.language import language_effects, read_questions
+    data = Path(os.environ["NEURONLENS_DATA"])
+    questions = read_questions(data/"mmlu"/"test", per_subject=2, seed=SEED)
+    text = (data/"wikitext2"/"raw_wiki.test.raw").read_text(encoding="utf-8")
+    named = {f"{n}/{p.clf.classes[iv.concept]}": [iv] for n, ivs in settle(p).items() for iv in ivs}
+    res = language_effects(p.clf.model, p.clf.tokenizer, named, text, questions, window=512, most_tokens=8192, seed=SEED)
+    store("language", p.name, res.frame)
+
+
+def settle(p):
+    "The chosen interventions of every preset, found once."
+    if not hasattr(p, "chosen"): p.chosen = {n: settled(p, n, ivs)[0] for n, ivs in candidates(p).items()}
+    return p.chosen
+
+
+def positions(p):
+    "How often ranges that were fitted at the readout fire there and at all other tokens."
+    from dataclasses import replace
+
+    from neuronlens.language import firing_by_position
+    ivs = [replace(iv, condition=n) for n, own in settle(p).items() if n not in ("full", "leace") for iv in own]
+    store("positions", p.name, firing_by_position(p.clf, some(p.texts["test"], each_tokens(p), 10_000), ivs))
+
+
+def block_step(p):
+    if p.name == "smollm2": return blocks(p, MIDDLE, 300)
+    blocks(p, range(5), each_tokens(p))
+
+
 STEPS = dict(base=base_table, shapes=shapes, sweeps=sweeps, matching=matching, rankings=by_ranking,
-             blocks=lambda p: blocks(p, range(5), each_tokens(p)))
+             blocks=block_step,
+             positions=positions, language=language)
 
 
 def main(asked):
@@ -347,6 +401,7 @@ def main(asked):
     for part in [x for x in asked if x in PARTS] or PARTS:
         p = smollm2_part() if part == "smollm2" else minilm_part(part)
         for step in [x for x in asked if x in STEPS] or STEPS:
+            if step == "language" and part != "smollm2": continue
             start = time.perf_counter()
             STEPS[step](p)
             about = dict(step=step, seed=SEED, seconds=round(time.perf_counter()-start), date=date.today().isoformat())
