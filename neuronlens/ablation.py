@@ -326,6 +326,7 @@ def _where(positions, weights):
     "Positions of a classified text that may be edited, `[N, T]` bool; None: all. A text is all prompt."
     return {'readout':weights > 0, 'generated':torch.zeros_like(weights, dtype=torch.bool)}.get(positions)
 
+# %% ../nbs/40_ablation.ipynb #800d3ca3
 def _stacks(x, weights, ivs, room):
     "Edited copies of `x [N, T, D]`, a few at a time: which, `[S, N, T, D]`, and how much each fires at the readout, `[S, N]`."
     of = found = made = value = None
@@ -347,6 +348,7 @@ def _stacks(x, weights, ivs, room):
             stack[s] = torch.where(gate, value, x)
         yield which,stack,fires
 
+# %% ../nbs/40_ablation.ipynb #2fef5aca
 def _above(clf, batch, site, stack, below):
     "Class probabilities `[S, N, C]` when `stack [S, N, T, D]` stands at a site; `below` is the state to resume from."
     S,h,last = len(stack),stack.flatten(0, 1),len(anatomy(clf.model))-1
@@ -443,6 +445,7 @@ def _checked_recording(clf, texts, rec):
     if about.get('model_sha256', clf.sha256) != clf.sha256: raise InputError("the recording is of another model")
     if rec.probabilities is None: raise InputError("the recording holds no answers; record with answers=True")
 
+# %% ../nbs/40_ablation.ipynb #4c8520c9
 def interventions_on(
     clf:Classifier, # The model under study
     texts:Texts, # N labelled texts, aligned with the model

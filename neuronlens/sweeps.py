@@ -57,6 +57,7 @@ def _numbers(concepts, classes):
         raise InputError(f"concept {strange[0]!r} is none of {', '.join(classes)}")
     return [known[c] for c in _listed(concepts)]
 
+# %% ../nbs/44_sweeps.ipynb #4c7f9f5b
 def grid(
     train:Recording, # Training texts, recorded at the sites
     *,
