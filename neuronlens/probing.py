@@ -4,7 +4,9 @@
 
 # %% auto #0
 __all__ = ['Probe', 'curvature', 'descend', 'elastic_net', 'control_task', 'control_labels', 'fit_probe', 'accuracy_draws',
-           'LayerProbes', 'probe_layers', 'site_differences']
+           'LayerProbes', 'probe_layers', 'site_differences', 'ProbePath', 'path_classes', 'silencing_l1', 'set_aside',
+           'elastic_net_path', 'SparsestProbe', 'sparsest_probe', 'logistic', 'area_under_curve', 'CountProbes',
+           'probe_by_count', 'Readability', 'readability']
 
 # %% ../nbs/30_probing.ipynb #e2f96358
 from dataclasses import dataclass
@@ -334,3 +336,355 @@ def site_differences(
         rows.append([name, against, probes.accuracy[s]-probes.accuracy[k],
             *np.quantile(drawn[:,s]-drawn[:,k], [.025, .975]), p])
     return pd.DataFrame(rows, columns=['site', 'against', 'difference', 'low', 'high', 'p'])
+
+# %% ../nbs/30_probing.ipynb #62a5c532
+@dataclass(frozen=True, eq=False)
+class ProbePath:
+    "Probes from the sparsest to the densest."
+    l1:np.ndarray # `[P]` float64, falling prices of absolute weights
+    weights:np.ndarray # `[P, C, D]` float32
+    bias:np.ndarray # `[P, C]` float32
+    accuracy:np.ndarray # `[P]` float64, share of validation examples named correctly
+    recall:np.ndarray # `[P, C]` float64, the same for the examples of each class; NaN for a class without any
+    converged:np.ndarray # `[P]` bool, False where the solver stopped at its step limit
+    mean:np.ndarray # `[D]` float64, of the training activations
+    scale:np.ndarray # `[D]` float64, their standard deviation; 1 for a constant neuron
+    classes:tuple # C names
+    l2:float # Price of half of each squared weight
+    n:int # Training examples
+    n_validation:int # Validation examples
+    seed:int # Of the examples set aside; no matter where validation was given
+
+    @property
+    def used(self): return (self.weights != 0).sum(2)
+    @property
+    def neurons(self): return (self.weights != 0).any(1).sum(1)
+
+    def probe(self, i):
+        "The `Probe` at place `i` of the path."
+        return Probe(self.weights[i], self.bias[i], self.mean, self.scale, self.classes, float(self.l1[i]), self.l2, self.n,
+            bool(self.converged[i]))
+
+    def place(self, accuracy):
+        "Place of the sparsest probe with at least this validation accuracy; of equally sparse ones the most accurate."
+        good = np.flatnonzero(self.accuracy >= accuracy-1e-12)
+        if not len(good):
+            i = self.accuracy.argmax()
+            raise InputError(f"no probe on this path reaches accuracy {accuracy:.4g}: the best has {self.accuracy[i]:.4g}, "
+                f"with {self.neurons[i]} neurons at l1={self.l1[i]:.3g}")
+        return int(good[np.lexsort((-self.accuracy[good], self.neurons[good]))[0]])
+
+    def at(self, accuracy):
+        "The sparsest `Probe` with at least this validation accuracy."
+        return self.probe(self.place(accuracy))
+
+    def to_frame(self):
+        "One row per price: l1, neurons (in use for any class), per_class (their mean number), accuracy, converged."
+        return pd.DataFrame({'l1': self.l1, 'neurons': self.neurons, 'per_class': self.used.mean(1),
+            'accuracy': self.accuracy, 'converged': self.converged})
+
+# %% ../nbs/30_probing.ipynb #d03c3723
+def path_classes(
+    path:ProbePath, # Of `elastic_net_path`
+)->pd.DataFrame: # P x C rows
+    "One row per (price, class): l1, class, neurons, recall."
+    P,C = path.used.shape
+    return pd.DataFrame({'l1': path.l1.repeat(C), 'class': list(path.classes)*P, 'neurons': path.used.ravel(),
+        'recall': path.recall.ravel()})
+
+def _path_card(path):
+    caption = (f"{len(path.classes)} classes ({', '.join(path.classes)}), {path.n} training, {path.n_validation} validation "
+        f"texts, l2 {path.l2:g}, seed {path.seed}")
+    return f"<p>{escape(caption)}</p>{path.to_frame().to_html(index=False, float_format='%.4g')}"
+
+def _path_line(path):
+    return (f"ProbePath({len(path.l1)} prices, {path.neurons.min()} to {path.neurons.max()} neurons, best accuracy "
+        f"{path.accuracy.max():.3f}, n={path.n_validation})")
+
+ProbePath._repr_html_,ProbePath.__repr__,ProbePath.per_class = _path_card,_path_line,path_classes
+
+# %% ../nbs/30_probing.ipynb #3b7f68b9
+def silencing_l1(
+    x:np.ndarray, # `[N, D]` float32, standardised
+    labels:np.ndarray, # `[N]` int64 in 0..C-1
+    C:int, # Number of classes
+)->float: # Nats per example
+    "The smallest `l1` at which no neuron gets weight: the steepest slope of the loss where only biases are fitted."
+    y = np.eye(C)[labels]
+    return float(abs((y-y.mean(0)).T@x).max()/len(x))
+
+# %% ../nbs/30_probing.ipynb #0ebb6223
+def set_aside(
+    labels:np.ndarray, # `[N]` int64 index into `classes`
+    classes, # C names
+    *,
+    share:float=.25, # Of every class, above 0 and below 1
+    seed:int=0, # Which
+)->tuple: # Rows kept, rows set aside: int64, rising
+    "A share of every class, at least one example of each; two of each stay."
+    if not 0 < share < 1: raise InputError(f"share={share} must lie between 0 and 1")
+    rng,aside = np.random.default_rng(seed),[]
+    for c,name in enumerate(classes):
+        rows = rng.permutation(np.flatnonzero(labels == c))
+        k = max(1, round(share*len(rows)))
+        if len(rows)-k < 2: raise InputError(f"class {name!r} has {len(rows)} example(s), too few to set {share:.0%} aside")
+        aside.append(rows[:k])
+    aside = np.sort(np.concatenate(aside))
+    return np.setdiff1d(np.arange(len(labels)), aside),aside
+
+def _grid(l1s, x, y, C, points, floor):
+    "Falling prices `[P]` float64."
+    if l1s is None:
+        top = silencing_l1(x, y, C)*(1+1e-5) # Safely above float32 rounding
+        if not top: raise InputError("every neuron is constant, or no neuron differs between the classes")
+        return np.geomspace(top, top*floor, points)
+    for l1 in l1s: _prices(l1=l1)
+    if not len(l1s): raise InputError("no l1 to fit")
+    return np.sort(np.asarray(l1s, np.float64))[::-1]
+
+def elastic_net_path(
+    acts, # `[N, D]` training activations, finite
+    labels, # `[N]` class index of each; every class needs at least two after some are set aside
+    *,
+    validation=None, # `(acts [M, D], labels [M])` to read accuracy on; None: set `share` of the training examples aside
+    l1s=None, # Prices of absolute weights, any order; None: `points` from the silencing one down to `floor` of it
+    l2:float=1e-3, # Price of half the squared weights, at least 0
+    points:int=20, # Prices on the grid
+    floor:float=1e-3, # Lowest price, as a share of the highest
+    share:float=.25, # Set aside for validation
+    classes=None, # Names of the classes; None: '0', '1', ..
+    seed:int=0, # Of the examples set aside
+)->ProbePath:
+    "Elastic-net probes along falling prices, each fit starting from the last."
+    acts,labels,classes = labelled(acts, labels, classes)
+    _prices(l2=l2)
+    enough(labels, classes)
+    if validation is None:
+        kept,aside = set_aside(labels, classes, share=share, seed=seed)
+        acts,labels,held,gold = acts[kept],labels[kept],acts[aside],labels[aside]
+    else: held,gold,_ = labelled(*validation, classes)
+    if not len(gold): raise InputError("no validation examples")
+    mean,scale = _standard(acts)
+    x,C = ((acts-mean)/scale).astype(np.float32),len(classes)
+    l1s = _grid(l1s, x, labels, C, points, floor)
+    w = np.zeros((1, C, x.shape[1]+1), np.float32)
+    w[0,:,-1] = np.log(np.bincount(labels)/len(labels))
+    w[0,:,-1] -= w[0,:,-1].mean()
+    probes = []
+    with threadpool_limits(1):
+        curve = curvature(x)
+        for l1 in l1s:
+            w,done = descend(x, labels[None], C, l1, l2, start=w, curve=curve)
+            probes.append(Probe(w[0,:, :-1], w[0,:, -1], mean, scale, classes, float(l1), l2, len(x), bool(done[0])))
+    right = np.stack([p.predict(held) == gold for p in probes])
+    with np.errstate(invalid='ignore'): recall = np.stack([right[:,gold == c].sum(1)/(gold == c).sum() for c in range(C)], 1)
+    return ProbePath(l1s, np.stack([p.weights for p in probes]), np.stack([p.bias for p in probes]), right.mean(1), recall,
+        np.array([p.converged for p in probes]), mean, scale, classes, l2, len(x), len(gold), seed)
+
+# %% ../nbs/30_probing.ipynb #9748f8aa
+@dataclass(frozen=True, eq=False)
+class SparsestProbe:
+    "The probe with the fewest neurons among those that reach a validation accuracy."
+    probe:Probe # The chosen one
+    target:float # Validation accuracy asked for
+    validation_accuracy:float # Of the chosen probe; what it was chosen by
+    test_accuracy:float # Of the chosen probe; what to report
+    full_accuracy:float # On test examples, of the path's probe with the best validation accuracy
+    full_neurons:int # Neurons which that one uses
+    n_validation:int # Validation examples
+    n_test:int # Test examples
+
+    @property
+    def neurons(self): return np.flatnonzero(self.probe.weights.any(0))
+
+    def to_frame(self):
+        "One row per weight, class by class, largest first: class, neuron, weight."
+        w = self.probe.weights
+        order = [(c, j) for c in range(len(w)) for j in np.argsort(-abs(w[c]), kind='stable') if w[c, j]]
+        return pd.DataFrame([(self.probe.classes[c], j, w[c, j]) for c,j in order], columns=['class', 'neuron', 'weight'])
+
+    def __repr__(self):
+        return (f"SparsestProbe({len(self.neurons)} of {len(self.probe.mean)} neurons, test accuracy {self.test_accuracy:.3f}; "
+            f"{self.full_neurons} neurons: {self.full_accuracy:.3f}; n={self.n_test})")
+
+    def _repr_html_(self):
+        top = self.to_frame().groupby('class', sort=False).head(3)
+        return f"<p>{escape(repr(self))}; the largest weights:</p>{top.to_html(index=False, float_format='%.3f')}"
+
+def sparsest_probe(
+    path:ProbePath, # Of `elastic_net_path`; its validation examples make the choice
+    acts, # `[M, D]` test activations
+    labels, # `[M]` class index of each
+    *,
+    relative:float=.95, # Accuracy to reach, as a share of the best validation accuracy on the path
+    accuracy:float|None=None, # Accuracy to reach, 0 to 1, instead
+)->SparsestProbe:
+    "Chosen on the path's validation examples, read on these; an accuracy never reached raises `InputError`."
+    acts,labels,_ = labelled(acts, labels, path.classes)
+    if not len(labels): raise InputError("no test examples")
+    target = relative*path.accuracy.max() if accuracy is None else accuracy
+    if not 0 < target <= 1: raise InputError(f"the accuracy to reach must be above 0 and at most 1, got {target:.4g}")
+    i,full = path.place(target),path.place(path.accuracy.max())
+    return SparsestProbe(path.probe(i), float(target), float(path.accuracy[i]), path.probe(i).accuracy(acts, labels),
+        path.probe(full).accuracy(acts, labels), int(path.neurons[full]), path.n_validation, len(labels))
+
+# %% ../nbs/30_probing.ipynb #16d862d8
+def logistic(
+    x:np.ndarray, # `[N, D]` float32, standardised
+    y:np.ndarray, # `[N]` bool, True where the concept is present
+    l2:float, # Price of half the squared weights, nats per example, above 0
+    *,
+    balanced:bool=False, # Let both sides weigh the same?
+)->np.ndarray: # `[D+1]` float64 weights; the last is the bias, which is free
+    "Two-class logistic regression with an L2 penalty, by L-BFGS."
+    sign = np.where(y, 1, -1).astype(np.float32)
+    share = np.where(y, .5/max(y.sum(), 1), .5/max((~y).sum(), 1)) if balanced else np.full(len(y), 1/len(y))
+    def price(w):
+        margin = sign*(x@w[:-1].astype(np.float32)+np.float32(w[-1]))
+        pull = (-share*sign*expit(-margin)).astype(np.float32)
+        loss = share@np.logaddexp(0, -margin) + l2/2*w[:-1]@w[:-1]
+        return loss,np.append(pull@x + l2*w[:-1], pull.sum(dtype=np.float64))
+    start = np.zeros(x.shape[1]+1)
+    return minimize(price, start, jac=True, method='L-BFGS-B', options={'maxiter': 500, 'gtol': 1e-5, 'ftol': 1e-9}).x
+
+# %% ../nbs/30_probing.ipynb #8d9b465d
+def area_under_curve(
+    scores, # `[N]` floats, higher where the concept is thought present
+    y, # `[N]` bool, True where it is
+)->float: # 0 to 1, .5 by chance; NaN where one side is missing
+    "Area under the ROC curve, from ranks (Mann & Whitney 1947); equal scores count half."
+    y = np.asarray(y, bool)
+    n,m = y.sum(),(~y).sum()
+    return float((rankdata(scores)[y].sum()-n*(n+1)/2)/(n*m)) if n and m else float('nan')
+
+# %% ../nbs/30_probing.ipynb #c1fc1f61
+@dataclass(frozen=True, eq=False)
+class CountProbes:
+    "Held-out scores of one-vs-rest probes on the first k neurons of a ranking."
+    counts:np.ndarray # `[K]` int64, neurons read
+    accuracy:np.ndarray # `[K, C]` float64
+    f1:np.ndarray # `[K, C]` float64, of the class; 0 where no example of it is found, NaN where there is none
+    balanced:np.ndarray # `[K, C]` float64, mean of the shares found among the class and among the others; NaN without either
+    auc:np.ndarray # `[K, C]` float64; NaN without either
+    majority:np.ndarray # `[C]` float64, held-out share of the more common side
+    classes:tuple # C names
+    n_train:int # Training examples
+    n_test:int # Held-out examples
+
+    def to_frame(self):
+        "One row per (count, class): neurons, class, accuracy, majority, f1, balanced, auc."
+        K,C = self.f1.shape
+        return pd.DataFrame({'neurons': self.counts.repeat(C), 'class': list(self.classes)*K, 'accuracy': self.accuracy.ravel(),
+            'majority': np.tile(self.majority, K), 'f1': self.f1.ravel(), 'balanced': self.balanced.ravel(),
+            'auc': self.auc.ravel()})
+
+    def macro(self):
+        "Means over classes, one row per count; a class without held-out examples is left out."
+        return self.to_frame().groupby('neurons')[['accuracy', 'majority', 'f1', 'balanced', 'auc']].mean().reset_index()
+
+    def __repr__(self):
+        return f"CountProbes({len(self.classes)} classes, {self.counts[0]} to {self.counts[-1]} neurons, n={self.n_test})"
+
+    def _repr_html_(self):
+        return f"<p>{escape(repr(self))}; means over classes:</p>{self.macro().to_html(index=False, float_format='%.3f')}"
+
+# %% ../nbs/30_probing.ipynb #a5c22f5e
+def _sides(scores, y, at=0.):
+    "Accuracy, F1, balanced accuracy and AUC of `scores [N]`, with `scores > at` said to be the concept `y [N]` bool."
+    said,n,m = scores > at,y.sum(),(~y).sum()
+    hits,rejects = (said & y).sum(),(~said & ~y).sum()
+    balanced = (hits/n+rejects/m)/2 if n and m else np.nan
+    return (hits+rejects)/len(y),2*hits/(n+said.sum()) if n else np.nan,balanced,area_under_curve(scores, y)
+
+def _orders(order, C, D):
+    "A ranking `[C, k]` int64 from one for each class, or one for all."
+    order = as_array(order)
+    if order.ndim == 1: order = np.tile(order, (C, 1))
+    if order.ndim != 2 or len(order) != C or not order.shape[1]: raise InputError(f"order must be [neurons] or [{C} classes, "
+        f"neurons], got shape {order.shape}")
+    if order.dtype.kind not in 'iu' or order.min() < 0 or order.max() >= D:
+        raise InputError(f"order must hold neuron numbers from 0 to {D-1}")
+    for row in order:
+        if len(np.unique(row)) < len(row): raise InputError("a neuron stands twice in order")
+    return order
+
+def probe_by_count(
+    order, # `[D]` or `[C, D]` neuron numbers, most salient first, such as `Ranking.order`; may hold fewer than D
+    train, # `[N, D]` training activations
+    train_labels, # `[N]` class index of each; every class needs at least two
+    test, # `[M, D]` held-out activations
+    test_labels, # `[M]` class index of each
+    *,
+    counts=None, # Numbers of neurons; None: 1, 2, 4, .. and all that `order` holds
+    l2:float=1e-2, # Price of half the squared weights, nats per example, above 0
+    classes=None, # Names of the classes; None: '0', '1', ..
+)->CountProbes:
+    "For every class and count k, a balanced one-vs-rest probe on the first k neurons (Gurnee et al. 2023)."
+    train,labels,classes = labelled(train, train_labels, classes)
+    test,gold,_ = labelled(test, test_labels, classes)
+    if not len(gold): raise InputError("no held-out examples")
+    enough(labels, classes)
+    if not 0 < l2 < np.inf: raise InputError(f"l2={l2} must be a number above 0")
+    order = _orders(order, len(classes), train.shape[1])
+    most = order.shape[1]
+    counts = np.unique([*(2**i for i in range(most.bit_length())), most] if counts is None else counts)
+    if not len(counts) or counts[0] < 1 or counts[-1] > most: raise InputError(f"counts must lie between 1 and {most}")
+    mean,scale = _standard(train)
+    x,a = (((v-mean)/scale).astype(np.float32) for v in (train, test))
+    out = np.empty((4, len(counts), len(classes)))
+    with threadpool_limits(1):
+        for c,first in enumerate(order):
+            for i,k in enumerate(counts):
+                w = logistic(np.ascontiguousarray(x[:,first[:k]]), labels == c, l2, balanced=True)
+                out[:,i,c] = _sides(a[:,first[:k]]@w[:-1]+w[-1], gold == c)
+    share = np.bincount(gold, minlength=len(classes))/len(gold)
+    return CountProbes(counts, *out, np.maximum(share, 1-share), classes, len(labels), len(gold))
+
+# %% ../nbs/30_probing.ipynb #305fed64
+@dataclass(frozen=True, eq=False)
+class Readability:
+    "How well a fresh linear probe tells one concept from all others on held-out examples."
+    concept:str # Name of the class
+    accuracy:float # Share named correctly, 0 to 1
+    majority:float # Share of the more common side: what answering always the same reaches
+    auc:float # Chance that an example of the concept scores above another one; NaN where one side is missing
+    balanced_accuracy:float # Mean share found on both sides, the threshold at the training share; NaN where one is missing
+    n:int # Held-out examples
+    n_concept:int # Those of the concept
+    n_train:int # Training examples
+
+    def to_frame(self): return pd.DataFrame([vars(self)])
+
+    def __repr__(self):
+        return (f"Readability({self.concept!r}: AUC {self.auc:.3f}, accuracy {self.accuracy:.3f} against {self.majority:.3f}, "
+            f"balanced {self.balanced_accuracy:.3f}, n={self.n})")
+
+def readability(
+    train, # `[N, D]` training activations, edited or not
+    train_labels, # `[N]` class index of each
+    test, # `[M, D]` held-out activations, edited alike
+    test_labels, # `[M]` class index of each
+    concept, # Class index, or its name if `classes` are given
+    *,
+    classes=None, # Names of the classes; None: '0', '1', ..
+    l2:float=1e-2, # Price of half the squared weights, nats per example, above 0
+)->Readability:
+    "Train a fresh one-vs-rest probe (logistic, L2) and read it on held-out examples."
+    train,labels,names = labelled(train, train_labels, classes)
+    test,gold,_ = labelled(test, test_labels, names)
+    if test.shape[1] != train.shape[1]: raise InputError(f"{train.shape[1]} neurons in train but {test.shape[1]} in test")
+    if not len(gold): raise InputError("no held-out examples")
+    if not 0 < l2 < np.inf: raise InputError(f"l2={l2} must be a number above 0")
+    c = names.index(concept) if concept in names else concept
+    if not isinstance(c, int|np.integer) or not 0 <= c < len(names): raise InputError(f"no class {concept!r} among {names}")
+    y,there = labels == c,gold == c
+    if min(y.sum(), (~y).sum()) < 2: raise InputError(f"class {names[c]!r} has {y.sum()} of {len(y)} training examples; "
+        "two are needed on either side")
+    mean,scale = _standard(train)
+    with threadpool_limits(1):
+        w = logistic(((train-mean)/scale).astype(np.float32), y, l2)
+        scores = ((test-mean)/scale).astype(np.float32)@w[:-1].astype(np.float32)+w[-1]
+    accuracy,_,_,auc = _sides(scores, there)
+    balanced = _sides(scores, there, np.log(y.sum()/(~y).sum()))[2]
+    return Readability(names[c], float(accuracy), float(max(there.mean(), 1-there.mean())), auc, float(balanced), len(gold),
+        int(there.sum()), len(y))
