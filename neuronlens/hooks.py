@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['STREAMS', 'EMBEDDING', 'Site', 'parse_site', 'Anatomy', 'find_blocks', 'anatomy', 'resuming', 'before', 'hooked',
-           'run', 'answer', 'logits']
+           'run', 'narrowed', 'answer', 'head_reads', 'logits']
 
 # %% ../nbs/12_hooks.ipynb #fd88c540
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .data import InputError
-from .model import Batch, Classifier, call_options, first_attended, input_device, last_attended, padding_id
+from .model import Batch, Classifier, call_options, input_device, padding_id
 
 # %% ../nbs/12_hooks.ipynb #ccee96d9
 STREAMS = ('residual', 'mlp', 'attention')
@@ -231,22 +231,70 @@ def run(
         except _Stop: pass
     return kept
 
+# %% ../nbs/12_hooks.ipynb #29b24181
+@contextmanager
+def narrowed(
+    head:nn.Linear, # The output matrix of a language model
+    rows:list[int], # Tokens whose scores are wanted
+): # The matrix is whole again afterwards, error or not
+    "Let the model score these tokens alone."
+    w,b = head.weight[rows],None if head.bias is None else head.bias[rows]
+    head.forward = lambda x: nn.functional.linear(x, w, b)
+    try: yield
+    finally: del head.forward
+
+_NARROWS = WeakKeyDictionary()
+
+@torch.no_grad()
+def _can_narrow(a, clf):
+    "Whether the answer needs a few rows of the output matrix, and a trial shows that the head gives the same with those alone."
+    model,head = clf.model,clf.model.get_output_embeddings()
+    if clf.head_rows is None or type(head) is not nn.Linear or 'forward' in head.__dict__: return False
+    if (known := _NARROWS.get(model)) is None:
+        h = torch.randn(2, 1, a.widths['residual'], generator=torch.Generator().manual_seed(2)).to(head.weight)
+        with resuming(a.blocks, a.in_tuple, len(a)-1, h):
+            full = model(**_dummy(model, 2, 1)).logits[...,:3]
+            with narrowed(head, [0, 1, 2]): known = model(**_dummy(model, 2, 1)).logits
+        known = _NARROWS[model] = known.shape == full.shape and torch.allclose(known, full, atol=1e-5, rtol=1e-3)
+    return known
+
+def _most_rows(clf, hidden, most=1<<26):
+    "How many texts to score at once, so that the scores of a large vocabulary fit into memory."
+    head = getattr(clf.model.get_output_embeddings(), 'weight', None)
+    return len(hidden) if head is None else max(1, most//(head.shape[0]*hidden.shape[1]))
+
+def _through_head(a, clf, hidden, mask=None):
+    "Scores of the classes for `[N, T, D]`, all of which the head reads."
+    n,t = hidden.shape[:2]
+    with resuming(a.blocks, a.in_tuple, len(a)-1, hidden):
+        return clf.class_logits(clf.model(**_dummy(clf.model, 1 if a.lone and t == 1 else n, t, mask)).logits.float())
+
 # %% ../nbs/12_hooks.ipynb #215adf7d
 def answer(
     clf:Classifier, # The model under study
     hidden:Tensor, # `[N, T, D]` output of the last block; `[N, D]` if only what the head reads
     mask:Tensor|None=None, # `[N, T]` attention mask; not needed for `[N, D]`
+    *,
+    narrow:bool=True, # False: compute the scores of the whole vocabulary, so that a prompted model's are log-probabilities in it
 )->Tensor: # `[N, C]` float32 logits
     "The model's classification head on hidden states of its last block."
     a = anatomy(clf.model)
     if hidden.ndim == 3 and a.head != 'all':
-        at = (first_attended if a.head == 'first' else last_attended)(mask).to(hidden.device)
-        hidden = hidden[torch.arange(len(hidden), device=hidden.device), at]
+        at = clf.places(mask, a.head).to(hidden.device)
+        hidden,mask = hidden[torch.arange(len(hidden), device=hidden.device)[:,None], at],None
+    elif clf.tail: raise InputError("scoring 'sum' reads more than one position of a text; it needs the states of all of them")
     hidden = hidden.to(next(clf.model.parameters()).dtype)
     if hidden.ndim == 2: hidden,mask = hidden[:,None],None
-    n,t = hidden.shape[:2]
-    with resuming(a.blocks, a.in_tuple, len(a)-1, hidden):
-        return clf.class_logits(clf.model(**_dummy(clf.model, 1 if a.lone and t == 1 else n, t, mask)).logits.float())
+    narrow = narrow and _can_narrow(a, clf)
+    with narrowed(clf.model.get_output_embeddings(), clf.head_rows) if narrow else nullcontext():
+        if mask is not None: return _through_head(a, clf, hidden, mask)
+        return torch.cat([_through_head(a, clf, h) for h in hidden.split(len(hidden) if narrow else _most_rows(clf, hidden))])
+
+def head_reads(
+    clf:Classifier, # The model under study
+)->str: # 'first', 'last' or 'all'
+    "Which positions of a text the answer is made of; 'all' when it is more than one."
+    return 'all' if clf.tail else anatomy(clf.model).head
 
 def logits(
     clf:Classifier, # The model under study

@@ -62,11 +62,12 @@ def pad(
     fill:int=0, # Token id that fills up
     side:str='right', # Where the padding goes: 'right' or 'left'
     length:int|None=None, # Pad to this many tokens; None: to the longest
+    tail:int=0, # Columns of padding to add on the right of everything
 )->Batch: # `[N, T]`
     "Texts of different lengths as one batch."
     n = np.array([len(x) for x in ids])[:,None]
     T = max(length or 0, n.max())
-    mask = np.arange(T) < n if side == 'right' else np.arange(T) >= T-n
+    mask = np.pad(np.arange(T) < n if side == 'right' else np.arange(T) >= T-n, ((0, 0), (0, tail)))
     def fit(xs, v):
         out = np.full(mask.shape, v, np.int64)
         out[mask] = np.concatenate(xs)
@@ -109,8 +110,10 @@ class Classifier:
     source:str='given' # Folder or hub name
     sha256:str='' # Hash of the weight files, or the hub's revision
 
-    @property
-    def device(self)->torch.device: return input_device(self.model)
+    tail = 0 # Columns that every batch keeps free on its right
+    head_rows = None # The only rows of the output matrix that its answer needs
+    about = property(lambda self: {}) # What else decides its answers, for the provenance
+    device = property(lambda self: input_device(self.model))
 
     @cached_property
     def pad_id(self)->int: return padding_id(self.model, self.tokenizer)
@@ -124,9 +127,21 @@ class Classifier:
         if self.takes_positions: kw['position_ids'] = (kw['attention_mask'].cumsum(1)-1).clamp(min=0)
         return kw | call_options(self.model)
 
+    def tokens(self, texts:list[str])->tuple: # Token ids and special-token masks of every text, and whether it was cut
+        "Texts as tokens within the limit."
+        return _tokens(self, texts)
+
+    def places(self, mask:Tensor, head:str)->Tensor: # `[N, K]` int64
+        "The positions that the head reads: of a 'first' or 'last' attended token."
+        return (first_attended if head == 'first' else last_attended)(mask)[:,None]
+
     def class_logits(self, logits:Tensor)->Tensor: # `[N, C]`
         "The scores of the classes among what the model's head returns; for a sequence classifier all of it."
         return logits
+
+    def whole(self):
+        "The same model with everything it reads inside the batch."
+        return self
 
     def __repr__(self):
         kind = type(self.model).__name__
@@ -407,6 +422,7 @@ class Encoded:
     cut:int # How many texts were longer than the limit
     source:str='texts' # Where the texts are from, for messages
     rows:np.ndarray|None=None # `[N]` int64, row of every text in the source; None: counted from 1
+    tail:int=0 # Columns that every batch keeps free on its right
 
     def __len__(self): return len(self.ids)
     def row(self, i): # Of a text by its index from 0
@@ -439,6 +455,14 @@ def _beginnings(clf, texts, chars=8):
     return [t if len(t) <= n or ' ' not in t[:n] else t[:t.rindex(' ', 0, n)] for t in texts]
 
 # %% ../nbs/10_model.ipynb #7f0a97e4
+def _tokens(clf, part):
+    "Token ids and special-token masks of texts, of the beginnings alone where those fill the limit; and which were longer."
+    short = _beginnings(clf, part)
+    ids,special,long = _tokenize(clf, short)
+    if again := [i for i,over in enumerate(long) if not over and len(short[i]) < len(part[i])]:
+        for i,*one in zip(again, *_tokenize(clf, [part[i] for i in again]), strict=True): ids[i],special[i],long[i] = one
+    return ids,special,long
+
 def encode(
     clf:Classifier, # The model under study
     texts:list[str], # N texts
@@ -447,15 +471,11 @@ def encode(
     "Tokenize without padding; a text that gives no token is refused by its row."
     ids,special,cut = [],[],0
     for at in range(0, len(texts), 1024):
-        part = texts[at:at+1024]
-        short = _beginnings(clf, part)
-        a,m,long = _tokenize(clf, short)
-        if again := [i for i,over in enumerate(long) if not over and len(short[i]) < len(part[i])]:
-            for i,*one in zip(again, *_tokenize(clf, [part[i] for i in again]), strict=True): a[i],m[i],long[i] = one
+        a,m,long = clf.tokens(texts[at:at+1024])
         cut += sum(long)
         ids += [array('i', x) for x in a]
         special += [array('b', x) for x in m]
-    res = Encoded(ids, special, cut) if of is None else Encoded(ids, special, cut, of.source, of.rows)
+    res = Encoded(ids, special, cut, *(('texts', None) if of is None else (of.source, of.rows)), clf.tail)
     if none := [res.row(i) for i,x in enumerate(ids) if not len(x)]:
         raise InputError(f"{res.source}, {some_rows(none)}: the tokenizer makes no token of the text")
     return res
@@ -463,11 +483,11 @@ def encode(
 # %% ../nbs/10_model.ipynb #09434dfa
 def _longest_first(encoded):
     "Lengths of the texts, and their indices, longest first."
-    lengths = np.array([len(x) for x in encoded.ids], int)
+    lengths = np.array([len(x)+encoded.tail for x in encoded.ids], int)
     return lengths,np.argsort(-lengths, kind='stable')
 
 def _batch(encoded, rows, **kw):
-    return pad([encoded.ids[i] for i in rows], [encoded.special[i] for i in rows], rows, **kw)
+    return pad([encoded.ids[i] for i in rows], [encoded.special[i] for i in rows], rows, tail=encoded.tail, **kw)
 
 def batches(
     encoded:Encoded, # Tokenized texts

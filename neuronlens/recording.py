@@ -135,7 +135,7 @@ def provenance(
     of = {} if texts is None else dict(texts=texts.source, texts_sha256=texts.digest, n_texts=len(texts))
     return dict(model=clf.source, model_sha256=clf.sha256, tokenizer_sha256=tokenizer_hash(clf.tokenizer),
                 dtype=str(next(clf.model.parameters()).dtype), **of, classes=list(clf.classes),
-                sites=[str(s) for s in sites], readout=readout, max_length=clf.max_length, versions=versions())
+                sites=[str(s) for s in sites], readout=readout, max_length=clf.max_length, **clf.about, versions=versions())
 
 def parameters_hash(
     model:torch.nn.Module, # Any model
