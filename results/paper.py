@@ -98,22 +98,20 @@ class Part:
         self.rec = {k: recorded(clf, t, with_all if k == "train" else last, progress=False) for k, t in self.texts.items()}
         self.fit = self.rec["train"] if fit is None else fit(self.rec["train"]) # What rankings and ranges are fitted on
         self.statistics = class_statistics(self.fit.at(last), self.fit.labels, self.fit.classes)
-        self.C = len(clf.classes)
+        self.C, self.known = len(clf.classes), {}
 
     def rankings(self, names):
-        "Rankings by name, those by gradients included, fitted at the last block."
-        from neuronlens.saliency import RANKINGS, rank
+        "Rankings by name, fitted at the last block; each once."
+        from neuronlens.attribution import ATTRIBUTIONS, attribute
+        from neuronlens.saliency import rank
         acts, labels = self.fit.at(self.site), self.fit.labels
-        if not hasattr(self, "known"): self.known = {}
         for n in names:
             if n in self.known: continue
-            if n not in RANKINGS: self.known[n] = self.attributed(n)
+            if n in ATTRIBUTIONS:
+                kw = dict(recording=self.rec["train"], progress=False)
+                self.known[n] = attribute(self.clf, self.texts["train"], self.site, n, **kw)
             else: self.known[n] = rank(acts, labels, n, statistics=self.statistics, seed=SEED)
         return [self.known[n] for n in names]
-
-    def attributed(self, name):
-        from neuronlens.attribution import attribute
-        return attribute(self.clf, self.texts["train"], self.site, name, recording=self.rec["train"], progress=False)
 
     def plan(self, rankings, ranges, fractions, edit, vote=0., keep=("full", "range", "random")):
         "Interventions at the last block of some conditions."
@@ -384,8 +382,7 @@ def block_step(p):
 
 
 STEPS = dict(base=base_table, shapes=shapes, sweeps=sweeps, matching=matching, rankings=by_ranking,
-             blocks=block_step,
-             positions=positions, language=language)
+             blocks=block_step, positions=positions, language=language)
 
 
 def main(asked):
