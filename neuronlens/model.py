@@ -234,11 +234,12 @@ def settings_hash(
     return sha256(sorted(f for f in Path(source).iterdir() if f.suffix in ('.json', '.txt', '.model', '.jinja', '.py')))
 
 def weights_hash(
-    source:str|Path, # Folder or hub name
+    source:str|Path, # Folder, hub name, or a .gguf file
     config:object, # Its configuration
 )->str: # 64 hex digits, or 'revision ...' for a model of the hub
-    "What identifies the weights: a hash of the safetensors files, or the hub's commit."
+    "What identifies the weights: a hash of the safetensors or GGUF files, or the hub's commit."
     if Path(source).is_dir(): return sha256(sorted(Path(source).glob('*.safetensors')))
+    if Path(source).is_file(): return sha256([Path(source)])
     return f"revision {getattr(config, '_commit_hash', None)}"
 
 # %% ../nbs/10_model.ipynb #204e8b62
