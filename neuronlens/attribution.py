@@ -168,9 +168,14 @@ def attribute(
     texts:Texts, # N labelled texts, some of every class
     site:str|Site='residual.-1', # Where the neurons are
     method:str='gradient_x_activation', # Or 'integrated_gradients'
-    **kw, # `recording`, `steps`, `tokens`, `progress` of `attributions`
+    *,
+    recording:Recording|None=None, # As in `attributions`
+    steps:int=32, # Points of the integral
+    tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
+    progress:bool=True, # Show a progress bar
 )->Ranking: # `[C, D]` float64 nats, sign kept; its name is the method
     "Rank neurons by their mean attribution over the texts of each class."
+    kw = dict(recording=recording, steps=steps, tokens=tokens, progress=progress)
     return attributions(clf, texts, site, method, **kw).ranking()
 
 # %% ../nbs/39_attribution.ipynb #fed150af
