@@ -19,7 +19,7 @@ from .data import InputError, Texts, progress_bar
 from .hooks import Site, anatomy, answer, before, logits, parse_site, run
 from .model import Batch, Classifier, align, each_batch, encode, read, readout_weights, token_budget
 from .recording import Recording, record
-from .saliency import RANKINGS, Ranking, rank
+from .saliency import FROM_ACTIVATIONS, FROM_STATISTICS, Ranking, rank
 
 # %% ../nbs/39_attribution.ipynb #40691076
 ATTRIBUTIONS = ('gradient_x_activation', 'integrated_gradients')
@@ -179,7 +179,7 @@ def attribute(
     return attributions(clf, texts, site, method, **kw).ranking()
 
 # %% ../nbs/39_attribution.ipynb #fed150af
-MODEL_RANKINGS = tuple(sorted([*RANKINGS, *ATTRIBUTIONS]))
+MODEL_RANKINGS = tuple(sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS, *ATTRIBUTIONS]))
 
 def rank_model(
     clf:Classifier, # The model under study
@@ -194,6 +194,8 @@ def rank_model(
     progress:bool=True, # Show a progress bar, for those that run the model
 )->Ranking:
     "Score every neuron for every class, by whatever ranking."
+    known = sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS, *ATTRIBUTIONS]) # Asked anew: a user may have added one
+    if ranking not in known: raise InputError(f"no ranking is called {ranking!r}; there are {', '.join(known)}")
     site = parse_site(site or recording.site, len(anatomy(clf.model)))
     if ranking in ATTRIBUTIONS: return attribute(clf, texts, site, ranking, recording=recording, tokens=tokens, progress=progress)
     acts = recording.at(str(site))
