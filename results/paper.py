@@ -224,8 +224,8 @@ def matching(p):
     rows = frame[frame.condition != "base"].copy()
     for m in ("target_accuracy", "target_confidence", "auxiliary_accuracy", "auxiliary_confidence"):
         rows[f"base_{m}"] = rows.concept.map(base[m])
-    rows = rows.assign(preset=rows.condition, model=p.title, dataset=p.name)
-    store("matched", p.name, rows[[c for c in MATCHED if c != "dataset"]+["base_target_accuracy", "fires_on_target", "fires_on_auxiliary"]])
+    rows = rows.assign(preset=rows.condition, model=p.title)
+    store("matched", p.name, rows[[c for c in MATCHED if c != "dataset"]])
     sure = intervals(outcome, draws=1000, seed=SEED).frame
     store("intervals", p.name, sure[(sure.condition != "base")])
     tests = [compare(outcome, "recommended", other, on=["concept"], seed=SEED).frame.assign(a="recommended", b=other)
