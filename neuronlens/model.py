@@ -127,9 +127,8 @@ class Classifier:
         if self.takes_positions: kw['position_ids'] = (kw['attention_mask'].cumsum(1)-1).clamp(min=0)
         return kw | call_options(self.model)
 
-    def tokens(self, texts:list[str])->tuple: # Token ids and special-token masks of every text, and whether it was cut
-        "Texts as tokens within the limit."
-        return _tokens(self, texts)
+    def tokens(self, texts): return _tokens(self, texts) # Token ids and special-token masks of texts, and which were cut
+    def whole(self): return self # The same model with everything it reads inside the batch
 
     def places(self, mask:Tensor, head:str)->Tensor: # `[N, K]` int64
         "The positions that the head reads: of a 'first' or 'last' attended token."
@@ -138,10 +137,6 @@ class Classifier:
     def class_logits(self, logits:Tensor)->Tensor: # `[N, C]`
         "The scores of the classes among what the model's head returns; for a sequence classifier all of it."
         return logits
-
-    def whole(self):
-        "The same model with everything it reads inside the batch."
-        return self
 
     def __repr__(self):
         kind = type(self.model).__name__

@@ -69,6 +69,7 @@ class Prompt:
     def __repr__(self): return f"Prompt({self.template!r}, {len(self.classes)} classes, {len(self.shots)} shots)"
     def _repr_html_(self): return f"<pre>{escape(self.ask(PLACE))}</pre><p>{escape(' · '.join(map(repr, self.verbalizers)))}</p>"
 
+# %% ../nbs/11_prompt.ipynb #6ef15910
 def _named_verbalizers(template, classes):
     "Class names after a space; without one if the template ends in white space or an opening bracket or quote."
     return tuple(classes) if template[-1:].isspace() or template[-1:] in '{[("\'' else tuple(f' {c}' for c in classes)
@@ -297,6 +298,7 @@ def make_prompted(
     clf = replace(clf, sha256=_hash(sha256, prompt, clf.scoring, None))
     return _tried(clf)
 
+# %% ../nbs/11_prompt.ipynb #cf4bae24
 def _lead(clf):
     "The special tokens that the tokenizer puts before a text."
     with quiet(): with_them = clf.tokenizer('a').input_ids
