@@ -90,8 +90,8 @@ def descend(
     *,
     start=None, # `[S, C, D+1]` float32 weights to start from; None: zero
     curve:float|None=None, # `curvature(x)`, if it is known
-    steps:int=2000, # Most steps taken
-    tol:float=1e-4, # A set is done when none of its weights moves by more than this share of its largest
+    steps:int=4000, # Most steps taken
+    tol:float=1e-4, # A set is done when no slope is unbalanced by more than this, nats per example and unit of weight
 )->tuple: # `[S, C, D+1]` float32 weights, last column the bias; `[S]` bool, False where the step limit came first
     "Multinomial elastic-net weights of every label set, by accelerated proximal gradient descent."
     curve = np.float32((curvature(x) if curve is None else curve)+l2)
@@ -106,9 +106,9 @@ def descend(
         new = new-np.clip(new, -l1*free/curve, l1*free/curve)
         t = np.where(((ahead-new)*(new-w)).sum((1, 2)) > 0, 1., t) # Momentum points uphill: drop it
         faster = (1+(1+4*t*t)**.5)/2
-        moved,ahead = abs(new-w).max((1, 2)),new+((t-1)/faster).astype(np.float32)[:,None,None]*(new-w)
+        going = curve*abs(ahead-new).max((1, 2)) > tol
+        ahead = new+((t-1)/faster).astype(np.float32)[:,None,None]*(new-w)
         w,t,out[live] = new,faster,new
-        going = moved > tol*abs(w).max((1, 2))
         done[live[~going]] = True
         if not going.any(): break
         if not going.all(): live,w,ahead,t,y = live[going],w[going],ahead[going],t[going],y[going]
@@ -121,8 +121,8 @@ def elastic_net(
     C:int, # Number of classes
     l1:float, # Price of absolute weights, nats per example, at least 0
     l2:float, # Price of half the squared weights, at least 0
-    steps:int=2000, # Most steps taken
-    tol:float=1e-4, # Stop when no weight moves by more than this share of the largest
+    steps:int=4000, # Most steps taken
+    tol:float=1e-4, # Stop when no slope is unbalanced by more than this
 )->np.ndarray: # `[C, D+1]` float32 weights; the last column is the bias
     "Multinomial elastic-net weights of one label set."
     return descend(x, labels[None], C, l1, l2, steps=steps, tol=tol)[0][0]
@@ -442,6 +442,30 @@ def _grid(l1s, x, y, C, points, floor):
     if not len(l1s): raise InputError("no l1 to fit")
     return np.sort(np.asarray(l1s, np.float64))[::-1]
 
+def _walk(x, labels, C, l1s, l2):
+    "`[P, C, D+1]` weights and `[P]` bool, each fit on neurons the last one or the strong rule suggests, until none is missed."
+    w = np.zeros((1, C, x.shape[1]+1), np.float32)
+    w[0,:,-1] = np.log(np.bincount(labels, minlength=C)/len(labels))
+    w[0,:,-1] -= w[0,:,-1].mean()
+    y,out,ends,last = (labels == np.arange(C)[:,None]).astype(np.float32),[],[],l1s[0]
+    def slopes():
+        gap = _softmax((w[0,:, :-1]@x.T+w[0,:,-1:])[None])[0]-y
+        return abs(gap@x/len(x)+l2*w[0,:, :-1]).max(0)
+    for l1 in l1s:
+        tol,seen = min(1e-4, l1/50),w[0,:, :-1].any(0) | (slopes() >= 2*l1-last)
+        while True:
+            cols = np.flatnonzero(seen)
+            part,done = descend(np.ascontiguousarray(x[:,cols]), labels[None], C, l1, l2, start=w[:,:,[*cols, -1]], tol=tol)
+            w[:,:,[*cols, -1]] = part
+            missed = ~seen & (slopes() > l1+tol)
+            if not missed.any(): break
+            seen |= missed
+        last = l1
+        out.append(w[0].copy())
+        ends.append(bool(done[0]))
+    return np.stack(out),np.array(ends)
+
+# %% ../nbs/30_probing.ipynb #bcea0cb4
 def elastic_net_path(
     acts, # `[N, D]` training activations, finite
     labels, # `[N]` class index of each; every class needs at least two after some are set aside
@@ -450,7 +474,7 @@ def elastic_net_path(
     l1s=None, # Prices of absolute weights, any order; None: `points` from the silencing one down to `floor` of it
     l2:float=1e-3, # Price of half the squared weights, at least 0
     points:int=20, # Prices on the grid
-    floor:float=1e-3, # Lowest price, as a share of the highest
+    floor:float=5e-3, # Lowest price, as a share of the highest
     share:float=.25, # Set aside for validation
     classes=None, # Names of the classes; None: '0', '1', ..
     seed:int=0, # Of the examples set aside
@@ -467,19 +491,11 @@ def elastic_net_path(
     mean,scale = _standard(acts)
     x,C = ((acts-mean)/scale).astype(np.float32),len(classes)
     l1s = _grid(l1s, x, labels, C, points, floor)
-    w = np.zeros((1, C, x.shape[1]+1), np.float32)
-    w[0,:,-1] = np.log(np.bincount(labels)/len(labels))
-    w[0,:,-1] -= w[0,:,-1].mean()
-    probes = []
-    with threadpool_limits(1):
-        curve = curvature(x)
-        for l1 in l1s:
-            w,done = descend(x, labels[None], C, l1, l2, start=w, curve=curve)
-            probes.append(Probe(w[0,:, :-1], w[0,:, -1], mean, scale, classes, float(l1), l2, len(x), bool(done[0])))
+    with threadpool_limits(1): w,done = _walk(x, labels, C, l1s, l2)
+    probes = [Probe(v[:, :-1], v[:, -1], mean, scale, classes) for v in w]
     right = np.stack([p.predict(held) == gold for p in probes])
     with np.errstate(invalid='ignore'): recall = np.stack([right[:,gold == c].sum(1)/(gold == c).sum() for c in range(C)], 1)
-    return ProbePath(l1s, np.stack([p.weights for p in probes]), np.stack([p.bias for p in probes]), right.mean(1), recall,
-        np.array([p.converged for p in probes]), mean, scale, classes, l2, len(x), len(gold), seed)
+    return ProbePath(l1s, w[:,:, :-1], w[:,:, -1], right.mean(1), recall, done, mean, scale, classes, l2, len(x), len(gold), seed)
 
 # %% ../nbs/30_probing.ipynb #9748f8aa
 @dataclass(frozen=True, eq=False)
