@@ -180,7 +180,8 @@ def test_report_says_whether_the_range_beats_its_control(run):
     assert 'does not beat its random control' in report_html(every, [])
     good = dict(difference=-.4, low=-.5, high=-.3, p=.01)
     bad, none = good | dict(low=.1, high=.5, difference=.3), good | dict(low=-.1, high=.1, difference=0.)
-    for t, d, words in ((good, bad, 'beats its random control, it suppresses more'), (none, good, 'beats its random control, it disturbs less'),
+    for t, d, words in ((good, bad, 'beats its random control, it suppresses more'),
+                        (none, good, 'beats its random control, it disturbs less'),
                         (bad, good, 'does not beat'), (none, none, 'does not beat')):
         study = replace(every, notes=every.notes | dict(control=dict(target_accuracy=t, disturbance=d)))
         assert words in next_steps(study)[1], (t, d)
