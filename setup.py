@@ -30,7 +30,7 @@ setup(
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=["neuronlens", "neuronlens.*"]),
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("demo", "dev", "bench", "ray")
+    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("demo", "lm", "dev", "bench", "ray")
                     if f"{extra}_requirements" in cfg},
     entry_points={
         "console_scripts": ["neuronlens=neuronlens.cli:main"],

@@ -19,7 +19,7 @@ from .data import InputError, Texts, progress_bar
 from .hooks import Site, anatomy, answer, before, logits, parse_site, run
 from .model import Batch, Classifier, align, each_batch, encode, read, readout_weights, token_budget
 from .recording import Recording, record
-from .saliency import RANKINGS, Ranking, rank
+from .saliency import FROM_ACTIVATIONS, FROM_STATISTICS, Ranking, rank
 
 # %% ../nbs/39_attribution.ipynb #40691076
 ATTRIBUTIONS = ('gradient_x_activation', 'integrated_gradients')
@@ -168,13 +168,18 @@ def attribute(
     texts:Texts, # N labelled texts, some of every class
     site:str|Site='residual.-1', # Where the neurons are
     method:str='gradient_x_activation', # Or 'integrated_gradients'
-    **kw, # `recording`, `steps`, `tokens`, `progress` of `attributions`
+    *,
+    recording:Recording|None=None, # As in `attributions`
+    steps:int=32, # Points of the integral
+    tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
+    progress:bool=True, # Show a progress bar
 )->Ranking: # `[C, D]` float64 nats, sign kept; its name is the method
     "Rank neurons by their mean attribution over the texts of each class."
+    kw = dict(recording=recording, steps=steps, tokens=tokens, progress=progress)
     return attributions(clf, texts, site, method, **kw).ranking()
 
 # %% ../nbs/39_attribution.ipynb #fed150af
-MODEL_RANKINGS = tuple(sorted([*RANKINGS, *ATTRIBUTIONS]))
+MODEL_RANKINGS = tuple(sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS, *ATTRIBUTIONS]))
 
 def rank_model(
     clf:Classifier, # The model under study
@@ -189,6 +194,8 @@ def rank_model(
     progress:bool=True, # Show a progress bar, for those that run the model
 )->Ranking:
     "Score every neuron for every class, by whatever ranking."
+    known = sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS, *ATTRIBUTIONS]) # Asked anew: a user may have added one
+    if ranking not in known: raise InputError(f"no ranking is called {ranking!r}; there are {', '.join(known)}")
     site = parse_site(site or recording.site, len(anatomy(clf.model)))
     if ranking in ATTRIBUTIONS: return attribute(clf, texts, site, ranking, recording=recording, tokens=tokens, progress=progress)
     acts = recording.at(str(site))

@@ -27,8 +27,19 @@ from torch import Tensor
 from .ablation import POSITIONS, LinearEdit, _placed, together, within
 from .data import InputError, Texts, atomic, progress_bar, some_rows
 from .hooks import EMBEDDING, Site, anatomy, answer, before, hooked, run
-from .model import (Classifier, Encoded, align, batches, each_batch, encode, last_attended, most_tokens, quiet, readout_weights,
-                              token_budget)
+from neuronlens.model import (
+    Classifier,
+    Encoded,
+    align,
+    batches,
+    each_batch,
+    encode,
+    last_attended,
+    most_tokens,
+    quiet,
+    readout_weights,
+    token_budget,
+)
 
 # %% ../nbs/48_language.ipynb #5918bdc4
 def allowed(
@@ -334,9 +345,9 @@ class Question:
 
     def __post_init__(self):
         if not isinstance(self.question, str) or not self.question.strip(): raise InputError("a question without text")
-        if not 2 <= len(self.choices) <= 26: raise InputError(f"question {self.question[:40]!r} has {len(self.choices)} choices, not 2 to 26")
-        if not 0 <= self.answer < len(self.choices):
-            raise InputError(f"question {self.question[:40]!r}: answer {self.answer} is none of its {len(self.choices)} choices")
+        said,k = f"question {self.question[:40]!r}",len(self.choices)
+        if not 2 <= k <= 26: raise InputError(f"{said} has {k} choices, not 2 to 26")
+        if not 0 <= self.answer < k: raise InputError(f"{said}: answer {self.answer} is none of its {k} choices")
 
     def __str__(self):
         lines = [f"{l}. {c}" for l,c in zip(ascii_uppercase, self.choices, strict=False)]
@@ -353,13 +364,14 @@ def question_prompt(
 
 # %% ../nbs/48_language.ipynb #710c5240
 def _cells(path):
-    "A file of questions as text."
+    "Rows of a file of questions, and its columns of choices."
     try: df = pd.read_csv(path, dtype=str, keep_default_na=False, encoding='utf-8-sig')
     except (OSError, ValueError) as e: raise InputError(f"{path}: cannot be read ({str(e).splitlines()[0]})") from None
     columns = sorted((c for c in df if re.fullmatch(r'choice\d+', c)), key=lambda c: int(c[6:]))
     for c in ('question', 'choice0', 'choice1', 'answer'):
         if c not in df: raise InputError(f"{path}: no column {c!r}; it has {', '.join(map(repr, df))}")
-    return df,columns
+    if not len(df): raise InputError(f"{path}: no rows")
+    return df.to_dict('records'),columns
 
 def _question(row, columns, subject):
     "A row of a file; empty choices at its end are none."
@@ -381,13 +393,12 @@ def read_questions(
     files = [f for p in paths for f in (sorted(p.glob('*.csv')) if p.is_dir() else [p])]
     if not files: raise InputError(f"{', '.join(map(str, paths))}: no .csv file")
     for file in files:
-        df,columns = _cells(file)
-        if not len(df): raise InputError(f"{file}: no rows")
-        subject,rows = re.sub('_(test|dev|val)$', '', file.stem),np.arange(len(df))
-        if per_subject is not None and per_subject < len(df):
-            rows = np.sort(np.random.default_rng([seed, zlib.crc32(subject.encode())]).permutation(len(df))[:per_subject])
+        cells,columns = _cells(file)
+        subject,rows = re.sub('_(test|dev|val)$', '', file.stem),np.arange(len(cells))
+        if per_subject is not None and per_subject < len(cells):
+            rows = np.sort(np.random.default_rng([seed, zlib.crc32(subject.encode())]).permutation(len(cells))[:per_subject])
         for i in rows:
-            try: out.append(_question(df.iloc[i], columns, subject))
+            try: out.append(_question(cells[i], columns, subject))
             except InputError as e: raise InputError(f"{file}, row {i+1}: {e}") from None
     return out
 
@@ -395,10 +406,9 @@ def read_questions(
 def _letters(clf, most):
     "The token of each of the first letters as an answer; refuses a tokenizer that does not make it one token of its own."
     with quiet(): ask,*full = clf.tokenizer(['Answer:', *(f'Answer: {l}' for l in ascii_uppercase[:most])])['input_ids']
-    ends = [ids[-1] for ids in full] if not clf.tokenizer.eos_token_id in {ids[-1] for ids in full} else []
-    if len({*ends}) < most or any(ids[:-1] != ask for ids in full):
+    if len({ids[-1] for ids in full}) < most or any(ids[:-1] != ask for ids in full):
         raise InputError("the tokenizer does not make one token of its own of every answer letter behind 'Answer:'")
-    return ends
+    return [ids[-1] for ids in full]
 
 @dataclass(frozen=True, eq=False)
 class MultipleChoice:

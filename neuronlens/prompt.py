@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['PLACE', 'Prompt', 'make_prompt', 'Tree', 'make_tree', 'Prompted', 'make_prompted', 'one_by_one', 'load_prompted',
-           'smollm2_prompted', 'class_probabilities', 'calibrated', 'generated_answers']
+           'smollm2_prompted', 'beginnings', 'smollm2_texts', 'class_probabilities', 'calibrated', 'generated_answers']
 
-# %% ../nbs/11_prompt.ipynb #b7ee5869
+# %% ../nbs/11_prompt.ipynb #9ca56142
 import hashlib
 import inspect
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from pathlib import Path
@@ -21,11 +21,23 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from .data import InputError, Texts, take
-from .model import (Classifier, batches, call_options, encode, is_causal, last_attended, load_language_model, most_tokens,
-                              quiet, smollm2, token_budget, weights_hash)
+from .data import InputError, Texts, balance, bbc_news, distinct, split, take
+from neuronlens.model import (
+    Classifier,
+    batches,
+    call_options,
+    encode,
+    is_causal,
+    last_attended,
+    load_language_model,
+    most_tokens,
+    quiet,
+    smollm2,
+    token_budget,
+    weights_hash,
+)
 
-# %% ../nbs/11_prompt.ipynb #fd1a72ec
+# %% ../nbs/11_prompt.ipynb #767408f9
 PLACE = '{text}'
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +85,7 @@ def _check_prompt(p):
         if not t.strip(): raise InputError(f"shot {i} has an empty text")
         if not 0 <= c < len(p.classes): raise InputError(f"shot {i} has class {c}, the classes are 0 to {len(p.classes)-1}")
 
-# %% ../nbs/11_prompt.ipynb #75b3308d
+# %% ../nbs/11_prompt.ipynb #c0df32f7
 def make_prompt(
     texts:Texts, # Training texts to draw shots from
     template:str='Text: {text}\nTopic:', # With one place `{text}`
@@ -96,7 +108,7 @@ def make_prompt(
     drawn = tuple((texts.texts[i], int(texts.labels[i])) for i in rng.permutation(chosen).astype(int))
     return Prompt(template, texts.classes, verbalizers, drawn, separator, instruction),take(texts, ~np.isin(np.arange(len(texts)), chosen))
 
-# %% ../nbs/11_prompt.ipynb #b6c47dfc
+# %% ../nbs/11_prompt.ipynb #29c7e19b
 class _Shots(DynamicLayer):
     "Keys and values of the shots, `[S, heads, P, width]`; a batch of n rows takes each of the S for n/S of its rows."
     def __init__(self, keys, values):
@@ -115,7 +127,7 @@ def _computed_shots(clf):
     with torch.inference_mode(False), torch.no_grad(): clf.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
     return Cache(layers=[_Shots(l.keys, l.values) for l in cache.layers])
 
-# %% ../nbs/11_prompt.ipynb #066a5053
+# %% ../nbs/11_prompt.ipynb #ee3df299
 @dataclass(frozen=True, eq=False)
 class Tree:
     "The verbalizers' tokens that the model has to read, all but the last of each."
@@ -136,7 +148,7 @@ def make_tree(
     sees = torch.tensor([[a == b[:len(a)] for a in nodes] for b in nodes], dtype=torch.bool).reshape(len(nodes), len(nodes))
     return Tree(tuple(n[-1] for n in nodes), tuple(len(n)-1 for n in nodes), sees, torch.tensor(steps))
 
-# %% ../nbs/11_prompt.ipynb #d6effcb1
+# %% ../nbs/11_prompt.ipynb #3d3f3a29
 @dataclass(frozen=True, eq=False, repr=False)
 class Prompted(Classifier):
     "A causal language model with a prompt, under study."
@@ -181,7 +193,7 @@ class Prompted(Classifier):
         return (f"Prompted({type(self.model).__name__}, {len(self.classes)} classes, {len(self.prompt.shots)} shots in {len(self.shared)}"
                 f" shared tokens, scoring {self.scoring!r}{', calibrated' if self.calibration else ''})")
 
-# %% ../nbs/11_prompt.ipynb #ba2f1b08
+# %% ../nbs/11_prompt.ipynb #1bf82c1a
 def _firsts(logits, tokens):
     z = logits[:,-1]
     return z if z.shape[1] == len(tokens) else z[:,tokens]-z.logsumexp(1, keepdim=True)
@@ -222,7 +234,7 @@ def _hash(weights, *asked):
     if weights in ('', 'revision None'): return weights
     return f'{weights} prompt {hashlib.sha256(json.dumps(_about(*asked), sort_keys=True).encode()).hexdigest()[:16]}'
 
-# %% ../nbs/11_prompt.ipynb #3ad7d96a
+# %% ../nbs/11_prompt.ipynb #1afe027a
 _PROBES = ('The match', 'a', '7 of', '"No', '(x', '\n', '...', 'é', '中', '-', ' b', 'http://')
 
 def _split(clf, strings):
@@ -256,7 +268,7 @@ def _prompt_tokens(clf, texts):
     ids = [first+own if own else [] for own,_ in found]
     return ids,[[1]*len(first)+[0]*(len(x)-len(first)) for x in ids],[cut for _,cut in found]
 
-# %% ../nbs/11_prompt.ipynb #e94300e9
+# %% ../nbs/11_prompt.ipynb #2238a6a9
 def make_prompted(
     model:torch.nn.Module, # Causal language model of transformers
     tokenizer:object, # Its tokenizer, a fast one
@@ -320,7 +332,7 @@ def _least(clf):
     "Tokens of a prompt without a text, the verbalizers' included."
     return len(clf.lead)+len(_split(clf, [clf.prompt.ask('')])[0].ids)+max(map(len, clf.answer_ids))-1
 
-# %% ../nbs/11_prompt.ipynb #358d08e1
+# %% ../nbs/11_prompt.ipynb #2fdfb2f5
 def _scores(clf, batch):
     "Scores of the vocabulary `[N, 1+E, V]` where the answer is read, of a batch padded on the left."
     kw = dict(logits_to_keep=1+clf.tail) if 'logits_to_keep' in inspect.signature(clf.model.forward).parameters else {}
@@ -363,7 +375,7 @@ def _tried(clf):
     if clf.tail and not _same(clf, want): raise InputError(f"model {clf.source!r} cannot score verbalizers of several tokens by their sum")
     return clf
 
-# %% ../nbs/11_prompt.ipynb #0a1bb8d5
+# %% ../nbs/11_prompt.ipynb #a319484b
 def load_prompted(
     source:str|Path, # Folder, hub name, or a .gguf file of a causal language model
     prompt:Prompt, # How it is asked
@@ -388,7 +400,24 @@ def smollm2_prompted(
     "The packaged SmolLM2-135M-Instruct with a prompt."
     return load_prompted(smollm2(), prompt, name='SmolLM2-135M-Instruct', **kw)
 
-# %% ../nbs/11_prompt.ipynb #5096f4ae
+# %% ../nbs/11_prompt.ipynb #70e418bc
+def beginnings(
+    texts:Texts, # Texts
+    words:int=30, # How many words to keep of each
+)->Texts: # The same, shortened
+    "The first words of every text, one space between them: shots and questions of a length that a small model can bear."
+    return replace(texts, texts=[' '.join(t.split()[:words]) for t in texts.texts])
+
+def smollm2_texts(
+    train:int=8, # Texts of each class to calibrate and fit on
+    test:int=16, # Texts of each class to measure on
+)->tuple[Prompt,Texts,Texts]: # (prompt of five shots, train, test), disjoint
+    "The first thirty words of BBC News articles, and a prompt with one shot of each topic."
+    first,second = split(beginnings(distinct(bbc_news())), .4, seed=0)
+    prompt,left = make_prompt(first, 'Article: {text}\nCategory:', shots=5, seed=0)
+    return prompt,balance(left, train),balance(second, test)
+
+# %% ../nbs/11_prompt.ipynb #b5147cfb
 @torch.inference_mode()
 def class_probabilities(
     clf:Prompted, # The model under study
@@ -417,7 +446,7 @@ def calibrated(
     mean = tuple((mean/mean.sum()).tolist())
     return replace(plain, calibration=mean, sha256=_hash(clf.weights, clf.prompt, clf.scoring, mean))
 
-# %% ../nbs/11_prompt.ipynb #5f9502b5
+# %% ../nbs/11_prompt.ipynb #b8d65ae3
 def _continued(clf, batch, n):
     "The n likeliest tokens after a batch padded on the left, one after the other: `[N, n]`."
     cache,out = DynamicCache(),[]

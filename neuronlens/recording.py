@@ -7,8 +7,8 @@ __all__ = ['SHARD_TEXTS', 'SHARD_BYTES', 'FIELDS', 'SAME', 'versions', 'Recordin
            'tokenizer_hash', 'provenance', 'parameters_hash', 'Reading', 'make_reading', 'class_index', 'shards',
            'read_shard', 'reading_about', 'disk_need', 'make_room', 'activation_arrays', 'each_shard', 'open_store',
            'record', 'Summary', 'summary_frame', 'summary_arrays', 'summary_from', 'statistics_arrays',
-           'merge_summaries', 'summarise', 'save_recording', 'load_recording', 'save_summary', 'load_summary',
-           'recorded', 'example_recordings']
+           'merge_summaries', 'summarise', 'correct_only', 'vocabulary_confidence', 'save_recording', 'load_recording',
+           'save_summary', 'load_summary', 'recorded', 'example_recordings']
 
 # %% ../nbs/20_recording.ipynb #f7710e3f
 import hashlib
@@ -35,6 +35,7 @@ from safetensors.numpy import save_file
 from .data import InputError, Texts, atomic, cache_folder, progress_bar, some_rows, take
 from .hooks import Site, anatomy, answer, parse_site, run
 from .model import READOUTS, Classifier, align, each_batch, encode, read, readout_weights, token_budget
+from .prompt import Prompted
 from .statistics import ClassQuantiles, ClassStatistics, batch_quantiles, batch_statistics, merge_quantiles, merge_statistics
 from .store import DECIDES, Store, differing, finish, read_arrays, said_size, write_arrays
 from .training import example_classifier, example_texts
@@ -275,12 +276,16 @@ def read_shard(
     return acts,probs,encoded.cut
 
 # %% ../nbs/20_recording.ipynb #d4d4312a
+def _asked(clf):
+    "Hash of what besides its weights decides a model's answers; '' if nothing does."
+    return f' {hashlib.sha256(json.dumps(clf.about, sort_keys=True).encode()).hexdigest()}' if clf.about else ''
+
 def reading_about(
     ask:Reading, # What is read and kept
     texts:Texts|None=None, # Of which texts; None: not known beforehand
 )->dict: # Plain values, ready for JSON
     "Provenance and settings: what two folders of shards must have in common to be the same."
-    sha = ask.clf.sha256 if ask.clf.sha256 not in ('', 'revision None') else parameters_hash(ask.clf.model)
+    sha = ask.clf.sha256 if ask.clf.sha256 not in ('', 'revision None') else parameters_hash(ask.clf.model)+_asked(ask.clf)
     kept = {k:getattr(ask, k) for k in ('keeps', 'answers', 'quantiles', 'correct_only')}
     return provenance(ask.clf, texts, ask.sites, ask.readout) | kept | {'model_sha256':sha, 'shard':ask.size}
 
@@ -471,7 +476,7 @@ def statistics_arrays(
     return summary_arrays(part),dict(cut=cut)
 
 # %% ../nbs/20_recording.ipynb #c93e4672
-SAME = ('model_sha256', 'tokenizer_sha256', 'dtype', 'classes', 'sites', 'readout', 'max_length', 'correct_only')
+SAME = ('model_sha256', 'prompt', 'tokenizer_sha256', 'dtype', 'classes', 'sites', 'readout', 'max_length', 'correct_only')
 
 def merge_summaries(
     parts:Iterable[Summary], # One after the other; of the same model, sites and readout, other texts
@@ -485,7 +490,7 @@ def merge_summaries(
 def _merged(parts):
     first = parts[0]
     for p in parts[1:]:
-        if wrong := [DECIDES[k] for k in SAME if first.provenance.get(k) != p.provenance.get(k)]:
+        if wrong := [DECIDES.get(k, k) for k in SAME if first.provenance.get(k) != p.provenance.get(k)]:
             raise InputError(f"cannot merge summaries that differ in {', '.join(wrong)}")
         if bool(first.quantiles) != bool(p.quantiles): raise InputError("cannot merge summaries with and without quantiles")
     st = {s:merge_statistics(p.statistics[s] for p in parts) for s in first.sites}
@@ -533,6 +538,34 @@ def _parts(done, about, seen):
         yield summary_from(arrays, about)
     if not n: raise InputError("no texts were given")
     seen |= dict(texts=' and others'.join([*sources][:1]+['']*(len(sources) > 1)), texts_sha256=h.hexdigest(), n_texts=n, truncated=cut)
+
+# %% ../nbs/20_recording.ipynb #f0515de7
+def correct_only(
+    rec:Recording, # A recording with answers
+)->Recording: # The rows that are answered right
+    "What the paper takes statistics of for causal models; refuses a class of which no text is answered right."
+    right = rec.predicted == rec.labels
+    never = [c for i,c in enumerate(rec.classes) if (rec.labels == i).any() and not right[rec.labels == i].any()]
+    if never: raise InputError(f"class {never[0]!r} is never answered right, so it has no correctly answered texts")
+    about = rec.provenance | dict(correct_only=True, n_texts=int(right.sum()))
+    if 'texts_sha256' in about: about['texts_sha256'] += ' answered right' # No longer those texts
+    return replace(rec, activations={s:a[right] for s,a in rec.activations.items()}, labels=rec.labels[right],
+                   probabilities=rec.probabilities[right], provenance=about)
+
+# %% ../nbs/20_recording.ipynb #744c02c5
+@torch.inference_mode()
+def vocabulary_confidence(
+    clf:Classifier, # The model under study
+    acts:np.ndarray, # `[..., N, D]` last-block activations at the position that the head reads, recorded or edited
+    labels:np.ndarray, # `[N]` int64 gold classes
+)->np.ndarray: # `[..., N]` float32, 0 to 1
+    "Probability of the gold verbalizer's first token in the whole vocabulary; of the gold class, where there is no vocabulary."
+    x = torch.as_tensor(acts).to(clf.device)
+    if isinstance(clf, Prompted): clf = replace(clf, scoring='first', calibration=None)
+    z = answer(clf, x.flatten(0, -2), narrow=False)
+    p = (z.exp() if isinstance(clf, Prompted) else z.softmax(-1)).unflatten(0, x.shape[:-1])
+    gold = torch.as_tensor(np.asarray(labels), device=x.device).expand(x.shape[:-1])
+    return p.gather(-1, gold[...,None])[...,0].cpu().numpy()
 
 # %% ../nbs/20_recording.ipynb #149523ab
 def save_recording(

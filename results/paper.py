@@ -154,11 +154,9 @@ def sweeps(p):
 
 def by_ranking(p):
     "Every ranking with the same ranges and edits, and how much they agree."
-    from neuronlens.attribution import METHODS
-
+    from neuronlens.attribution import MODEL_RANKINGS
     from neuronlens.overlap import ranking_agreement
-    from neuronlens.saliency import RANKINGS
-    names = [*RANKINGS, *METHODS]
+    names = list(MODEL_RANKINGS)
     every = p.plan(names, ["gaussian(2.5)"], [.3, .5, .8], "mean", keep=("full", "range"))
     every += p.plan(names, ["posterior"], [.3, .5, .8], "mean", .5, keep=("range",))
     store("rankings", p.name, p.effects(every).frame)
@@ -224,8 +222,8 @@ def matching(p):
     rows = frame[frame.condition != "base"].copy()
     for m in ("target_accuracy", "target_confidence", "auxiliary_accuracy", "auxiliary_confidence"):
         rows[f"base_{m}"] = rows.concept.map(base[m])
-    rows = rows.assign(preset=rows.condition, model=p.title, dataset=p.name)
-    store("matched", p.name, rows[[c for c in MATCHED if c != "dataset"]+["base_target_accuracy", "fires_on_target", "fires_on_auxiliary"]])
+    rows = rows.assign(preset=rows.condition, model=p.title)
+    store("matched", p.name, rows[[c for c in MATCHED if c != "dataset"]])
     sure = intervals(outcome, draws=1000, seed=SEED).frame
     store("intervals", p.name, sure[(sure.condition != "base")])
     tests = [compare(outcome, "recommended", other, on=["concept"], seed=SEED).frame.assign(a="recommended", b=other)
@@ -334,9 +332,8 @@ TEMPLATE, VERBALIZERS = "Article: {text}\nTopic:", (" Business", " Technology", 
 
 def smollm2_part():
     "SmolLM2 asked for the topic of AG News texts with four worked examples; fitted on the texts that it answers correctly."
-    from neuronlens.prompt import calibrated, make_prompt, smollm2_prompted
-
     from neuronlens.data import balance
+    from neuronlens.prompt import calibrated, make_prompt, smollm2_prompted
     from neuronlens.recording import correct_only
     train, validation, test = texts_of("ag_news")
     assert train.classes == ("Business", "Sci/Tech", "Sports", "World")

@@ -1,0 +1,370 @@
+"""Prompted language models against plain passes of the stock model, one text at a time."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tiny import OWN, WIDTHS, by_hand, intervention, touched
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from neuronlens import ablation
+from neuronlens.ablation import ablate
+from neuronlens.data import InputError, Texts
+from neuronlens.hooks import Site, anatomy, answer, logits, parse_site, run
+from neuronlens.model import batches, encode, pad, readout_weights
+from neuronlens.prompt import Prompt, Prompted, calibrated, class_probabilities, generated_answers, make_prompted, make_tree, one_by_one
+from neuronlens.recording import correct_only, merge_summaries, record, recorded, summarise, vocabulary_confidence
+
+KINDS = ("llama", "gpt2", "qwen3", "gpt_neox", "opt", "gemma3_text")
+CORPUS = ["the cat sat on the mat", "Text: a red apple is food", "Topic: animal", "Topic: tool", "old machine and new machine"]*3
+TEXTS = ["the cat sat on the mat", "red apple", "(an odd one) is 17 old", "drill", "the old and new machine is on the mat with a cat"]
+SHOTS = [("the dog", 0), ("red rice", 1), ("a saw", 2)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread(one_thread): "Tiny models are quicker on one thread."
+
+
+def byte_tokenizer(lead=False):
+    "A byte-level tokenizer of 320 tokens, with or without a token before every text."
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+    tok = Tokenizer(models.BPE())
+    tok.pre_tokenizer, tok.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tok.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=320, special_tokens=["<unk>", "<pad>", "<s>", "</s>"],
+                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    if lead: tok.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=200)
+
+
+def language_model(kind, seed=0, **kw):
+    "A random language model with weights large enough that every mistake moves its answer."
+    config = AutoConfig.for_model(kind, **WIDTHS | OWN.get(kind, {}) | dict(vocab_size=320, max_position_embeddings=256) | kw)
+    if kind == "opt": config.word_embed_proj_dim, config.ffn_dim = 16, 24
+    model = AutoModelForCausalLM.from_config(config)
+    gen = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim > 1: p.copy_(.35*torch.randn(p.shape, generator=gen))
+            else: p.add_(.2*torch.randn(p.shape, generator=gen))
+    return model.eval()
+
+
+def prompted(kind="llama", verbalizers=(), lead=False, shots=SHOTS, template="Text: {text}\nTopic:", **kw):
+    prompt = Prompt(template, ("animal", "food", "tool"), verbalizers, shots)
+    return make_prompted(language_model(kind), byte_tokenizer(lead), prompt, **kw)
+
+
+def stock(clf, text):
+    "Log-probabilities of the classes by the stock model and tokenizer alone; None where the two tokenizations differ."
+    ids, out = clf.tokenizer(clf.prompt.ask(text)).input_ids, []
+    for v in clf.prompt.verbalizers:
+        both = clf.tokenizer(clf.prompt.ask(text)+v).input_ids
+        assert both[:len(ids)] == ids
+        lp = clf.model(torch.tensor([both])).logits[0].log_softmax(-1)
+        steps = range(len(ids), len(both) if clf.scoring == "sum" else len(ids)+1)
+        out.append(sum(lp[i-1, both[i]] for i in steps))
+    return torch.stack(out)
+
+
+def firing(clf, site, **kw):
+    "An intervention that fires: its ranges hold half of the site's values at all tokens of the prompts."
+    b = next(batches(encode(clf.whole(), TEXTS), tokens=1000))
+    seen = run(clf.whole(), b, [parse_site(site)])[parse_site(site)]
+    return intervention(seen[b.mask[:, :seen.shape[1]] == 1].detach(), site, **kw)
+
+
+SUM = (" the old cat", " the new", " machine")
+
+
+@pytest.mark.parametrize("verbalizers", [(), SUM], ids=["first", "sum"])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_answers_are_the_stock_models(kind, verbalizers):
+    "Cached shots or shots in the batch, either padding side: what the stock model says of every prompt alone."
+    clf = prompted(kind, verbalizers)
+    assert clf.scoring == ("sum" if verbalizers else "first")
+    assert clf.past > 20
+    want = torch.stack([stock(clf, t) for t in TEXTS])
+    assert (want-want[0]).abs().max() > .1
+    for c in (clf, clf.whole()):
+        e = encode(c, TEXTS)
+        for side in ("left", "right"):
+            for tokens in (1, 60, 1000):
+                for b in batches(e, tokens=tokens, side=side, fill=c.pad_id):
+                    got = logits(c, b)
+                    assert torch.allclose(got.log_softmax(-1), want[b.rows].log_softmax(-1), atol=1e-4)
+        last = Site("residual", len(anatomy(c.model))-1)
+        b = next(batches(e, tokens=1000, fill=c.pad_id))
+        full = answer(c, run(c, b, [last])[last], b.mask, narrow=False)
+        assert torch.allclose(full, want[b.rows], atol=1e-4)
+    assert torch.allclose(one_by_one(clf, TEXTS), want, atol=1e-4)
+    assert not touched(clf.model)
+
+
+@torch.no_grad()
+def test_first_token_counts_if_first_is_asked_for():
+    "Verbalizers of several tokens, scored by the first alone."
+    clf = prompted(verbalizers=(" cat", " old machine", " the mat"), scoring="first")
+    want = torch.stack([stock(clf, t) for t in TEXTS])
+    assert max(map(len, clf.answer_ids)) > 1
+    assert torch.allclose(torch.tensor(class_probabilities(clf, texts())), want.softmax(-1), atol=1e-5)
+
+
+def texts(labels=("animal", "food", "tool", "animal", "food"), words=TEXTS):
+    return Texts(list(words), np.array([("animal", "food", "tool").index(l) for l in labels]), ("animal", "food", "tool"))
+
+
+@pytest.mark.parametrize("lead", [False, True])
+def test_tokens_are_those_of_the_whole_prompt(lead):
+    "Shared tokens and own tokens together are what the tokenizer makes of the whole prompt."
+    clf = prompted(lead=lead)
+    for t, own in zip(TEXTS, encode(clf, TEXTS).ids, strict=True):
+        assert [*clf.shared, *own] == clf.tokenizer(clf.prompt.ask(t)).input_ids
+    for own, both, special in zip(encode(clf, TEXTS).ids, encode(clf.whole(), TEXTS).ids, encode(clf.whole(), TEXTS).special, strict=True):
+        assert list(both) == [*clf.shared, *own] and list(special) == [1]*len(clf.shared)+[0]*len(own)
+
+
+def test_a_text_that_melts_into_the_template():
+    "The shared tokens stand, whatever a text begins with."
+    clf = prompted(template="Text:{text}\nTopic:")
+    odd = replace(clf, shared=(*clf.shared, *clf.tokenizer(" the").input_ids), shared_chars=clf.shared_chars+4)
+    assert [*odd.shared, *encode(odd.whole(), [" theft of the cat"]).ids[0]][:len(odd.shared)] == list(odd.shared)
+    own = encode(odd, ["x cat"]).ids[0]
+    assert len(own) and odd.tokenizer.decode(own).endswith("\nTopic:")
+
+
+def test_long_texts_are_cut_and_counted():
+    "The end of the text goes; shots and question stay, on either side of the limit."
+    clf = prompted(max_length=len(prompted().shared)+25)
+    long = "the cat sat on the mat and "*9
+    e = encode(clf, ["cat", long, "mat"])
+    assert e.cut == 1
+    said = clf.tokenizer.decode(e.ids[1])
+    assert said.endswith("\nTopic:") and (" "+long).startswith(said.removesuffix("\nTopic:"))
+    assert len(clf.shared)+20 <= len(clf.shared)+len(e.ids[1]) <= clf.max_length
+    whole = encode(clf.whole(), [long])
+    assert list(whole.ids[0]) == [*clf.shared, *e.ids[1]] and whole.cut == 1
+    rec = record(clf, texts(words=[*TEXTS[:4], long]), progress=False)
+    assert rec.provenance["truncated"] == 1
+
+
+def test_bad_prompts_are_refused():
+    "Every refusal names what is wrong."
+    with pytest.raises(InputError, match="share their first token ' the'.*by their sum"): prompted(verbalizers=SUM, scoring="first")
+    with pytest.raises(InputError, match="' the new' begins with ' the', which would always be likelier"):
+        prompted(verbalizers=(" the", " the new", " cat"))
+    with pytest.raises(InputError, match="leaves 0 of 40 for one"): prompted(max_length=40)
+    with pytest.raises(InputError, match="max_length 4000 is beyond the model's 200"): prompted(max_length=4000)
+    with pytest.raises(InputError, match="scoring 'mean' is none of"): prompted(scoring="mean")
+    with pytest.raises(InputError, match="melts into the end of the template"):
+        prompted(verbalizers=("al", "food", "x"), template="{text} anim")
+    with pytest.raises(InputError, match="is no causal language model"):
+        make_prompted(AutoModelForCausalLM.from_config(AutoConfig.for_model("bert", **WIDTHS)), byte_tokenizer(), prompted().prompt)
+    with pytest.raises(InputError, match="texts, row 2: the tokenizer makes no token"): encode(prompted(), ["cat", " \n"])
+
+
+def test_nothing_left_of_a_text_is_refused_by_its_row():
+    "A text of which only white space would be left."
+    clf = prompted()
+    tight = replace(clf, max_length=len(clf.shared)+len(encode(clf, ["x"]).ids[0]))
+    assert encode(tight, ["x", "xyz"]).cut == 1
+    with pytest.raises(InputError, match="texts, row 2: the tokenizer makes no token"): encode(tight, ["x", "  yz"])
+
+
+@pytest.mark.parametrize("verbalizers", [(), SUM], ids=["first", "sum"])
+def test_recording_is_what_a_plain_pass_reads(verbalizers):
+    "Activations at the end of the prompt at every site, and probabilities; batches change nothing."
+    clf = prompted("qwen3", verbalizers)
+    sites = ["residual.-1", "residual.0", "mlp.1", "attention.2"]
+    rec, small = (record(clf, texts(), sites, tokens=t, progress=False) for t in (None, 1))
+    assert rec.readout == "last"
+    for i, t in enumerate(TEXTS):
+        out = clf.model(torch.tensor([clf.tokenizer(clf.prompt.ask(t)).input_ids]), output_hidden_states=True)
+        assert np.allclose(rec.at("residual.0")[i], out.hidden_states[1][0, -1].detach(), atol=1e-4)
+        assert np.allclose(rec.probabilities[i], stock(clf, t).softmax(-1).detach(), atol=1e-4)
+    for s in rec.sites: assert np.allclose(rec.at(s), small.at(s), atol=1e-4)
+    assert np.allclose(rec.probabilities, small.probabilities, atol=1e-5)
+    s = summarise(clf, texts(), progress=False)
+    assert np.allclose(s.statistics[s.site].mean[1], rec.acts[[1, 4]].mean(0), atol=1e-4)
+
+
+@pytest.mark.parametrize("positions", ["all", "readout"])
+@pytest.mark.parametrize("site", ["residual.2", "residual.1", "mlp.1"])
+@torch.no_grad()
+def test_ablation_is_a_hooked_plain_run(site, positions):
+    "With the shots in the batch, an intervention is what hooks on the stock model make of every prompt alone."
+    clf = prompted().whole()
+    iv = firing(clf, site, positions=positions)
+    out = ablate(clf, texts(), [iv], progress=False)
+    a = anatomy(clf.model)
+    assert np.abs(out.after[0]-out.before).max() > (.01 if site == "residual.2" or positions == "all" else 0)
+    for i, t in enumerate(TEXTS):
+        ids = clf.tokenizer(clf.prompt.ask(t)).input_ids
+        places = [len(ids)-1] if positions == "readout" else range(len(ids))
+        if site.startswith("residual"):
+            h = a.blocks[iv.site.block].register_forward_hook(
+                lambda m, x, o, places=places: by_hand(iv, o[0], places)[0][None])
+        else: h = a.inner[iv.site].register_forward_pre_hook(lambda m, x, at=places: (by_hand(iv, x[0][0], at)[0][None],))
+        got = stock(clf, t).softmax(-1)
+        h.remove()
+        assert np.allclose(out.after[0, i], got, atol=1e-4)
+        assert np.allclose(out.before[i], stock(clf, t).softmax(-1), atol=1e-4)
+    if site == "residual.2":
+        cached = prompted()
+        for r in (None, record(cached, texts(), progress=False)):
+            assert np.allclose(ablate(cached, texts(), [iv], recording=r, progress=False).after, out.after, atol=1e-4)
+
+
+@torch.no_grad()
+def test_summed_scores_under_an_edit():
+    "An edit of all positions reaches the verbalizers' tokens, too, as it does in a plain pass."
+    clf = prompted(verbalizers=SUM).whole()
+    iv = firing(clf, "residual.1")
+    out = ablate(clf, texts(), [iv], progress=False)
+    assert np.abs(np.log(out.after[0]/out.before)).max() > .1
+    h = anatomy(clf.model).blocks[1].register_forward_hook(lambda m, x, o: by_hand(iv, o[0], range(o.shape[1]))[0][None])
+    want = torch.stack([stock(clf, t) for t in TEXTS]).log_softmax(-1)
+    h.remove()
+    assert np.allclose(np.log(out.after[0]), want, atol=1e-3)
+
+
+@pytest.mark.skipif("head_reads" not in vars(ablation), reason="room ablation asks the model's anatomy, not the model under study")
+@torch.no_grad()
+def test_summed_scores_under_an_edit_of_the_last_block():
+    "The head reads several positions, so a recording of one does not do; recorded or not, the answer is the plain one."
+    clf = prompted(verbalizers=SUM)
+    iv = firing(clf, "residual.2")
+    h = anatomy(clf.model).blocks[2].register_forward_hook(lambda m, x, o: by_hand(iv, o[0], range(o.shape[1]))[0][None])
+    want = torch.stack([stock(clf, t) for t in TEXTS]).log_softmax(-1)
+    h.remove()
+    for rec in (None, record(clf, texts(), progress=False)):
+        out = ablate(clf, texts(), [iv], recording=rec, progress=False)
+        assert np.allclose(np.log(out.after[0]), want, atol=1e-3)
+        assert np.abs(np.log(out.after[0]/out.before)).max() > .1
+
+
+@torch.no_grad()
+def test_summed_scores_refuse_one_position():
+    "The state at the end of the prompt is not enough for a verbalizer of several tokens."
+    clf = prompted(verbalizers=SUM)
+    with pytest.raises(InputError, match="reads more than one position"): answer(clf, torch.zeros(2, 16))
+
+
+def test_calibration():
+    "Class probabilities divided by their mean and renormalised; a recording's own will do."
+    clf = prompted()
+    plain = class_probabilities(clf, texts())
+    got = class_probabilities(calibrated(clf, texts()), texts())
+    want = plain/plain.mean(0)
+    assert np.allclose(got, want/want.sum(1, keepdims=True), atol=1e-5)
+    again = calibrated(calibrated(clf, texts()), record(clf, texts(), progress=False).probabilities)
+    assert np.allclose(again.calibration, calibrated(clf, texts()).calibration, atol=1e-6)
+    with pytest.raises(InputError, match="probabilities of 3 classes"): calibrated(clf, plain[:, :2])
+    with pytest.raises(InputError, match="class 'food' has no probability"): calibrated(clf, plain*np.array([1, 0, 1]))
+
+
+def test_another_prompt_is_another_model():
+    "Hash and provenance hold prompt, scoring and calibration."
+    a = prompted(sha256="w")
+    hashes = {a.sha256, a.whole().sha256}
+    assert len(hashes) == 1
+    for b in (prompted(sha256="w", shots=SHOTS[:2]), prompted(sha256="w", template="Text: {text}\nTopic is"),
+              prompted(sha256="w", scoring="sum"), calibrated(a, texts())):
+        assert b.sha256 not in hashes
+        hashes.add(b.sha256)
+    about = record(a, texts(), progress=False).provenance["prompt"]
+    assert about["template"] == "Text: {text}\nTopic:" and about["shots"][0] == ["the dog", 0] and about["scoring"] == "first"
+
+
+def test_recordings_of_another_prompt_are_not_reused(own_cache):
+    "Nor those of a model without a hash."
+    a, b = prompted(sha256="w"), prompted(sha256="w", shots=SHOTS[:2])
+    x, y = recorded(a, texts(), progress=False), recorded(b, texts(), progress=False)
+    assert not np.allclose(x.acts, y.acts)
+    assert np.array_equal(recorded(a, texts(), progress=False).acts, x.acts)
+    folder = own_cache/"kept"
+    record(prompted(), texts(), folder=folder, progress=False)
+    with pytest.raises(InputError): record(prompted(shots=SHOTS[:2]), texts(), folder=folder, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox"])
+def test_generated_answers_are_those_of_generate(kind):
+    "Greedy tokens, text before the stop, exact match."
+    clf = prompted(kind)
+    want = []
+    for t in TEXTS:
+        ids = torch.tensor([clf.tokenizer(clf.prompt.ask(t)).input_ids])
+        new = clf.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, eos_token_id=None,
+                                 pad_token_id=1)[0, ids.shape[1]:]
+        want.append(clf.tokenizer.decode(new))
+    assert len(set(want)) > 1
+    for c in (clf, clf.whole()):
+        got = generated_answers(replace(c, prompt=_speaking(clf.prompt, want[0])), texts(), stop="}")
+        assert got.tolist() == [0 if w.split("}")[0].strip() == want[0].split("}")[0].strip() else -1 for w in want]
+
+
+def _speaking(prompt, said):
+    "The prompt with other verbalizers for its answers, and the shots left as they were."
+    other = replace(prompt)
+    object.__setattr__(other, "head", prompt.head)
+    object.__setattr__(other, "verbalizers", (said+"}", "never}", "nor this}"))
+    return other
+
+
+def test_tree_shares_beginnings():
+    "Every token is read once, and sees its own beginning alone."
+    tree = make_tree(((1, 2, 3), (1, 2, 4), (1, 5, 6), (7,)))
+    assert tree.ids == (1, 2, 5) and tree.depth == (0, 1, 1)
+    assert tree.sees.int().tolist() == [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
+    assert make_tree(((1,), (2,))).ids == ()
+
+
+def test_mean_readout_leaves_the_shots_out():
+    "The mean over a text's own tokens is the same with cached shots and with shots in the batch."
+    clf = prompted()
+    a, b = (record(c, texts(), ["residual.1"], readout="mean", progress=False).acts for c in (clf, clf.whole()))
+    assert np.allclose(a, b, atol=1e-4)
+
+
+def test_a_prompted_model_is_a_classifier():
+    "Every room that takes a classifier takes it, and batches have room for the verbalizers."
+    clf = prompted(verbalizers=SUM)
+    assert isinstance(clf, Prompted) and clf.tail == 3 and prompted().tail == 0
+    b = next(batches(encode(clf, TEXTS), tokens=1000))
+    assert b.mask[:, -3:].sum() == 0 and readout_weights(b, "last")[:, -3:].sum() == 0
+    assert pad([[1]], [[0]], [0], tail=2).ids.shape == (1, 3)
+
+
+@torch.no_grad()
+def test_vocabulary_confidence():
+    "The stock model's probability of the right first token among all tokens, before and after an edit of the last block."
+    clf = prompted(verbalizers=SUM[:1]+(" machine", " apple"), scoring="first")
+    cal = calibrated(clf, texts())
+    rec = record(cal, texts(), progress=False)
+    iv = firing(clf, "residual.2")
+    want = torch.stack([stock(clf, t)[l] for t, l in zip(TEXTS, rec.labels, strict=True)]).exp()
+    edited = torch.stack([by_hand(iv, x[None], [0])[0][0] for x in torch.as_tensor(rec.acts)])
+    h = anatomy(clf.model).blocks[2].register_forward_hook(lambda m, x, o: by_hand(iv, o[0], range(o.shape[1]))[0][None])
+    after = torch.stack([stock(clf, t)[l] for t, l in zip(TEXTS, rec.labels, strict=True)]).exp()
+    h.remove()
+    got = vocabulary_confidence(cal, np.stack([rec.acts, edited]), rec.labels)
+    assert np.allclose(got, torch.stack([want, after]), atol=1e-5) and not np.allclose(want, after, atol=1e-3)
+
+
+def test_summaries_of_different_prompts_do_not_merge():
+    "What was asked is part of what must agree."
+    a, b = (summarise(prompted(shots=s), texts(), progress=False) for s in (SHOTS, SHOTS[:2]))
+    with pytest.raises(InputError, match="differ in .*prompt"): merge_summaries([a, b])
+
+
+def test_correct_only():
+    "Rows answered right, and a class without any refused by name."
+    rec = record(prompted(), texts(), progress=False)
+    gold = replace(rec, labels=rec.predicted.copy())
+    gold.labels[0] = (gold.labels[0]+1) % 3
+    if (gold.labels[1:] == gold.labels[0]).any():
+        got = correct_only(gold)
+        assert np.array_equal(got.acts, rec.acts[1:]) and np.array_equal(got.labels, rec.predicted[1:])
+    else:
+        with pytest.raises(InputError, match=f"class {rec.classes[gold.labels[0]]!r} is never answered right"): correct_only(gold)
