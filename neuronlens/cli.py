@@ -39,17 +39,23 @@ def _plain_errors():
         raise typer.Exit(130) from None
 
 # %% ../nbs/64_cli.ipynb #48d8b25c
+def _how(m):
+    "Settings of the method that are not as usual, for the head of the table."
+    said = dict(preset=m.preset, vote=m.vote and f'{m.vote:g}', positions=m.positions != 'all' and m.positions,
+                fitted_at=m.fitted_at != 'readout' and m.fitted_at, correct_only=m.correct_only and 'true')
+    return ''.join(f', {k} {v}' for k,v in said.items() if v)
+
 def _print_table(study):
     "Means over concepts for the first ranking at the first fraction, as a table on standard output."
     from rich.console import Console
     from rich.table import Table
     m = study.headline().macro()
     t = Table(title=f"{study.ranking.name}, {study.fraction:.0%} of the neurons of {study.train.site},"
-                    f" edit {study.spec.method.edit}; means over {len(study.classes)} concepts")
+                    f" edit {study.spec.method.edit}{_how(study.spec.method)}; means over {len(study.classes)} concepts")
     names = ['target_accuracy', 'target_confidence', 'auxiliary_accuracy', 'auxiliary_confidence', 'disturbance', 'broken']
     for c in ('condition', 'range', *names): t.add_column(c.replace('_', '\n'), justify='left' if c in ('condition', 'range') else 'right')
     for row in m.to_dict('records'):
-        kind = f"gaussian({row['tau']:g})" if row['range'] == 'gaussian' else row['range']
+        kind = row['range'].replace('gaussian', f"gaussian({row['tau']:g})", 1)
         t.add_row(row['condition'], kind, *(f'{row[n]:.3f}' for n in names))
     Console(width=None if sys.stdout.isatty() else 110).print(t)
 
@@ -92,7 +98,7 @@ def run(
     skip_empty:Annotated[bool, typer.Option('--skip-empty', help='Leave out rows without text.')]=False,
     progress:_PROGRESS=True,
 ):
-    "Run your own study: any sequence classifier or encoder, any labelled texts."
+    "Run your own study: any sequence classifier, encoder or prompted language model, any labelled texts."
     with _plain_errors():
         from dataclasses import replace
 

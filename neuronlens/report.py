@@ -70,7 +70,7 @@ body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding
 h1{line-height:1.2} h2{margin-top:2.5rem;border-bottom:1px solid #ccc} figure{margin:1.5rem 0} img{max-width:100%;height:auto}
 figcaption,.note{color:#444;font-size:.92rem} .wide{overflow-x:auto} table{border-collapse:collapse;font-size:.88rem}
 th,td{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd;white-space:nowrap}
-th:first-child,td:first-child{text-align:left} td.t{text-align:left} tr.range td{background:#eef4fb}
+th:first-child,td:first-child{text-align:left} td.t{text-align:left} td small{display:block;color:#555} tr.range td{background:#eef4fb}
 th{white-space:normal;vertical-align:bottom;max-width:6rem} pre{background:#f5f5f5;padding:.8rem;overflow-x:auto;font-size:.85rem}
 summary{cursor:pointer;margin:.6rem 0} @media print{details{display:none} figure,tr{break-inside:avoid}}
 '''
@@ -82,7 +82,8 @@ _PAGE = '''<!doctype html>
 <title>{{ title }}</title><style>{{ style|safe }}</style></head><body>
 {%- macro table(rows, names) %}<div class="wide"><table><thead><tr>{% for n in names %}<th>{{ n.replace('_', ' ') }}</th>{% endfor %}
 </tr></thead><tbody>{% for r in rows %}<tr class="{{ 'range' if r.condition == 'range' }}">{% for n in names %}
-<td{{ ' class=t' if r[n] is string }}>{{ r[n]|cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endmacro %}
+<td{{ ' class=t' if r[n] is string }}>{{ r[n]|cell }}{% if r.sure and n in r.sure %}
+<small>{{ r.sure[n] }}</small>{% endif %}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endmacro %}
 {%- macro figure(f) %}<figure><img alt="{{ f.caption }}" src="data:image/png;base64,{{ f.data }}">
 <figcaption>{{ f.caption }}</figcaption></figure>{% endmacro %}
 <h1>{{ title }}</h1>
@@ -90,14 +91,14 @@ _PAGE = '''<!doctype html>
 <p>{{ model }} ({{ n_blocks_note }}) answered {{ n_test }} test texts of {{ classes|length }} concepts
 ({{ classes|join(', ') }}); {{ n_train }} training texts served to fit. At {{ site }}, readout {{ readout }}, each neuron was ranked
 for each concept by {{ rankings|join(', ') }}. For each concept the salient neurons were edited ({{ edit }}): whatever their value
-(<b>full</b>), only inside their range, {{ kind }} (<b>range</b>), and inside the ranges of as many neurons drawn at random
+(<b>full</b>), only inside their range, {{ kind }} (<b>range</b>){{ how }}, and inside the ranges of as many neurons drawn at random
 (<b>random</b>). <b>base</b> is the model without an edit.</p>
 <p class="note">{{ counts }}</p>
 <ul>{% for s in steps %}<li>{{ s }}</li>{% endfor %}</ul>
 <h2>What happened</h2>
 <p>Means over concepts; {{ setting }}. Disturbance is the mean total-variation distance between the class probabilities before and
 after the edit on auxiliary texts that were answered rightly; broken is the share of those answers that became wrong; fires is the share of
-salient activations that lie in range.</p>
+salient activations that lie in range.{{ intervals }}</p>
 {{ table(macro, macro_names) }}
 {% for f in figures if f.name in ('effects', 'tradeoff') %}{{ figure(f) }}{% endfor %}
 <h2>Concept by concept</h2>
@@ -120,6 +121,32 @@ def _cell(v):
     if isinstance(v, float): return '' if v != v else 'inf' if v == float('inf') else f'{v:.3f}' if abs(v) < 1 or v % 1 else f'{v:g}'
     return str(v)
 
+def _with_intervals(rows, study):
+    "Rows of effects as dicts, each with the intervals of its measures as text; an average over concepts has no concept."
+    if study.intervals is None: return rows
+    df = study.intervals.frame
+    keys = zip(df.concept, df.condition, df.ranking, df.fraction, df.measure, strict=True)
+    ends = {k:f'[{a:.3f}, {b:.3f}]' for k,a,b in zip(keys, df.low, df.high, strict=True) if a == a}
+    def own(r):
+        found = {m:ends.get((r.get('concept', 'macro'), r['condition'], r['ranking'], r['fraction'], m)) for m in MEASURES}
+        return {m:e for m,e in found.items() if e} if r['condition'] != 'base' else {m:e for m,e in found.items() if e and r[m]}
+    return [r | {'sure':own(r)} for r in rows]
+
+def _how(study):
+    "What more there is to say about the edits, as clauses."
+    m = study.spec.method
+    said = [f'where {m.vote:.0%} of the salient neurons or more lie in range together' if m.vote else '',
+            'fitted on all tokens' if m.fitted_at == 'tokens' else '',
+            'fitted on correctly answered texts' if m.correct_only else '',
+            f'at positions: {m.positions}' if m.positions != 'all' else '', f'preset {m.preset}' if m.preset else '']
+    return ''.join(f', {s}' for s in said if s)
+
+def _sure(study):
+    "What the brackets in the tables are."
+    if (i := study.intervals) is None: return ''
+    return f' In brackets: {i.level:.0%} bootstrap intervals, texts drawn within their class ({i.draws} draws).'
+
+# %% ../nbs/62_report.ipynb #3c0ba3ad
 def report_html(
     study:Study, # A finished study
     figures:list[tuple[str,str,Path]], # (name, caption, PNG file) as `write_figures` gives them
@@ -138,12 +165,15 @@ def report_html(
         n_blocks_note=about['dtype'].removeprefix('torch.'), n_train=len(study.train), n_test=len(study.test), classes=study.classes,
         site=study.train.site, readout=study.train.readout, rankings=m.rankings, edit=m.edit, kind=study.ranges.name,
         steps=next_steps(study), setting=f"{study.ranking.name}, {study.fraction:.0%} of the neurons",
-        macro=study.effects.only(ranking=study.ranking.name).macro().to_dict('records'), macro_names=('condition', *show),
-        rows=study.headline().frame.to_dict('records'), row_names=('concept', 'condition', 'n_target', 'n_auxiliary', *MEASURES),
+        macro=_with_intervals(study.effects.only(ranking=study.ranking.name).macro().to_dict('records'), study), how=_how(study),
+        intervals=_sure(study), macro_names=('condition', *show),
+        rows=_with_intervals(study.headline().frame.to_dict('records'), study), 
+        row_names=('concept', 'condition', 'n_target', 'n_auxiliary', *MEASURES),
         all=study.effects.frame.to_dict('records'), columns=COLUMNS, toml=study_toml(study.spec),
         provenance=json.dumps({p:getattr(study, p).provenance for p in ('train', 'test')}, indent=1),
         figures=[dict(name=a, caption=c, data=base64.b64encode(p.read_bytes()).decode()) for a,c,p in figures])
 
+# %% ../nbs/62_report.ipynb #9b9873c8
 def write_report(
     study:Study, # A finished study
     out:str|Path, # Its folder

@@ -68,7 +68,7 @@ def finished(tmp_path_factory, cli, data, bert, one_thread):
 def test_writes_what_it_promises_and_nothing_else(finished):
     out, _ = finished
     recordings = {f'recording/{part}.{kind}' for part in ('train', 'test') for kind in ('safetensors', 'json')}
-    assert tree(out) == {'effects.csv', 'layers.csv', 'provenance.json', 'report.html', 'study.toml', *recordings,
+    assert tree(out) == {'effects.csv', 'intervals.csv', 'layers.csv', 'provenance.json', 'report.html', 'study.toml', *recordings,
                          *(f'figures/{f}.png' for f in FIGURES)}
 
 
@@ -183,7 +183,7 @@ def test_terminal_shows_the_macro_table_and_where_to_look(finished):
         line = next(x for x in said.splitlines() if condition in x and '│' in x)
         assert re.findall(r'\d\.\d{3}', line) == [f'{v:.3f}' for v in first.loc[condition]]
     after = said.partition('Where to look next')[2].splitlines()
-    assert len([x for x in after if x.startswith('  - ')]) == 3
+    assert len([x for x in after if x.startswith('  - ')]) == 4
     assert str(out/'report.html') in said
 
 
@@ -229,7 +229,8 @@ def test_example_prints_a_study_that_can_be_read(cli, tmp_path):
     said = finish(cli('example'))
     (tmp_path/'s.toml').write_text(said)
     assert read_study(tmp_path/'s.toml') == demo_study()
-    assert set(tomllib.loads(said)) == {'title', 'seed', 'data', 'model', 'training', 'method'}
+    assert set(tomllib.loads(said)) == {'title', 'seed', 'data', 'model', 'prompt', 'training', 'method'}
+    assert {'preset', 'vote', 'fitted_at', 'correct_only'} <= set(tomllib.loads(said)['method'])
 
 
 # --- the user's own texts

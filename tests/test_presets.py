@@ -1,0 +1,205 @@
+"""Presets in the study file, and everything else that a study may ask for: ranges, edits, votes, tokens, rankings by the model."""
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import CLASSES
+
+pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache')
+
+
+def spec_of(data, bert, **method):
+    from neuronlens.study import DataSpec, MethodSpec, ModelSpec, StudySpec
+    usual = dict(fractions=[.5], layers=False) | ({} if 'preset' in method else dict(rankings=['dprime']))
+    return StudySpec(data=DataSpec(str(data.train), str(data.test)), model=ModelSpec(str(bert)), method=MethodSpec(**usual | method))
+
+
+@pytest.fixture
+def run(data, bert):
+    from neuronlens.study import run_study
+    return lambda out=None, **method: run_study(spec_of(data, bert, **method), out, progress=False)
+
+
+def measured(study):
+    from neuronlens.effects import MEASURES
+    return study.effects.frame[list(MEASURES)].to_numpy()
+
+
+def test_a_preset_is_the_study_that_spells_it_out(run):
+    spelled = dict(paper=dict(rankings=['max_activation'], range='gaussian', tau=2.5, edit='zero'),
+                   gaussian=dict(range='gaussian(2.5)', edit='mean'),
+                   recommended=dict(range='posterior', edit='mean', vote=.5))
+    seen = []
+    for name, method in spelled.items():
+        a, b = run(preset=name), run(**method)
+        pd.testing.assert_frame_equal(a.effects.frame, b.effects.frame)
+        seen.append(a.headline().only(condition='range').frame.disturbance.tolist())
+    assert seen[0] != seen[1] != seen[2]
+
+
+def test_presets_of_a_study_are_those_of_the_grid(run):
+    "Two ways to the same interventions: the study's own plan, and the grid of the preset over the recording."
+    from neuronlens.ablation import ablate
+    from neuronlens.data import read_texts
+    from neuronlens.effects import measure_effects
+    from neuronlens.model import load_classifier
+    from neuronlens.presets import preset_grid
+    study = run(preset='recommended')
+    clf, texts = load_classifier(study.spec.model.classifier), read_texts(study.spec.data.test)
+    for name, condition in (('recommended', 'range'), ('random', 'random')):
+        ivs = preset_grid(study.train, name, fractions=.5)
+        assert {iv.condition for iv in ivs} == {condition} and len(ivs) == 3
+        mine = measure_effects(ablate(clf, texts, ivs, recording=study.test, progress=False)).only(condition=condition)
+        pd.testing.assert_frame_equal(mine.frame, study.effects.only(condition=condition).frame)
+
+
+def test_a_preset_survives_being_written(tmp_path, data, bert):
+    from neuronlens.study import check_study, read_study, write_study
+    for method in (dict(preset='paper'), dict(preset='recommended', vote=.5), dict(range='gaussian(3)'), dict(range='quantile(0.8)')):
+        spec = check_study(spec_of(data, bert, **method))
+        assert check_study(spec) == spec == read_study(write_study(spec, tmp_path/'s.toml'))
+    assert check_study(spec_of(data, bert, range='gaussian(3)')).method.tau == 3
+    assert check_study(spec_of(data, bert, range='quantile(0.8)')).method.kind == 'quantile(0.8)'
+
+
+def test_contradictions_in_python_are_refused_too(data, bert):
+    from neuronlens.data import InputError
+    from neuronlens.study import check_study
+    for method, said in ((dict(preset='paper', vote=.5), 'vote'), (dict(preset='gaussian', tau=2.), 'tau'),
+                         (dict(preset='gaussian', range='posterior'), 'posterior'), (dict(range='gaussian(3)', tau=2.), 'tau')):
+        with pytest.raises(InputError, match=said): check_study(spec_of(data, bert, **method))
+
+
+@pytest.mark.parametrize('kind', ['posterior', 'posterior(0.6)', 'posterior_histogram', 'kmeans(4)', 'density', 'tolerance(0.2)', 'full'])
+def test_every_kind_of_range_runs_and_loads(kind, run, tmp_path):
+    from neuronlens.study import load_study
+    study = run(tmp_path/'out', range=kind)
+    back = load_study(tmp_path/'out')
+    np.testing.assert_array_equal(back.ranges.lo, study.ranges.lo)
+    assert study.ranges.name.startswith(kind)
+    assert set(study.effects.only(condition='range').frame.range) == {study.ranges.name}
+
+
+def test_every_edit_runs(run):
+    seen = {e: measured(run(edit=e)) for e in ('zero', 'mean', 'scale(0.5)', 'shift', 'transport', 'resample', 'dampen', 'adaptive(2)')}
+    for a in seen: assert all(a == b or not np.array_equal(seen[a], seen[b]) for b in seen), a
+    np.testing.assert_array_equal(seen['zero'], measured(run(edit='scale(0)')))
+
+
+def test_a_vote_closes_the_gate(run):
+    fires = [run(range='gaussian(1)', vote=v).headline().macro().set_index('condition').fires_on_auxiliary['range']
+             for v in (0., .7, 1.)]
+    assert fires[0] > fires[1] > fires[2]
+
+
+def test_positions_of_a_study(run):
+    "At the last block of this classifier only the first token is read; behind it nothing is generated."
+    every, first, prompt, new = (measured(run(positions=p)) for p in ('all', 'readout', 'prompt', 'generated'))
+    np.testing.assert_allclose(first, every, atol=1e-6)
+    np.testing.assert_allclose(prompt, every, atol=1e-6)
+    assert np.isfinite(new).all() and (new[:, 4:6] == 0).all() and (every[:, 4] > 0).any()
+
+
+def test_ranges_of_tokens(run, tmp_path):
+    from neuronlens.ranges import fit_ranges
+    from neuronlens.study import load_study
+    study = run(tmp_path/'out', fitted_at='tokens', site='residual.0')
+    assert len(study.tokens) > len(study.train) and study.tokens.readout == 'tokens'
+    np.testing.assert_array_equal(study.ranges.lo, fit_ranges(study.tokens.acts, study.tokens.labels, study.spec.method.kind).lo)
+    assert set(study.effects.frame.range) == {'none', 'full+tokens', 'gaussian+tokens'}
+    back = load_study(tmp_path/'out')
+    np.testing.assert_array_equal(back.ranges.lo, study.ranges.lo)
+    np.testing.assert_array_equal(back.statistics.mean, study.statistics.mean) # Of the readout, as ever
+
+
+def test_rankings_that_ask_the_model(run, tmp_path, data, bert):
+    from neuronlens.attribution import attribute
+    from neuronlens.data import read_texts
+    from neuronlens.model import load_classifier
+    from neuronlens.study import load_study
+    study = run(tmp_path/'out', rankings=['gradient_x_activation', 'dprime'])
+    want = attribute(load_classifier(bert), read_texts(data.train), method='gradient_x_activation', progress=False)
+    np.testing.assert_allclose(study.ranking.scores, want.scores, atol=1e-5)
+    assert set(study.effects.frame.ranking) == {'gradient_x_activation', 'dprime'}
+    np.testing.assert_array_equal(load_study(tmp_path/'out').salient, study.salient)
+
+
+def test_correct_only_fits_on_what_the_model_knows(run, tmp_path):
+    from neuronlens.statistics import class_statistics
+    from neuronlens.study import load_study
+    study, plain = run(tmp_path/'out', correct_only=True), run()
+    right = study.train.predicted == study.train.labels
+    assert 0 < right.sum() < len(right) == len(plain.train) and study.notes['wrong_training_texts'] == (~right).sum()
+    np.testing.assert_array_equal(study.statistics.mean, class_statistics(study.train.acts[right], study.train.labels[right]).mean)
+    assert not np.array_equal(study.ranges.lo, plain.ranges.lo)
+    np.testing.assert_array_equal(load_study(tmp_path/'out').ranges.lo, study.ranges.lo)
+
+
+def test_a_class_that_is_never_right_is_refused(run):
+    from neuronlens.data import InputError
+    from neuronlens.study import right_ones
+    train = run().train
+    wrong = np.where(train.labels[:, None] == 1, np.eye(3, dtype=np.float32)[0], train.probabilities)
+    with pytest.raises(InputError, match="0 training texts of class 'food' correctly"): right_ones(replace(train, probabilities=wrong))
+
+
+# --- intervals and the control
+
+def test_intervals_are_of_the_effects(run, tmp_path):
+    from neuronlens.study import load_study
+    study = run(tmp_path/'out', rankings=['dprime', 'max_activation'])
+    df, e = study.intervals.frame, study.effects.frame
+    assert set(df.concept) == {*CLASSES, 'macro'} and len(df) == 8*(len(e)+len(study.effects.macro()))
+    keys = ['concept', 'condition', 'ranking', 'fraction']
+    for m in ('target_accuracy', 'disturbance', 'fires_on_auxiliary'):
+        both = e.merge(df[df.measure == m], on=keys)
+        assert len(both) == len(e)
+        np.testing.assert_allclose(both[m], both.value, atol=1e-6)
+        assert (both.low <= both.value+1e-9).all() and (both.value <= both.high+1e-9).all()
+    pd.testing.assert_frame_equal(load_study(tmp_path/'out').intervals.frame, df, check_dtype=False)
+    assert pd.read_csv(tmp_path/'out/intervals.csv').columns.tolist()[-5:] == ['measure', 'value', 'low', 'high', 'n']
+
+
+def test_a_folder_without_intervals_still_loads(run, tmp_path):
+    from neuronlens.report import report_html
+    from neuronlens.study import load_study
+    run(tmp_path/'out')
+    (tmp_path/'out/intervals.csv').unlink()
+    study = load_study(tmp_path/'out')
+    assert study.intervals is None and 'bootstrap' not in report_html(study, [])
+
+
+def test_report_says_whether_the_range_beats_its_control(run):
+    from neuronlens.report import report_html
+    from neuronlens.study import next_steps
+    every = run(fractions=[1.]) # All neurons, so the control is the thing itself
+    assert every.notes['control']['target_accuracy']['difference'] == 0
+    assert next_steps(every)[1].startswith('The range does not beat its random control')
+    assert 'does not beat its random control' in report_html(every, [])
+    good = dict(difference=-.4, low=-.5, high=-.3, p=.01)
+    bad, none = good | dict(low=.1, high=.5, difference=.3), good | dict(low=-.1, high=.1, difference=0.)
+    for t, d, words in ((good, bad, 'beats its random control, it suppresses more'),
+                        (none, good, 'beats its random control, it disturbs less'),
+                        (bad, good, 'does not beat'), (none, none, 'does not beat')):
+        study = replace(every, notes=every.notes | dict(control=dict(target_accuracy=t, disturbance=d)))
+        assert words in next_steps(study)[1], (t, d)
+
+
+def test_report_shows_intervals_and_settings(run):
+    from neuronlens.report import report_html
+    study = run(preset='recommended')
+    said = report_html(study, [])
+    row = study.intervals.only(concept='food', condition='range', measure='target_confidence').frame.iloc[0]
+    assert f'{row.value:.3f}\n<small>[{row.low:.3f}, {row.high:.3f}]</small>' in said
+    assert 'where 50% of the salient neurons or more' in said and 'preset recommended' in said
+
+
+def test_the_terminal_names_the_settings(cli, make_study, tmp_path, no_figures):
+    r = cli('run', make_study(method=dict(preset='recommended', rankings=['dprime'], fitted_at='tokens')), '--out', tmp_path/'out')
+    assert r.exit_code == 0, r.stderr
+    head = ' '.join(r.stdout.split('\n')[:3])
+    for words in ('preset recommended', 'vote 0.5', 'fitted_at tokens'): assert words in head
+    assert 'random control' in r.stdout
+    assert set(json.loads((tmp_path/'out/provenance.json').read_text())['notes']['control']) == {'target_accuracy', 'disturbance'}
