@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FILES', 'DataSpec', 'ModelSpec', 'PromptSpec', 'TrainingSpec', 'MethodSpec', 'StudySpec', 'settle', 'parse_study',
            'read_study', 'check_study', 'write_study', 'study_toml', 'demo_study', 'Study', 'study_texts',
-           'check_folder', 'study_prompt', 'study_model', 'right_ones', 'fitted_on', 'fit_study', 'run_study',
-           'save_study', 'load_intervals', 'load_study', 'next_steps']
+           'check_folder', 'study_prompt', 'study_model', 'right_ones', 'fit_study', 'run_study', 'save_study',
+           'load_intervals', 'load_study', 'next_steps']
 
 # %% ../nbs/60_study.ipynb #3f5f841a
 import json
@@ -33,7 +33,7 @@ from .presets import PRESETS
 from .probing import LayerProbes, probe_layers
 from .prompt import Prompt, calibrated, load_prompted, make_prompt
 from .ranges import Ranges, fit_ranges, format_kind, parse_kind
-from .recording import Recording, load_recording, recorded, save_recording, versions
+from .recording import Recording, correct_only, load_recording, recorded, save_recording, versions
 from .saliency import Ranking, rank
 from .statistics import ClassStatistics, class_statistics
 from .store import read_arrays, write_arrays
@@ -448,16 +448,6 @@ def right_ones(
                                      " correctly; ranges need two or more")
     return rows
 
-def fitted_on(
-    train:Recording, # Training texts
-    rows:np.ndarray, # `[n]` which of them
-)->Recording: # These alone; its provenance no longer names the texts
-    "Part of a recording."
-    about = {k:v for k,v in train.provenance.items() if k != 'texts_sha256'}
-    probs = None if train.probabilities is None else train.probabilities[rows]
-    return replace(train, activations={s:a[rows] for s,a in train.activations.items()}, labels=train.labels[rows],
-                   probabilities=probs, provenance=about | {'of_texts':len(train)})
-
 def fit_study(
     spec:StudySpec, # What was asked for
     train:Recording, # Training texts, all that are to be fitted on
@@ -476,7 +466,8 @@ def _asked(spec, clf, texts, train, progress):
     "What fitting needs beside a recording: tokens, if ranges are fitted on them, and the scores of rankings that run the model."
     m = spec.method
     tokens = record_tokens(clf, texts, train.site, seed=spec.seed, progress=progress) if m.fitted_at == 'tokens' else None
-    return tokens,{r:attribute(clf, texts, train.site, r, recording=train, progress=progress).scores
+    own = replace(train, provenance=train.provenance | {'texts_sha256':texts.digest}) # Where some texts are left out
+    return tokens,{r:attribute(clf, texts, train.site, r, recording=own, progress=progress).scores
                    for r in m.rankings if r in ATTRIBUTIONS}
 
 def _against_control(spec, outcome, rankings):
@@ -512,7 +503,7 @@ def run_study(
     train,test = (recorded(clf, t, [str(site), *(s for s in layers if s != str(site))], progress=progress)
                   for t in (train_texts, test_texts))
     fit,texts = train,train_texts
-    if m.correct_only: fit,texts = fitted_on(train, rows := right_ones(train)),take(train_texts, rows)
+    if m.correct_only: texts,fit = take(train_texts, right_ones(train)),correct_only(train)
     tokens,scores = _asked(spec, clf, texts, fit, progress)
     statistics,rankings,ranges,own = fit_study(spec, fit, tokens, scores)
     of = tokens or fit
@@ -574,7 +565,7 @@ def load_study(
     train,test = (load_recording(held/f'{p}.safetensors') for p in ('train', 'test'))
     tokens = load_recording(held/'tokens.safetensors') if m.fitted_at == 'tokens' else None
     scores = read_arrays(held/'rankings.safetensors')[0] if set(m.rankings) & set(ATTRIBUTIONS) else {}
-    fit = fitted_on(train, right_ones(train)) if m.correct_only else train
+    fit = correct_only(train) if m.correct_only else train
     statistics,rankings,ranges,_ = fit_study(spec, fit, tokens, scores)
     try: notes = json.loads((out/'provenance.json').read_text())['notes']
     except (OSError, ValueError, KeyError): raise InputError(f"{out}: provenance.json is missing or damaged") from None

@@ -203,3 +203,60 @@ def test_the_terminal_names_the_settings(cli, make_study, tmp_path, no_figures):
     for words in ('preset recommended', 'vote 0.5', 'fitted_at tokens'): assert words in head
     assert 'random control' in r.stdout
     assert set(json.loads((tmp_path/'out/provenance.json').read_text())['notes']['control']) == {'target_accuracy', 'disturbance'}
+
+
+# --- a causal model
+
+@pytest.fixture(scope='module')
+def speaker(tmp_path_factory):
+    "Folder of a tiny causal language model with a tokenizer of bytes."
+    from test_prompt import byte_tokenizer, language_model
+    folder = tmp_path_factory.mktemp('speaker')
+    language_model('llama').save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def plain_answers(folder, prompt, texts):
+    "Class probabilities by plain transformers: the first token of every verbalizer behind the whole prompt."
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    model, tok = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    out = []
+    for t in texts:
+        ids = tok(prompt.ask(t)).input_ids
+        first = [tok(prompt.ask(t)+v).input_ids[len(ids)] for v in prompt.verbalizers]
+        with torch.no_grad(): out.append(model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[first].exp().numpy())
+    p = np.stack(out)
+    return p/p.sum(1, keepdims=True)
+
+
+def test_a_prompted_model_from_the_study_file(speaker, cli, make_study, tmp_path, no_figures, data, test_frame):
+    from neuronlens.data import read_texts
+    from neuronlens.prompt import make_prompt
+    from neuronlens.study import load_study
+    asked = dict(template='Text: {text}\nTopic:', shots=1, calibrate=True, scoring='first')
+    study = make_study(model=dict(causal=str(speaker)), prompt=asked, method=dict(preset='recommended', rankings=['dprime']))
+    r = cli('run', study, '--out', tmp_path/'out')
+    assert r.exit_code == 0, (r.stderr, r.exception)
+    prompt, rest = make_prompt(read_texts(data.train), asked['template'], shots=1)
+    back = load_study(tmp_path/'out')
+    assert len(back.train) == len(rest) == 59 and back.train.readout == 'last' # One text is the shot
+    mean = plain_answers(speaker, prompt, rest.texts).mean(0)
+    want = plain_answers(speaker, prompt, test_frame.text)/mean
+    want /= want.sum(1, keepdims=True)
+    np.testing.assert_allclose(back.test.probabilities, want, atol=2e-4)
+    base = back.effects.only(condition='base').frame.set_index('concept')
+    for c, name in enumerate(CLASSES):
+        np.testing.assert_allclose(base.target_confidence[name], want[back.test.labels == c, c].mean(), atol=2e-4)
+    said = json.loads((tmp_path/'out/recording/test.json').read_text())
+    assert said['prompt']['template'] == asked['template'] and said['prompt']['scoring'] == 'first'
+    assert (back.effects.only(condition='full').frame.disturbance > 0).all()
+
+
+def test_prompts_that_do_not_fit_are_refused(speaker, cli, make_study, tmp_path):
+    for prompt, said in ((dict(shots=60), 'too few'), (dict(verbalizers=[' a', ' b']), '2 verbalizers for 3 classes'),
+                         (dict(shots=1, verbalizers=[' old cat', ' old rice', ' new'], scoring='first'), 'score them by their sum'),
+                         (dict(shots=12), 'tokens without a text')):
+        r = cli('run', make_study(model=dict(causal=str(speaker)), prompt=prompt), '--out', tmp_path/'out')
+        assert (r.exit_code, r.stderr.count('\n')) == (2, 1) and said in r.stderr, (r.stderr, r.exception)
