@@ -306,6 +306,11 @@ class FitComparison:
         return pd.DataFrame({'class': self.classes, 'fitted': self.n[:, 0], 'scored': self.n[:, 1], **won,
             'surely not': share(surely), 'gain': middle})
 
+    def plot(self, ax=None, source=''):
+        "Share of neurons that each distribution predicts best, by class; returns the axes."
+        from neuronlens.plots import plot_fits
+        return plot_fits(self, ax=ax, source=source)
+
     def __repr__(self):
         return f"FitComparison({', '.join(self.fits)}; {len(self.classes)} classes, {self.score.shape[2]} neurons)"
 

@@ -110,6 +110,11 @@ class Evidence:
         wide = df.assign(said=said).pivot_table('said', keys, 'measure', aggfunc='first', sort=False, dropna=False)
         return wide.dropna(how='all')[list(measures)].rename_axis(columns=None).reset_index()
 
+    def plot(self, measure='disturbance', ax=None, log=False, source=''):
+        "Every effect with its interval; returns the axes."
+        from neuronlens.plots import plot_intervals
+        return plot_intervals(self, measure, ax=ax, log=log, source=source)
+
     def __repr__(self):
         return f"Evidence({len(self.frame)} numbers, {self.level:.0%} intervals from {self.draws} draws, seed {self.seed})"
     def _repr_html_(self): return f"<p>{escape(repr(self))}; macro</p>{self.table().to_html(index=False)}"
@@ -398,6 +403,11 @@ class TradeOff:
         return pd.concat([df.sort_values('target_accuracy'), pd.DataFrame([dict(target_accuracy=end, cost=0., envelope=True)])],
                          ignore_index=True)[['target_accuracy', 'cost', *setting_keys(self.points)]]
 
+    def plot(self, concept='macro', ax=None, source=''):
+        "The least cost of every preset by target accuracy; returns the axes."
+        from neuronlens.plots import plot_trade_off
+        return plot_trade_off(self, concept, ax=ax, source=source)
+
     def __repr__(self): return f"TradeOff({self.cost}, {self.points.preset.nunique()} presets, {self.points.concept.nunique()-1} concepts)"
     def _repr_html_(self):
         df = self.areas[self.areas.concept == 'macro'].drop(columns='concept')
@@ -562,6 +572,11 @@ class Collateral:
     def to_frame(self)->pd.DataFrame:
         "The table, a copy."
         return self.frame.copy()
+
+    def plot(self, ax=None, source=''):
+        "Predicted firing against measured disturbance; returns the axes."
+        from neuronlens.plots import plot_collateral
+        return plot_collateral(self, ax=ax, source=source)
 
     def __repr__(self): return f"Collateral(Spearman {self.spearman:.2f} over {len(self.frame)} pairs of classes)"
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>{self.frame.head(6).to_html(index=False, float_format='%.3f')}"

@@ -195,6 +195,11 @@ class PolysemanticCounts:
         return pd.DataFrame({'sets': range(len(self.neurons)), 'neurons': self.neurons, 'expected': self.expected,
             'sd': self.sd, 'z': self.z})
 
+    def plot(self, ax=None, source=''):
+        "Neurons by the number of sets they sit in, with what chance would give; returns the axes."
+        from neuronlens.plots import plot_polysemantic
+        return plot_polysemantic(self, ax=ax, source=source)
+
     def __repr__(self): return f"PolysemanticCounts({self.neurons[2:].sum()} of {self.D} neurons in two sets or more)"
     def _repr_html_(self):
         return f"<p>{escape(repr(self))}</p>{self.to_frame().to_html(index=False, float_format='%.1f', max_rows=20)}"
@@ -355,6 +360,11 @@ class PairOverlap:
         f = self.to_frame(salient).groupby('measure', sort=False)
         pairs = {'mean': ('value', 'mean'), 'lowest': ('value', 'min'), 'highest': ('value', 'max')}
         return f.agg(**pairs, chance=('chance', 'mean')).reset_index()
+
+    def plot(self, ax=None, salient=None, source=''):
+        "How alike the pairs are, by every measure, with shuffled labels below; returns the axes."
+        from neuronlens.plots import plot_pair_overlap
+        return plot_pair_overlap(self, ax=ax, salient=salient, source=source)
 
     def __repr__(self): return f"PairOverlap({len(self.classes)} classes, {self.value.shape[3]} neurons, {self.kind})"
     def _repr_html_(self):
@@ -537,6 +547,11 @@ class RankingAgreement:
     def summary(self):
         "One row per pair of rankings: means over classes."
         return self.to_frame().drop(columns='class').groupby(['a', 'b'], sort=False).mean().reset_index()
+
+    def plot(self, by='spearman', ax=None, source=''):
+        "Heat map of a correlation, or of the share of a fraction in common; returns the axes."
+        from neuronlens.plots import plot_agreement
+        return plot_agreement(self, by, ax=ax, source=source)
 
     def __repr__(self): return f"RankingAgreement({len(self.names)} rankings, {len(self.classes)} classes)"
     def _repr_html_(self):
