@@ -37,12 +37,13 @@ class Preset:
 PRESETS = {p.name:p for p in (
     Preset('paper', 'range', ('max_activation',), ('gaussian(2.5)',), ('zero',), positions='all',
            note="Haider et al.: zero inside mean ± 2.5 sd"),
-    Preset('full', 'full', ('dprime', 'max_activation'), ('full',), ('mean', 'zero'),
-           note="whole neurons, the best of both rankings and edits"),
+    Preset('full', 'full', ('dprime', 'max_activation'), ('full',), ('mean', 'zero', 'shift', 'transport'),
+           note="whole neurons, the best of two rankings and four edits"),
     Preset('gaussian', 'range', ('dprime',), ('gaussian(2.5)',), ('mean',), note="the auxiliary mean inside mean ± 2.5 sd"),
-    Preset('recommended', 'range', ('dprime',), ('posterior',), ('mean',), (.5,),
-           note="the auxiliary mean where half of the neurons agree"),
-    Preset('random', 'random', ('dprime',), ('posterior',), ('mean',), (.5,), note="the same for neurons drawn at random"))}
+    Preset('recommended', 'range', ('dprime',), ('posterior',), ('mean',), (.5, .4, .6),
+           note="the auxiliary mean where about half of the neurons agree"),
+    Preset('random', 'random', ('dprime',), ('posterior',), ('mean',), (.5, .4, .6),
+           note="the same for neurons drawn at random"))}
 
 def preset(
     name:str|Preset, # One of `PRESETS`, or a preset of one's own
