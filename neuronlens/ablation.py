@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .data import InputError, Texts, progress_bar
-from .hooks import EMBEDDING, Site, anatomy, answer, before, logits, parse_site, run
+from .hooks import EMBEDDING, Site, anatomy, answer, before, head_reads, logits, parse_site, run
 from .model import Batch, Classifier, align, each_batch, encode, first_attended, last_attended, readout_weights, token_budget
 from .ranges import Ranges, format_kind, parse_kind
 from .recording import Recording, _finite, finite_answers, make_reading, provenance
@@ -381,7 +381,7 @@ def _ablate_batch(clf, batch, ivs, readout, room, base=True, done=lambda site, n
     if base: yield None,answer(clf, states[last], batch.mask).softmax(-1),None
     done(None, 1)
     for site,at in sites.items():
-        lone = site == last and readout == a.head
+        lone = site == last and readout == head_reads(clf)
         x,weights = (_at_head(a, states[site], batch.mask),torch.ones(len(batch), 1)) if lone else (states[site], w)
         stack_size = max(1, room//x.shape[:2].numel())
         for which,stack,fires in _stacks(x, weights.to(x.device), [ivs[i] for i in at], stack_size):
@@ -398,7 +398,7 @@ def reads_recording(
     "Whether every intervention is at the recorded last block, at the very position that the head reads."
     a = anatomy(clf.model)
     last = Site('residual', len(a)-1)
-    return str(last) in rec.sites and rec.readout == a.head and all(iv.site == last for iv in ivs)
+    return str(last) in rec.sites and rec.readout == head_reads(clf) and all(iv.site == last for iv in ivs)
 
 @torch.inference_mode()
 def _ablate_recorded(clf, acts, ivs, done, room=1<<20):
@@ -460,6 +460,7 @@ def interventions_on(
     ivs,readout = _placed(interventions, clf),readout or clf.readout
     if recording is not None: _checked_recording(clf, texts, recording)
     last = Site('residual', len(anatomy(clf.model))-1)
+    if any(iv.site != last and iv.positions != 'readout' for iv in ivs): clf = clf.whole() # The shots of a prompt are edited, too
     fast = recording is not None and recording.readout == readout and reads_recording(clf, recording, [])
     near = [i for i,iv in enumerate(ivs) if fast and iv.site == last]
     far = [i for i in range(len(ivs)) if i not in set(near)]

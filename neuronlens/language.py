@@ -122,10 +122,7 @@ def editing(
         raise InputError(f"the mask has {mask.shape[1]} columns, the prompt {prompt_length}")
     columns = _Columns(prompt_length, mask)
     edits = _edits(_ready(_speaker(model, most=1), interventions), columns)
-    watch = model.base_model.register_forward_pre_hook(columns.enter, with_kwargs=True)
-    try:
-        with hooked(model, edits): yield
-    finally: watch.remove()
+    with hooked(model, edits, columns.enter): yield
 
 # %% ../nbs/48_language.ipynb #5417bb87
 def _tokenized(clf, texts, what, room=0):

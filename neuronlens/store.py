@@ -79,7 +79,7 @@ def read_arrays(
 # %% ../nbs/18_store.ipynb #3accb14a
 DECIDES = {'keeps':'contents', 'model_sha256':'model', 'tokenizer_sha256':'tokenizer', 'texts_sha256':'texts', 'classes':'classes',
            'sites':'sites', 'readout':'readout', 'max_length':'max_length', 'dtype':'dtype', 'shard':'shard size',
-           'answers':'answers', 'quantiles':'quantiles', 'correct_only':'correct_only'}
+           'answers':'answers', 'quantiles':'quantiles', 'correct_only':'correct_only', 'prompt':'prompt'}
 
 def differing(
     there:dict, # What was found
