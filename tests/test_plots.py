@@ -121,7 +121,7 @@ def test_sweep_over_tau_keeps_whole_neurons_level():
 def test_blocks_take_the_lowest_mean():
     "The setting is chosen by the mean over concepts; its own disturbance stands beside it; a tie goes to the gentler one."
     frame = pd.concat([settings(conditions=("range",), site=f"residual.{b}") for b in (2, 0)])
-    worse = frame[frame.condition == "range"].assign(edit="zero", disturbance=.7)
+    worse = frame[frame.condition == "range"].assign(edit="adaptive", disturbance=.7)
     left, right = p.plot_blocks(pd.concat([worse, frame]))
     line = labelled(left)["range"]
     assert list(line.get_xdata()) == [0, 2]
