@@ -99,24 +99,21 @@ def solve(
     l2:float, # Price of half the squared weights, at least 0
     *,
     start=None, # `[C, D+1]` weights to start from; None: zero
-    last:float|None=None, # The `l1` at which `start` is the solution
     steps:int=5000, # Most steps taken
     tol:float=2e-5, # Largest slope left unbalanced, nats per example and unit of weight
 )->tuple: # `[C, D+1]` float32 weights, last column the bias; bool, False where the step limit came first
     "Multinomial elastic-net weights, by L-BFGS-B on the neurons that need weight."
-    y,free = (labels == np.arange(C)[:,None]).astype(np.float64),np.arange(x.shape[1])
+    y = (labels == np.arange(C)[:,None]).astype(np.float64)
     w = np.zeros((C, x.shape[1]+1)) if start is None else np.array(start, np.float64)
-    def slopes():
-        gap = (_softmax(w[:, :-1].astype(np.float32)@x.T+w[:, -1:])-y).astype(np.float32)
-        return abs(gap@x/len(x)+l2*w[:, :-1]).max(0)
-    steep = slopes()
-    seen = w[:, :-1].any(0) | (steep >= (2*l1-last if last else np.sort(steep)[-64:][0])) | (l1 == 0)
+    seen = w[:, :-1].any(0) | (l1 == 0)
     while True:
-        cols = free[seen]
+        cols = np.flatnonzero(seen)
         w[:,[*cols, -1]],done = _balance(x[:,cols].astype(np.float64), y, l1, l2, w[:,[*cols, -1]], tol, steps)
-        steep = np.where(seen, 0, slopes())
-        if not done or steep.max(initial=0) <= l1+tol: return w.astype(np.float32),done
-        seen |= steep > max(l1+tol, np.sort(steep)[-max(64, len(cols)):][0]*(1-1e-9))
+        gap = (_softmax(w[:, :-1].astype(np.float32)@x.T+w[:, -1:])-y).astype(np.float32)
+        steep = np.where(seen, 0, abs(gap@x/len(x)).max(0)) # Where there is no weight, this is the slope
+        missed = np.flatnonzero(steep > l1+tol)
+        if not done or not len(missed): return w.astype(np.float32),done
+        seen[missed[np.argsort(-steep[missed], kind='stable')[:max(32, len(cols)//2)]]] = True
 
 def elastic_net(
     x:np.ndarray, # `[N, D]` float32, standardised
@@ -277,6 +274,7 @@ class LayerProbes:
     task:str='shuffled' # Kind of control: 'shuffled' or 'type'
     n_control:int=0 # Held-out examples the control is read on
     control_majority:float=float('nan') # Share of their most common control label, mean over shuffles
+    controls:np.ndarray|None=None # `[S, shuffles]` float64, the control of every shuffle
     converged:np.ndarray|None=None # `[S]` bool, False where a solver stopped at its step limit
 
     @property
@@ -353,12 +351,12 @@ def probe_layers(
         if tasks is None: tasks = _controls(y, gold, len(names), control, types, shuffles, seed)
         real,*others = _fit(x, y, [t[0] for t in tasks], names, l1, l2)
         right.append(real.predict(a) == gold)
-        ctl.append(np.mean([(p.predict(a[rows]) == want).mean() for p,(_,rows,want) in zip(others, tasks, strict=True)]))
+        ctl.append([(p.predict(a[rows]) == want).mean() for p,(_,rows,want) in zip(others, tasks, strict=True)])
         done.append(all(p.converged for p in (real, *others)))
     low,high = np.quantile(accuracy_draws(right, seed=seed), [.025, .975], axis=0)
     most = np.mean([np.bincount(want).max()/len(want) for *_,want in tasks])
-    return LayerProbes(tuple(train), np.mean(right, 1), np.array(ctl), float(np.bincount(gold).max()/len(gold)), len(y),
-        len(gold), names, seed, low, high, np.stack(right), control, len(tasks[0][1]), float(most), np.array(done))
+    return LayerProbes(tuple(train), np.mean(right, 1), np.mean(ctl, 1), float(np.bincount(gold).max()/len(gold)), len(y),
+        len(gold), names, seed, low, high, np.stack(right), control, len(tasks[0][1]), float(most), np.array(ctl), np.array(done))
 
 # %% ../nbs/30_probing.ipynb #ac40c659
 def site_differences(
@@ -486,12 +484,9 @@ def _grid(l1s, x, y, C, points, floor):
 
 def _walk(x, labels, C, l1s, l2):
     "`[P, C, D+1]` float32 weights and `[P]` bool along falling prices, each fit starting from the last."
-    w,last,out = np.zeros((C, x.shape[1]+1), np.float32),None,[]
-    w[:, -1] = np.log(np.bincount(labels, minlength=C)/len(labels))
-    w[:, -1] -= w[:, -1].mean()
+    w,out = np.zeros((C, x.shape[1]+1)),[]
     for l1 in l1s:
-        w,done = solve(x, labels, C, l1, l2, start=w, last=last)
-        last = l1
+        w,done = solve(x, labels, C, l1, l2, start=w)
         out.append((w, done))
     return np.stack([w for w,_ in out]),np.array([d for _,d in out])
 
