@@ -482,7 +482,7 @@ def whole(folder):
         assert not p.name.startswith('.') and '.tmp' not in p.name, p
         if p.suffix == '.json': json.loads(p.read_text())
         if p.suffix == '.toml': assert p.read_text().endswith('layers = false\n'), p
-        if p.suffix == '.csv': assert len(pd.read_csv(p)) == 12
+        if p.suffix == '.csv': assert len(pd.read_csv(p)) == {'effects.csv': 12, 'intervals.csv': 8*(12+4)}[p.name]
         if p.suffix == '.html': assert p.read_text().endswith('</html>')
         if p.suffix == '.png': assert p.read_bytes().endswith(b'IEND\xaeB`\x82')
         if p.suffix == '.safetensors':
@@ -519,7 +519,7 @@ def strike(mp, owner, attribute, which, hit):
     mp.setattr(owner, attribute, patched)
 
 
-@pytest.mark.parametrize('file', ['study.toml', 'effects.csv', 'recording/train.safetensors', 'recording/test.json',
+@pytest.mark.parametrize('file', ['study.toml', 'effects.csv', 'intervals.csv', 'recording/train.safetensors', 'recording/test.json',
                                   'provenance.json', 'figures/effects.png', 'report.html'])
 def test_ctrl_c_while_a_result_is_written(file, cli, make_study, tmp_path, own_cache, no_figures, clean):
     from matplotlib.figure import Figure
