@@ -299,11 +299,7 @@ class LayerProbes:
         return (f"LayerProbes({len(self.sites)} sites, best {self.sites[best]!r} with {self.accuracy[best]:.3f}, "
             f"n={self.n_test})")
 
-    def _repr_html_(self):
-        caption = f"{len(self.classes)} classes, {self.n_train} training, {self.n_test} test texts, seed {self.seed}"
-        if self.task == 'type': caption += (f"; control by type on {self.n_control} texts of known type, "
-            f"majority {self.control_majority:.3f}")
-        return f"<p>{escape(caption)}</p>{self.to_frame().to_html(index=False, float_format='%.3f')}"
+    def _repr_html_(self): return _layers_card(self)
 
 # %% ../nbs/30_probing.ipynb #5c15dfca
 def _controls(train_labels, test_labels, C, task, types, shuffles, seed):
@@ -359,6 +355,13 @@ def probe_layers(
         len(gold), names, seed, low, high, np.stack(right), control, len(tasks[0][1]), float(most), np.array(ctl), np.array(done))
 
 # %% ../nbs/30_probing.ipynb #ac40c659
+def _layers_card(probes):
+    p = probes
+    caption = f"{len(p.classes)} classes, {p.n_train} training, {p.n_test} test texts, seed {p.seed}"
+    if p.task == 'type': caption += (f"; control by type on {p.n_control} texts of known type, "
+        f"majority {p.control_majority:.3f}")
+    return f"<p>{escape(caption)}</p>{p.to_frame().to_html(index=False, float_format='%.3f')}"
+
 def site_differences(
     probes:LayerProbes, # Of `probe_layers`
     site=None, # Name of the site all others are compared with; None: the most accurate one
