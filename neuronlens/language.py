@@ -198,6 +198,7 @@ def _limits(values, level):
     "The middle of draws that holds this share of them."
     return tuple(np.quantile(values, [(1-level)/2, (1+level)/2]).tolist())
 
+# %% ../nbs/48_language.ipynb #a3a80488
 @dataclass(frozen=True, eq=False)
 class Perplexity:
     "How well a model predicts a text."
@@ -292,6 +293,7 @@ def _named(clf, conditions):
         raise InputError(f"condition {bad[0]!r} must be a list of interventions")
     return {k:_ready(clf, list(ivs)) for k,ivs in conditions.items()}
 
+# %% ../nbs/48_language.ipynb #17061df9
 @torch.inference_mode()
 def perplexities(
     model:torch.nn.Module, # Hugging Face causal language model in eval mode
@@ -511,6 +513,7 @@ def _read_row(p, base):
     return dict(perplexity=p.perplexity, perplexity_low=low, perplexity_high=high,
                 **dict(zip(('ratio', 'ratio_low', 'ratio_high'), p.ratio(base), strict=True)), tokens=p.tokens)
 
+# %% ../nbs/48_language.ipynb #daea347a
 def _asked_row(a, base):
     "Multiple-choice columns of one condition."
     low,high = a.interval()

@@ -317,6 +317,7 @@ def _controls(train_labels, test_labels, C, task, types, shuffles, seed):
         out.append((np.array([task[t] for t in types[0]], np.int64), rows, np.array([task[seen[m]] for m in rows])))
     return out
 
+# %% ../nbs/30_probing.ipynb #41c5de9e
 def probe_layers(
     train:dict, # Site name to `[N, D]` training activations
     train_labels, # `[N]` class index of each training example
@@ -652,6 +653,7 @@ def _orders(order, C, D):
         if len(np.unique(row)) < len(row): raise InputError("a neuron stands twice in order")
     return order
 
+# %% ../nbs/30_probing.ipynb #f53a5041
 def probe_by_count(
     order, # `[D]` or `[C, D]` neuron numbers, most salient first, such as `Ranking.order`; may hold fewer than D
     train, # `[N, D]` training activations
@@ -703,6 +705,7 @@ class Readability:
         return (f"Readability({self.concept!r}: AUC {self.auc:.3f}, accuracy {self.accuracy:.3f} against {self.majority:.3f}, "
             f"balanced {self.balanced_accuracy:.3f}, n={self.n})")
 
+# %% ../nbs/30_probing.ipynb #36e78403
 def readability(
     train, # `[N, D]` training activations, edited or not
     train_labels, # `[N]` class index of each
