@@ -174,7 +174,7 @@ def together(
 )->Tensor: # `[..., D]` bool
     "Which salient activations are edited: those in range, where enough of their fellows are."
     gate = found & iv.salient
-    if iv.vote: gate &= (gate.sum(-1, keepdim=True) >= math.ceil(iv.vote*len(iv.neurons)-1e-9))
+    if iv.vote: gate &= (gate.sum(-1, keepdim=True, dtype=torch.int32) >= math.ceil(iv.vote*len(iv.neurons)-1e-9))
     return gate
 
 def replacement(
@@ -340,12 +340,12 @@ def _stacks(x, weights, ivs, room):
                 stack[s] = iv(x, where)[0]
                 continue
             if iv.lo is not of: of,found = iv.lo,within(x, iv.lo, iv.hi)
-            if made != (key := (iv.edit, iv.seed, *map(id, iv.about))): made,value = key,replacement(iv, x)
+            if made != (key := (iv.edit, iv.seed, *map(id, iv.about))): made,value = key,replacement(iv, x).contiguous()
             gate = together(iv, found)
-            share = gate.sum(-1)/max(1, len(iv.neurons))
+            share = gate.sum(-1, dtype=torch.int32)/max(1, len(iv.neurons)) # Into 64 bits it takes twenty times as long
             fires[s] = torch.where(weights > 0, share*weights, 0.).sum(1)
             if where is not None: gate = gate & where[...,None]
-            stack[s] = torch.where(gate, value, x)
+            torch.where(gate, value, x, out=stack[s])
         yield which,stack,fires
 
 # %% ../nbs/40_ablation.ipynb #2fef5aca
