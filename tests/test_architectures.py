@@ -283,7 +283,7 @@ def test_hooks_are_gone(case, monkeypatch):
             only_mine()
         with pytest.raises(RuntimeError): answer(clf, torch.zeros(6, 7))
         only_mine()
-    monkeypatch.setattr("neuronlens.ablation.edited", broken)
+    monkeypatch.setattr("neuronlens.ablation.replacement", broken)
     with pytest.raises(Interrupt): ablate(clf, LABELLED, case.ivs, progress=False)
     only_mine()
     handle.remove()
