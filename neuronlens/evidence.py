@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RESAMPLED', 'SHARES', 'ENDS', 'COSTS', 'MATCHED', 'draw_texts', 'per_text', 'counted', 'resampled', 'unseen',
-           'Evidence', 'setting_keys', 'chosen_rows', 'intervals', 'some_texts', 'mcnemar', 'holm', 'sign_flips',
-           'Comparison', 'compare', 'over_seeds', 'shuffled_labels', 'random_ranges', 'TradeOff', 'with_presets',
-           'staircase', 'trade_off', 'matched', 'Choice', 'choose', 'apply', 'Collateral', 'collateral']
+           'Evidence', 'setting_keys', 'chosen_rows', 'intervals', 'some_texts', 'holm', 'sign_flips', 'Comparison',
+           'compare', 'over_seeds', 'shuffled_labels', 'random_ranges', 'TradeOff', 'with_presets', 'staircase',
+           'trade_off', 'matched', 'Choice', 'choose', 'apply', 'Collateral', 'collateral']
 
 # %% ../nbs/43_evidence.ipynb #225b9ff4
 from dataclasses import dataclass, is_dataclass, replace
@@ -14,10 +14,11 @@ from html import escape
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom, rankdata
+from scipy.stats import rankdata
 
 from .data import InputError
 from .effects import MEASURES, Effects, disturbance, measure_effects
+from .probing import mcnemar
 from .ranges import Ranges, inside
 from .statistics import as_array
 
@@ -213,13 +214,6 @@ def some_texts(
     return replace(outcome, **of)
 
 # %% ../nbs/43_evidence.ipynb #3bf7b969
-def mcnemar(
-    a, # Texts on which only the first condition has it, number or array
-    b, # Texts on which only the second has it
-): # 0 to 1; 1 where they never differ
-    "P-value of the exact McNemar test, two-sided."
-    return np.minimum(1, 2*binom.cdf(np.minimum(a, b), np.asarray(a)+b, .5))
-
 def holm(
     p, # `[m]` p-values of one family
 )->np.ndarray: # `[m]` adjusted

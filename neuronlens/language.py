@@ -40,6 +40,7 @@ from neuronlens.model import (
     readout_weights,
     token_budget,
 )
+from .probing import mcnemar
 
 # %% ../nbs/48_language.ipynb #5918bdc4
 def allowed(
@@ -433,7 +434,7 @@ class MultipleChoice:
         "Exact McNemar test of the accuracy against that on the same questions."
         if self.questions != base.questions: raise InputError("two results on different questions")
         lost,won = int((base.right & ~self.right).sum()),int((~base.right & self.right).sum())
-        return float(binomtest(won, won+lost).pvalue) if won+lost else 1.
+        return float(mcnemar(won, lost))
 
     def to_frame(self)->pd.DataFrame:
         "One row per question."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CONDITIONS', 'PRESET_COLORS', 'theme', 'small_figures', 'plot_neuron', 'plot_neurons', 'plot_ranking', 'plot_overlap',
-           'plot_firing', 'plot_effects', 'plot_tradeoff', 'plot_probes', 'save_figure', 'plot_mixture', 'plot_fits',
+           'plot_firing', 'plot_effects', 'plot_fractions', 'plot_probes', 'save_figure', 'plot_mixture', 'plot_fits',
            'plot_pair_overlap', 'plot_polysemantic', 'plot_agreement', 'plot_trade_off', 'plot_matched', 'plot_sweep',
            'plot_blocks', 'plot_intervals', 'plot_predicted', 'plot_collateral', 'plot_probe_path']
 
@@ -378,7 +378,7 @@ def _end(ax, curve, color):
     ax.annotate(f"{curve.index[-1]:g}", curve.iloc[-1], (4, 4), textcoords='offset points', fontsize=8, color=color)
 
 # %% ../nbs/50_plots.ipynb #7754dc49
-def plot_tradeoff(
+def plot_fractions(
     frame:pd.DataFrame, # Effects table; several fractions of a condition make its curve
     ax=None, # Axes to draw on; None: a new figure
     *,

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Probe', 'solve', 'elastic_net', 'curvature', 'descend', 'control_task', 'control_labels', 'fit_probe',
-           'accuracy_draws', 'LayerProbes', 'probe_layers', 'site_differences', 'ProbePath', 'path_classes',
+           'accuracy_draws', 'LayerProbes', 'probe_layers', 'mcnemar', 'site_differences', 'ProbePath', 'path_classes',
            'silencing_l1', 'set_aside', 'elastic_net_path', 'SparsestProbe', 'sparsest_probe', 'logistic',
-           'area_under_curve', 'CountProbes', 'probe_by_count', 'Readability', 'readability']
+           'fresh_scores', 'area_under_curve', 'CountProbes', 'probe_by_count', 'Readability', 'readability']
 
 # %% ../nbs/30_probing.ipynb #e2f96358
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 from scipy.sparse.linalg import eigsh
-from scipy.special import expit, log_softmax
-from scipy.stats import binomtest, rankdata
+from scipy.special import log_softmax
+from scipy.stats import binom, rankdata
+from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from .data import InputError, progress_bar
@@ -363,6 +364,13 @@ def _layers_card(probes):
         f"majority {p.control_majority:.3f}")
     return f"<p>{escape(caption)}</p>{p.to_frame().to_html(index=False, float_format='%.3f')}"
 
+def mcnemar(
+    a, # Texts on which only the first condition has it, number or array
+    b, # Texts on which only the second has it
+): # 0 to 1; 1 where they never differ
+    "P-value of the exact McNemar test, two-sided."
+    return np.minimum(1, 2*binom.cdf(np.minimum(a, b), np.asarray(a)+b, .5))
+
 def site_differences(
     probes:LayerProbes, # Of `probe_layers`
     site=None, # Name of the site all others are compared with; None: the most accurate one
@@ -376,7 +384,7 @@ def site_differences(
     for s,name in enumerate(probes.sites):
         if s == k: continue
         here,there = (probes.right[s] & ~probes.right[k]).sum(),(probes.right[k] & ~probes.right[s]).sum()
-        p = binomtest(here, here+there).pvalue if here+there else 1.
+        p = float(mcnemar(here, there))
         rows.append([name, against, probes.accuracy[s]-probes.accuracy[k],
             *np.quantile(drawn[:,s]-drawn[:,k], [.025, .975]), p])
     return pd.DataFrame(rows, columns=['site', 'against', 'difference', 'low', 'high', 'p'])
@@ -581,16 +589,20 @@ def logistic(
     *,
     balanced:bool=False, # Let both sides weigh the same?
 )->np.ndarray: # `[D+1]` float64 weights; the last is the bias, which is free
-    "Two-class logistic regression with an L2 penalty, by L-BFGS."
-    sign = np.where(y, 1, -1).astype(np.float32)
-    share = np.where(y, .5/max(y.sum(), 1), .5/max((~y).sum(), 1)) if balanced else np.full(len(y), 1/len(y))
-    def price(w):
-        margin = sign*(x@w[:-1].astype(np.float32)+np.float32(w[-1]))
-        pull = (-share*sign*expit(-margin)).astype(np.float32)
-        loss = share@np.logaddexp(0, -margin) + l2/2*w[:-1]@w[:-1]
-        return loss,np.append(pull@x + l2*w[:-1], pull.sum(dtype=np.float64))
-    start = np.zeros(x.shape[1]+1)
-    return minimize(price, start, jac=True, method='L-BFGS-B', options={'maxiter': 500, 'gtol': 1e-5, 'ftol': 1e-9}).x
+    "Two-class logistic regression with an L2 penalty, by scikit-learn."
+    fit = LogisticRegression(C=1/(len(x)*l2), class_weight='balanced' if balanced else None, tol=1e-6, max_iter=2000).fit(x, y)
+    return np.r_[fit.coef_[0], fit.intercept_].astype(np.float64)
+
+def fresh_scores(
+    train:np.ndarray, # `[N, D]` float32 activations
+    y:np.ndarray, # `[N]` bool, True where the concept is present
+    test:np.ndarray, # `[M, D]` float32 others
+    l2:float|None=None, # As in `logistic`; None: 1/N
+)->np.ndarray: # `[M]` float64 log-odds of the concept
+    "Train a probe for one concept on activations in standard deviations and read others; a constant neuron counts for nothing."
+    mean,scale = _standard(train, np.inf)
+    with threadpool_limits(1): w = logistic(((train-mean)/scale).astype(np.float32), y, 1/len(y) if l2 is None else l2)
+    return ((test-mean)/scale)@w[:-1]+w[-1]
 
 # %% ../nbs/30_probing.ipynb #8d9b465d
 def area_under_curve(
@@ -727,10 +739,7 @@ def readability(
     y,there = labels == c,gold == c
     if min(y.sum(), (~y).sum()) < 2: raise InputError(f"class {names[c]!r} has {y.sum()} of {len(y)} training examples; "
         "two are needed on either side")
-    mean,scale = _standard(train, np.inf)
-    with threadpool_limits(1):
-        w = logistic(((train-mean)/scale).astype(np.float32), y, l2)
-        scores = ((test-mean)/scale).astype(np.float32)@w[:-1].astype(np.float32)+w[-1]
+    scores = fresh_scores(train, y, test, l2)
     accuracy,_,_,auc = _sides(scores, there)
     balanced = _sides(scores, there, np.log(y.sum()/(~y).sum()))[2]
     return Readability(names[c], float(accuracy), float(max(there.mean(), 1-there.mean())), auc, float(balanced), len(gold),

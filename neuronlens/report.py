@@ -34,7 +34,7 @@ def _figures(study):
     if len(study.spec.method.fractions) > 1:
         rows = study.effects.only(ranking=study.ranking.name).frame
         out.append(('tradeoff', f'Disturbance of the other concepts against what is left of the target, {study.ranking.name},'
-                    ' one point per fraction.', lambda: plots.plot_tradeoff(rows, source=model)))
+                    ' one point per fraction.', lambda: plots.plot_fractions(rows, source=model)))
     for c,name in enumerate(study.classes):
         out.append((f'neurons-{c:02d}-{file_name(name)}', f'The strongest neurons of {name!r} on the test texts: activations of'
                     f' every class with their fitted normals, the range of {name!r} shaded.',

@@ -169,18 +169,14 @@ def by_ranking(p):
 
 def candidates(p):
     "The interventions of every preset, from which one setting of each is chosen."
-    import torch
 
     from neuronlens.ablation import LinearEdit
     from neuronlens.erasure import leace
-    from neuronlens.presets import PRESETS
-    out = {}
-    for name, q in PRESETS.items():
-        ranges = ["gaussian(2.5)"] if q.condition == "full" else list(q.ranges)
-        out[name] = p.plan(list(q.rankings), ranges, list(q.fractions), list(q.edits), list(q.votes), keep=(q.condition,))
+    from neuronlens.hooks import parse_site
+    from neuronlens.presets import PRESETS, preset_grid
+    out = {name: preset_grid(p.fit, name, site=p.site, seed=SEED) for name in PRESETS}
     maps = [leace(p.fit.at(p.site), p.fit.labels, c) for c in range(p.C)]
-    f = lambda a: torch.as_tensor(np.array(a), dtype=torch.float32)
-    out["leace"] = [LinearEdit(c, "leace", p.site, f(m.matrix), f(m.bias)) for c, m in enumerate(maps)]
+    out["leace"] = [LinearEdit(m.concept, "leace", parse_site(p.site), m.matrix, m.bias) for m in maps]
     return out
 
 
