@@ -438,6 +438,11 @@ def _placed(ivs, clf):
             raise InputError(f"an intervention at {iv.site} has ranges of {iv.width} neurons, the site has {D}")
     return out
 
+def _as_edited(clf, ivs):
+    "The model as these edits need it: below the last block those at every position reach the shots of a prompt, too."
+    last = Site('residual', len(anatomy(clf.model))-1)
+    return clf.whole() if any(iv.site != last and iv.positions != 'readout' for iv in ivs) else clf
+
 def _checked_recording(clf, texts, rec):
     "Refuse a recording of something else."
     about = rec.provenance
@@ -460,7 +465,7 @@ def interventions_on(
     ivs,readout = _placed(interventions, clf),readout or clf.readout
     if recording is not None: _checked_recording(clf, texts, recording)
     last = Site('residual', len(anatomy(clf.model))-1)
-    if any(iv.site != last and iv.positions != 'readout' for iv in ivs): clf = clf.whole() # The shots of a prompt are edited, too
+    clf = _as_edited(clf, ivs)
     fast = recording is not None and recording.readout == readout and reads_recording(clf, recording, [])
     near = [i for i,iv in enumerate(ivs) if fast and iv.site == last]
     far = [i for i in range(len(ivs)) if i not in set(near)]

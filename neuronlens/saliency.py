@@ -14,7 +14,7 @@ from html import escape
 
 import numpy as np
 import pandas as pd
-from scipy.special import digamma
+from sklearn.feature_selection import mutual_info_classif
 
 from .data import InputError
 from .probing import fit_probe
@@ -145,36 +145,6 @@ def _average_precision(acts, labels, C):
         at += n
     return out
 
-# %% ../nbs/32_saliency.ipynb #36a2d9f6
-def _third_neighbour(s, k=3):
-    "Distance of each value of the sorted `s [n]` to its k-th nearest other, or to the farthest if there are fewer."
-    k,n = min(k, len(s)-1),len(s)
-    far = np.full(n, np.inf)
-    for j in range(k+1): # Each run of k+1 values in which the value is the j-th
-        own = s[j:n-k+j]
-        np.minimum(far[j:n-k+j], np.maximum(own-s[:n-k], s[k:]-own), out=far[j:n-k+j])
-    return far
-
-def _nearer(x, s, far):
-    "How many of the sorted `x` are nearer to each of `s` than `far`, itself included."
-    low,high = np.searchsorted(x, s-far, 'right'),np.searchsorted(x, s+far, 'left')
-    wide = np.r_[-np.inf, x, np.inf] # Sums round, differences decide: one step either way
-    low += (s-wide[low+1] >= far).astype(int)-(s-wide[low] < far)
-    high += (wide[high+1]-s < far).astype(int)-(wide[high]-s >= far)
-    return np.maximum(high-low, 1)
-
-def _information(x, labels, C, table):
-    "`[C]` nats between one neuron `x [N]` and each class against the rest."
-    order = np.argsort(x)
-    x,y,N,out = x[order],labels[order],len(x),np.empty(C)
-    for c in range(C):
-        own,total = y == c,0.
-        for s in (x[own], x[~own]):
-            n = len(s)
-            total += n*(table[min(3, n-1)]-table[n])-table[_nearer(x, s, _third_neighbour(s))].sum()
-        out[c] = max(0., table[N]+total/N)
-    return out
-
 # %% ../nbs/32_saliency.ipynb #a91691de
 def _sampled(labels, most, seed):
     "Sorted rows of at most about `most` examples: the same share of every class, but no less than four."
@@ -186,21 +156,16 @@ def _sampled(labels, most, seed):
 def mutual_information(
     acts, # `[N, D]` activations, finite
     labels, # `[N]` index of the class of each example; every class needs at least two
-    seed:int=0, # Of the sample, and of the noise of 1e-10 standard deviations that parts equal activations
+    seed:int=0, # Of the sample, and of the noise that parts equal activations
     *,
-    most:int=5000, # Sample so many examples where there are more
+    most:int=2000, # Sample so many examples where there are more
 )->np.ndarray: # `[C, D]` float64 nats, 0 or more; 0 for a constant neuron
     "Mutual information of a neuron and the class against the rest, by third neighbours (Ross 2014; sklearn)."
     acts,labels,names = labelled(acts, labels)
     C,rows = len(enough(labels, names)),_sampled(labels, most, seed)
-    x,labels = acts[rows].astype(np.float64),labels[rows]
-    varies = x.min(0) != x.max(0)
-    x /= np.where(varies, x.std(0), 1)
-    noise = np.random.RandomState(seed).standard_normal(x.shape) # The generator that sklearn draws from
-    x += 1e-10*np.maximum(1, abs(x).mean(0))*noise
-    table = np.r_[0, digamma(np.arange(1, len(x)+1))]
-    own = [_information(a, labels, C, table) if v else np.zeros(C) for a,v in zip(x.T, varies, strict=True)]
-    return np.stack(own, axis=1)
+    x,y = acts[rows],labels[rows]
+    own = [mutual_info_classif(x, y == c, discrete_features=False, random_state=seed) for c in range(C)]
+    return np.where(x.min(0) != x.max(0), own, 0.)
 
 # %% ../nbs/32_saliency.ipynb #894e481a
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import OWN, WIDTHS, by_hand, intervention, touched
+from tiny import OWN, WIDTHS, by_hand, intervention, shaken, touched
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from neuronlens import ablation
@@ -41,13 +41,7 @@ def language_model(kind, seed=0, **kw):
     "A random language model with weights large enough that every mistake moves its answer."
     config = AutoConfig.for_model(kind, **WIDTHS | OWN.get(kind, {}) | dict(vocab_size=320, max_position_embeddings=256) | kw)
     if kind == "opt": config.word_embed_proj_dim, config.ffn_dim = 16, 24
-    model = AutoModelForCausalLM.from_config(config)
-    gen = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.ndim > 1: p.copy_(.35*torch.randn(p.shape, generator=gen))
-            else: p.add_(.2*torch.randn(p.shape, generator=gen))
-    return model.eval()
+    return shaken(AutoModelForCausalLM.from_config(config), seed)
 
 
 def prompted(kind="llama", verbalizers=(), lead=False, shots=SHOTS, template="Text: {text}\nTopic:", **kw):

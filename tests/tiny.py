@@ -12,16 +12,20 @@ OWN = {"distilbert": dict(hidden_dim=24), "gpt2": dict(n_inner=24), "modernbert"
        "llama": dict(num_key_value_heads=1, head_dim=12), "qwen3": dict(num_key_value_heads=1, head_dim=12)}
 
 
-def tiny_model(name, seed=0, **kw):
-    "A random classifier whose weights are large enough that every mistake moves its answer; its pad token is not zero."
-    config = AutoConfig.for_model(name, **WIDTHS | OWN.get(name, {}) | kw)
-    model = AutoModelForSequenceClassification.from_config(config)
+def shaken(model, seed=0):
+    "The model with seeded weights large enough that every mistake moves its answer, in eval mode."
     gen = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim > 1: p.copy_(.35*torch.randn(p.shape, generator=gen))
             else: p.add_(.2*torch.randn(p.shape, generator=gen))
     return model.eval()
+
+
+def tiny_model(name, seed=0, **kw):
+    "A random classifier whose weights are large enough that every mistake moves its answer; its pad token is not zero."
+    config = AutoConfig.for_model(name, **WIDTHS | OWN.get(name, {}) | kw)
+    return shaken(AutoModelForSequenceClassification.from_config(config), seed)
 
 
 def gap(values, q):
