@@ -6,7 +6,7 @@
 __all__ = ['FILES', 'DataSpec', 'ModelSpec', 'PromptSpec', 'TrainingSpec', 'MethodSpec', 'StudySpec', 'settle', 'parse_study',
            'read_study', 'check_study', 'write_study', 'study_toml', 'demo_study', 'Study', 'study_texts',
            'check_folder', 'study_prompt', 'study_model', 'right_ones', 'fit_study', 'run_study', 'save_study',
-           'load_intervals', 'load_study', 'next_steps']
+           'load_intervals', 'load_study', 'reopened', 'next_steps']
 
 # %% ../nbs/60_study.ipynb #3f5f841a
 import json
@@ -27,7 +27,7 @@ from .data import InputError, Texts, atomic, bbc_news, check, distinct, read_tex
 from .effects import Effects, load_effects, measure_effects
 from .evidence import Evidence, compare, intervals
 from .hooks import STREAMS, anatomy, parse_site
-from .model import READOUTS, Classifier, block_count, load_classifier, minilm, smollm2
+from .model import READOUTS, Classifier, align, block_count, load_classifier, minilm, smollm2
 from .overlap import Firing, SetOverlap, firing_matrix, set_overlap
 from .presets import PRESETS
 from .probing import LayerProbes, probe_layers
@@ -318,6 +318,11 @@ class Study:
     notes:dict=field(default_factory=dict) # Counts to report, and what the control says
     intervals:Evidence|None=None # 95 % bootstrap intervals of the effects
     tokens:Recording|None=None # Tokens of the training texts, where ranges are fitted on these
+    clf:Classifier|None=None # The model under study; not saved, see `open`
+    texts:tuple[Texts,Texts]|None=None # The training and the test texts, in the order of the recordings; not saved, see `open`
+    def open(self, progress:bool=True)->'Study':
+        "The study with its model and texts at hand: itself, or a copy for which both were loaded anew and found to be the same."
+        return self if self.clf is not None else reopened(self, progress)
 
     @property
     def classes(self)->tuple: return self.train.classes
@@ -341,7 +346,6 @@ class Study:
     def headline(self)->Effects:
         "The effects of the first ranking at the first fraction."
         return self.effects.only(ranking=self.ranking.name, fraction=self.fraction)
-
     def __repr__(self):
         return f"Study({self.spec.title or self.train.provenance['model']!r}, {self.train.site}, {len(self.classes)} concepts)"
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>{self.headline()._repr_html_()}"
@@ -516,7 +520,8 @@ def run_study(
                   control=_against_control(spec, outcome, rankings))
     if m.correct_only: notes |= dict(wrong_training_texts=len(train)-len(fit))
     study = Study(spec, train, test, statistics, rankings, ranges, measure_effects(outcome), probes, notes,
-                  intervals(outcome, seed=spec.seed), tokens)
+                  intervals(outcome, seed=spec.seed), tokens, clf,
+                  (align(train_texts, clf), align(test_texts, clf)))
     if out is not None: save_study(study, out)
     return study
 
@@ -571,6 +576,21 @@ def load_study(
     except (OSError, ValueError, KeyError): raise InputError(f"{out}: provenance.json is missing or damaged") from None
     return Study(spec, train, test, statistics, rankings, ranges, load_effects(out/'effects.csv'), None, notes,
                  load_intervals(out/'intervals.csv', spec.seed), tokens)
+
+# %% ../nbs/60_study.ipynb #cac177fd
+def reopened(
+    study:Study, # A study from a folder
+    progress:bool=True, # Show a progress bar, if a model has to be trained again
+)->Study: # A copy with model and texts
+    "Load the model and the texts of a study again; refused where they are no longer those that were recorded."
+    train,test,_ = study_texts(study.spec)
+    prompt,train = study_prompt(study.spec, train)
+    clf = study_model(study.spec, train, progress, prompt)
+    texts,about = (align(train, clf), align(test, clf)),(study.train.provenance,study.test.provenance)
+    for t,p in zip(texts, about, strict=True):
+        if p.get('texts_sha256', t.digest) != t.digest: raise InputError(f"{t.source} no longer holds the texts of this study")
+    if about[0].get('model_sha256', clf.sha256) != clf.sha256: raise InputError(f"{clf.source} is no longer the model of this study")
+    return replace(study, clf=clf, texts=texts)
 
 # %% ../nbs/60_study.ipynb #42236266
 def _beats_control(study, m):

@@ -1,8 +1,8 @@
 """Every number of the page "The paper's tables": `make paper DATA=folder` (or `make paper DATA=folder PARTS="emotion smollm2"`).
 
 DATA holds one folder a data set with CSV files `text,label`. A part is a data set (MiniLM fine-tuned on it) or `smollm2` (SmolLM2 prompted
-for AG News). Each part writes results/<part>/*.csv; the last step puts them together into results/*.csv. Settings are chosen on
-validation texts; the test texts are read once, at the end.
+for AG News). Each step of a part replaces the rows of that part in results/<table>.csv, so that parts may be run by themselves, or side
+by side. Settings are chosen on validation texts; the test texts are read once, at the end.
 """
 from __future__ import annotations
 
@@ -65,21 +65,24 @@ KEYS = ["concept", "condition", "ranking", "fraction", "range", "tau", "edit", "
 def store(table, part, frame, same=()):
     "Put the rows of one part into results/<table>.csv, in the order of the parts; other parts stay, and rows that differ in `same`."
     import pandas as pd
+    from filelock import FileLock
 
     from neuronlens.data import atomic
+    (HERE.parent/"build").mkdir(exist_ok=True)
     path = HERE/f"{table}.csv"
     frame = frame.copy()
     frame.insert(0, "dataset", part)
-    if path.exists():
-        old = pd.read_csv(path, keep_default_na=False, na_values={c: [""] for c in frame.select_dtypes("number")})
-        mine = old.dataset == part
-        for c in same: mine &= old[c] == frame[c].iloc[0]
-        frame = pd.concat([old[~mine], frame], ignore_index=True)
-    frame["dataset"] = pd.Categorical(frame.dataset, PARTS, ordered=True)
-    frame = frame.sort_values("dataset", kind="stable")
-    floats = frame.select_dtypes("float").columns
-    frame[floats] = frame[floats].round(5)
-    with atomic(path) as p: frame.to_csv(p, index=False)
+    with FileLock(HERE.parent/"build"/"results.lock"):
+        if path.exists():
+            old = pd.read_csv(path, keep_default_na=False, na_values={c: [""] for c in frame.select_dtypes("number")})
+            mine = old.dataset == part
+            for c in same: mine &= old[c] == frame[c].iloc[0]
+            frame = pd.concat([old[~mine], frame], ignore_index=True)
+        frame["dataset"] = pd.Categorical(frame.dataset, PARTS, ordered=True)
+        frame = frame.sort_values("dataset", kind="stable")
+        floats = frame.select_dtypes("float").columns
+        frame[floats] = frame[floats].round(5)
+        with atomic(path) as p: frame.to_csv(p, index=False)
     print(f"{part}: {table}, {int((frame.dataset == part).sum())} rows", flush=True)
 
 
@@ -180,10 +183,10 @@ def candidates(p):
     return out
 
 
-def settled(p, name, ivs):
+def settled(p, name, ivs, effects=None):
     "(the interventions of the chosen setting, what was chosen and how well it did on validation texts)."
     from neuronlens.evidence import choose, setting_keys
-    effects = p.effects(ivs, "validation")
+    effects = effects or p.effects(ivs, "validation")
     row = choose(effects, at=.05, margin=.015, presets={name: {}}).frame.iloc[0]
     rows = effects.frame[effects.frame.condition != "base"].reset_index(drop=True)
     said = lambda r: tuple(str(r[k]) for k in setting_keys(rows))
@@ -239,34 +242,60 @@ def matching(p):
 # --- blocks
 
 
-def some(texts, tokens_each, budget):
-    "A few texts, equally many of every class, that make about so many tokens."
+def some(texts, tokens_each, budget, least=4):
+    "A few texts, equally many of every class and at least so many, that make about so many tokens."
     from neuronlens.data import balance
-    return balance(texts, max(4, min(int(budget/tokens_each/len(texts.classes)), int(texts.counts().min()))), seed=SEED)
+    return balance(texts, min(max(int(least), int(budget/tokens_each/len(texts.classes))), int(texts.counts().min())), seed=SEED)
 
 
-def blocks(p, which, tokens_each, budget=5000):
-    "What any condition reaches at every other block, with ranges fitted at the readout and at every token."
-    from neuronlens.ablation import record_tokens
-    from neuronlens.sweeps import effects_on, grid
-    texts, out = some(p.texts["test"], tokens_each, budget), []
-    few, sites = some(p.texts["train"], tokens_each, 4*budget), [f"residual.{b}" for b in which]
-    tokens = record_tokens(p.clf, few, sites, seed=SEED, progress=False)
-    for b in which:
-        site, ivs = f"residual.{b}", []
-        kw = dict(rankings="dprime", fractions=[1.], sites=site, edit=["mean", "zero"], fitted_at=["readout", "tokens"], tokens=tokens,
-                  seed=SEED)
-        ivs += [iv for iv in grid(p.fit, ranges="gaussian(2.5)", **kw) if iv.condition in ("full", "range")]
-        ivs += [iv for iv in grid(p.fit, ranges="posterior", vote=.5, **kw) if iv.condition == "range"]
-        seen, own = set(), []
-        for iv in ivs: # A whole neuron is the same however its range was fitted, if it is set to zero
-            key = (iv.concept, iv.condition, iv.kind, iv.edit, iv.condition == "full" and iv.edit == "zero" or iv.fitted)
-            if key not in seen: own.append(iv)
-            seen.add(key)
-        frame = effects_on(p.clf, texts, own, progress=False).frame
-        out.append(frame.assign(texts=len(texts)))
-        print(f"{p.name}: block {b} done", flush=True)
+# What is tried at a block that is not the last: (condition, ranges, edits, votes), fitted at the readout and at every token
+WAYS = {
+    "readout": {"full": ("full", "gaussian(2.5)", ["mean", "zero"], 0.), "gaussian": ("range", "gaussian(2.5)", "mean", 0.),
+                "recommended": ("range", "posterior", "mean", [.5, .6])},
+    "tokens": {"full": ("full", "gaussian(2.5)", ["mean", "transport"], 0.), "gaussian": ("range", "gaussian(2.5)", "mean", 0.),
+               "recommended": ("range", "posterior", "mean", [.5, .55, .6, .65]), "random": ("random", "posterior", "mean", [.5, .6])}}
+
+
+def ways(p, site, tokens, fitted_at, name):
+    "The interventions of one way at a block, on all its neurons (the control: on a half drawn at random)."
+    from neuronlens.sweeps import grid
+    condition, ranges, edit, vote = WAYS[fitted_at][name]
+    every = grid(p.fit, rankings="dprime", fractions=.5 if condition == "random" else 1., ranges=ranges, edit=edit, vote=vote,
+                 sites=site, fitted_at=fitted_at, tokens=tokens, seed=SEED)
+    return [iv for iv in every if iv.condition == condition]
+
+
+def measured(p, texts, lists):
+    "Effects of several lists of interventions, each with the base rows, from one run."
     import pandas as pd
+
+    from neuronlens.effects import Effects
+    from neuronlens.sweeps import effects_on
+    frame = effects_on(p.clf, texts, [iv for ivs in lists for iv in ivs], progress=False).frame
+    base, rows = frame[frame.condition == "base"].drop_duplicates("concept"), frame[frame.condition != "base"]
+    ends = np.cumsum([0, *map(len, lists)])
+    return [Effects(pd.concat([base, rows[a:b]], ignore_index=True)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def blocks(p, which, tokens_each, budget=5000, least=8):
+    "What each way reaches at every other block: settled on some validation texts, measured on some test texts."
+    import pandas as pd
+
+    from neuronlens.ablation import record_tokens
+    few, sites = some(p.texts["train"], tokens_each, 4*budget, 4*least), [f"residual.{b}" for b in which]
+    trial, texts = some(p.texts["validation"], tokens_each, budget, least), some(p.texts["test"], tokens_each, 1.5*budget, 1.5*least)
+    tokens, out = record_tokens(p.clf, few, sites, seed=SEED, progress=False), []
+    names = [(at, n) for at in WAYS for n in WAYS[at]]
+    for site in sites:
+        tried = [ways(p, site, tokens, *name) for name in names]
+        kept = [settled(p, *t) for t in zip([n for _, n in names], tried, measured(p, trial, tried), strict=True)]
+        found = measured(p, texts, [ivs for ivs, *_ in kept])
+        for (at, n), (_, row, _), effects in zip(names, kept, found, strict=True):
+            frame = effects.frame[effects.frame.condition != "base"]
+            out.append(frame.assign(preset=n, fitted_at=at, reached=row.reached, texts=len(texts)))
+        base = found[0].frame[found[0].frame.condition == "base"]
+        out.append(base.assign(preset="base", fitted_at="none", reached=False, site=site, texts=len(texts)))
+        print(f"{p.name}: {site} done", flush=True)
     store("blocks", p.name, pd.concat(out, ignore_index=True))
 
 
@@ -307,6 +336,27 @@ def base_table(p):
     store("base", p.name, pd.concat(rows, ignore_index=True))
 
 
+def seeds(p, more=(1, 2)):
+    "The same with classifiers that other seeds trained: settings chosen anew, and how many salient neurons they share."
+    import pandas as pd
+
+    from neuronlens.overlap import set_overlap
+    from neuronlens.presets import preset_grid
+    out, salient = [], {}
+    for seed in (SEED, *more):
+        q = p if seed == SEED else minilm_part(p.name, seed, sites=[])
+        salient[f"seed {seed}"] = q.rankings(["dprime"])[0].salient(.3)
+        for name in ("full", "gaussian", "recommended", "random"):
+            ivs, row, _ = settled(q, name, preset_grid(q.fit, name, site=q.site, seed=SEED))
+            frame = q.effects(ivs).frame
+            out.append(frame[frame.condition != "base"].assign(preset=name, training_seed=seed, reached=row.reached))
+    store("seeds", p.name, pd.concat(out, ignore_index=True))
+    D = p.fit.at(p.site).shape[1]
+    shared = [set_overlap([s[c] for s in salient.values()], D, tuple(salient)).to_frame().assign(concept=name)
+              for c, name in enumerate(p.clf.classes)]
+    store("seeds_overlap", p.name, pd.concat(shared, ignore_index=True))
+
+
 # --- the parts
 
 
@@ -317,10 +367,10 @@ def each_tokens(p):
     return sum(map(len, encode(p.clf, some).ids))/len(some)
 
 
-def minilm_part(name):
+def minilm_part(name, seed=SEED, sites=tuple(f"residual.{b}" for b in range(5))):
     train, validation, test = texts_of(name)
-    clf = classifier(name, train)
-    return Part(name, f"MiniLM fine-tuned on {SETS[name]['title']}", clf, train, validation, test, [f"residual.{b}" for b in range(5)])
+    clf = classifier(name, train, seed)
+    return Part(name, f"MiniLM fine-tuned on {SETS[name]['title']}", clf, train, validation, test, list(sites))
 
 
 TEMPLATE, VERBALIZERS = "Article: {text}\nTopic:", (" Business", " Technology", " Sports", " World")
@@ -375,7 +425,7 @@ def block_step(p):
 
 
 STEPS = dict(base=base_table, shapes=shapes, sweeps=sweeps, matching=matching, rankings=by_ranking,
-             blocks=block_step, positions=positions, language=language)
+             blocks=block_step, positions=positions, language=language, seeds=seeds)
 
 
 def main(asked):
@@ -391,7 +441,7 @@ def main(asked):
     for part in [x for x in asked if x in PARTS] or PARTS:
         p = smollm2_part() if part == "smollm2" else minilm_part(part)
         for step in [x for x in asked if x in STEPS] or STEPS:
-            if step == "language" and part != "smollm2": continue
+            if (step == "language") > (part == "smollm2") or (step == "seeds") > (part != "smollm2"): continue
             start = time.perf_counter()
             STEPS[step](p)
             about = dict(step=step, seed=SEED, seconds=round(time.perf_counter()-start), date=date.today().isoformat())

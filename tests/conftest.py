@@ -4,6 +4,8 @@ The per-user cache is left alone on purpose: it holds the example classifier, wh
 writes into the cache asks for `own_cache`.
 """
 import os
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -185,3 +187,48 @@ def cli():
 
     from neuronlens.cli import app
     return lambda *args: CliRunner().invoke(app, [str(a) for a in args])
+
+
+CHROMIUM = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
+QUIET = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+
+
+@pytest.fixture(scope='session')
+def browser():
+    "Headless Chromium, driven by playwright; where there is none, the tests that need it say so."
+    api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    path = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if path is None: pytest.skip('no Chromium here: apt-get install chromium')
+    with api.sync_playwright() as p:
+        b = p.chromium.launch(executable_path=path, args=QUIET)
+        yield b
+        b.close()
+
+
+@pytest.fixture
+def offline(browser):
+    "Opens a file with the network shut: `page, trouble = offline(path)`; `trouble` gathers requests refused, errors and complaints."
+    contexts = []
+    def show(path, **how):
+        context, trouble = browser.new_context(**how), []
+        contexts.append(context)
+        def route(r):
+            if r.request.url.startswith(('file:', 'data:', 'blob:')): return r.continue_()
+            trouble.append(f'request to {r.request.url}')
+            r.abort()
+        context.route('**/*', route)
+        page = context.new_page()
+        page.on('console', lambda m: trouble.append(m.text) if m.type in ('error', 'warning') else None)
+        page.on('pageerror', lambda e: trouble.append(str(e)))
+        page.goto(Path(path).resolve().as_uri())
+        return page, trouble
+    yield show
+    for c in contexts: c.close()
+
+
+@pytest.fixture(scope='session')
+def pictures():
+    "Folder for screenshots, kept when the tests are over."
+    folder = Path(__file__).parent/'pictures'
+    folder.mkdir(exist_ok=True)
+    return folder
