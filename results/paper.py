@@ -404,6 +404,23 @@ def language(p):
     store("language", p.name, res.frame)
 
 
+def vocabulary(p):
+    "Confidence of SmolLM2 in the right answer's first token, in the whole vocabulary, before and after the presets."
+    import pandas as pd
+
+    from neuronlens.ablation import edited_acts
+    from neuronlens.recording import vocabulary_confidence
+    x, y, rows = p.rec["test"].at(p.site), p.rec["test"].labels, []
+    base = vocabulary_confidence(p.clf, x, y)
+    for name, ivs in settle(p).items():
+        for iv in ivs:
+            after, own = vocabulary_confidence(p.clf, edited_acts(iv, x), y), y == iv.concept
+            rows.append(dict(preset=name, concept=p.clf.classes[iv.concept], base_target_confidence=base[own].mean(),
+                             target_confidence=after[own].mean(), base_auxiliary_confidence=base[~own].mean(),
+                             auxiliary_confidence=after[~own].mean()))
+    store("vocabulary", p.name, pd.DataFrame(rows))
+
+
 def settle(p):
     "The chosen interventions of every preset, found once."
     if not hasattr(p, "chosen"): p.chosen = {n: settled(p, n, ivs)[0] for n, ivs in candidates(p).items()}
@@ -425,7 +442,7 @@ def block_step(p):
 
 
 STEPS = dict(base=base_table, shapes=shapes, sweeps=sweeps, matching=matching, rankings=by_ranking,
-             blocks=block_step, positions=positions, language=language, seeds=seeds)
+             blocks=block_step, positions=positions, language=language, vocabulary=vocabulary, seeds=seeds)
 
 
 def main(asked):
@@ -441,7 +458,7 @@ def main(asked):
     for part in [x for x in asked if x in PARTS] or PARTS:
         p = smollm2_part() if part == "smollm2" else minilm_part(part)
         for step in [x for x in asked if x in STEPS] or STEPS:
-            if (step == "language") > (part == "smollm2") or (step == "seeds") > (part != "smollm2"): continue
+            if step in ("language", "vocabulary") and part != "smollm2" or step == "seeds" and part == "smollm2": continue
             start = time.perf_counter()
             STEPS[step](p)
             about = dict(step=step, seed=SEED, seconds=round(time.perf_counter()-start), date=date.today().isoformat())
