@@ -23,7 +23,7 @@ demo: $(READY) ## Run the worked example into demo/: which neurons carry which B
 	@$(BIN)/neuronlens demo --out demo
 
 test: $(READY) ## Lint, run every notebook and every test; the last line says how many passed
-	@$(BIN)/ruff check --quiet nbs tests benchmarks
+	@$(BIN)/ruff check --quiet nbs tests benchmarks results
 	@$(BIN)/python -m pytest -q tests
 
 lab: $(READY) ## Open JupyterLab at the tutorials

@@ -8,13 +8,14 @@ __all__ = ['training_order', 'warm_linear', 'fine_tune', 'save_classifier', 'exa
 # %% ../nbs/14_training.ipynb #9528a98b
 import hashlib
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .data import InputError, Texts, atomic, bbc_news, cache_folder, check, distinct, progress_bar, split
+from .data import InputError, Texts, alone, atomic, bbc_news, cache_folder, check, distinct, progress_bar, split
 from .hooks import logits
 from neuronlens.model import (
     Classifier,
@@ -105,10 +106,12 @@ def fine_tune(
                        torch=torch.__version__) | settings
         home = cache_folder('models', hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16])
         if cache and home.is_dir(): return _named(home, name, device, trust_remote_code)
-        clf = make_classifier(model, tok, texts.classes, max_length=max_length, source=name)
-        losses = _train(clf, encode(clf, texts.texts, texts), texts.labels, epochs, lr, batch_size, seed, progress)
-    if not cache: return replace(clf, sha256=f'trained {home.name}')
-    save_classifier(clf, home, made_of | {'loss':losses})
+        with alone(home) if cache else nullcontext(False) as waited:
+            if waited and home.is_dir(): return _named(home, name, device, trust_remote_code)
+            clf = make_classifier(model, tok, texts.classes, max_length=max_length, source=name)
+            losses = _train(clf, encode(clf, texts.texts, texts), texts.labels, epochs, lr, batch_size, seed, progress)
+            if not cache: return replace(clf, sha256=f'trained {home.name}')
+            save_classifier(clf, home, made_of | {'loss':losses})
     return _named(home, name, device, trust_remote_code)
 
 def _named(home, name, device, trust_remote_code):
