@@ -285,9 +285,9 @@ def blocks(p, which, tokens_each, budget=5000, least=8):
     few, sites = some(p.texts["train"], tokens_each, 4*budget, 4*least), [f"residual.{b}" for b in which]
     trial, texts = some(p.texts["validation"], tokens_each, budget, least), some(p.texts["test"], tokens_each, 1.5*budget, 1.5*least)
     tokens, out = record_tokens(p.clf, few, sites, seed=SEED, progress=False), []
-    names = [(at, n) for at in WAYS for n in WAYS[at]]
+    names = [(at, n) for at in of for n in of[at]]
     for site in sites:
-        tried = [ways(p, site, tokens, *name) for name in names]
+        tried = [ways(p, site, tokens, at, of[at][n], fraction) for at, n in names]
         kept = [settled(p, *t) for t in zip([n for _, n in names], tried, measured(p, trial, tried), strict=True)]
         found = measured(p, texts, [ivs for ivs, *_ in kept])
         for (at, n), (_, row, _), effects in zip(names, kept, found, strict=True):
@@ -296,7 +296,7 @@ def blocks(p, which, tokens_each, budget=5000, least=8):
         base = found[0].frame[found[0].frame.condition == "base"]
         out.append(base.assign(preset="base", fitted_at="none", reached=False, site=site, texts=len(texts)))
         print(f"{p.name}: {site} done", flush=True)
-    store("blocks", p.name, pd.concat(out, ignore_index=True))
+    for _, rows in pd.concat(out, ignore_index=True).groupby("preset", sort=False): store("blocks", p.name, rows, same=("preset",))
 
 
 # --- distributions and overlap
@@ -436,13 +436,16 @@ def positions(p):
     store("positions", p.name, firing_by_position(p.clf, some(p.texts["test"], each_tokens(p), 10_000), ivs))
 
 
-def block_step(p):
-    if p.name == "smollm2": return blocks(p, MIDDLE, 300)
-    blocks(p, range(5), each_tokens(p))
+def block_step(p, **how):
+    if p.name == "smollm2": blocks(p, MIDDLE, 300, **how)
+    else: blocks(p, range(5), each_tokens(p), **how)
+
+
+def halves(p): block_step(p, of=HALVES, fraction=.5)
 
 
 STEPS = dict(base=base_table, shapes=shapes, sweeps=sweeps, matching=matching, rankings=by_ranking,
-             blocks=block_step, positions=positions, language=language, vocabulary=vocabulary, seeds=seeds)
+             blocks=block_step, halves=halves, positions=positions, language=language, vocabulary=vocabulary, seeds=seeds)
 
 
 def main(asked):
