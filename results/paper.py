@@ -253,15 +253,17 @@ WAYS = {
     "readout": {"full": ("full", "gaussian(2.5)", ["mean", "zero"], 0.), "gaussian": ("range", "gaussian(2.5)", "mean", 0.),
                 "recommended": ("range", "posterior", "mean", [.5, .6])},
     "tokens": {"full": ("full", "gaussian(2.5)", ["mean", "transport"], 0.), "gaussian": ("range", "gaussian(2.5)", "mean", 0.),
-               "recommended": ("range", "posterior", "mean", [.5, .55, .6, .65]), "random": ("random", "posterior", "mean", [.5, .6])}}
+               "recommended": ("range", "posterior", "mean", [.5, .55, .6, .65])}}
+# These are on all neurons, for which there is no random control; a half of them, and another half drawn at random:
+HALVES = {"tokens": {"half": ("range", "posterior", "mean", [.5, .6]), "random": ("random", "posterior", "mean", [.5, .6])}}
 
 
-def ways(p, site, tokens, fitted_at, name):
-    "The interventions of one way at a block, on all its neurons (the control: on a half drawn at random)."
+def ways(p, site, tokens, fitted_at, how, fraction):
+    "The interventions of one way at a block."
     from neuronlens.sweeps import grid
-    condition, ranges, edit, vote = WAYS[fitted_at][name]
-    every = grid(p.fit, rankings="dprime", fractions=.5 if condition == "random" else 1., ranges=ranges, edit=edit, vote=vote,
-                 sites=site, fitted_at=fitted_at, tokens=tokens, seed=SEED)
+    condition, ranges, edit, vote = how
+    every = grid(p.fit, rankings="dprime", fractions=fraction, ranges=ranges, edit=edit, vote=vote, sites=site, fitted_at=fitted_at,
+                 tokens=tokens, seed=SEED)
     return [iv for iv in every if iv.condition == condition]
 
 
@@ -277,7 +279,7 @@ def measured(p, texts, lists):
     return [Effects(pd.concat([base, rows[a:b]], ignore_index=True)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
 
 
-def blocks(p, which, tokens_each, budget=5000, least=8):
+def blocks(p, which, tokens_each, of=WAYS, fraction=1., budget=5000, least=8):
     "What each way reaches at every other block: settled on some validation texts, measured on some test texts."
     import pandas as pd
 
