@@ -279,7 +279,7 @@ def measured(p, texts, lists):
     return [Effects(pd.concat([base, rows[a:b]], ignore_index=True)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
 
 
-def blocks(p, which, tokens_each, of=WAYS, fraction=1., budget=5000, least=8):
+def blocks(p, which, tokens_each, of=WAYS, fraction=1., budget=5000, least=6):
     "What each way reaches at every other block: settled on some validation texts, measured on some test texts."
     import pandas as pd
 
