@@ -44,6 +44,7 @@ class Page:
     title:str = '' # Title cell, or the file's name
     about:str = '' # The promise below the title, Markdown
     out:str = '' # Path of the page, such as 'ranges.html'
+    lead:str = '' # HTML of the promise
     body:str = '' # HTML of the content
     toc:list = field(default_factory=list) # (level, id, HTML text)
     entries:list = field(default_factory=list) # What the search finds: dicts
@@ -107,13 +108,15 @@ def joined(text):
     return text if isinstance(text, str) else ''.join(text)
 
 
-def promise(path):
-    "Title and whole promise of a notebook: `# title`, then `> promise` over as many lines as it takes."
+def opening(path):
+    "Title, whole promise and what follows in the title cell (`# title`, `> promise`, text), of which nbdev keeps two lines."
     for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
-        if cell['cell_type'] != 'markdown': continue
-        found = re.match(r'\s*#\s+(.+?)\s*(?:\n\s*>\s*(.+?))?(?:\n\s*\n|\Z)', joined(cell['source']), flags=re.S)
-        if found: return found[1].split('\n')[0], ' '.join(re.sub(r'^\s*>?\s*', '', s) for s in (found[2] or '').split('\n')).strip()
-    return '', ''
+        text = joined(cell['source']).strip()
+        if cell['cell_type'] != 'markdown' or not text.startswith('# '): continue
+        title,_,rest = text.partition('\n')
+        about,_,after = rest.strip().partition('\n\n') if rest.strip().startswith('>') else ('', '', rest)
+        return title[2:].strip(), ' '.join(s.strip().lstrip('>').strip() for s in about.split('\n')).strip(), after.strip()
+    return '', '', ''
 
 
 def target(page, nb):
@@ -162,18 +165,63 @@ def named(text, name):
 
 
 def in_order(cells):
-    "nbdev documents the names of one cell last to first; here they come as they are defined."
+    "nbdev documents the names of one cell last to first; here they come as they are defined, and shown source after them."
     done,run = [],[]
     def line(cell):
         found = re.search(r'\.py#L(\d+)\)', doc_text(cell))
         return int(found[1]) if found else 0
-    for cell in [*cells, None]:
-        if cell is not None and is_doc(cell): run.append(cell)
+    def shown(cell): return cell['cell_type'] == 'code' and '#| code-fold: show' in joined(cell['source'])
+    def settle():
+        groups,docs = [],[c for c in run if is_doc(c)]
+        for source in filter(shown, run):
+            names = re.findall(r'^(?:def|class) (\w+)', joined(source['source']), flags=re.M)
+            own = sorted((c for c in docs if is_doc(c).partition('.')[0] in names), key=line)
+            docs = [c for c in docs if c not in own]
+            groups.append([*own, source])
+        groups += [[c] for c in docs]
+        return [c for g in sorted(groups, key=lambda g: line(g[0]) if is_doc(g[0]) else 0) for c in g]
+    for cell in cells:
+        if is_doc(cell) or shown(cell): run.append(cell)
         else:
-            done += sorted(run, key=line)
-            run = []
-            if cell is not None: done.append(cell)
-    return done
+            done += [*settle(), cell]
+            run.clear()
+    return done+settle()
+
+
+def classes(path):
+    "Classes that a notebook exports: name to (field to comment, rows of (method, what it does))."
+    found = {}
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        code = joined(cell['source'])
+        if cell['cell_type'] != 'code' or not re.search(r'^class ', code, flags=re.M) or not code.startswith('#| export'): continue
+        said = comments(code)
+        for c in [n for n in ast.parse(code).body if isinstance(n, ast.ClassDef)]:
+            fields = {ast.unparse(n.target): said.get(n.end_lineno, '') for n in c.body if isinstance(n, ast.AnnAssign)}
+            public = [n for n in c.body if isinstance(n, ast.FunctionDef) and not n.name.startswith('_') and ast.get_docstring(n)]
+            found[c.name] = fields, [(called(n), ' '.join(ast.get_docstring(n).split())) for n in public]
+    return found
+
+
+def called(f):
+    "A method as one reads it: a property by its name, others with what they take."
+    marks = [ast.unparse(d) for d in f.decorator_list]
+    if any('property' in m for m in marks): return f.name
+    bare = ast.parse(f'def f({ast.unparse(f.args)}): pass').body[0].args
+    for a in [*bare.posonlyargs, *bare.args, *bare.kwonlyargs, *filter(None, [bare.vararg, bare.kwarg])]: a.annotation = None
+    return f"{f.name}({re.sub(r'^(self|cls)(, )?', '', ast.unparse(bare))})"
+
+
+def with_fields(text, name, found):
+    "Documentation of a class: comments of its fields, which nbdev does not pass on, and its methods."
+    fields,methods = found
+    code = re.search(r'^```python\n(.*?)^```$', text, flags=re.S | re.M)
+    if code and any(fields.values()):
+        try: _,params,_ = signature(code[1])
+        except (SyntaxError, TypeError): params = []
+        rows = [f"    {n}{':'+t if t else ''}{'='+d if d else ''}, # {m or fields.get(n, '')}".rstrip(' #') for n,t,d,m in params]
+        if rows: text = '\n'.join([text[:code.start()]+'```python', f'def {name}(', *rows, '):', '```'])+text[code.end():]
+    rows = [f'| {code_cell(n)} | {cell_text(about)} |' for n,about in methods]
+    return '\n'.join([text.rstrip(), '\n| method | what it gives |', '|---|---|', *rows, '']) if rows else text
 
 
 def finish(top, proc, pages):
@@ -185,8 +233,9 @@ def finish(top, proc, pages):
     nbs = {p.source: json.loads((proc/p.source).read_text(encoding='utf-8')) for p in pages}
     for p in pages:
         p.out = target(p, nbs[p.source])
-        p.title,p.about = promise(top/'nbs'/p.source)
+        p.title,p.about,rest = opening(top/'nbs'/p.source)
         p.title = p.title or Path(p.source).stem
+        if rest: nbs[p.source]['cells'].insert(1, dict(cell_type='markdown', id='opening', metadata={}, source=rest))
     names = {str(Path(p.source).with_suffix('.html').as_posix()): p.out for p in pages} | {p.source: p.out for p in pages}
     site = Names(host, names, {p.out: {n for c in nbs[p.source]['cells'] if (n := is_doc(c))} for p in pages})
     for p in pages:
@@ -195,12 +244,13 @@ def finish(top, proc, pages):
             text = re.sub(r'\[(\[`[^`\]]+`\]\([^()\s]+\))\]\([^()\s]+\)', r'\1', text) # nbdev links a name inside a link: one is enough
             return re.sub(r'(?<!!)\[([^\[\]]*)\]\(([^()\s]+)\)', lambda m: local(m[1], m[2], p, site), text)
         p.about = moved(p.about)
-        nb['cells'] = in_order(nb['cells'])
+        nb['cells'],known = in_order(nb['cells']),classes(top/'nbs'/p.source)
         for cell in nb['cells']:
             if cell['cell_type'] == 'markdown': cell['source'] = moved(joined(cell['source']))
             elif (name := is_doc(cell)) and cell['outputs']:
                 cell['outputs'] = cell['outputs'][:1]
-                cell['outputs'][0]['data']['text/markdown'] = moved(named(doc_text(cell), name))
+                text = with_fields(doc_text(cell), name, known[name]) if name in known else doc_text(cell)
+                cell['outputs'][0]['data']['text/markdown'] = moved(named(text, name))
         if nb['cells'] and nb['cells'][0]['cell_type'] == 'raw' and p.about:
             head = yaml.safe_load(joined(nb['cells'][0]['source']).strip().strip('-')) or {}
             nb['cells'][0]['source'] = f"---\n{yaml.safe_dump(head | {'description': p.about}, width=1000)}---\n"
@@ -236,14 +286,20 @@ def signature(code):
     def meaning(i):
         upto = ends[i+1]-1 if i+1 < len(ends) else end-1
         return ' '.join(said[n] for n in range(ends[i], max(ends[i], upto)+1) if n in said)
-    params = [(n, text(p.annotation), text(d), meaning(i)) for i,(n,p,d) in enumerate(rows)]
+    params = [(n, text(p.annotation).replace('NoneType', ''), text(d), meaning(i)) for i,(n,p,d) in enumerate(rows)]
     back = ' '.join(said[n] for n in sorted(said) if n >= end and n > last)
     return f.name, params, (text(f.returns), back)
 
 
 def cell_text(text):
-    "Prose inside a table: no pipes, no raw HTML."
-    return prose(text).replace('|', r'\|')
+    "Prose inside a table: no raw HTML, and a bar is a character."
+    parts = re.split(r'(`[^`]*`)', prose(text))
+    return ''.join(code_cell(s[1:-1]) if s[:1] == '`' and '|' in s else s.replace('|', r'\|') for s in parts)
+
+
+def code_cell(text):
+    "Code inside a table, bars and all."
+    return '`<code>'+escape(text).replace('|', '&#124;').replace('`', '&#96;')+'</code>`{=html}' if text else ''
 
 
 def prose(text):
@@ -308,12 +364,11 @@ def api(text, name, page):
 
 def table(params, back):
     "Parameters and what comes back, as a Markdown table."
-    rows = [[code_span(n), code_span(t), code_span(d), cell_text(m)] for n,t,d,m in params]
-    if any(back) and back[0] != 'None': rows.append(['*returns*', code_span(back[0]), '', cell_text(back[1])])
+    rows = [[code_cell(n), code_cell(t), code_cell(d), cell_text(m)] for n,t,d,m in params]
+    if any(back) and back[0] != 'None': rows.append(['*returns*', code_cell(back[0]), '', cell_text(back[1])])
     heads = ['parameter', 'type', 'default', 'meaning']
-    keep = [i for i in range(4) if i in (0, 3) or any(r[i] for r in rows)]
+    keep = [i for i in range(4) if i == 0 or any(r[i] for r in rows)]
     line = lambda cells: '| '+' | '.join(cells[i].replace('\n', ' ') for i in keep)+' |' # noqa: E731
-    rows = [[re.sub(r'(?<!\\)\|', r'\\|', c) for c in r] for r in rows]
     return '\n'.join(['::: {.params}\n', line(heads), '|'+'---|'*len(keep), *map(line, rows), '\n:::'])
 
 
@@ -364,7 +419,8 @@ class Outputs:
     def html(self, text):
         "Stored HTML as it is; its styles are confined to it, and light ones get light paper in the dark theme."
         n = f'out-{len(self.kept)+1}'
-        paper = bool(re.search(r'style\s*=|<style(?! scoped)|<svg', text)) and not re.search(r'light-dark|prefers-color-scheme', text)
+        coloured = re.search(r'style\s*=\s*"[^"]*(color|background)|<style(?! scoped)|<svg', text)
+        paper = coloured and not re.search(r'light-dark|prefers-color-scheme', text)
         text = re.sub(r'<style scoped>.*?</style>', '', text, flags=re.S)
         text = re.sub(r'<style[^>]*>(.*?)</style>', lambda m: f'<style>#{n} {{{m[1]}}}</style>', text, flags=re.S)
         return f'<div class="out html{" paper" if paper else ""}" id="{n}" tabindex="0" role="group" aria-label="output">{text}</div>'
@@ -444,8 +500,9 @@ def content(nb, page, out):
     page.entries.append(dict(title=page.title, kind='page', about=plain(page.about), link=page.out))
     outputs = Outputs(page, out)
     lead = f'::: {{.lead}}\n\n{page.about}\n\n:::\n\n' if page.about else ''
-    page.body = outputs.fill(headings(pandoc(lead+markdown(nb, page, outputs)), page))
-    if faults := scripts(page.body): raise SiteError('\n'.join(f'nbs/{page.source}: {f}' for f in faults))
+    page.lead,_,page.body = headings(pandoc(lead+raw('<!--lead-->')+'\n\n'+markdown(nb, page, outputs)), page).partition('<!--lead-->')
+    page.body = outputs.fill(page.body)
+    if faults := scripts(page.lead+page.body): raise SiteError('\n'.join(f'nbs/{page.source}: {f}' for f in faults))
     return page
 
 
@@ -492,7 +549,7 @@ def write(pages, config, out):
         title = site['title'] if home else f"{p.title} · {site['title']}"
         text = form.substitute(title=escape(title), about=escape(plain(p.about) or site.get('description', '')), root=root,
             name=escape(site['title']), heading=escape(p.title), kind='home' if home else 'page', nav=navigation(pages, p),
-            section=escape(p.section), toc=contents(p), body=p.body, steps=steps(pages, i))
+            section=escape(p.section), toc=contents(p), lead=p.lead, body=p.body, steps=steps(pages, i))
         (out/p.out).parent.mkdir(parents=True, exist_ok=True)
         (out/p.out).write_text(text, encoding='utf-8')
     for name in ASSETS: shutil.copyfile(HERE/name, out/name)
