@@ -356,8 +356,10 @@ def api(text, name, page):
     except (SyntaxError, TypeError, tokenize.TokenError): params = None
     if params is None: parts.append(fenced(code[1].rstrip()) if code else '')
     else: parts.append(fenced(short_signature(name, params, back)))
+    after,mark,methods = after.partition('| method |')
     parts.append(after)
     if params or (params is not None and back[1]): parts.append(table(params, back))
+    if mark: parts.append(f'::: {{.methods}}\n\n{mark}{methods}\n\n:::')
     page.entries.append(dict(title=name, kind='symbol', about=plain(said[1] if said else ''), link=f'{page.out}#{anchor}'))
     return '\n\n'.join([*filter(None, parts), raw('</section>')])
 
@@ -667,19 +669,19 @@ def with_pandoc(top, nbs, pages, config, out):
     return elsewhere
 
 
-def build(top, out, say=print):
-    "The whole site of the checkout `top` into the folder `out`; `SiteError` says what is wrong with it."
+def build(top, out, say=print, quarto=None):
+    "The site of the checkout `top` into the folder `out`, by the Quarto at `quarto` if there is one; `SiteError` says what is wrong."
     top,out = Path(top).resolve(),Path(out).resolve()
     config,pages = stage(top, say)
     proc = process(top)
     nbs = finish(top, proc, pages)
-    if quarto := shutil.which('quarto'):
+    if quarto:
         say(f'Quarto renders {len(pages)} pages')
         with_quarto(quarto, proc, out)
         faults,elsewhere = check(out)
         for f in faults: say(f'look at this: {f}')
     else:
-        say(f'Quarto is not installed: pandoc renders {len(pages)} pages')
+        say(f'pandoc renders {len(pages)} pages; where Quarto is installed, it does')
         elsewhere = with_pandoc(top, nbs, pages, config, out)
     say(f'{len(elsewhere)} addresses lead elsewhere; nothing is asked of them until someone clicks')
     say(f'{out/"index.html"}')
@@ -690,9 +692,10 @@ def main():
     "Command line."
     parser = argparse.ArgumentParser(description='Render the documentation')
     parser.add_argument('--out', default='_docs', help='folder to write')
-    parser.add_argument('--top', default=HERE.parent, help='checkout to render')
+    parser.add_argument('--top', default=HERE.parent, type=Path, help='checkout to render')
+    parser.add_argument('--preview', action='store_true', help='render with pandoc also where Quarto is installed')
     args = parser.parse_args()
-    try: build(args.top, Path(args.top)/args.out)
+    try: build(args.top, args.top/args.out, quarto=None if args.preview else shutil.which('quarto'))
     except SiteError as e: sys.exit(f'The site is not built.\n{e}')
 
 
