@@ -48,6 +48,7 @@ class Page:
     body:str = '' # HTML of the content
     toc:list = field(default_factory=list) # (level, id, HTML text)
     entries:list = field(default_factory=list) # What the search finds: dicts
+    classes:dict = field(default_factory=dict) # Where each class of the package is described
 
 
 @dataclass(eq=False)
@@ -238,8 +239,9 @@ def finish(top, proc, pages):
         if rest: nbs[p.source]['cells'].insert(1, dict(cell_type='markdown', id='opening', metadata={}, source=rest))
     names = {str(Path(p.source).with_suffix('.html').as_posix()): p.out for p in pages} | {p.source: p.out for p in pages}
     site = Names(host, names, {p.out: {n for c in nbs[p.source]['cells'] if (n := is_doc(c))} for p in pages})
+    described = {n: f'{out}#{n}' for out,names in site.documented.items() for n in sorted(names) if n[:1].isupper()}
     for p in pages:
-        nb = nbs[p.source]
+        nb,p.classes = nbs[p.source],described
         def moved(text, p=p):
             text = re.sub(r'\[(\[`[^`\]]+`\]\([^()\s]+\))\]\([^()\s]+\)', r'\1', text) # nbdev links a name inside a link: one is enough
             return re.sub(r'(?<!!)\[([^\[\]]*)\]\(([^()\s]+)\)', lambda m: local(m[1], m[2], p, site), text)
@@ -358,16 +360,22 @@ def api(text, name, page):
     else: parts.append(fenced(short_signature(name, params, back)))
     after,mark,methods = after.partition('| method |')
     parts.append(after)
-    if params or (params is not None and back[1]): parts.append(table(params, back))
+    if params or (params is not None and back[1]): parts.append(table(params, back, page))
     if mark: parts.append(f'::: {{.methods}}\n\n{mark}{methods}\n\n:::')
     page.entries.append(dict(title=name, kind='symbol', about=plain(said[1] if said else ''), link=f'{page.out}#{anchor}'))
     return '\n\n'.join([*filter(None, parts), raw('</section>')])
 
 
-def table(params, back):
+def linked(text, page):
+    "Names of classes in a comment lead to their description."
+    def one(m): return f'[{m[0]}]({relative(page.classes[m[1]], page.out)})' if m[1] in page.classes else m[0]
+    return re.sub(r'(?<![\[`])`([A-Z]\w*)`', one, text)
+
+
+def table(params, back, page):
     "Parameters and what comes back, as a Markdown table."
-    rows = [[code_cell(n), code_cell(t), code_cell(d), cell_text(m)] for n,t,d,m in params]
-    if any(back) and back[0] != 'None': rows.append(['*returns*', code_cell(back[0]), '', cell_text(back[1])])
+    rows = [[code_cell(n), code_cell(t), code_cell(d), linked(cell_text(m), page)] for n,t,d,m in params]
+    if any(back) and back[0] != 'None': rows.append(['*returns*', code_cell(back[0]), '', linked(cell_text(back[1]), page)])
     heads = ['parameter', 'type', 'default', 'meaning']
     keep = [i for i in range(4) if i == 0 or any(r[i] for r in rows)]
     line = lambda cells: '| '+' | '.join(cells[i].replace('\n', ' ') for i in keep)+' |' # noqa: E731
@@ -425,7 +433,7 @@ class Outputs:
         paper = coloured and not re.search(r'light-dark|prefers-color-scheme', text)
         text = re.sub(r'<style scoped>.*?</style>', '', text, flags=re.S)
         text = re.sub(r'<style[^>]*>(.*?)</style>', lambda m: f'<style>#{n} {{{m[1]}}}</style>', text, flags=re.S)
-        return f'<div class="out html{" paper" if paper else ""}" id="{n}" tabindex="0" role="group" aria-label="output">{text}</div>'
+        return f'<div class="out html{" paper" if paper else ""}" id="{n}" tabindex="0" role="group" aria-label="output"><div class="output_html">{text}</div></div>'
 
     def one(self, o, options, code):
         "One output as Markdown, richest form first."

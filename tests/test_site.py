@@ -177,7 +177,8 @@ def test_theme_keyboard_and_menu(site, offline):
     page.keyboard.press('Tab')
     assert page.evaluate('document.activeElement.className') == 'skip'
     assert not page.locator('#nav').is_visible()
-    page.click('.menu')
+    page.keyboard.press('Tab')
+    page.keyboard.press('Enter')
     assert page.locator('#nav').is_visible() and page.get_attribute('.menu', 'aria-expanded') == 'true'
     page.click('.theme')
     assert page.get_attribute('.theme', 'aria-label') == 'Theme: light' and paper() != dark
@@ -247,7 +248,7 @@ def test_real_page_twice(site, tmp_path):
     "A real page rendered again is the same."
     out,pages = site
     old = next(p for p in pages if p.source == '46_presets.ipynb')
-    new = b.Page(old.source, old.section, old.title, old.about, old.out)
+    new = b.Page(old.source, old.section, old.title, old.about, old.out, classes=old.classes)
     b.content(json.loads((TOP/'_proc'/old.source).read_text(encoding='utf-8')), new, tmp_path)
     assert new.body == old.body and new.body in (out/old.out).read_text(encoding='utf-8')
 
