@@ -433,7 +433,8 @@ class Outputs:
         paper = coloured and not re.search(r'light-dark|prefers-color-scheme', text)
         text = re.sub(r'<style scoped>.*?</style>', '', text, flags=re.S)
         text = re.sub(r'<style[^>]*>(.*?)</style>', lambda m: f'<style>#{n} {{{m[1]}}}</style>', text, flags=re.S)
-        return f'<div class="out html{" paper" if paper else ""}" id="{n}" tabindex="0" role="group" aria-label="output"><div class="output_html">{text}</div></div>'
+        box = f'<div class="out html{" paper" if paper else ""}" id="{n}" tabindex="0" role="group" aria-label="output">'
+        return f'{box}<div class="output_html">{text}</div></div>'
 
     def one(self, o, options, code):
         "One output as Markdown, richest form first."
