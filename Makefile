@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lab bench prepare results paper clean
+.PHONY: help demo test lab site bench prepare results paper clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -23,11 +23,14 @@ demo: $(READY) ## Run the worked example into demo/: which neurons carry which B
 	@$(BIN)/neuronlens demo --out demo
 
 test: $(READY) ## Lint, run every notebook and every test; the last line says how many passed
-	@$(BIN)/ruff check --quiet nbs tests benchmarks results
-	@$(BIN)/python -m pytest -q tests
+	@$(BIN)/ruff check --quiet nbs tests benchmarks results site
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup tests
 
-lab: $(READY) ## Open JupyterLab at the tutorials
-	@$(BIN)/jupyter lab nbs/tutorials
+lab: $(READY) ## Open JupyterLab at the first tutorial
+	@$(BIN)/jupyter lab nbs/tutorials/first_concept.ipynb
+
+site: $(READY) ## Render the documentation into _docs/: with Quarto where it is installed, else the same pages with pandoc
+	@$(BIN)/python site/build.py
 
 bench: $(READY) ## Measure speed and memory side by side (about 15 minutes): benchmarks/results.csv and the page nbs/speed.ipynb
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
@@ -36,6 +39,7 @@ bench: $(READY) ## Measure speed and memory side by side (about 15 minutes): ben
 	@$(BIN)/nbdev_clean
 
 prepare: $(READY) ## After editing notebooks: clean, export the package, make README.md
+	@$(BIN)/python tests/stills.py
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_export
 	@$(BIN)/python tests/readme.py
@@ -53,5 +57,5 @@ paper: $(READY) ## Recompute every table of the page nbs/paper.ipynb from a fold
 	@$(BIN)/nbdev_clean
 
 clean: ## Remove what was made: environment, demo, builds and caches of tools
-	@rm -rf $(VENV) demo build dist _docs _proc *.egg-info .pytest_cache .ruff_cache .hypothesis nbs/_quarto.yml
+	@rm -rf $(VENV) demo build dist _docs _docs.new _proc *.egg-info .pytest_cache .ruff_cache .hypothesis nbs/_quarto.yml
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
