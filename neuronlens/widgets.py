@@ -141,7 +141,7 @@ def offer(
     kept,options = w.value,list(options)
     if options == list(w.options): return
     w.options = options
-    if any(_same(v, kept) for v in _options(w)): w.value = kept
+    w.index = next((i for i,v in enumerate(_options(w)) if _same(v, kept)), 0 if options else None)
 
 # %% ../nbs/52_widgets.ipynb #e92872ad
 class View:
@@ -158,7 +158,7 @@ class View:
         for name,w in self.controls.items(): w.observe(lambda _, name=name: self._changed(name), names='value')
         self.redraw()
 
-    def adapt(self, name:str): "Called for every control at first, later when `name` has changed, before the redraw; changes what others offer."
+    def adapt(self, name:str): "Called at first for every control, then when `name` has changed, before the redraw; sets what others offer."
 
     @property
     def values(self)->dict:
