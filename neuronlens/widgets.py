@@ -530,7 +530,7 @@ def _tokens_html(r):
                 f'{cut(t, 40)}</span>')
     key = ' '.join(f'<span class="token" style="--share:{.75*s:.3f}">{s:g}</span>' for s in (0, .5, 1))
     lone = r.readout.max() == 1
-    every = ' '.join(map(token, r.tokens, r.share, r.edited, (r.readout > 0) & lone, strict=True))
+    every = ' '.join(token(*t) for t in zip(r.tokens, r.share, r.edited, (r.readout > 0) & lone, strict=True))
     return (f'<h4>Tokens</h4><p class="dim">Ground: share of the {len(r.of.neurons)} salient neurons inside their ranges, {key}.'
             f' Underlined: edited there. {"Dashed: the readout." if lone else "The readout is the mean over tokens."}</p>'
             f'<div class="tokens" role="list">{every}</div>'
