@@ -28,6 +28,8 @@ _ROOMS = {
     "erasure": "information_left leace mean_projection",
     "presets": "PRESETS preset preset_grid",
     "language": "editing firing_by_position generate language_effects multiple_choice perplexity read_questions",
+    "widgets": "NeuronView TextView",
+    "workbook": "EraseView LayersView OverlapView Workbook explore",
     "study": "Study StudySpec demo_study load_study read_study run_study",
     "report": "write_report",
 }
