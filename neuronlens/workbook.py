@@ -316,8 +316,9 @@ def erase_html(
     "What one edit does, and where it lies on the trade-off."
     filled = '' if len(points) else ' The curve fills in below.'
     many = '; small rings: concepts' if len(each['target_accuracy']['base']) > 1 else ''
-    return card(f'<p><b>{escape(about)}</b></p><p class="dim">{escape(texts)} Lines in the bars: 95% bootstrap intervals{many}.{filled}</p>',
-        effect_bars(bars, each), '<h4>Trade-off over fractions</h4>', trade_off_chart(bars, points))
+    said = f'{escape(texts)} Lines in the bars: 95% bootstrap intervals{many}.{filled}'
+    return card(f'<p><b>{escape(about)}</b></p><p class="dim">{said}</p>', effect_bars(bars, each),
+        '<h4>Trade-off over fractions</h4>', trade_off_chart(bars, points))
 
 # %% ../nbs/54_workbook.ipynb #dd9b73aa
 def words_of(
