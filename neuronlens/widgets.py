@@ -28,7 +28,7 @@ from .data import InputError, Texts
 from .hooks import anatomy, parse_site, run
 from .model import Classifier, each_batch, encode, read, readout_weights
 from .overlap import share_inside
-from .plots import CONDITIONS, _class_colors, _in_view, _name, plot_neuron, theme
+from .plots import CONDITIONS, _class_colors, _in_view, plot_neuron, theme
 from .ranges import fit_ranges, format_kind, inside, parse_kind
 from .recording import correct_only
 from .saliency import FROM_STATISTICS, RANKINGS, Ranking, rank
@@ -52,7 +52,8 @@ border-bottom:1px solid var(--jp-border-color2,var(--line));color:inherit;backgr
 .nl-view .bar{display:inline-block;height:.75em;min-width:1px;border-radius:2px;vertical-align:-.05em;
 outline:1px solid var(--jp-border-color1,var(--line))}
 .nl-view .tokens{line-height:2.1;overflow-wrap:anywhere}
-.nl-view .token{padding:.1rem .25rem;margin:0 .1rem;border-radius:3px;background:rgba(1,115,178,var(--share,0))}
+.nl-view .token{padding:.1rem .25rem;margin:0 .1rem;border-radius:3px;color:var(--jp-content-font-color1,var(--fg));
+background:rgba(1,115,178,var(--share,0))}
 .nl-view .edited{border-bottom:2px solid var(--jp-content-font-color1,var(--fg))} .nl-view .readout{outline:2px dashed #d55e00}
 .nl-view .wrong{border-left:4px solid #d55e00;padding-left:.6rem}
 </style>'''
@@ -108,7 +109,7 @@ def figure_html(
     return f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{b64encode(svg).decode()}">'
 
 # %% ../nbs/52_widgets.ipynb #cb21408d
-_WIDE = dict(style={'description_width': '8.5em'}, layout={'width': '25em', 'max_width': '100%'})
+_WIDE = dict(style={'description_width': '7em'}, layout={'width': '25em', 'max_width': '100%'})
 
 def choice(
     label:str, # Visible label
@@ -311,9 +312,10 @@ class NeuronRange:
 def _neuron_figure(r, shares, most=8):
     "`plot_neuron` in known margins, as HTML."
     rows = min(len(r.classes), most)
-    ax = plot_neuron(r.values[:,None], r.labels, r.classes, 0, r.lo, r.hi, r.concept, most=most,
-                     ax=canvas(7.2, .42*rows+1, left=1.7))
-    ax.set_title(_name(f'neuron {r.neuron}, range {r.kind}, n={len(r.values)}', 80))
+    with theme():
+        ax = canvas(8.8, .42*rows+1, left=.6+.075*min(22, max(map(len, r.classes)))) # Names are cut at 22
+        plot_neuron(r.values[:,None], r.labels, r.classes, 0, r.lo, r.hi, r.concept, most=most, ax=ax)
+        ax.set_title(f'neuron {r.neuron}, range {r.kind}, n={len(r.values)}')
     own = shares[r.concept]
     return figure_html(ax, f"Histograms of neuron {r.neuron} by class with fitted normals; shaded: the range of {r.classes[r.concept]},"
                        f" {spans(r.lo, r.hi)}, which holds {own:.0%} of its texts")
