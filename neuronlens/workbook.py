@@ -99,7 +99,8 @@ def _with_ends(value, drawn, share, n, level):
     kept = ~np.isnan(value)
     if not kept.any(): return math.nan,math.nan,math.nan
     mean = float(value[kept].mean())
-    with np.errstate(invalid='ignore'): draws = drawn[:,kept].mean(1) if not np.isnan(drawn[:,kept]).any() else np.nanmean(drawn[:,kept], 1)
+    there = ~np.isnan(drawn)
+    with np.errstate(invalid='ignore'): draws = np.where(there, drawn, 0).sum(1)/there.sum(1)
     low,high = map(float, np.nanquantile(draws, [(1-level)/2, (1+level)/2]))
     top = float(unseen(max(n, 1), level))/len(value)
     return mean,1-top if share and mean == 1 else low,top if share and mean == 0 else high
