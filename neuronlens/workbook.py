@@ -9,7 +9,7 @@ __all__ = ['FRACTIONS', 'EVERY', 'MAPS', 'MOST_BUTTONS', 'NO_PROBES', 'Setting',
            'heat_html', 'pair_html', 'overlap_html', 'overlap_controls', 'PairGrid', 'OverlapView', 'layers_html',
            'by_block', 'LayersView', 'Workbook', 'explore']
 
-# %% ../nbs/54_workbook.ipynb #0b9e6339
+# %% ../nbs/54_workbook.ipynb #8d2be86e
 import asyncio
 import math
 from collections import OrderedDict
@@ -50,7 +50,7 @@ from neuronlens.widgets import (
     table,
 )
 
-# %% ../nbs/54_workbook.ipynb #b58178f0
+# %% ../nbs/54_workbook.ipynb #fbd60e33
 @dataclass(frozen=True)
 class Setting:
     "What is edited, and how."
@@ -61,7 +61,7 @@ class Setting:
     edit:str='mean' # What happens inside the range
     vote:float=0. # Share of the salient neurons that must be in range together, 0 to 1
 
-# %% ../nbs/54_workbook.ipynb #9d46ca3e
+# %% ../nbs/54_workbook.ipynb #53000753
 def even_sample(
     labels:np.ndarray, # `[N]` class of each
     most:int, # How many are wanted, at least the number of classes
@@ -76,7 +76,7 @@ def even_sample(
         place[own] = np.arange(len(own))/len(own)
     return np.sort(np.argsort(place, kind='stable')[:most])
 
-# %% ../nbs/54_workbook.ipynb #f548737b
+# %% ../nbs/54_workbook.ipynb #9b9314ed
 def effect_sizes(
     outcome:Outcome, # Of one setting: full, range and random for one concept or for each
     weights:np.ndarray, # `[B, N]` of `draw_texts`
@@ -105,7 +105,7 @@ def _with_ends(value, drawn, share, n, level):
     top = float(unseen(max(n, 1), level))/len(value)
     return mean,1-top if share and mean == 1 else low,top if share and mean == 0 else high
 
-# %% ../nbs/54_workbook.ipynb #8ac3775a
+# %% ../nbs/54_workbook.ipynb #e41a74e2
 class LiveEffects:
     "What edits of a study do to its test texts: computed when asked for, then remembered."
     def __init__(self,
@@ -119,11 +119,12 @@ class LiveEffects:
         self.statistics = study.statistics if study.tokens is None else class_statistics(*self.fitted, study.classes)
         self.ranking = lru_cache(32)(lambda name: ranking_at(study, self.site, name))
         self.ranges = lru_cache(64)(lambda kind: fit_ranges(*self.fitted, kind, statistics=self.statistics))
-        self.plan,self.sizes = lru_cache(32)(self._plan),lru_cache(256)(self._sizes)
+        self.plan = lru_cache(32)(self._plan)
+        self.sizes = lru_cache(256)(lambda x: effect_sizes(self.outcome(x), self.weights))
         self.quick = reads_recording(study.clf, study.test, self.plan((usual(study),))[:1]) # Whether no block has to run
         self.rows = even_sample(study.test.labels, max(most or (1000 if self.quick else 48), len(study.classes)), study.spec.seed)
-        self.texts,self.recording = take(study.texts[1], self.rows),study.test
-        if len(self.rows) < len(study.test): self.recording = some_of(study.test, self.rows, self.texts)
+        self.texts = take(study.texts[1], self.rows)
+        self.recording = some_of(study.test, self.rows, self.texts)
         self.weights = draw_texts(self.recording.labels, draws, study.spec.seed)
         self.most = max(64, room//(4*len(self.rows)*(len(study.classes)+1)))
 
@@ -147,14 +148,13 @@ class LiveEffects:
         while len(self.answers) > self.most: self.answers.popitem(last=False)
         return Outcome(ivs, self.recording.labels, self.study.classes, self.recording.answers(), np.stack(after), np.stack(fires))
 
-    def _sizes(self, setting): return effect_sizes(self.outcome(setting), self.weights)
 
     def known(self, setting:Setting, fractions)->list:
         "The fractions at which the setting was asked before."
         ivs = self.plan(tuple(replace(setting, fraction=f) for f in fractions))
         return sorted({iv.fraction for iv in ivs}-{iv.fraction for iv in ivs if _key(iv) not in self.answers})
 
-# %% ../nbs/54_workbook.ipynb #4eae8033
+# %% ../nbs/54_workbook.ipynb #e2b01d00
 def _key(iv): return iv.concept,iv.condition,iv.ranking,iv.fraction,iv.kind,iv.edit,iv.vote # The rest is the study's
 
 def usual(
@@ -169,7 +169,8 @@ def some_of(
     rows:np.ndarray, # `[n]` positions
     texts, # The `Texts` at these positions
 ): # A `Recording` of these
-    "Some rows of a recording, as if only these texts had been recorded."
+    "Some rows of a recording, as if only these texts had been recorded; itself, where these are all."
+    if len(rows) == len(rec): return rec
     about = rec.provenance | dict(texts_sha256=texts.digest, n_texts=len(rows))
     return replace(rec, activations={s:a[rows] for s,a in rec.activations.items()}, labels=rec.labels[rows],
         probabilities=rec.answers()[rows], provenance=about)
@@ -186,7 +187,7 @@ def curve(
     rows = measure_effects(live.outcome(*(replace(setting, fraction=f) for f in fractions))).macro()
     return rows.loc[rows.condition != 'base', ['condition', 'fraction', 'target_accuracy', 'disturbance']].reset_index(drop=True)
 
-# %% ../nbs/54_workbook.ipynb #34aa51cb
+# %% ../nbs/54_workbook.ipynb #7dc70939
 _PANELS = {'target_accuracy':'target accuracy', 'target_confidence':'target confidence', 'auxiliary_accuracy':'auxiliary accuracy',
     'auxiliary_confidence':'auxiliary confidence', 'disturbance':'disturbance', 'broken':'answers broken'}
 _SMALL = ('disturbance', 'broken') # Drawn on their own scale
@@ -226,7 +227,7 @@ def _panel(title, rows, dots, top, digits=3):
 
 def _interval(value, low, high, digits): return f'{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]'
 
-# %% ../nbs/54_workbook.ipynb #ac43c05d
+# %% ../nbs/54_workbook.ipynb #688a0c27
 def effect_bars(
     bars:dict, # Of `effect_sizes`: measure to condition to (value, low, high)
     each:dict, # Of `effect_sizes`: measure to condition to the value of every concept
@@ -239,7 +240,7 @@ def effect_bars(
         out.append(_panel(title, bars[m], own, *((_ceiling(max(seen, default=0)), 4) if m in _SMALL else (1.,))))
     return f'<div style="display:flex;flex-wrap:wrap;gap:.8rem 1.2rem">{"".join(out)}</div>'
 
-# %% ../nbs/54_workbook.ipynb #1fcaef9e
+# %% ../nbs/54_workbook.ipynb #44bf48a1
 def _marker(kind, x, y, r, color, how=''):
     "A circle, square, diamond or star of about the same area."
     if kind == 'circle': return f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{r}" fill="{color}" {how}/>'
@@ -261,7 +262,7 @@ def _axes(xs, ys, xlabel, ylabel, place, box):
     for v in ys: parts += [_rule(x0-4, place(0, v)[1], x0, place(0, v)[1]), _text(x0-7, place(0, v)[1]+4, f'{v:g}', 'text-anchor="end"')]
     return parts
 
-# %% ../nbs/54_workbook.ipynb #2980def4
+# %% ../nbs/54_workbook.ipynb #86feeb9b
 def line_chart(
     lines:dict, # Name to `[n, 2]` points, joined in their order
     rings:dict, # Name to one point `(x, y)`, marked with a ring
@@ -290,7 +291,7 @@ def line_chart(
         _text(446, 26+20*len(lines), 'now')]
     return _svg(540, 270, said, *parts)
 
-# %% ../nbs/54_workbook.ipynb #dcf4412b
+# %% ../nbs/54_workbook.ipynb #45369e54
 def trade_off_chart(
     bars:dict, # Of `effect_sizes`, the present setting
     points:pd.DataFrame, # Of `curve`, with as many fractions as are known
@@ -321,7 +322,7 @@ def erase_html(
     return card(f'<p><b>{escape(about)}</b></p><p class="dim">{said}</p>', effect_bars(bars, each),
         '<h4>Trade-off over fractions</h4>', trade_off_chart(bars, points))
 
-# %% ../nbs/54_workbook.ipynb #dd9b73aa
+# %% ../nbs/54_workbook.ipynb #4dc27a1c
 def words_of(
     setting:Setting, # A setting
     classes, # Names of the classes
@@ -333,7 +334,7 @@ def words_of(
     k = int(setting.fraction*width+1e-9)
     return f'{who}: {k} of {width} neurons by {setting.ranking}, edit {setting.edit} inside {setting.range}{vote}'
 
-# %% ../nbs/54_workbook.ipynb #17a1609d
+# %% ../nbs/54_workbook.ipynb #34e44438
 EVERY = 'all concepts (mean)' # Value of the control `concept` for every concept in turn
 
 def checked_study(
@@ -358,7 +359,7 @@ def erase_controls(
         vote=slider('vote', 0, 1, u.vote, .05, 'Share of the salient neurons that must be in range together'),
         edit=choice('edit', edits, study.spec.method.edit, 'What happens inside the range'))
 
-# %% ../nbs/54_workbook.ipynb #f31d990c
+# %% ../nbs/54_workbook.ipynb #6c4f8248
 class Filling(View):
     "A view that shows what is known at once, and the rest of its curve as the event loop finds time."
     live,fractions,_later = None,(),None # A subclass sets `live` and `fractions`, and has `setting` and `draw`
@@ -397,7 +398,7 @@ class Filling(View):
             if self._show() and most: self._soon(.02)
         except Exception as e: self.picture.value = card(sentence(e))
 
-# %% ../nbs/54_workbook.ipynb #7f81eed9
+# %% ../nbs/54_workbook.ipynb #e65e3882
 class EraseView(Filling):
     "What an edit of a concept does to the concept and to the others, as controls move."
     def __init__(self,
@@ -425,7 +426,7 @@ class EraseView(Filling):
 
     def adapt(self, name): self.controls['tau'].disabled = self.controls['kind'].value != 'gaussian'
 
-# %% ../nbs/54_workbook.ipynb #57853aa9
+# %% ../nbs/54_workbook.ipynb #a878e543
 MAPS = {'salient sets':'share of salient neurons in common (Jaccard index)', 'ranges':'share of activations in both ranges of those in'
     ' either, mean over the salient neurons of both', 'firing':'share of the salient activations of the row\'s texts that lie in the'
     ' ranges of the column\'s concept'}
@@ -462,7 +463,7 @@ def shared_neurons(
     j = j[np.lexsort((j, place[:,j].sum(0), place[:,j].max(0)))]
     return pd.DataFrame(dict(neuron=j, rank_a=place[0, j], rank_b=place[1, j], bhattacharyya=bhattacharyya(study.statistics)[a, b, j]))
 
-# %% ../nbs/54_workbook.ipynb #343e31a0
+# %% ../nbs/54_workbook.ipynb #ff6f5352
 def shade(
     v:float, # 0 to 1; NaN: none
 )->tuple[str,str]: # Colours of the ground and of the text on it
@@ -472,6 +473,7 @@ def shade(
     ground = ''.join(f'{round(a+v*(b-a)):02x}' for a,b in zip((247, 251, 255), (8, 69, 148), strict=True))
     return f'#{ground}','#ffffff' if v > .73 else '#000000'
 
+# %% ../nbs/54_workbook.ipynb #9ce0525b
 def heat_html(
     table:np.ndarray, # `[C, C]` 0 to 1
     classes, # C names
@@ -509,7 +511,7 @@ def pair_html(
     return (f'<h4>{escape(A)} and {escape(B)} share {len(shared)} salient neurons</h4><p class="dim">Coefficient: 1 if the fitted normals'
             f' are the same, 0 if they do not meet.</p>{table(head, [row(r) for r in shared.head(most).itertuples()])}{left}')
 
-# %% ../nbs/54_workbook.ipynb #572c9dbe
+# %% ../nbs/54_workbook.ipynb #67b6311c
 def overlap_html(
     maps:dict, # Of `overlap_maps`
     shared:pd.DataFrame, # Of `shared_neurons`
@@ -522,7 +524,7 @@ def overlap_html(
                     for k in MAPS)
     return card(f'<div style="display:flex;flex-wrap:wrap;gap:.5rem 1.5rem">{heats}</div>', pair_html(shared, ranges, a, b))
 
-# %% ../nbs/54_workbook.ipynb #7b7b1565
+# %% ../nbs/54_workbook.ipynb #3d16f2ad
 def overlap_controls(
     study, # A `Study`
 )->dict: # Name to widget
@@ -534,7 +536,9 @@ def overlap_controls(
         b=choice('concept b', study.classes, study.classes[1], 'Column of the map'),
         neuron=choice('shared neuron', [], tip='Those high in both first'))
 
-# %% ../nbs/54_workbook.ipynb #f994fd9c
+_PAIR = ('ranking', 'fraction', 'a', 'b') # Controls that decide which neurons are shared
+
+# %% ../nbs/54_workbook.ipynb #e416c696
 MOST_BUTTONS = 12 # Classes up to which every pair has a button
 
 class PairGrid:
@@ -567,9 +571,7 @@ class PairGrid:
                 button.style.font_weight = 'bold' if (i, j) == (a, b) else 'normal'
                 button.tooltip = f'{self.classes[i]} and {self.classes[j]}: {button.description}'
 
-# %% ../nbs/54_workbook.ipynb #aab077b2
-_PAIR = ('ranking', 'fraction', 'a', 'b') # Controls that decide which neurons are shared
-
+# %% ../nbs/54_workbook.ipynb #c924fda7
 class OverlapView(View):
     "What any two concepts share; a button of the map, or the two lists, choose a pair. Controls: map, ranking, fraction, a, b, neuron."
     def __init__(self,
@@ -583,7 +585,6 @@ class OverlapView(View):
         self.go = w.Button(description='open in Neuron', tooltip='Show the chosen neuron in the tab Neuron', disabled=open_neuron is None)
         self.go.on_click(lambda _: self.open())
         controls = overlap_controls(s)
-        offer(controls['neuron'], self.neurons(*(controls[k].value for k in _PAIR)))
         super().__init__(controls, self.draw)
         self.box.children = (self.box.children[0], self.go, *([self.grid.box] if self.grid else []), self.picture)
 
@@ -593,7 +594,6 @@ class OverlapView(View):
         return shared_neurons(self.study, self.ranking(ranking), round(float(fraction), 6), c(a), c(b))
 
     def neurons(self, *pair): return [(f'neuron {j}', j) for j in self.shared(*pair).neuron.tolist()]
-
     def draw(self, map, ranking, fraction, a, b, neuron, live=False)->str:
         "All three maps and the list; live the maps are buttons."
         i,j = self.study.classes.index(a),self.study.classes.index(b)
@@ -607,7 +607,6 @@ class OverlapView(View):
         if name in _PAIR: offer(self.controls['neuron'], self.neurons(*(self.values[k] for k in _PAIR)))
 
     def redraw(self):
-        "Numbers on the buttons, and the list of the pair."
         try: self.picture.value = self.draw(**self.values, live=self.grid is not None)
         except Exception as e: self.picture.value = card(sentence(e))
 
@@ -615,9 +614,10 @@ class OverlapView(View):
 
     def open(self):
         "Hand the chosen neuron to whoever shows neurons."
-        if self.open_neuron is not None and self.values['neuron'] is not None: self.open_neuron(self.values['a'], self.values['neuron'])
+        j = self.values['neuron']
+        if self.open_neuron is not None and j is not None: self.open_neuron(self.values['a'], j)
 
-# %% ../nbs/54_workbook.ipynb #056d0ecb
+# %% ../nbs/54_workbook.ipynb #faf152f7
 _LAYERS = {'accuracy':'#0173b2', 'control':'#d55e00', 'selectivity':'#029e73', 'majority':'#7f7f7f'}
 NO_PROBES = ('This study holds no probes of its blocks. Run it with `layers = true` under [method] of the study file; a study that was'
     ' loaded from a folder has them as a table: LayersView(study, layers=pandas.read_csv("FOLDER/layers.csv")).')
@@ -657,7 +657,7 @@ def by_block(
     numbers = [int(p) for p in parts] if all(p.isdigit() for p in parts) else range(len(parts))
     return frame.assign(block=list(numbers)).sort_values('block', kind='stable').reset_index(drop=True)
 
-# %% ../nbs/54_workbook.ipynb #99311691
+# %% ../nbs/54_workbook.ipynb #170837ad
 _DRAWN = {'accuracy and control':('accuracy', 'control'), 'selectivity':('selectivity',)}
 
 class LayersView(View):
@@ -674,7 +674,7 @@ class LayersView(View):
 
     def draw(self, show)->str: return layers_html(self.frame, _DRAWN[show], self.texts)
 
-# %% ../nbs/54_workbook.ipynb #45b6da2d
+# %% ../nbs/54_workbook.ipynb #fd4e53e0
 class Workbook:
     "The live views of a study as tabs: neuron, erase, text, overlap, layers."
     def __init__(self,
@@ -721,6 +721,7 @@ class Workbook:
     def _repr_mimebundle_(self, include=None, exclude=None, **kw):
         return self.tabs._repr_mimebundle_(**kw) | {'text/plain':repr(self), 'text/html':self.static()}
 
+# %% ../nbs/54_workbook.ipynb #89df656a
 def explore(
     study, # A `Study`, as `run_study` or `load_study` gives it
 )->Workbook:
