@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FRACTIONS', 'EVERY', 'MAPS', 'MOST_BUTTONS', 'NO_PROBES', 'Setting', 'even_sample', 'effect_sizes', 'LiveEffects',
-           'usual', 'some_of', 'curve', 'effect_bars', 'line_chart', 'trade_off_chart', 'erase_html', 'words_of',
-           'checked_study', 'erase_controls', 'Filling', 'EraseView', 'overlap_maps', 'shared_neurons', 'shade',
-           'heat_html', 'pair_html', 'overlap_html', 'overlap_controls', 'PairGrid', 'OverlapView', 'layers_html',
-           'by_block', 'LayersView', 'Workbook', 'explore']
+           'planned', 'usual', 'some_of', 'curve', 'effect_bars', 'line_chart', 'trade_off_chart', 'erase_html',
+           'words_of', 'checked_study', 'erase_controls', 'Filling', 'EraseView', 'overlap_maps', 'shared_neurons',
+           'shade', 'heat_html', 'pair_html', 'overlap_html', 'overlap_controls', 'PairGrid', 'OverlapView',
+           'layers_html', 'by_block', 'LayersView', 'Workbook', 'explore']
 
 # %% ../nbs/54_workbook.ipynb #8d2be86e
 import asyncio
@@ -119,7 +119,7 @@ class LiveEffects:
         self.statistics = study.statistics if study.tokens is None else class_statistics(*self.fitted, study.classes)
         self.ranking = lru_cache(32)(lambda name: ranking_at(study, self.site, name))
         self.ranges = lru_cache(64)(lambda kind: fit_ranges(*self.fitted, kind, statistics=self.statistics))
-        self.plan = lru_cache(32)(self._plan)
+        self.plan = lru_cache(32)(lambda settings: planned(self, settings))
         self.sizes = lru_cache(256)(lambda x: effect_sizes(self.outcome(x), self.weights))
         self.quick = reads_recording(study.clf, study.test, self.plan((usual(study),))[:1]) # Whether no block has to run
         self.rows = even_sample(study.test.labels, max(most or (1000 if self.quick else 48), len(study.classes)), study.spec.seed)
@@ -127,14 +127,6 @@ class LiveEffects:
         self.recording = some_of(study.test, self.rows, self.texts)
         self.weights = draw_texts(self.recording.labels, draws, study.spec.seed)
         self.most = max(64, room//(4*len(self.rows)*(len(study.classes)+1)))
-
-    def _plan(self, settings):
-        "The interventions of some settings; those that differ in the fraction alone are planned together."
-        m,(acts,labels),out = self.study.spec.method,self.fitted,{}
-        for x in settings: out.setdefault(replace(x, fraction=1.), []).append(x.fraction)
-        return [iv for x,fractions in out.items() for iv in plan(self.statistics, [self.ranking(x.ranking)], self.ranges(x.range),
-            self.site, fractions=fractions, edit=x.edit, vote=x.vote, concepts=None if x.concept is None else [x.concept],
-            positions=m.positions, seed=self.study.spec.seed, acts=acts, labels=labels, fitted=m.fitted_at)]
 
     def outcome(self, *settings:Setting)->Outcome:
         "What the model answers under some settings; only what was not asked before is computed."
@@ -156,6 +148,17 @@ class LiveEffects:
 
 # %% ../nbs/54_workbook.ipynb #e2b01d00
 def _key(iv): return iv.concept,iv.condition,iv.ranking,iv.fraction,iv.kind,iv.edit,iv.vote # The rest is the study's
+
+def planned(
+    live, # `LiveEffects`
+    settings:tuple, # Of `Setting`
+)->list: # Full, range and random for each concept of each setting
+    "The interventions of some settings, as the study would plan them; those that differ in the fraction alone are planned together."
+    m,(acts,labels),out = live.study.spec.method,live.fitted,{}
+    for x in settings: out.setdefault(replace(x, fraction=1.), []).append(x.fraction)
+    return [iv for x,fractions in out.items() for iv in plan(live.statistics, [live.ranking(x.ranking)], live.ranges(x.range),
+        live.site, fractions=fractions, edit=x.edit, vote=x.vote, concepts=None if x.concept is None else [x.concept],
+        positions=m.positions, seed=live.study.spec.seed, acts=acts, labels=labels, fitted=m.fitted_at)]
 
 def usual(
     study, # A `Study`
