@@ -109,7 +109,7 @@ def figure_html(
     return f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{b64encode(svg).decode()}">'
 
 # %% ../nbs/52_widgets.ipynb #cb21408d
-_WIDE = dict(style={'description_width': '8.5em'}, layout={'width': '25em', 'max_width': '100%'})
+_WIDE = dict(style={'description_width': '7em'}, layout={'width': '25em', 'max_width': '100%'})
 
 def choice(
     label:str, # Visible label
@@ -313,7 +313,7 @@ def _neuron_figure(r, shares, most=8):
     "`plot_neuron` in known margins, as HTML."
     rows = min(len(r.classes), most)
     with theme():
-        ax = canvas(8.8, .42*rows+1, left=1.7)
+        ax = canvas(8.8, .42*rows+1, left=.6+.075*min(22, max(map(len, r.classes)))) # Names are cut at 22
         plot_neuron(r.values[:,None], r.labels, r.classes, 0, r.lo, r.hi, r.concept, most=most, ax=ax)
         ax.set_title(f'neuron {r.neuron}, range {r.kind}, n={len(r.values)}')
     own = shares[r.concept]

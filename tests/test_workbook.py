@@ -5,7 +5,6 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 
 import neuronlens as nl
@@ -74,7 +73,7 @@ def test_bars_are_the_librarys_numbers(study, values):
     outcome = direct(study, concepts, v['ranking'], v['fraction'], kind, v['edit'], v['vote'])
     macro = nl.measure_effects(outcome).macro().set_index('condition')
     sure = nl.intervals(outcome, draws=200).only(concept='macro').frame.set_index(['measure', 'condition'])
-    bars = wb.bars_of(view.live.evidence(view.setting(**v)))
+    bars = view.live.sizes(view.setting(**v))[0]
     for m in wb._PANELS:
         for c in wb.CONDITIONS:
             np.testing.assert_allclose(bars[m][c][0], macro[m][c], atol=1e-5)
@@ -105,7 +104,10 @@ def test_only_what_moved_is_computed(study, monkeypatch):
     "Another tau leaves the whole-neuron edit alone; going back computes nothing."
     view, asked = wb.EraseView(study), []
     real = wb.ablate
-    monkeypatch.setattr(wb, 'ablate', lambda clf, texts, ivs, **kw: (asked.append([iv.condition for iv in ivs]), real(clf, texts, ivs, **kw))[1])
+    def watched(clf, texts, ivs, **kw):
+        asked.append([iv.condition for iv in ivs])
+        return real(clf, texts, ivs, **kw)
+    monkeypatch.setattr(wb, 'ablate', watched)
     view.set(tau=1.)
     assert asked == [['range', 'random']*3]
     view.set(tau=2.5)
@@ -149,7 +151,7 @@ def test_below_the_last_block_a_sample_is_measured(middle):
     assert set(middle.test.labels[view.live.rows]) == {0, 1, 2}
     texts = nl.data.take(middle.texts[1], view.live.rows)
     macro = nl.measure_effects(direct(middle, [2], texts=texts)).macro().set_index('condition')
-    bars = wb.bars_of(view.live.evidence(view.setting(**view.values)))
+    bars = view.live.sizes(view.setting(**view.values))[0]
     for m in ('target_accuracy', 'auxiliary_confidence', 'disturbance'):
         np.testing.assert_allclose([bars[m][c][0] for c in macro.index], macro[m], atol=1e-5)
     assert re.fullmatch(r'<small>measured and drawn in \d+ ms</small>', view.note.value)
@@ -166,14 +168,14 @@ def test_even_sample(sizes, most):
     assert (abs(n-most*np.array(sizes)/sum(sizes)) <= 1.001).all()
 
 
-def test_a_class_called_macro_is_not_the_mean():
-    "Rows of averages are told by their place."
-    rows = [dict(concept=c, condition=k, measure=m, value=v, low=v, high=v) for m in wb.RESAMPLED for c, v in (('macro', .1), ('b', .3))
-            for k in wb.CONDITIONS]
-    rows += [dict(concept='macro', condition=k, measure=m, value=.2, low=.2, high=.2) for m in wb.RESAMPLED for k in wb.CONDITIONS]
-    evidence = SimpleNamespace(frame=pd.DataFrame(rows))
-    assert wb.bars_of(evidence)['broken']['full'] == (.2, .2, .2)
-    assert wb.dots_of(evidence)['broken']['full'] == [.1, .3]
+def test_values_that_are_undefined_do_not_count():
+    "As `intervals` has it: a concept without a value is left out, nothing shown gets the exact end."
+    value, drawn = np.array([.5, np.nan]), np.array([[.4, np.nan], [.6, np.nan], [np.nan, np.nan]])
+    got = wb._with_ends(value, drawn, True, 5, .5)
+    np.testing.assert_allclose(got, [.5, .45, .55])
+    assert np.isnan(wb._with_ends(np.array([np.nan]), drawn[:, 1:], True, 5, .5)).all()
+    zero = wb._with_ends(np.zeros(2), np.zeros((3, 2)), True, 4, .95)
+    np.testing.assert_allclose(zero, [0, 0, (1-.025**.25)/2])
 
 
 def test_maps_and_shared_neurons(study):
@@ -220,7 +222,7 @@ def test_without_shared_neurons(study):
     scores = np.zeros((3, 32))
     for c in range(3): scores[c, 4*c:4*c+4] = 1
     apart = replace(study, rankings=[nl.saliency.Ranking(scores, 'dprime', study.classes)])
-    view = wb.OverlapView(apart, lambda *_: 1/0).set(fraction=.1)
+    view = wb.OverlapView(apart, lambda *_: 1/0).set(map='ranges', fraction=.1)
     view.set(a='food', b='tool')
     assert 'share no salient neuron' in view.picture.value and view.values['neuron'] is None
     view.open()
@@ -239,7 +241,8 @@ def test_layers(study):
     bare = replace(study, probes=None)
     assert 'no probes' in wb.LayersView(bare).html()
     assert wb.LayersView(bare, layers=frame).html() == view.html()
-    assert 'named' in wb.layers_html(frame.assign(site=['emb<b>', 'top'])) and 'emb<b>' not in wb.layers_html(frame.assign(site=['emb<b>', 'top']))
+    odd = wb.layers_html(frame.assign(site=['emb<b>', 'top']))
+    assert 'emb&lt;b&gt;' in odd and 'emb<b>' not in odd
 
 
 def test_heat_is_legible():
