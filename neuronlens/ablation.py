@@ -425,10 +425,10 @@ def tensors_of(
 
 def _placed(ivs, clf):
     "The interventions with sites counted from 0 and tensors on the model's device, still shared."
-    a,moved,out = anatomy(clf.model),{},[]
+    a,device,moved,out = anatomy(clf.model),clf.device,{},[]
     for iv in ivs:
         for t in tensors_of(iv):
-            if id(t) not in moved: moved[id(t)] = t.to(clf.device)
+            if id(t) not in moved: moved[id(t)] = t.to(device)
         to = lambda t: None if t is None else moved[id(t)]
         kw = dict(matrix=to(iv.matrix), bias=to(iv.bias)) if isinstance(iv, LinearEdit) else dict(
             neurons=to(iv.neurons), lo=to(iv.lo), hi=to(iv.hi), about=Neurons(*map(to, iv.about)))
