@@ -91,7 +91,8 @@ class Lab:
         "Run every cell, top to bottom; errors are the test's."
         self.page.wait_for_function('window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === "idle"',
                                     timeout=90_000)
-        self.js("window.ran = null; app.commands.execute('notebook:run-all-cells').then(v => {window.ran = [v]}, e => {window.ran = [`${e}`]})")
+        self.js("window.ran = null; const done = v => {window.ran = [`${v}`]};"
+                "app.commands.execute('notebook:run-all-cells').then(done, done)")
         self.page.wait_for_function('window.ran !== null', timeout=seconds*1000)
         outputs = self.outputs()
         wrong = [o for cell in outputs for o in cell['outputs'] if o['output_type'] == 'error']
