@@ -489,8 +489,9 @@ def plot_probes(
     return ax
 
 # %% ../nbs/50_plots.ipynb #3336afba
+# Not the user's settings: the same bytes everywhere
 _SAVING = {'svg.hashsalt': 'neuronlens', 'svg.fonttype': 'path', 'pdf.fonttype': 42, 'pdf.compression': 6, 'font.size': 9.6,
-    'savefig.bbox': None, 'savefig.facecolor': 'white', 'savefig.edgecolor': 'white', 'savefig.transparent': False} # Not the user's: same bytes everywhere
+    'savefig.bbox': None, 'savefig.facecolor': 'white', 'savefig.edgecolor': 'white', 'savefig.transparent': False}
 _METADATA = {'.png': {'Software': None}, '.svg': {'Date': None, 'Creator': None},
     '.pdf': {'CreationDate': None, 'Creator': None, 'Producer': None}}
 
