@@ -310,7 +310,7 @@ def plot_range_overlap(
     table = [[np.median(v) if len(v := h[np.isfinite(h)]) else np.nan for h in row] for row in held]
     common = (own[:, None] & own[None]).sum(-1)[~np.eye(C, dtype=bool)]
     with _canvas(ax, *_room(C)) as ax:
-        _heat(ax, np.array(table), classes, classes, '.2f', 'share of both ranges in either')
+        _heat(ax, np.array(table), classes, classes, '.2f', 'in both ranges, of those in either')
         ax.set_title(f"median of {_span(common, '.0f')} neurons in common" + (f"\n{source}" if source else ''))
     return ax
 
