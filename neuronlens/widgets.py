@@ -141,7 +141,7 @@ def offer(
     kept,options = w.value,list(options)
     if options == list(w.options): return
     w.options = options
-    if any(_same(v, kept) for v in _options(w)): w.value = kept
+    w.index = next((i for i,v in enumerate(_options(w)) if _same(v, kept)), 0 if options else None)
 
 # %% ../nbs/52_widgets.ipynb #e92872ad
 class View:
@@ -158,7 +158,7 @@ class View:
         for name,w in self.controls.items(): w.observe(lambda _, name=name: self._changed(name), names='value')
         self.redraw()
 
-    def adapt(self, name:str): "Called for every control at first, later when `name` has changed, before the redraw; changes what others offer."
+    def adapt(self, name:str): "Called at first for every control, then when `name` has changed, before the redraw; sets what others offer."
 
     @property
     def values(self)->dict:
@@ -530,7 +530,7 @@ def _tokens_html(r):
                 f'{cut(t, 40)}</span>')
     key = ' '.join(f'<span class="token" style="--share:{.75*s:.3f}">{s:g}</span>' for s in (0, .5, 1))
     lone = r.readout.max() == 1
-    every = ' '.join(map(token, r.tokens, r.share, r.edited, (r.readout > 0) & lone, strict=True))
+    every = ' '.join(token(*t) for t in zip(r.tokens, r.share, r.edited, (r.readout > 0) & lone, strict=True))
     return (f'<h4>Tokens</h4><p class="dim">Ground: share of the {len(r.of.neurons)} salient neurons inside their ranges, {key}.'
             f' Underlined: edited there. {"Dashed: the readout." if lone else "The readout is the mean over tokens."}</p>'
             f'<div class="tokens" role="list">{every}</div>'
