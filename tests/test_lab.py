@@ -253,7 +253,7 @@ def test_the_first_tutorial(lab, demo, pictures):
     page.wait_for(answered(demo, SAYS, fractions=[.5], concepts=[demo.classes.index('politics')]))
     page.page.screenshot(path=pictures/'lab-text.png')
     page.type(BAD, text)
-    text.locator('.token').filter(has_text='onerror').or_(text.locator('.token').filter(has_text='oner')).first.wait_for(timeout=60_000)
+    text.locator('.token').filter(has_text='alert').first.wait_for(timeout=60_000)
     assert page.page.locator('.jp-Notebook img[src="x"]').count() == 0 and not page.trouble
 
 
