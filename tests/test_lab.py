@@ -314,9 +314,9 @@ def test_every_view_on_untrusted_data(lab, untrusted, pictures):
     page.type(f'{BAD} {WORDS["food"][0]}')
     page.page.locator('.token:visible').filter(has_text=WORDS['food'][0]).first.wait_for(timeout=60_000)
     page.page.screenshot(path=pictures/'lab-tab-text.png')
+    assert BAD in page.page.locator('.jp-Notebook').inner_text()
     for name in ('Overlap', 'Layers'):
         tab(name)
         page.page.wait_for_timeout(1500)
         page.page.screenshot(path=pictures/f'lab-tab-{name.lower()}.png')
-    assert BAD in page.page.locator('.jp-Notebook').inner_text()
     assert page.page.locator('.jp-Notebook img[src="x"]').count() == 0 and not page.trouble
