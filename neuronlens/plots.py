@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['CONDITIONS', 'PRESET_COLORS', 'theme', 'small_figures', 'plot_neuron', 'plot_neurons', 'plot_ranking', 'plot_overlap',
-           'plot_firing', 'plot_effects', 'plot_fractions', 'plot_probes', 'save_figure', 'plot_mixture', 'plot_fits',
-           'plot_pair_overlap', 'plot_polysemantic', 'plot_agreement', 'plot_trade_off', 'plot_matched', 'plot_sweep',
-           'plot_blocks', 'plot_intervals', 'plot_predicted', 'plot_collateral', 'plot_probe_path']
+           'plot_firing', 'plot_range_overlap', 'plot_effects', 'plot_fractions', 'plot_probes', 'save_figure',
+           'plot_mixture', 'plot_fits', 'plot_pair_overlap', 'plot_polysemantic', 'plot_agreement', 'plot_trade_off',
+           'plot_matched', 'plot_sweep', 'plot_blocks', 'plot_intervals', 'plot_predicted', 'plot_collateral',
+           'plot_probe_path']
 
 # %% ../nbs/50_plots.ipynb #bfbf15eb
 import re
@@ -25,13 +26,14 @@ from scipy.stats import norm
 
 from .data import InputError, atomic
 from .distributions import mixture_logpdf
-from .overlap import share_inside
+from .overlap import members, share_inside
 from .statistics import class_statistics, labelled
 
 # %% ../nbs/50_plots.ipynb #e62e802a
-CONDITIONS = {'base': '#7f7f7f', 'full': '#d55e00', 'range': '#0173b2', 'random': '#b8a100'} # Colour of each condition
-PRESET_COLORS = {'paper': '#cc78bc', 'full': '#d55e00', 'gaussian': '#56b4e9', 'recommended': '#0173b2', 'random': '#b8a100',
+CONDITIONS = {'base': '#7f7f7f', 'full': '#b84300', 'range': '#0173b2', 'random': '#b8a100'} # Colour of each condition
+PRESET_COLORS = {'paper': '#cc78bc', 'full': '#b84300', 'gaussian': '#56b4e9', 'recommended': '#0173b2', 'random': '#b8a100',
     'leace': '#029e73'} # Colour of each preset
+_MARKS = {'base': '*', 'full': 'o', 'range': 's', 'random': 'D'} # Marker of each condition
 _MAP,_SIGNED,_MARKERS = 'Blues','vlag_r','osD^vPX*'
 
 @contextmanager
@@ -290,11 +292,37 @@ def plot_firing(
             + (f"\n{source}" if source else ''))
     return ax
 
+# %% ../nbs/50_plots.ipynb #2cf413a2
+def plot_range_overlap(
+    shares, # `[C, C, D]` 0 to 1, as of `range_overlap` or `range_jaccard`
+    classes, # Names of the C classes
+    salient=None, # `[C, k]` neuron indices: only the neurons that both classes of a pair hold; None: all
+    ax=None, # Axes to draw on; None: a new figure
+    *,
+    source:str='', # Model and data, for the title
+):
+    "Heat map of how much the ranges of every two concepts share, median over their common neurons; returns the axes."
+    shares = np.asarray(shares, dtype=np.float64)
+    C,_,D = shares.shape
+    if len(classes) != C: raise InputError(f"{len(classes)} names for ranges of {C} classes")
+    own = np.ones((C, D), bool) if salient is None else members(salient, D, classes)[0]
+    held = np.where(own[:, None] & own[None], shares, np.nan)
+    table = [[np.median(v) if len(v := h[np.isfinite(h)]) else np.nan for h in row] for row in held]
+    common = (own[:, None] & own[None]).sum(-1)[~np.eye(C, dtype=bool)]
+    with _canvas(ax, *_room(C)) as ax:
+        _heat(ax, np.array(table), classes, classes, '.2f', 'in both ranges, of those in either')
+        ax.set_title(f"median of {_span(common, '.0f')} neurons in common" + (f"\n{source}" if source else ''))
+    return ax
+
 # %% ../nbs/50_plots.ipynb #c612d00d
 _MEASURES = {'target_accuracy': 'target\naccuracy', 'target_confidence': 'target\nconfidence',
     'auxiliary_accuracy': 'auxiliary\naccuracy', 'auxiliary_confidence': 'auxiliary\nconfidence',
     'disturbance': 'disturbance\n(total variation)'}
 _SETTING = ('ranking', 'fraction', 'range', 'edit', 'site')
+
+def _settings(rows, but):
+    "Names of the settings that differ, but for some."
+    return ', '.join(c for c in (*_SETTING, 'tau', 'condition') if c in rows and c not in but and rows[c].nunique() > 1)
 
 def _need(frame, columns):
     "Refuse a table without rows or without these columns."
@@ -326,14 +354,32 @@ def _common(frame):
     return _title(*(f"top {v[0]:.0%}" if c == 'fraction' else v[0] for c,v in values.items() if len(v) == 1),
         f"{frame.concept.nunique()} concepts", texts and f"n={texts}")
 
+# %% ../nbs/50_plots.ipynb #ada2df7a
+def _ends(intervals):
+    "(Condition, measure) -> both ends of the mean's interval; one setting only."
+    if intervals is None: return {}
+    frame = intervals if isinstance(intervals, pd.DataFrame) else intervals.frame
+    _need(frame, ['concept', 'condition', 'measure', 'low', 'high'])
+    rows = frame[(frame.concept == 'macro') & frame.low.notna()].drop_duplicates(['condition', 'measure', 'low', 'high'])
+    twice = rows[rows.duplicated(['condition', 'measure'])]
+    if len(twice): raise InputError(f"condition {twice.condition.iloc[0]!r} has several intervals: keep one setting "
+        f"(one of each: {_settings(rows, ('condition',)) or 'rows'})")
+    return {(c, m): (a, b) for c,m,a,b in zip(rows.condition, rows.measure, rows.low, rows.high, strict=True)}
+
+def _whisker(ax, x, low, high):
+    "An interval with caps, white at the rim so that it stands out from bar and dots."
+    for color,lw in (('w', 2.6), ('k', 1.2)):
+        ax.errorbar(x, (low+high)/2, (high-low)/2, fmt='none', ecolor=color, elinewidth=lw, capsize=2.5, capthick=lw)
+
 # %% ../nbs/50_plots.ipynb #6b5d9a9b
 def plot_effects(
     frame:pd.DataFrame, # Effects table: one row per concept and condition, one setting only
     ax=None, # Axes to draw on; None: a new figure
     *,
+    intervals=None, # `Evidence` of the same setting, or a table with its columns: the intervals of the means
     source:str='', # Model and data, for the title
 ):
-    "Grouped bars of what each condition did, mean over concepts, with a dot per concept; returns the axes."
+    "Grouped bars of what each condition did, mean over concepts, with a dot per concept and intervals; returns the axes."
     _need(frame, ['concept', 'condition', *_MEASURES])
     frame = _named(frame)
     twice = frame[frame.duplicated(['concept', 'condition'])]
@@ -341,7 +387,7 @@ def plot_effects(
         row = twice.iloc[0]
         raise InputError(f"{row.concept!r} has several rows for condition {row.condition!r}: keep one setting "
             f"(one of each: {', '.join(c for c in _SETTING if c in frame and frame[c].nunique() > 1) or 'rows'})")
-    conditions = _conditions(frame)
+    conditions,ends = _conditions(frame),_ends(intervals)
     wide = .8/len(conditions)
     with _canvas(ax, 7.5, 3.4) as ax:
         for i,(condition,color) in enumerate(conditions.items()):
@@ -352,6 +398,7 @@ def plot_effects(
                     label=None if j else condition)
                 spread = np.linspace(-.28, .28, len(y))*wide if len(y) > 1 else np.zeros(len(y))
                 ax.plot(x+spread, y, 'o', color='.15', ms=2.2, mew=0)
+                if (condition, measure) in ends: _whisker(ax, x, *ends[condition, measure])
         ax.set_xticks(range(len(_MEASURES)), list(_MEASURES.values()))
         ax.set(ylim=(0, 1.02), ylabel='share or probability')
         ax.set_title('\n'.join(filter(None, [source, _common(frame)])))
@@ -382,6 +429,7 @@ def plot_fractions(
     frame:pd.DataFrame, # Effects table; several fractions of a condition make its curve
     ax=None, # Axes to draw on; None: a new figure
     *,
+    now:float|None=None, # Fraction at present, ringed on every curve
     log:bool=False, # Logarithmic disturbance above 0.01, for conditions that lie far apart
     source:str='', # Model and data, for the title
 ):
@@ -395,7 +443,8 @@ def plot_fractions(
             ax.plot(base.target_accuracy.mean(), 0, '*', ms=11, color=colors['base'], label='base', clip_on=False)
         for (condition,i,label),curve in curves.items():
             ax.plot(curve.target_accuracy, curve.disturbance, color=colors[condition], label=label, clip_on=False,
-                ls=('-', '--', ':', '-.')[i%4], marker='osD^'[i%4], ms=4)
+                ls=('-', '--', ':', '-.')[i%4], marker=_MARKS.get(condition, '^'), ms=4)
+            if now in curve.index: ax.plot(*curve.loc[now], 'o', ms=10, mfc='none', mec=colors[condition], clip_on=False, label='_now')
             _end(ax, curve, colors[condition])
         ax.set(xlim=(0, 1), xlabel='target accuracy (left: more suppressed)',
             ylabel='disturbance of other classes\n(mean total variation)')
@@ -420,7 +469,7 @@ def plot_probes(
     *,
     source:str='', # Model, data and sample sizes, for the title
 ):
-    "Held-out probe accuracy and control by block, with the majority rate; returns the axes."
+    "Held-out probe accuracy and control by block, selectivity shaded between them, with the majority rate; returns the axes."
     _need(frame, ['site', 'accuracy', 'control', 'majority'])
     streams,blocks,names = _blocks(frame.site)
     palette = sns.color_palette('colorblind')
@@ -429,6 +478,8 @@ def plot_probes(
             rows = frame.assign(block=blocks)[[s == stream for s in streams]].sort_values('block')
             style = {'color': palette[i%len(palette)], 'ms': 4, 'clip_on': False}
             ax.plot(rows.block, rows.accuracy, marker='o', label=f"{stream} accuracy".strip(), **style)
+            ax.fill_between(rows.block.to_numpy(), rows.control, rows.accuracy, color=style['color'], alpha=.1, lw=0,
+                label=f"{stream} selectivity".strip())
             ax.plot(rows.block, rows.control, marker='s', ls='--', mfc='w', label=f"{stream} control".strip(), **style)
         ax.axhline(frame.majority.max(), color='.4', lw=1, ls=':', label='majority')
         ax.set(ylim=(0, 1), xlabel='site' if names else 'block', ylabel='held-out accuracy', title=source)
@@ -438,21 +489,24 @@ def plot_probes(
     return ax
 
 # %% ../nbs/50_plots.ipynb #3336afba
+# Not the user's settings: the same bytes everywhere
+_SAVING = {'svg.hashsalt': 'neuronlens', 'svg.fonttype': 'path', 'pdf.fonttype': 42, 'pdf.compression': 6, 'font.size': 9.6,
+    'savefig.bbox': None, 'savefig.facecolor': 'white', 'savefig.edgecolor': 'white', 'savefig.transparent': False}
 _METADATA = {'.png': {'Software': None}, '.svg': {'Date': None, 'Creator': None},
     '.pdf': {'CreationDate': None, 'Creator': None, 'Producer': None}}
 
 def save_figure(
     drawn, # Axes, an array of axes, or a figure
-    path, # Where to, ending in .png, .svg or .pdf; folders are made
+    path, # Where to, ending in .png, .svg or .pdf (or in capitals); folders are made
     *,
     dpi:int=150, # Dots per inch, PNG only
 )->Path: # The path written
     "Write a figure, the same bytes for the same data; returns the path."
     path,first = Path(path),np.ravel(drawn)[0]
-    if path.suffix not in _METADATA: raise InputError(f"{path.name}: figures are saved as {', '.join(_METADATA)}")
+    kind = path.suffix.lower()
+    if kind not in _METADATA: raise InputError(f"{path.name}: figures are saved as {', '.join(_METADATA)}")
     fig = first if isinstance(first, mpl.figure.Figure) else first.figure
-    with mpl.rc_context({'svg.hashsalt': 'neuronlens', 'svg.fonttype': 'path'}), atomic(path) as part:
-        fig.savefig(part, format=path.suffix[1:], dpi=dpi, metadata=_METADATA[path.suffix])
+    with mpl.rc_context(_SAVING), atomic(path) as part: fig.savefig(part, format=kind[1:], dpi=dpi, metadata=_METADATA[kind])
     return path
 
 # %% ../nbs/50_plots.ipynb #ed9d7a02
@@ -523,7 +577,8 @@ def plot_pair_overlap(
     frame,M = overlap.to_frame(salient),len(overlap.measures)
     pairs = len(frame)//M
     with _canvas(ax, 6, .5*M+1.2) as ax:
-        for column,up,style in (('value', .14, {'color': '#0173b2'}), ('chance', -.14, {'mfc': 'w', 'mec': '#d55e00', 'color': '#d55e00'})):
+        red = CONDITIONS['full']
+        for column,up,style in (('value', .14, {'color': '#0173b2'}), ('chance', -.14, {'mfc': 'w', 'mec': red, 'color': red})):
             y = np.repeat(M-1-np.arange(M), pairs)+up
             values = np.concatenate([frame[frame.measure == m][column] for m in overlap.measures])
             ax.plot(values, y, 'o', ms=5, alpha=.7, label={'value': 'labels', 'chance': 'shuffled labels'}[column], **style)
@@ -674,10 +729,6 @@ def plot_matched(
     return ax
 
 # %% ../nbs/50_plots.ipynb #b46445b6
-def _settings(rows, but):
-    "Names of the settings that differ, but for some."
-    return ', '.join(c for c in (*_SETTING, 'tau', 'condition') if c in rows and c not in but and rows[c].nunique() > 1)
-
 def plot_sweep(
     frame:pd.DataFrame, # Effects table in which one setting varies beside `by`
     x:str='fraction', # The setting that varies: 'fraction' or 'tau'
@@ -822,7 +873,7 @@ def plot_predicted(
     own = np.eye(len(measured.classes), dtype=bool)
     with _canvas(ax, 5.2, 3.6) as ax:
         ax.plot([0, 1], [0, 1], color='.6', lw=1, ls=':')
-        for which,label,color,mark in ((own, 'own class', '#0173b2', 's'), (~own, 'other classes', '#d55e00', 'o')):
+        for which,label,color,mark in ((own, 'own class', '#0173b2', 's'), (~own, 'other classes', CONDITIONS['full'], 'o')):
             ax.plot(predicted.rate[which], measured.rate[which], mark, color=color, ms=5, alpha=.75, mew=0, label=label, clip_on=False)
         ax.set(xlim=(0, 1), ylim=(0, 1), xlabel='predicted share of activations in range', ylabel='measured share in range')
         ax.set_title(_title(measured.kind, f"n={measured.n.sum()}", source))

@@ -464,10 +464,10 @@ def test_hostile_names_are_escaped(cli, make_study, tmp_path, encoder, monkeypat
     assert all(p.is_relative_to(tmp_path/'deep') for p in around()-before)
     assert [p.name for p in (tmp_path/'deep').iterdir()] == ['out']
     names = [p.name for p in (out/'figures').iterdir()]
-    assert len(names) == 6 and all(re.fullmatch(r'[a-z0-9-]+\.png', n) for n in names)
+    assert len(names) == 7 and all(re.fullmatch(r'[a-z0-9-]+\.png', n) for n in names)
     html = (out/'report.html').read_text(encoding='utf-8')
-    picture = r'img alt="[^"<>]*" src="data:image/png;base64,[A-Za-z0-9+/=]*">'
-    assert len(re.findall(f'<{picture}', html)) == 6
+    picture = r'img alt="[^"<>]*" src="data:image/png;base64,[A-Za-z0-9+/=]*" width="[0-9]+" height="[0-9]+">'
+    assert len(re.findall(f'<{picture}', html)) == 7
     assert not re.search(r'<(script|b>model|i>t|img (?!alt=))', html)
     assert '&lt;img src=x onerror=alert(1)&gt;' in html and '../../x' in html and '&lt;/title&gt;&lt;script&gt;' in html
     assert '\x1b' not in said # No control sequence of the data reaches the terminal

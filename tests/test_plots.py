@@ -1,4 +1,10 @@
-"""Figures of the results draw the numbers they are given: by hand, from plain tables, and in the corners of the data."""
+"""Figures draw the numbers they are given, on the axes they are given, into the same bytes everywhere, for all eyes."""
+import inspect
+import os
+import subprocess
+import sys
+
+import figures
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -168,3 +174,97 @@ def test_colours_do_not_depend_on_what_else_is_drawn():
     assert known["leace"] == p.PRESET_COLORS["leace"] and len(set(known.values())) == 4
     assert list(known) == ["full", "leace", "another", "mine"]
     assert list(p._conditions(pd.DataFrame(dict(condition=["range", "base", "full"])))) == ["base", "full", "range"]
+
+# --- what holds for every figure function, those to come included
+
+FIGURES = figures.figure_functions()
+DESK = "svg.fonttype: none\npdf.fonttype: 3\npdf.compression: 0\nsavefig.bbox: tight\nsavefig.facecolor: red\nsavefig.transparent: True\n" \
+       "savefig.dpi: 30\nfont.size: 20\nfont.family: serif\nfigure.dpi: 33\naxes.grid: True\nlines.linewidth: 9\n"
+
+
+def test_every_figure_function_has_a_recipe():
+    "A new figure function needs one in tests/figures.py, or nobody knows whether it keeps the rules."
+    assert set(figures.recipes()) == set(FIGURES) and len(FIGURES) > 20
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_draw_on_the_axes_they_are_given(name):
+    "`ax` or `axes`, None by default; those given are drawn on and come back, and no other figure is made."
+    known = inspect.signature(FIGURES[name]).parameters
+    which = next(iter({"ax", "axes"} & set(known)), None)
+    assert which and known[which].default is None and known["source"].kind is inspect.Parameter.KEYWORD_ONLY
+    fig, axes = plt.subplots(2, 2)
+    given = axes[0, 0] if which == "ax" else axes.ravel()
+    drawn = FIGURES[name](*figures.recipes()[name], **{which: given})
+    assert plt.get_fignums() == [fig.number]
+    if which == "ax": assert drawn is given and drawn.has_data()
+    else: assert [a in axes for a in drawn] == [True]*len(drawn) and all(a.has_data() for a in drawn)
+    back = FIGURES[name](*figures.recipes()[name])
+    assert np.ravel(back)[0].figure is not fig and len(plt.get_fignums()) == 2
+
+
+def test_figures_are_the_same_bytes_anywhere(tmp_path):
+    "Another process, other hashes, another day, another user's settings: PNG, SVG and PDF of every figure are the same."
+    (tmp_path/"matplotlibrc").write_text(DESK)
+    elsewhere = os.environ | dict(PYTHONHASHSEED="7", SOURCE_DATE_EPOCH="86400", TZ="Asia/Tokyo", MATPLOTLIBRC=str(tmp_path/"matplotlibrc"))
+    child = subprocess.Popen([sys.executable, figures.__file__, tmp_path/"there"], env=elsewhere, stderr=subprocess.PIPE, text=True)
+    figures.save_all(tmp_path/"here")
+    said = child.communicate(timeout=600)[1]
+    assert child.returncode == 0, said
+    names = sorted(f"{n}.{end}" for n in FIGURES for end in figures.ENDS)
+    assert sorted(f.name for f in (tmp_path/"here").iterdir()) == names
+    assert not [n for n in names if (tmp_path/"here"/n).read_bytes() != (tmp_path/"there"/n).read_bytes()]
+    whole = b"".join((tmp_path/"here"/n).read_bytes() for n in names)
+    assert not [word for word in (b"CreationDate", b"/Producer", b"dc:date", b"tEXtSoftware", b"/Type3") if word in whole]
+
+
+def test_saving_says_what_it_can():
+    "An ending that is none, in one sentence, before anything is written; capitals are an ending too."
+    ax = p.plot_effects(figures.table().query("site == 'residual.1' and fraction == .6"))
+    with pytest.raises(InputError, match="^c.gif: figures are saved as .png, .svg, .pdf$"): p.save_figure(ax, "nowhere/c.gif")
+    assert not os.path.exists("nowhere")
+
+
+# --- colours for all eyes: Machado, Oliveira & Fernandes (2009), full severity; distances in CIE Lab
+
+EYES = dict(normal=np.eye(3),
+            deuteranopia=[[.367322, .860646, -.227968], [.280085, .672501, .047413], [-.011820, .042940, .968881]],
+            protanopia=[[.152286, 1.052583, -.204868], [.114503, .786281, .099216], [-.003882, -.048116, 1.051998]],
+            tritanopia=[[1.255528, -.076749, -.178779], [-.078411, .930809, .147602], [.004733, .691367, .303900]])
+XYZ = np.array([[.4124564, .3575761, .1804375], [.2126729, .7151522, .0721750], [.0193339, .1191920, .9503041]])
+
+
+def seen(colors, eye):
+    "`[n, 3]` CIE Lab of colours as an eye sees them."
+    c = np.array([matplotlib.colors.to_rgb(h) for h in colors])
+    light = np.where(c <= .04045, c/12.92, ((c + .055)/1.055)**2.4) @ np.transpose(EYES[eye])
+    x = np.clip(light, 0, 1) @ XYZ.T / [.95047, 1, 1.08883]
+    f = np.where(x > .008856, np.cbrt(x), 7.787*x + 16/116)
+    return np.stack([116*f[:, 1] - 16, 500*(f[:, 0] - f[:, 1]), 200*(f[:, 1] - f[:, 2])], 1)
+
+
+def nearest(colors, eye):
+    "Distance of the two colours that look most alike; 2 is just visible side by side."
+    x = seen(colors, eye)
+    return np.linalg.norm(x[:, None] - x[None], axis=-1)[~np.eye(len(x), dtype=bool)].min()
+
+
+@pytest.mark.parametrize("eye", EYES)
+def test_conditions_and_presets_look_different_to_every_eye(eye):
+    "Conditions by colour alone, as bars are told apart; presets, which also have markers, nearly so."
+    assert nearest(["#ff0000", "#ff0000"], eye) == 0 and 50 < nearest(["#000000", "#777777"], eye) < 51
+    assert nearest(p.CONDITIONS.values(), eye) > 20
+    assert nearest(p.PRESET_COLORS.values(), eye) > 12
+    assert nearest([*p.CONDITIONS.values(), "#ffffff"], eye) > 20
+
+
+def test_lines_differ_by_more_than_colour():
+    "Conditions and presets have a marker of their own wherever they are lines or dots."
+    frame = figures.table().query("site == 'residual.1'")
+    one = figures.recipes()
+    drawn = [p.plot_fractions(frame), p.plot_sweep(frame, measures="disturbance"), p.plot_trade_off(*one["plot_trade_off"]),
+             p.plot_intervals(*one["plot_intervals"])]
+    for ax in drawn:
+        named = [line for line in ax.lines if not line.get_label().startswith("_")]
+        marks = [line.get_marker() for line in named if line.get_marker() not in ("None", "", None)]
+        assert len(marks) >= 2 and len(set(marks)) == len(marks)

@@ -1,0 +1,246 @@
+"""The report of a study: on a desk, on a phone, in the dark and on paper; what it says, and what it does not let through."""
+import re
+from dataclasses import replace
+from html import unescape
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import CLASSES, FILLER, WORDS, make_tokenizer
+
+BAD = '<img src=x onerror=alert(1)>'
+
+
+@pytest.fixture(scope='module')
+def study(tmp_path_factory, data, bert):
+    "A study of the tiny BERT, its layers probed, kept in memory with its texts."
+    from neuronlens.study import DataSpec, MethodSpec, ModelSpec, StudySpec, run_study
+    spec = StudySpec(title='Three kinds of words', data=DataSpec(str(data.train), str(data.test)), model=ModelSpec(str(bert)),
+                     method=MethodSpec(rankings=['dprime'], fractions=[.5, .25]))
+    with pytest.MonkeyPatch.context() as mp:
+        mp.setenv('NEURONLENS_CACHE', str(tmp_path_factory.mktemp('cache')))
+        return run_study(spec, progress=False)
+
+
+@pytest.fixture(scope='module')
+def figures(study, tmp_path_factory):
+    "Its figures, drawn once."
+    from neuronlens.report import write_figures
+    return write_figures(study, tmp_path_factory.mktemp('report'), progress=False)
+
+
+@pytest.fixture(scope='module')
+def hostile(study):
+    "The same study with markup wherever data can bring it: title, class names, texts, model."
+    names = (BAD, *study.classes[1:])
+    texts = [replace(t, texts=[f'{BAD} {x}' for x in t.texts], classes=names) for t in study.texts]
+    def own(rec): return replace(rec, classes=names, provenance=rec.provenance | dict(model=f'<b>{BAD}</b>'))
+    return replace(study, train=own(study.train), test=own(study.test), texts=tuple(texts),
+                   spec=replace(study.spec, title=f'</title><script>alert(1)</script>{BAD}'))
+
+
+@pytest.fixture(scope='module')
+def page(hostile, figures, tmp_path_factory):
+    "The report of the hostile study as a file: whatever is looked at below is looked at in it."
+    from neuronlens.report import report_html
+    path = tmp_path_factory.mktemp('page')/'report.html'
+    path.write_text(report_html(hostile, figures), encoding='utf-8')
+    return path
+
+
+LIGHT = """s => {const look = getComputedStyle(document.querySelector(s));
+    const c = t => look.getPropertyValue(t).match(/[\\d.]+/g).slice(0, 3).map(v => v/255)
+    .map(v => v <= .04045 ? v/12.92 : ((v+.055)/1.055)**2.4); const y = t => {const [r, g, b] = c(t); return .2126*r+.7152*g+.0722*b};
+    return [y('color'), y('background-color')]}"""
+
+
+def contrast(page, selector):
+    "Contrast of text and ground, 1 to 21, and how light the ground is."
+    ink, ground = page.evaluate(LIGHT, selector)
+    return (max(ink, ground)+.05)/(min(ink, ground)+.05), ground
+
+
+@pytest.mark.parametrize('name, how', dict(
+    desk=dict(viewport=dict(width=1200, height=900)), dark=dict(viewport=dict(width=1200, height=900), color_scheme='dark'),
+    phone=dict(viewport=dict(width=390, height=844), is_mobile=True, has_touch=True, device_scale_factor=2)).items())
+def test_the_page_is_legible(name, how, page, offline, pictures, figures):
+    "Nothing is asked for, nothing complains; only boxes scroll sideways; every figure is there and explained; links lead somewhere."
+    shown, trouble = offline(page, **how)
+    shown.screenshot(path=pictures/f'report-{name}.png', full_page=True)
+    assert not trouble
+    assert shown.evaluate('document.documentElement.scrollWidth <= document.documentElement.clientWidth')
+    images = shown.evaluate('[...document.images].map(i => [i.naturalWidth, i.clientWidth, i.width, i.alt, i.getAttribute("width")])')
+    assert len(images) == len(figures) and all(i[0] > 300 and i[3].strip() for i in images)
+    if name == 'phone': assert all(i[1] == int(i[4]) for i in images) # Letters keep their size, the box scrolls
+    links = shown.evaluate('[...document.querySelectorAll("a")].map(a => !!document.querySelector(a.getAttribute("href")))')
+    assert links == [True]*7
+    assert shown.evaluate('parseFloat(getComputedStyle(document.body).fontSize)') >= 16
+    body, ground = contrast(shown, 'body')
+    assert body > 7 and (ground < .05 if name == 'dark' else ground > .9)
+    assert contrast(shown, '.found')[0] > 7 and contrast(shown, 'tr.range td')[0] > 7
+    boxes = shown.evaluate('[...document.querySelectorAll(".wide")].map(b => [b.tabIndex, b.getAttribute("aria-label")])')
+    assert all(tab == 0 and label for tab, label in boxes)
+
+
+def test_nothing_from_the_data_acts(page, offline):
+    "Markup in title, model, classes and texts is shown as it is."
+    asked = []
+    shown, trouble = offline(page)
+    shown.on('dialog', lambda d: (asked.append(d.message), d.dismiss()))
+    shown.wait_for_timeout(200)
+    assert not asked and not trouble
+    assert shown.evaluate('document.querySelectorAll("script, img[src=x], b b, main h1 img").length') == 0
+    assert shown.title().startswith('</title><script>') and shown.inner_text('h3 >> nth=0') == BAD
+    assert BAD in shown.inner_text('td.long >> nth=0')
+
+
+def test_the_page_prints(page, offline, pictures):
+    "On A4 every table fits, what was folded is there or said, figures stay whole, and dark screens print on white."
+    shown, _ = offline(page, viewport=dict(width=687, height=1000), color_scheme='dark') # 210 mm less two margins of 14
+    shown.emulate_media(media='print')
+    wide = shown.evaluate('[...document.querySelectorAll(".wide")].filter(b => b.offsetParent && b.scrollWidth > b.clientWidth+1)'
+                          '.map(b => b.getAttribute("aria-label"))')
+    assert wide == []
+    assert contrast(shown, 'body')[1] > .9
+    seen = shown.evaluate('[...document.querySelectorAll("details")].map(d => d.querySelector("pre, table").checkVisibility())')
+    assert seen == [False, True] and 'rows are in effects.csv' in shown.inner_text('.print')
+    assert shown.evaluate('getComputedStyle(document.querySelector("figure")).breakInside') == 'avoid'
+    pdf = shown.pdf(path=pictures/'report.pdf', format='A4', print_background=True)
+    assert pdf[:5] == b'%PDF-' and 4 <= len(re.findall(rb'/Type\s*/Page\b', pdf)) <= 30
+
+
+# --- what it says
+
+def words(html): return ' '.join(unescape(re.sub(r'<[^>]+>', ' ', html)).split())
+
+
+def planted(study, target, disturbed, control=(-.4, .4), width=.01):
+    "The study as if range, full and random had these effects on every concept; the base is right nine times of ten."
+    from neuronlens.effects import Effects
+    from neuronlens.evidence import Evidence
+    kinds = ('base', 'range', 'full', 'random')
+    df, sure = study.effects.frame.copy(), study.intervals.frame.copy()
+    for m, values in (('target_accuracy', (.9, *target)), ('disturbance', (0., *disturbed))):
+        df[m] = df.condition.map(dict(zip(kinds, values, strict=True)))
+        at = sure.measure == m
+        sure.loc[at, 'value'] = sure[at].condition.map(dict(zip(kinds, values, strict=True)))
+        sure.loc[at, 'low'], sure.loc[at, 'high'] = sure[at].value-width, sure[at].value+width
+    c = {m: dict(difference=d, low=d-.05, high=d+.05, p=.5) for m, d in zip(('target_accuracy', 'disturbance'), control, strict=True)}
+    return replace(study, effects=Effects(df), intervals=Evidence(sure, 100, 0, .95), notes=study.notes | dict(control=c))
+
+
+@pytest.mark.parametrize('target, disturbed, control, said', [
+    ((.02, .01, .8), (.02, .3, .01), (-.7, .01), 'suppresses their concept and disturbs the other concepts less than editing whole neurons,'
+     ' at about the same suppression. As many neurons drawn at random suppress less.'),
+    ((.3, .01, .3), (.02, .3, .02), (0., 0.), 'for the most part and disturbs the other concepts less than editing whole neurons, which'
+     ' suppresses more. As many neurons drawn at random do as well, so this is no evidence for the ranking.'),
+    ((.6, .9, .6), (.3, .3, .4), (0., -.1), 'in part and disturbs the other concepts about as much as editing whole neurons, which'
+     ' suppresses less. As many neurons drawn at random suppress as much and disturb more.'),
+    ((.895, .5, .7), (.4, .1, .1), (.2, .3), 'Editing the ranges does not suppress their concept and disturbs the other concepts more than'
+     ' editing whole neurons, which suppresses more.')])
+def test_the_headline_claims_what_the_numbers_say(study, target, disturbed, control, said):
+    "A planted outcome is found, and a null is called one."
+    from neuronlens.report import headline, report_html
+    made = planted(study, target, disturbed, control)
+    first, numbers = headline(made)
+    assert said in first
+    for n in (.9, *target): assert f'{n:.3f} [{n-.01:.3f}, {n+.01:.3f}]' in numbers
+    assert f'{len(study.test)} test texts' in numbers
+    html = report_html(made, [])
+    assert first in words(html) and 'Suppressed is not erased' in words(html)
+
+
+def test_wide_intervals_are_no_difference(study):
+    "The same averages, less sure: neither suppression nor a gain is claimed."
+    from neuronlens.report import headline
+    first = headline(planted(study, (.7, .7, .8), (.2, .3, .2), (0., 0.), width=.3))[0]
+    assert 'does not suppress' in first and 'about as much as' in first and 'no evidence' in first
+
+
+def test_texts_stand_on_the_side_they_are_said_to(study):
+    "Activations of the texts listed as in range are in it, the others are not; the shares are those of the firing."
+    from neuronlens.report import _near
+    for c, name in enumerate(CLASSES):
+        near = _near(study, c)
+        j, rows = near['neuron'], pd.DataFrame(near['texts'])
+        assert j == study.ranking.order[c, 0]
+        held = study.ranges.contains(study.test.acts, c, [j])[:, 0]
+        at = {t: i for i, t in enumerate(study.texts[1].texts)}
+        for r in rows.itertuples():
+            i = at[r.text]
+            assert held[i] == r.where.startswith('in range') and study.test.acts[i, j] == np.float32(r.activation)
+            assert ('other' in r.where) == (held[i] and study.test.labels[i] != c)
+        assert dict(near['shares']) == pytest.approx({n: held[study.test.labels == d].mean() for d, n in enumerate(CLASSES)})
+        assert near['shares'][0][0] == name
+
+
+def test_a_study_from_its_folder_has_a_report_too(study, figures, tmp_path):
+    "Without texts and probes the page leaves their parts out, and its contents as well."
+    from neuronlens.report import report_html
+    from neuronlens.study import load_study, save_study
+    save_study(study, tmp_path/'out')
+    said, whole = (report_html(s, []) for s in (load_study(tmp_path/'out'), study))
+    assert 'href="#layers"' in whole and 'href="#layers"' not in said
+    assert 'td class="t long"' in whole and 'td class="t long"' not in said
+    assert 'selectivity' in whole and '<img' not in said
+
+
+# --- size
+
+FOURTEEN = [w for c in CLASSES for w in WORDS[c]][:14]
+
+
+@pytest.fixture(scope='module')
+def many(tmp_path_factory):
+    "A study of fourteen classes, each one word, by a random BERT whose head is fitted by least squares."
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from neuronlens.study import DataSpec, MethodSpec, ModelSpec, StudySpec, run_study
+    folder, rng = tmp_path_factory.mktemp('many'), np.random.default_rng(0)
+    def frame(n):
+        rows = [(' '.join([w, *rng.choice(FILLER, 9), w]), f'a class about {w}') for _ in range(n) for w in FOURTEEN]
+        return pd.DataFrame(rows, columns=['text', 'label']).drop_duplicates()
+    for name, n in (('train', 8), ('test', 8)): frame(n).to_csv(folder/f'{name}.csv', index=False)
+    df, tok = pd.read_csv(folder/'train.csv'), make_tokenizer(brackets=True)
+    names = sorted(set(df.label))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        cfg = BertConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, max_position_embeddings=48,
+                         vocab_size=len(tok), initializer_range=.2, pad_token_id=0, id2label=dict(enumerate(names)),
+                         label2id={c: i for i, c in enumerate(names)})
+        model = BertForSequenceClassification(cfg).eval()
+    with torch.no_grad():
+        x = torch.cat([model.bert(**tok(t, return_tensors='pt')).pooler_output for t in df.text])
+        gold = torch.eye(14)[[names.index(c) for c in df.label]]*6
+        model.classifier.weight.copy_(torch.linalg.lstsq(x, gold-gold.mean()).solution.T)
+    model.save_pretrained(folder/'model')
+    tok.save_pretrained(folder/'model')
+    spec = StudySpec(data=DataSpec(str(folder/'train.csv'), str(folder/'test.csv')), model=ModelSpec(str(folder/'model')),
+                     method=MethodSpec(rankings=['dprime'], layers=False))
+    with pytest.MonkeyPatch.context() as mp:
+        mp.setenv('NEURONLENS_CACHE', str(folder/'cache'))
+        return run_study(spec, progress=False)
+
+
+def test_fourteen_classes_are_under_five_megabytes(many, tmp_path, offline, pictures):
+    "All their figures are inside, and the page still fits a phone."
+    from neuronlens.report import write_report
+    path = write_report(many, tmp_path, progress=False)
+    assert len(many.classes) == 14 and 500_000 < path.stat().st_size < 5_000_000
+    assert path.read_text().count('<img ') == 14+5
+    shown, trouble = offline(path, viewport=dict(width=390, height=844), is_mobile=True)
+    assert not trouble and shown.evaluate('document.documentElement.scrollWidth <= 390')
+    shown.screenshot(path=pictures/'report-fourteen.png', full_page=True)
+
+
+def test_a_page_of_too_many_figures_says_where_they_are(study, figures, tmp_path):
+    "Concepts' figures give way first, with a word; the page stays under five megabytes."
+    from neuronlens.report import report_html
+    big = []
+    for name, caption, path in figures:
+        (tmp_path/path.name).write_bytes(path.read_bytes()+bytes(2_000_000 if name.startswith('neurons') else 0))
+        big.append((name, caption, tmp_path/path.name))
+    html = report_html(study, big)
+    assert len(html) < 5_000_000 and html.count('Too many figures for one page') == 2
+    assert html.count('<img ') == len(figures)-2 and 'Too many' not in report_html(study, figures)
