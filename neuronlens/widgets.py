@@ -161,19 +161,14 @@ class View:
 
     def adapt(self, name:str): "Called at first for every control, then when `name` has changed, before the redraw; sets what others offer."
 
-    @property
-    def values(self)->dict:
-        "What every control is set to, by name."
-        return {k:w.value for k,w in self.controls.items()}
+    values = property(lambda self: {k:w.value for k,w in self.controls.items()}) # What every control is set to, by name
 
     def html(self)->str:
         "The present picture, made from the values alone; a sentence if it cannot be made."
         try: return self._draw(**self.values)
         except Exception as e: return card(sentence(e))
 
-    def redraw(self):
-        "Make the picture again."
-        self.picture.value = self.html()
+    def redraw(self): self.picture.value = self.html() # Make the picture again
 
     def _changed(self, name):
         if self._busy: return
@@ -191,10 +186,7 @@ class View:
 
     def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in self.values.items())})"
 
-    def static(self)->str:
-        "The picture with the settings it was made from: what a page keeps that has no kernel."
-        return settings_html(self.controls)+self.html()
-
+    def static(self)->str: return settings_html(self.controls)+self.html() # What a page keeps that has no kernel
     def _repr_mimebundle_(self, include=None, exclude=None, **kw):
         return self.box._repr_mimebundle_(**kw) | {'text/plain': repr(self), 'text/html': self.static()}
 
