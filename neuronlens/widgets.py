@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STYLE', 'KINDS', 'card', 'sentence', 'cut', 'canvas', 'figure_html', 'choice', 'slider', 'offer', 'View',
-           'texts_around', 'spans', 'bar', 'table', 'NeuronRange', 'neuron_html', 'offered', 'kind_of',
-           'range_controls', 'fitted_on', 'rankings_at', 'ranking_at', 'with_texts', 'NeuronView', 'EditedText',
-           'edit_text', 'text_html', 'opening', 'TextView']
+           'set_controls', 'settings_html', 'texts_around', 'spans', 'bar', 'table', 'NeuronRange', 'neuron_html',
+           'offered', 'kind_of', 'range_controls', 'fitted_on', 'rankings_at', 'ranking_at', 'with_texts', 'NeuronView',
+           'EditedText', 'edit_text', 'text_html', 'opening', 'TextView']
 
 # %% ../nbs/52_widgets.ipynb #1cf00626
 from base64 import b64encode
@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from traitlets import TraitError
+from ipywidgets.widgets.widget_selection import TraitError
 
 from .ablation import EDITS, Intervention, _where, firing, interventions_on, plan
 from .data import InputError, Texts
@@ -161,19 +161,14 @@ class View:
 
     def adapt(self, name:str): "Called at first for every control, then when `name` has changed, before the redraw; sets what others offer."
 
-    @property
-    def values(self)->dict:
-        "What every control is set to, by name."
-        return {k:w.value for k,w in self.controls.items()}
+    values = property(lambda self: {k:w.value for k,w in self.controls.items()}) # What every control is set to, by name
 
     def html(self)->str:
         "The present picture, made from the values alone; a sentence if it cannot be made."
         try: return self._draw(**self.values)
         except Exception as e: return card(sentence(e))
 
-    def redraw(self):
-        "Make the picture again."
-        self.picture.value = self.html()
+    def redraw(self): self.picture.value = self.html() # Make the picture again
 
     def _changed(self, name):
         if self._busy: return
@@ -185,38 +180,48 @@ class View:
 
     def set(self, **values):
         "Set several controls, one redraw; refused, with everything as before, if a control has no such value."
-        if extra := sorted(set(values)-set(self.controls)):
-            raise InputError(f"no control is called {extra[0]!r}; there are {', '.join(self.controls)}")
-        before,self._busy = self.values,True
-        try: self._set(values)
-        except InputError:
-            self._set(before)
-            raise
-        finally: self._busy = False
+        set_controls(self, values)
         self.redraw()
         return self
 
-    def _set(self, values):
-        "Set controls in their order, so that each finds what it offers adapted to the ones before."
-        for name,w in self.controls.items():
-            if name not in values: continue
-            want,was = values[name],w.value
-            try: w.value = want
-            except (TraitError, TypeError, ValueError): raise InputError(_refusal(name, w, want)) from None
-            if not _same(w.value, want): raise InputError(_refusal(name, w, want))
-            if not _same(was, w.value): self.adapt(name)
-
     def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in self.values.items())})"
 
-    def static(self)->str:
-        "The picture with the settings it was made from: what a page keeps that has no kernel."
-        said = [f"{escape(w.description)}: <b>{cut(_said(w), 80)}</b>" for w in self.controls.values()]
-        return f'{STYLE}<div class="nl-view"><p class="dim">{" · ".join(said)}</p></div>{self.html()}'
-
+    def static(self)->str: return settings_html(self.controls)+self.html() # What a page keeps that has no kernel
     def _repr_mimebundle_(self, include=None, exclude=None, **kw):
         return self.box._repr_mimebundle_(**kw) | {'text/plain': repr(self), 'text/html': self.static()}
 
 # %% ../nbs/52_widgets.ipynb #d88a02a2
+def set_controls(
+    view:View, # Changed in place
+    values:dict, # Control to value
+):
+    "Set controls and nothing else; if one is refused, all are as before."
+    if extra := sorted(set(values)-set(view.controls)):
+        raise InputError(f"no control is called {extra[0]!r}; there are {', '.join(view.controls)}")
+    before,view._busy = view.values,True
+    try: _in_order(view, values)
+    except InputError:
+        _in_order(view, before)
+        raise
+    finally: view._busy = False
+
+def _in_order(view, values):
+    "Set controls in their order, so that each finds what it offers adapted to the ones before."
+    for name,w in view.controls.items():
+        if name not in values: continue
+        want,was = values[name],w.value
+        try: w.value = want
+        except (TraitError, TypeError, ValueError): raise InputError(_refusal(name, w, want)) from None
+        if not _same(w.value, want): raise InputError(_refusal(name, w, want))
+        if not _same(was, w.value): view.adapt(name)
+
+def settings_html(
+    controls:dict, # Name to widget
+)->str:
+    "What every control is set to, as a card."
+    said = [f"{escape(w.description)}: <b>{cut(_said(w), 80)}</b>" for w in controls.values()]
+    return card(f'<p class="dim">{" · ".join(said)}</p>')
+
 def _same(a, b): return a == b or isinstance(a, float) and isinstance(b, int | float) and bool(np.isclose(a, b))
 
 def _said(w):
