@@ -1,0 +1,348 @@
+"""Live views: what they show is what the library computes; their controls, their escaping, their pictures without a kernel."""
+import json
+import re
+from base64 import b64decode
+from dataclasses import replace
+from html import unescape
+
+import ipywidgets as ipw
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from stills import LIVE, still, stills
+from test_prompt import prompted
+from tiny import by_hand, readout_places
+
+from neuronlens.ablation import ablate, plan
+from neuronlens.data import InputError, Texts
+from neuronlens.hooks import logits, run
+from neuronlens.model import batches, encode
+from neuronlens.overlap import share_inside
+from neuronlens.ranges import fit_ranges
+from neuronlens.recording import record
+from neuronlens.study import Study, StudySpec, fit_study, parse_study, run_study
+from neuronlens.widgets import (
+    KINDS,
+    NeuronRange,
+    NeuronView,
+    TextView,
+    View,
+    card,
+    choice,
+    edit_text,
+    figure_html,
+    neuron_html,
+    offer,
+    slider,
+    spans,
+    text_html,
+    texts_around,
+)
+
+EVIL = "<img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread(one_thread): "Tiny models are quicker on one thread."
+
+
+@pytest.fixture(scope="module")
+def study(data, bert):
+    "A study of the tiny BERT, both blocks recorded."
+    return run_study(parse_study(dict(data=dict(train=str(data.train), test=str(data.test)), model=dict(classifier=str(bert)),
+                                      method=dict(rankings=["dprime", "probe"], fractions=[.5]))), progress=False)
+
+
+def causal(site, scoring="first"):
+    "A study of a tiny prompted language model, made of its parts."
+    words = (" cat", " food", " tool") if scoring == "first" else (" cat", " the old", " the new")
+    clf = prompted(verbalizers=words, scoring=scoring)
+    rng, vocabulary = np.random.default_rng(0), "cat dog red apple rice old new machine saw drill mat the on".split()
+    labels = np.arange(24) % 3
+    texts = [Texts([" ".join(rng.choice(vocabulary, 6)) for _ in labels], labels, clf.classes) for _ in range(2)]
+    spec = StudySpec(method=replace(StudySpec().method, rankings=["dprime"], fractions=[.5], site=site))
+    train, test = (record(clf, t, site, progress=False) for t in texts)
+    st, rankings, ranges, _ = fit_study(spec, train)
+    return Study(spec, train, test, st, rankings, ranges, None, clf=clf, texts=tuple(texts))
+
+
+def per_cents(html): return re.findall(r"(\d+\.\d%)", html)
+
+
+class Toy(View):
+    "Two lists, the second depending on the first, and a slider; counts its pictures."
+    def __init__(self):
+        self.drawn = 0
+        super().__init__(dict(kind=choice("kind", ["even", "odd"]), n=choice("n", []), x=slider("x", 0, 1, .5)), self.draw)
+    def adapt(self, name):
+        if name == "kind": offer(self.controls["n"], [0, 2, 4] if self.controls["kind"].value == "even" else [1, 3, 4])
+    def draw(self, kind, n, x):
+        self.drawn += 1
+        if x == 1: raise InputError(f"no {EVIL}\nat all")
+        if x == 0: raise ZeroDivisionError
+        return card(f"{kind} {n} {x:g}")
+
+
+def test_one_change_is_one_picture():
+    "However many controls a change touches."
+    v = Toy()
+    assert (v.drawn, v.values) == (1, dict(kind="even", n=0, x=.5))
+    v.controls["kind"].value = "odd" # n must change, too
+    assert (v.drawn, v.values["n"]) == (2, 1)
+    assert v.set(kind="even", n=4, x=.25) is v and (v.drawn, v.values) == (3, dict(kind="even", n=4, x=.25))
+    v.controls["kind"].value = "odd" # 4 is still on offer and stays
+    assert v.values["n"] == 4 and "odd 4 0.25" in v.picture.value and v.picture.value == v.html()
+
+
+@pytest.mark.parametrize("bad, said", [
+    (dict(m=1), "'m'; there are kind, n, x"), (dict(kind="odd", n=2), "n 2 is none of 1, 3, 4"), (dict(kind=3), "kind 3 is none"),
+    (dict(x=2), "x 2 is no number from 0 to 1"), (dict(x="a"), "x 'a' is no number"), (dict(kind="odd", x=None), "x None")])
+def test_a_refused_value_changes_nothing(bad, said):
+    "One sentence, and everything as before."
+    v = Toy().set(n=4)
+    before, drawn, shown = v.values, v.drawn, v.picture.value
+    with pytest.raises(InputError, match=re.escape(said)): v.set(**bad)
+    assert (v.values, v.drawn, v.picture.value) == (before, drawn, shown)
+    v.controls["x"].value = .75 # And controls still work
+    assert "even 4 0.75" in v.picture.value
+
+
+def test_a_picture_that_fails_says_why():
+    "A sentence, escaped; the controls keep their values and the next picture is whole."
+    v = Toy()
+    v.controls["x"].value = 1.
+    assert "no &lt;img" in v.picture.value and "<img" not in v.picture.value and "at all" not in v.picture.value
+    assert v.set(x=0).values["x"] == 0 and "ZeroDivisionError" in v.picture.value
+    assert "even 0 0.5" in v.set(x=.5).picture.value
+
+
+def test_without_a_kernel_there_is_a_picture():
+    "The bundle of a view holds the live widget, a picture with its settings, and the same text every time."
+    bundle = Toy().set(n=2)._repr_mimebundle_()
+    assert bundle[LIVE]["model_id"] and bundle["text/plain"] == "Toy(kind='even', n=2, x=0.5)"
+    assert bundle["text/html"] == Toy().set(n=2)._repr_mimebundle_()["text/html"]
+    assert "kind: <b>even</b>" in bundle["text/html"] and "even 2 0.5" in bundle["text/html"]
+
+
+def test_stored_pages_hold_the_picture_alone(tmp_path):
+    "The live part goes where a picture stands beside it, and only there."
+    def page(*outs): return dict(cells=[dict(outputs=[dict(data=d, metadata={LIVE: {}}) for d in outs]), dict(source="")], metadata={})
+    live, both = {LIVE: {"model_id": "a"}, "text/plain": "x"}, {LIVE: {"model_id": "a"}, "text/html": "<b>"}
+    nb = page(dict(live), dict(both))
+    nb["metadata"]["widgets"] = {"state": {}}
+    (tmp_path/"a.ipynb").write_text(json.dumps(nb), encoding="utf-8")
+    (tmp_path/"b.ipynb").write_text(json.dumps(page({"text/html": "é"})), encoding="utf-8")
+    kept = (tmp_path/"b.ipynb").read_bytes()
+    assert stills(tmp_path) == [tmp_path/"a.ipynb"] and stills(tmp_path) == []
+    now = json.loads((tmp_path/"a.ipynb").read_text(encoding="utf-8"))
+    assert [o["data"] for o in now["cells"][0]["outputs"]] == [live, {"text/html": "<b>"}] and now["metadata"] == {}
+    assert (tmp_path/"b.ipynb").read_bytes() == kept and not still(now)
+
+
+def test_texts_around_a_range_by_brute_force():
+    "Nearest to the middle inside, nearest to an end outside, of one or several intervals."
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=60).astype(np.float32), rng.integers(0, 3, 60)
+    lo, hi = np.float32([-1, .5, np.inf]), np.float32([-.2, 1, -np.inf])
+    got = texts_around(x, y, 1, lo, hi, .3, k=60)
+    def held(i): return any(a <= x[i] <= b for a, b in zip(lo, hi, strict=True))
+    def gap(i): return min(max(a-x[i], x[i]-b) for a, b in zip(lo[:2], hi[:2], strict=True))
+    for what, rows in dict(own=[i for i in range(60) if held(i) and y[i] == 1],
+                           others=[i for i in range(60) if held(i) and y[i] != 1]).items():
+        assert got[what].tolist() == sorted(rows, key=lambda i: abs(float(x[i])-.3)) and rows
+    assert got["outside"].tolist() == sorted((i for i in range(60) if not held(i)), key=gap)
+
+
+def test_controls_are_labelled(study):
+    "Every control of either view is a standard widget with a visible label and a tooltip, and says what it is set to."
+    for view in (NeuronView(study), TextView(study)):
+        for name, w in view.controls.items():
+            assert type(w).__module__.startswith("ipywidgets") and w.description and w.tooltip, name
+        assert view.values == {k: w.value for k, w in view.controls.items()} and view.controls["tau"] in view.box.children[0].children
+        assert isinstance(view.picture, ipw.HTML) and view.picture.value == view.html() == view.html()
+
+
+def test_the_slider_moves_range_and_firing(study):
+    "Interval and firing rates are those that the library computes for the tau shown."
+    view, test, c = NeuronView(study).set(concept="food"), study.test, study.classes.index("food")
+    j, seen = view.values["neuron"], set()
+    for tau in (.5, 1.3, 2.5, 6.):
+        view.controls["tau"].value = tau
+        r = fit_ranges(study.train.acts, study.train.labels, f"gaussian({tau})", classes=study.classes)
+        shares = share_inside(test.acts[:, j], test.labels, r.lo[c, j], r.hi[c, j], study.classes)
+        assert spans(r.lo[c, j], r.hi[c, j]) in view.picture.value
+        assert sorted(per_cents(view.picture.value)) == sorted(f"{s:.1%}" for s in shares)
+        seen.add(re.search(r'base64,([^"]+)"', view.picture.value)[1])
+    assert len(seen) == 4 # And the figure with them
+    view.set(tau=2.5)
+    assert spans(study.ranges.lo[c, j], study.ranges.hi[c, j]) in view.html()
+
+
+def test_the_shaded_band_is_the_range(study):
+    "The figure's band ends where the interval ends, measured on its own axis."
+    view = NeuronView(study).set(tau=.7)
+    r = view.range_of(**{k: v for k, v in view.values.items() if k != "ranking"})
+    edges = np.histogram_bin_edges(r.values.astype(np.float64), 40)
+    left, right = edges[0]-.04*(edges[-1]-edges[0]), edges[-1]+.04*(edges[-1]-edges[0])
+    svg = b64decode(re.search(r'base64,([^"]+)"', view.html())[1]).decode()
+    box = re.search(r'<clipPath[^>]*>\s*<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', svg)
+    x0, width = float(box[1]), float(box[2])
+    band = re.search(r'<g id="patch_\d+">\s*<path d="M ([\d.]+) [\d.]+\s*L [\d.]+ [\d.]+\s*L ([\d.]+) [^"]*"[^>]*opacity: 0.16', svg)
+    ends = [left+(float(v)-x0)/width*(right-left) for v in band.groups()]
+    assert np.allclose(ends, [r.lo[0], r.hi[0]], atol=1e-3*(right-left))
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_every_kind_of_range_at_every_site(study, kind):
+    "As the library fits it on all neurons there; the slider rests."
+    view = NeuronView(study).set(kind=kind)
+    for site in study.test.sites:
+        v = view.set(site=site).values
+        r = fit_ranges(study.train.at(site), study.train.labels, kind, classes=study.classes)
+        assert spans(r.lo[0, v["neuron"]], r.hi[0, v["neuron"]]) in unescape(view.html()) and view.controls["tau"].disabled
+        places = [j for _, j in view.controls["neuron"].options]
+        assert sorted(places) == list(range(32)) and v["neuron"] == places[0]
+    assert not view.set(kind="gaussian").controls["tau"].disabled
+
+
+def test_a_study_without_texts_shows_the_numbers(study, monkeypatch):
+    "Where data or model are gone, everything but the texts is there."
+    def gone(self, progress=True): raise InputError("gone")
+    monkeypatch.setattr(Study, "open", gone)
+    shown = NeuronView(replace(study, texts=None, clf=None)).html()
+    assert "<h4>Firing</h4>" in shown and "<h4>Texts</h4>" not in shown
+    with pytest.raises(InputError, match="gone"): TextView(study)
+
+
+def test_a_figure_is_closed_and_repeats_itself(study):
+    "No figure stays open, drawing fails or not."
+    before = plt.get_fignums()
+    assert NeuronView(study).html() == NeuronView(study).html()
+    fig, ax = plt.subplots()
+    ax.set_title("$\\nothing$") # No such formula
+    with pytest.raises(ValueError): figure_html(ax, "x")
+    assert plt.get_fignums() == before
+
+
+def test_answers_are_those_of_ablate(study):
+    "The same interventions on all test texts give the same probabilities for one."
+    view = TextView(study)
+    view.set(text=study.texts[1].texts[4], concept="tool", fraction=.75, kind="posterior", vote=.25, edit="zero")
+    v = view.values
+    ivs = view.interventions(**{k: x for k, x in v.items() if k != "text"})
+    assert {(iv.concept, iv.fraction, iv.edit, iv.vote) for iv in ivs if iv.condition == "range"} == {(2, .75, "zero", .25)}
+    out = ablate(study.clf, study.texts[1], ivs, progress=False)
+    res = edit_text(study.clf, v["text"], ivs)
+    assert np.allclose(res.answers["base"], out.before[4], atol=1e-5)
+    for i, iv in enumerate(ivs): assert np.allclose(res.answers[iv.condition], out.after[i, 4], atol=1e-5)
+    shown = per_cents(view.html().split("<h4>Tokens")[0].split("<table>")[1])
+    assert sorted(shown) == sorted(f"{p:.1%}" for a in res.answers.values() for p in a)
+
+
+HOW = [("first", "all", 0.), ("mean", "readout", 0.), ("last", "readout", .6), ("mean", "all", .5)]
+
+
+@pytest.mark.parametrize("site", ["residual.0", "mlp.1", "residual.1"])
+@pytest.mark.parametrize("readout, positions, vote", HOW)
+def test_tokens_and_neurons_by_hand(study, site, readout, positions, vote):
+    "Share at every token, what was edited where, and the answer, against loops over one text."
+    clf, texts = replace(study.clf, readout=readout), study.texts[0]
+    train = record(clf, texts, site, progress=False)
+    st, rankings, ranges, _ = fit_study(replace(study.spec, method=replace(study.spec.method, rankings=["dprime"])), train)
+    iv = next(iv for iv in plan(st, rankings, ranges, site, fractions=[.5], concepts=[1], positions=positions, vote=vote)
+              if iv.condition == "range")
+    text = study.texts[1].texts[1]
+    res = edit_text(clf, text, [iv])
+    batch = next(batches(encode(clf, [text])))
+    with torch.no_grad(): x = run(clf, batch, [iv.site])[iv.site][0]
+    where = range(len(x)) if positions == "all" else readout_places(readout, batch.special[0].tolist())
+    out, share = by_hand(iv, x, list(where))
+    free, _ = by_hand(replace(iv, vote=0.), x, [])
+    _, alone = by_hand(replace(iv, vote=0.), x, list(range(len(x))))
+    assert np.allclose(res.share, alone, atol=1e-6) and torch.equal(free, x)
+    assert res.edited.tolist() == [round(s*len(iv.neurons)) if t in where else 0 for t, s in enumerate(share)]
+    with torch.no_grad(): want = logits(clf, batch, edits={iv.site: lambda _: out[None]}).softmax(-1)[0]
+    assert np.allclose(res.answers["range"], want, atol=1e-5)
+    at = readout_places(readout, batch.special[0].tolist())
+    was, now = x[at].mean(0), out[at].mean(0)
+    n = res.neurons
+    assert set(n.neuron) >= set(np.flatnonzero((was != now).numpy())) and len(res.tokens) == len(x)
+    assert np.allclose(n.activation, was[n.neuron], atol=1e-5) and np.allclose(n.new, now[n.neuron], atol=1e-5)
+    assert (abs(n.new-n.activation).diff().dropna() <= 1e-6).all()
+    assert iv.neurons[n["rank"].to_numpy()-1].tolist() == n.neuron.tolist()
+    held = n.dropna()
+    assert ((held.low <= held.activation) & (held.activation <= held.high)).all() and (readout == "mean" or len(held) == len(n))
+
+
+@pytest.mark.parametrize("scoring", ["first", "sum"])
+@pytest.mark.parametrize("site", ["residual.2", "residual.1"])
+def test_a_prompted_model_answers(site, scoring):
+    "A causal model is asked with its prompt; the answers are those of `ablate` on many texts."
+    s = causal(site, scoring)
+    view = TextView(s).set(text=s.texts[1].texts[3], concept="food", tau=1.5)
+    ivs = view.interventions(**{k: x for k, x in view.values.items() if k != "text"})
+    out, res = ablate(s.clf, s.texts[1], ivs, progress=False), edit_text(s.clf, view.values["text"], ivs)
+    assert np.allclose(res.answers["base"], out.before[3], atol=1e-4) and np.allclose(s.test.probabilities[3], out.before[3], atol=1e-4)
+    for i, iv in enumerate(ivs): assert np.allclose(res.answers[iv.condition], out.after[i, 3], atol=1e-4)
+    assert res.readout.tolist() == [0]*(len(res.tokens)-1)+[1] and "".join(res.tokens).endswith("Topic:")
+    assert view.html() == text_html(res) and "alert" not in view.html()
+
+
+def test_a_text_that_cannot_be_read(study):
+    "A sentence instead of a picture, and the view goes on."
+    view = TextView(study)
+    for text in ("", "  \n "):
+        assert "there is no text yet" in view.set(text=text).picture.value and view.values["text"] == text
+    assert "cat" in view.set(text="the cat").picture.value and "Before the edit" in view.picture.value
+    assert "The text goes on" in view.set(text="cat dog "*40).html() and "role=\"alert\"" not in view.html()
+    with pytest.raises(InputError, match="condition 'range'"): edit_text(study.clf, "cat", [])
+    with pytest.raises(InputError, match="text cannot be 3"): view.set(text=3)
+
+
+def wicked(study):
+    "The study with markup in every text and every class name."
+    classes = tuple(f"{EVIL}{c}" for c in study.classes)
+    texts = tuple(replace(t, texts=[f"{EVIL} {x}" for x in t.texts], classes=classes) for t in study.texts)
+    train, test = (replace(r, classes=classes) for r in (study.train, study.test))
+    st, rankings, ranges, _ = fit_study(study.spec, train)
+    return replace(study, train=train, test=test, statistics=st, rankings=rankings, ranges=ranges, texts=texts,
+                   clf=replace(study.clf, classes=classes, source=EVIL))
+
+
+def test_markup_in_the_data_stays_text(study):
+    "Neither view lets a text or a name become an element."
+    s = wicked(study)
+    for view in (NeuronView(s), TextView(s).set(text=EVIL)):
+        tags = re.findall(r"<img[^>]*>", view.static())
+        assert "&lt;img src=x" in view.static() and all(t.startswith("<img alt=") and "data:image" in t for t in tags)
+        assert not re.search(r"\s(onerror|onload)=", re.sub(r'"[^"]*"', "", "".join(re.findall(r"<[^>]+>", view.static()))))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_in_a_browser(study, offline, pictures, tmp_path, scheme):
+    "Opened as a file: no request, no complaint, nothing runs, text stands out from its ground."
+    s = wicked(study)
+    shown = [NeuronView(s).static(), TextView(s).set(text=f"{EVIL} cat bread").static(), NeuronView(study).static(),
+             TextView(study).static(), Toy().set(x=1).static()]
+    head = "<!doctype html><html lang=en><meta charset=utf-8><title>views</title>"
+    (tmp_path/"views.html").write_text(head+"".join(shown), encoding="utf-8")
+    page, trouble = offline(tmp_path/"views.html", viewport=dict(width=1000, height=700), color_scheme=scheme)
+    page.screenshot(path=pictures/f"views-{scheme}.png", full_page=True)
+    assert not trouble and page.locator("img").count() == 2
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 300)")
+    rgb = "e => (s => [s.color, s.backgroundColor].map(c => c.match(/[\\d.]+/g).slice(0, 3).map(Number)))(getComputedStyle(e))"
+    fg, bg = page.locator(".nl-view").first.evaluate(rgb)
+    assert abs(sum(fg)-sum(bg)) > 450 and (sum(bg) < 150) == (scheme == "dark")
+    page.set_viewport_size(dict(width=360, height=700))
+    assert page.evaluate("document.documentElement.scrollWidth <= 360") and not trouble
+
+
+def test_many_classes_stay_readable():
+    "Forty classes: the concept first, some rows, and how many are left out."
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 40
+    values, names = (rng.normal(size=400)+labels).astype(np.float32), tuple(f"class {c}" for c in range(40))
+    r = NeuronRange(7, values, labels, names, 20, np.float32([18]), np.float32([22]), "hand", 20., [EVIL]*400)
+    shown = neuron_html(r)
+    assert "28 more classes not shown" in shown and "<tbody><tr><td>class 20</td>" in shown and len(shown) < 80_000
