@@ -318,13 +318,14 @@ def make_classifier(
         raise InputError(f"model {source!r} is no single-label classifier ({n} output(s), {cfg.problem_type})")
     classes = tuple(classes or (cfg.id2label[i] for i in range(n)))
     if len(classes) != n: raise InputError(f"model {source!r} has {n} outputs but {len(classes)} classes were named")
+    model.eval() # Before its structure is asked: dropout would tell nothing
     if readout == 'auto': readout = 'last' if is_causal(model) else 'first'
     if readout not in READOUTS: raise InputError(f"readout {readout!r} is none of {', '.join(READOUTS)}")
     if cfg.get_text_config().pad_token_id is None: cfg.get_text_config().pad_token_id = padding_id(model, tokenizer)
     most = most_tokens(model, tokenizer)
     if max_length is not None and not 3 <= max_length <= most:
         raise InputError(f"max_length {max_length} must lie between 3 and the model's {most} tokens")
-    return Classifier(model.eval(), tokenizer, classes, readout, max_length or most, source, sha256)
+    return Classifier(model, tokenizer, classes, readout, max_length or most, source, sha256)
 
 # %% ../nbs/10_model.ipynb #73e23905
 def load_classifier(

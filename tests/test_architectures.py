@@ -460,3 +460,14 @@ def test_deberta():
     with torch.inference_mode():
         alone = [clf.model(input_ids=torch.tensor([ids])).logits[0].softmax(-1) for ids in encode(clf, TEXTS).ids]
     same(record(clf, LABELLED, progress=False).probabilities, torch.stack(alone))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "distilbert"])
+def test_readout_of_a_model_in_training_mode(name):
+    "Dropout would hide that a decoder reads from left to right; the model is in eval mode before it is asked."
+    model = copy.deepcopy(classifier(name).model)
+    for m in model.modules():
+        if isinstance(m, torch.nn.Dropout): m.p = .5
+    clf = make_classifier(model.train(), tokenizer(name), ["a", "b", "c"])
+    assert not model.training
+    assert clf.readout == ("last" if name in DECODERS else "first")
