@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
@@ -75,7 +75,9 @@ def alone(
         waited = True
         lock.acquire()
     try: yield waited
-    finally: lock.release()
+    finally:
+        with suppress(OSError): Path(lock.lock_file).unlink() # Nothing is left behind
+        lock.release()
 
 # %% ../nbs/00_data.ipynb #31330d3e
 def progress_bar(
