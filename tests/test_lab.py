@@ -92,7 +92,7 @@ class Lab:
         return self.page.evaluate('(given) => {const app = window.jupyterapp, nb = app.shell.currentWidget; return (async () => {'
                                   f'{code}' '})()}', given)
 
-    def run_all(self, seconds=240):
+    def run_all(self, seconds=600):
         "Run every cell, top to bottom; errors are the test's."
         self.page.wait_for_function('window.jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === "idle"',
                                     timeout=90_000)
@@ -165,10 +165,10 @@ def test_a_slider_moves_with_the_keyboard(lab, server, pictures):
     page = lab('small.ipynb')
     assert page.run_all()[0]['outputs'][0]['data']['text/plain'] == '2'
     said = page.page.locator('p.said')
-    said.wait_for(timeout=30_000)
+    said.wait_for(timeout=60_000)
     assert said.inner_text() == '<b>tau</b> is 2.5'
     page.press('tau', 'ArrowRight', 3)
-    page.page.wait_for_function("document.querySelector('p.said').innerText.endsWith('is 2.8')", timeout=30_000)
+    page.page.wait_for_function("document.querySelector('p.said').innerText.endsWith('is 2.8')", timeout=60_000)
     page.page.screenshot(path=pictures/'lab-small.png')
     assert not page.trouble
 
@@ -253,7 +253,7 @@ def test_the_first_tutorial(lab, demo, pictures):
     page.wait_for(answered(demo, SAYS, fractions=[.5], concepts=[demo.classes.index('politics')]))
     page.page.screenshot(path=pictures/'lab-text.png')
     page.type(BAD, text)
-    text.locator('.token').filter(has_text='alert').first.wait_for(timeout=60_000)
+    text.locator('.token').filter(has_text='alert').first.wait_for(timeout=120_000)
     assert page.page.locator('.jp-Notebook img[src="x"]').count() == 0 and not page.trouble
 
 
@@ -298,7 +298,7 @@ def test_every_view_on_untrusted_data(lab, untrusted, pictures):
     page.run_all()
     def bars(): return [b.get_attribute('aria-label') for b in page.page.locator('svg[role=img]:visible').all()]
     def tab(name): page.page.get_by_role('tab', name=name, exact=True).click()
-    page.page.locator('.jp-OutputArea .widget-slider:visible').first.wait_for(timeout=60_000)
+    page.page.locator('.jp-OutputArea .widget-slider:visible').first.wait_for(timeout=120_000)
     page.page.screenshot(path=pictures/'lab-tab-neuron.png')
     tab('Erase')
     page.wait_for('target accuracy')
@@ -306,13 +306,13 @@ def test_every_view_on_untrusted_data(lab, untrusted, pictures):
     for tau, key in ((2.5, None), (.5, 'ArrowLeft')):
         if key: page.press('tau', key, 20)
         accuracy, disturbance = seen[tau] = effect(untrusted, tau)
-        page.page.locator(f'svg[aria-label^="target accuracy"][aria-label*="{accuracy}"]:visible').wait_for(timeout=60_000)
+        page.page.locator(f'svg[aria-label^="target accuracy"][aria-label*="{accuracy}"]:visible').wait_for(timeout=120_000)
         assert any(b.startswith('disturbance') and disturbance in b for b in bars())
     assert seen[2.5] != seen[.5]
     page.page.screenshot(path=pictures/'lab-tab-erase.png')
     tab('Text')
     page.type(f'{BAD} {WORDS["food"][0]}')
-    page.page.locator('.token:visible').filter(has_text=WORDS['food'][0]).first.wait_for(timeout=60_000)
+    page.page.locator('.token:visible').filter(has_text=WORDS['food'][0]).first.wait_for(timeout=120_000)
     page.page.screenshot(path=pictures/'lab-tab-text.png')
     assert BAD in page.page.locator('.jp-Notebook').inner_text()
     for name in ('Overlap', 'Layers'):
