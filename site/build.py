@@ -24,6 +24,7 @@ from string import Template
 from urllib.parse import unquote, urlsplit
 
 import yaml
+from filelock import FileLock
 
 HERE = Path(__file__).resolve().parent
 ASSETS = ('style.css', 'site.js')
@@ -681,6 +682,12 @@ def with_pandoc(top, nbs, pages, config, out):
 def build(top, out, say=print, quarto=None):
     "The site of the checkout `top` into the folder `out`, by the Quarto at `quarto` if there is one; `SiteError` says what is wrong."
     top,out = Path(top).resolve(),Path(out).resolve()
+    (top/'build').mkdir(exist_ok=True)
+    with FileLock(top/'build'/'site.lock'): return build_alone(top, out, say, quarto) # `_proc` is one for the whole checkout
+
+
+def build_alone(top, out, say, quarto):
+    "The same, while no other process builds the site of this checkout."
     config,pages = stage(top, say)
     proc = process(top)
     nbs = finish(top, proc, pages)

@@ -189,16 +189,6 @@ def cli():
     return lambda *args: CliRunner().invoke(app, [str(a) for a in args])
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """With several workers the tests of a file stay together, since they share what they set up; pages go one by one. What trains a
-    classifier comes first, so that nobody waits for it at the end."""
-    for i in items: # One Ray at a time
-        group = 'test_cluster' if '26_cluster' in i.nodeid else i.path.stem
-        if group != 'test_notebooks': i.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda i: 'test_emotion' not in i.nodeid and '14_training' not in i.nodeid)
-
-
 CHROMIUM = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 QUIET = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update', '--disable-sync']
 
