@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 # %% ../nbs/00_data.ipynb #0b5aba98
 class InputError(ValueError):
@@ -66,18 +66,13 @@ def cache_folder(
 @contextmanager
 def alone(
     path:Path, # What is to be made
-)->Iterator[bool]: # True if another process held it meanwhile: look whether it is there now
-    "One process at a time; those that come later wait."
+)->Iterator[None]:
+    "One process at a time: those that come later wait, and look first whether it has been made meanwhile."
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock,waited = FileLock(f'{path}.lock'),False
-    try: lock.acquire(timeout=0)
-    except Timeout:
-        waited = True
-        lock.acquire()
-    try: yield waited
-    finally:
-        with suppress(OSError): Path(lock.lock_file).unlink() # Nothing is left behind
-        lock.release()
+    with FileLock(f'{path}.lock') as lock:
+        try: yield
+        finally:
+            with suppress(OSError): Path(lock.lock_file).unlink() # Nothing is left behind
 
 # %% ../nbs/00_data.ipynb #31330d3e
 def progress_bar(

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['MEASURES', 'SetOverlap', 'members', 'set_overlap', 'FamilyOverlap', 'family_overlap', 'polysemanticity',
            'number_inside', 'PolysemanticCounts', 'polysemantic_counts', 'bhattacharyya', 'overlap_coefficient',
-           'histogram_overlap', 'ks_between', 'share_inside', 'range_overlap', 'range_jaccard', 'PairOverlap',
-           'pair_overlap', 'Firing', 'firing_matrix', 'needed', 'firing_rates', 'normal_rates', 'range_purity',
-           'predicted_collateral', 'RankingAgreement', 'ranking_agreement', 'Matching', 'matched_neurons', 'cka']
+           'histogram_overlap', 'ks_between', 'share_inside', 'range_overlap', 'range_jaccard', 'over_common',
+           'PairOverlap', 'pair_overlap', 'Firing', 'firing_matrix', 'needed', 'firing_rates', 'normal_rates',
+           'range_purity', 'predicted_collateral', 'RankingAgreement', 'ranking_agreement', 'Matching',
+           'matched_neurons', 'cka']
 
 # %% ../nbs/38_overlap.ipynb #7c9aabcd
 from dataclasses import dataclass
@@ -329,6 +330,20 @@ def range_jaccard(
     known = np.isfinite(length[:, None]+length)
     either = np.where(known, length[:, None]+length, 0)-np.where(known, both, 0)
     return _ratio(np.where(known, both, 0), either)
+
+# %% ../nbs/38_overlap.ipynb #15dd74ce
+def over_common(
+    shares, # `[C, C, D]` as of `range_overlap`; NaN does not count
+    salient=None, # `[C, k]` neuron indices, or a list of sets; None: all neurons
+)->tuple: # `[C, C]` float64 means, NaN where nothing counts; `[C, C]` int64 neurons in common
+    "Mean over the neurons in common of what every two classes share on each."
+    shares = np.asarray(shares, np.float64)
+    K,_,D = shares.shape
+    own = np.ones((K, D), bool) if salient is None else members(salient, D)[0]
+    if len(own) != K: raise InputError(f"{len(own)} salient sets for {K} classes")
+    common = own[:, None] & own
+    kept = common & ~np.isnan(shares)
+    return _ratio(np.where(kept, shares, 0).sum(-1), kept.sum(-1)),common.sum(-1)
 
 # %% ../nbs/38_overlap.ipynb #8fb7669d
 MEASURES = ('bhattacharyya', 'normal area', 'histogram area', 'range overlap', 'ks distance')

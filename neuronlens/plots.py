@@ -26,7 +26,7 @@ from scipy.stats import norm
 
 from .data import InputError, atomic
 from .distributions import mixture_logpdf
-from .overlap import members, share_inside
+from .overlap import over_common, share_inside
 from .statistics import class_statistics, labelled
 
 # %% ../nbs/50_plots.ipynb #e62e802a
@@ -76,6 +76,8 @@ def _name(s, most=22):
     "`s` as one short line without markup; the middle gives way, because long names often differ at the end."
     s = ' '.join(str(s).split())
     return (s if len(s) <= most else s[:most-9]+'…'+s[-8:]).replace('$', r'\$')
+
+def _many(n): return f"{n} concept" if n == 1 else f"{n} concepts"
 
 def _title(*parts):
     "The parts that are not empty, joined by commas."
@@ -301,17 +303,14 @@ def plot_range_overlap(
     *,
     source:str='', # Model and data, for the title
 ):
-    "Heat map of how much the ranges of every two concepts share, median over their common neurons; returns the axes."
-    shares = np.asarray(shares, dtype=np.float64)
-    C,_,D = shares.shape
+    "Heat map of how much the ranges of every two concepts share, mean over their common neurons; returns the axes."
+    C = len(shares)
     if len(classes) != C: raise InputError(f"{len(classes)} names for ranges of {C} classes")
-    own = np.ones((C, D), bool) if salient is None else members(salient, D, classes)[0]
-    held = np.where(own[:, None] & own[None], shares, np.nan)
-    table = [[np.median(v) if len(v := h[np.isfinite(h)]) else np.nan for h in row] for row in held]
-    common = (own[:, None] & own[None]).sum(-1)[~np.eye(C, dtype=bool)]
+    table,common = over_common(shares, salient)
+    common = common[~np.eye(C, dtype=bool)]
     with _canvas(ax, *_room(C)) as ax:
-        _heat(ax, np.array(table), classes, classes, '.2f', 'in both ranges, of those in either')
-        ax.set_title(f"median of {_span(common, '.0f')} neurons in common" + (f"\n{source}" if source else ''))
+        _heat(ax, table, classes, classes, '.2f', 'in both ranges, of those in either')
+        ax.set_title(f"mean of {_span(common, '.0f')} neurons in common" + (f"\n{source}" if source else ''))
     return ax
 
 # %% ../nbs/50_plots.ipynb #c612d00d
@@ -352,7 +351,7 @@ def _common(frame):
     values = {c: rows[c].dropna().unique() for c in _SETTING if c in rows}
     texts = int((frame.n_target+frame.n_auxiliary).max()) if {'n_target', 'n_auxiliary'} <= set(frame) else None
     return _title(*(f"top {v[0]:.0%}" if c == 'fraction' else v[0] for c,v in values.items() if len(v) == 1),
-        f"{frame.concept.nunique()} concepts", texts and f"n={texts}")
+        _many(frame.concept.nunique()), texts and f"n={texts}")
 
 # %% ../nbs/50_plots.ipynb #ada2df7a
 def _ends(intervals):
@@ -796,7 +795,7 @@ def plot_blocks(
     _need(frame, ['concept', 'condition', 'site', 'target_accuracy', 'disturbance'])
     rows,base = _lowest(frame[frame.condition != 'base']),frame[frame.condition == 'base'].drop_duplicates('concept')
     texts = int((frame.n_target+frame.n_auxiliary).max()) if {'n_target', 'n_auxiliary'} <= set(frame) else None
-    title = _title(source, f"{frame.concept.nunique()} concepts", texts and f"n={texts}")
+    title = _title(source, _many(frame.concept.nunique()), texts and f"n={texts}")
     with _grid(axes, 2, 6, title) as axes:
         for i,(condition,color) in enumerate(_conditions(rows).items()):
             for (stream,tokens),line in rows[rows.condition == condition].groupby(['stream', 'tokens']):

@@ -7,8 +7,8 @@ __all__ = ['SHARD_TEXTS', 'SHARD_BYTES', 'FIELDS', 'SAME', 'versions', 'Recordin
            'tokenizer_hash', 'provenance', 'parameters_hash', 'Reading', 'make_reading', 'class_index', 'shards',
            'read_shard', 'reading_about', 'disk_need', 'make_room', 'activation_arrays', 'each_shard', 'open_store',
            'record', 'Summary', 'summary_frame', 'summary_arrays', 'summary_from', 'statistics_arrays',
-           'merge_summaries', 'summarise', 'correct_only', 'vocabulary_confidence', 'save_recording', 'load_recording',
-           'save_summary', 'load_summary', 'recorded', 'example_recordings']
+           'merge_summaries', 'summarise', 'part_of', 'correct_only', 'vocabulary_confidence', 'save_recording',
+           'load_recording', 'save_summary', 'load_summary', 'recorded', 'example_recordings']
 
 # %% ../nbs/20_recording.ipynb #f7710e3f
 import hashlib
@@ -540,6 +540,16 @@ def _parts(done, about, seen):
     seen |= dict(texts=' and others'.join([*sources][:1]+['']*(len(sources) > 1)), texts_sha256=h.hexdigest(), n_texts=n, truncated=cut)
 
 # %% ../nbs/20_recording.ipynb #f0515de7
+def part_of(
+    rec:Recording, # A recording
+    rows:np.ndarray, # `[n]` positions, or `[N]` bool
+    **about, # What provenance has to say of the part, such as the hash of its texts
+)->Recording: # Copies
+    "Some rows of a recording, as if only these texts had been recorded."
+    some = replace(rec, activations={s:a[rows] for s,a in rec.activations.items()}, labels=rec.labels[rows],
+                   probabilities=None if rec.probabilities is None else rec.probabilities[rows])
+    return replace(some, provenance=rec.provenance | dict(n_texts=len(some)) | about)
+
 def correct_only(
     rec:Recording, # A recording with answers
 )->Recording: # The rows that are answered right
@@ -547,10 +557,8 @@ def correct_only(
     right = rec.predicted == rec.labels
     never = [c for i,c in enumerate(rec.classes) if (rec.labels == i).any() and not right[rec.labels == i].any()]
     if never: raise InputError(f"class {never[0]!r} is never answered right, so it has no correctly answered texts")
-    about = rec.provenance | dict(correct_only=True, n_texts=int(right.sum()))
-    if 'texts_sha256' in about: about['texts_sha256'] += ' answered right' # No longer those texts
-    return replace(rec, activations={s:a[right] for s,a in rec.activations.items()}, labels=rec.labels[right],
-                   probabilities=rec.probabilities[right], provenance=about)
+    seen = rec.provenance.get('texts_sha256')
+    return part_of(rec, right, correct_only=True, **({} if seen is None else dict(texts_sha256=seen+' answered right')))
 
 # %% ../nbs/20_recording.ipynb #744c02c5
 @torch.inference_mode()

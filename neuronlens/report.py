@@ -282,23 +282,18 @@ def _alt(study, name, caption):
 # %% ../nbs/62_report.ipynb #4958787f
 def _near(study, c, k=3):
     "The concept's strongest neuron: its number, the share of every class in range, and texts in and just outside the range."
-    from neuronlens.widgets import NeuronRange, spans
+    from neuronlens.widgets import NeuronRange, one_line, spans
     j = int(study.salient[c][0])
     lo,hi = study.ranges.lo[c, j],study.ranges.hi[c, j]
     texts = study.texts[1].texts if study.texts else None
     r = NeuronRange(j, study.test.acts[:,j], study.test.labels, study.classes, c, lo, hi, study.ranges.name,
                     float(study.statistics.mean[c, j]), texts)
     said = dict(own='in range', others='in range, other class', outside='just outside')
-    rows = [dict(where=said[w], **{'class':study.classes[r.labels[i]]}, activation=float(r.values[i]), text=_line(texts[i]))
+    rows = [dict(where=said[w], **{'class':study.classes[r.labels[i]]}, activation=float(r.values[i]), text=one_line(texts[i], 150))
             for w,at in r.around(k).items() for i in at] if texts else []
     shares = r.shares()
     order = sorted(range(len(shares)), key=lambda d: (d != c, -np.nan_to_num(shares[d], nan=-1)))
     return dict(neuron=j, spans=spans(lo, hi), texts=rows, shares=[(study.classes[d], shares[d]) for d in order if shares[d] == shares[d]])
-
-def _line(text, most=150):
-    "The beginning of a text in one line."
-    s = ' '.join(str(text).split())
-    return s if len(s) <= most else s[:most-1].rstrip()+'…'
 
 # %% ../nbs/62_report.ipynb #3c0ba3ad
 CONTENTS = dict(done='What was done', happened='What happened', concepts='Concept by concept', neurons='Neurons and ranges',

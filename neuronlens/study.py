@@ -6,7 +6,7 @@
 __all__ = ['FILES', 'DataSpec', 'ModelSpec', 'PromptSpec', 'TrainingSpec', 'MethodSpec', 'StudySpec', 'settle', 'parse_study',
            'read_study', 'check_study', 'write_study', 'study_toml', 'demo_study', 'Study', 'study_texts',
            'check_folder', 'study_prompt', 'study_model', 'right_ones', 'fit_study', 'run_study', 'save_study',
-           'load_intervals', 'load_study', 'reopened', 'next_steps']
+           'load_intervals', 'load_probes', 'load_study', 'reopened', 'next_steps']
 
 # %% ../nbs/60_study.ipynb #3f5f841a
 import json
@@ -560,9 +560,24 @@ def load_intervals(
     if missing := {'measure', 'value', 'low', 'high'}-set(df): raise InputError(f"{path}: no column {sorted(missing)[0]!r}")
     return Evidence(df, 1000, seed, .95)
 
+def load_probes(
+    path:str|Path, # A file `layers.csv`
+    n_train:int, # Training texts
+    n_test:int, # Test texts
+    classes:tuple, # C names
+    seed:int=0, # Of the controls
+)->LayerProbes|None: # None: the study has none
+    "The probes of a saved study: their numbers, not which texts they named."
+    if not Path(path).exists(): return None
+    df = pd.read_csv(path)
+    if missing := {'site', 'accuracy', 'control', 'majority'}-set(df): raise InputError(f"{path}: no column {sorted(missing)[0]!r}")
+    ends = {k:df[k].to_numpy() for k in ('low', 'high') if k in df}
+    return LayerProbes(tuple(df.site), df.accuracy.to_numpy(), df.control.to_numpy(), float(df.majority[0]), n_train, n_test, classes,
+                       seed, **ends)
+
 def load_study(
     out:str|Path, # A folder written by `save_study`
-)->Study: # Without `probes`, which are a table in `layers.csv`
+)->Study: # Without model and texts, see `Study.open`
     "A saved study: recordings, effects and intervals as stored, statistics, rankings and ranges fitted again."
     out = Path(out)
     spec = settle(read_study(out/'study.toml'))
@@ -574,7 +589,8 @@ def load_study(
     statistics,rankings,ranges,_ = fit_study(spec, fit, tokens, scores)
     try: notes = json.loads((out/'provenance.json').read_text())['notes']
     except (OSError, ValueError, KeyError): raise InputError(f"{out}: provenance.json is missing or damaged") from None
-    return Study(spec, train, test, statistics, rankings, ranges, load_effects(out/'effects.csv'), None, notes,
+    return Study(spec, train, test, statistics, rankings, ranges, load_effects(out/'effects.csv'),
+                 load_probes(out/'layers.csv', len(train), len(test), train.classes, spec.seed), notes,
                  load_intervals(out/'intervals.csv', spec.seed), tokens)
 
 # %% ../nbs/60_study.ipynb #cac177fd

@@ -106,8 +106,8 @@ def fine_tune(
                        torch=torch.__version__) | settings
         home = cache_folder('models', hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16])
         if cache and home.is_dir(): return _named(home, name, device, trust_remote_code)
-        with alone(home) if cache else nullcontext(False) as waited:
-            if waited and home.is_dir(): return _named(home, name, device, trust_remote_code)
+        with alone(home) if cache else nullcontext():
+            if cache and home.is_dir(): return _named(home, name, device, trust_remote_code) # Another process made it
             clf = make_classifier(model, tok, texts.classes, max_length=max_length, source=name)
             losses = _train(clf, encode(clf, texts.texts, texts), texts.labels, epochs, lr, batch_size, seed, progress)
             if not cache: return replace(clf, sha256=f'trained {home.name}')

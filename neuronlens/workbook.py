@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FRACTIONS', 'EVERY', 'MAPS', 'MOST_BUTTONS', 'NO_PROBES', 'Setting', 'even_sample', 'effect_sizes', 'LiveEffects',
-           'planned', 'usual', 'some_of', 'curve', 'effect_bars', 'line_chart', 'trade_off_chart', 'erase_html',
-           'words_of', 'checked_study', 'erase_controls', 'Filling', 'EraseView', 'overlap_maps', 'shared_neurons',
-           'shade', 'heat_html', 'pair_html', 'overlap_html', 'overlap_controls', 'PairGrid', 'OverlapView',
-           'layers_html', 'by_block', 'LayersView', 'Workbook', 'explore']
+           'planned', 'usual', 'curve', 'effect_bars', 'line_chart', 'trade_off_chart', 'erase_html', 'words_of',
+           'checked_study', 'erase_controls', 'Filling', 'EraseView', 'overlap_maps', 'shared_neurons', 'shade',
+           'heat_html', 'pair_html', 'overlap_html', 'overlap_controls', 'PairGrid', 'OverlapView', 'layers_html',
+           'LayersView', 'Workbook', 'explore']
 
 # %% ../nbs/54_workbook.ipynb #8d2be86e
 import asyncio
@@ -25,11 +25,11 @@ import pandas as pd
 from .ablation import EDITS, Outcome, ablate, parse_edit, plan, reads_recording
 from .data import InputError, take
 from .effects import measure_effects
-from .evidence import SHARES, counted, draw_texts, per_text, resampled, unseen
-from .overlap import bhattacharyya, firing_matrix, range_overlap, set_overlap
-from .plots import CONDITIONS
+from .evidence import Evidence, intervals
+from .overlap import bhattacharyya, firing_matrix, over_common, range_overlap, set_overlap
+from .plots import CONDITIONS, plot_probes
 from .ranges import fit_ranges, format_kind
-from .statistics import class_statistics
+from .recording import part_of
 from neuronlens.widgets import (
     NeuronView,
     TextView,
@@ -37,7 +37,9 @@ from neuronlens.widgets import (
     card,
     choice,
     cut,
+    figure_html,
     fitted_on,
+    fitted_statistics,
     kind_of,
     offer,
     offered,
@@ -45,6 +47,7 @@ from neuronlens.widgets import (
     ranking_at,
     rankings_at,
     sentence,
+    settings_html,
     slider,
     spans,
     table,
@@ -78,32 +81,14 @@ def even_sample(
 
 # %% ../nbs/54_workbook.ipynb #9b9314ed
 def effect_sizes(
-    outcome:Outcome, # Of one setting: full, range and random for one concept or for each
-    weights:np.ndarray, # `[B, N]` of `draw_texts`
-    level:float=.95, # Coverage of the intervals, 0 to 1
+    sure:Evidence, # `intervals` of one setting: full, range and random for one concept or for each
 )->tuple[dict,dict]: # Measure to condition to (value, low, high), means over concepts; and to the values of every concept
-    "What `intervals` says of the averages over concepts, for one setting."
-    I,aims = len(outcome.interventions),np.array([iv.concept for iv in outcome.interventions])
-    at = {'base':I+np.unique(aims)}
-    for i,iv in enumerate(outcome.interventions): at[iv.condition] = [*at.get(iv.condition, []), i]
-    own,rows,ones = np.r_[aims, range(len(outcome.classes))],counted(outcome),np.ones((1, weights.shape[1]))
-    bars,each = {},{}
-    for m,x in per_text(outcome).items():
-        once,drawn = (resampled(x, rows[m], own, w) for w in (ones, weights))
-        bars[m] = {k:_with_ends(once[0, i], drawn[:,i], m in SHARES, rows[m].sum(1)[own[i]].min(), level) for k,i in at.items()}
-        each[m] = {k:once[0, i].tolist() for k,i in at.items()}
+    "Intervals as a view draws them."
+    df,bars,each = sure.frame,{},{}
+    for concept,m,k,*ends in zip(df.concept, df.measure, df.condition, df.value, df.low, df.high, strict=True):
+        if concept == 'macro': bars.setdefault(m, {})[k] = tuple(map(float, ends))
+        else: each.setdefault(m, {}).setdefault(k, []).append(float(ends[0]))
     return bars,each
-
-def _with_ends(value, drawn, share, n, level):
-    "Mean of `[C]`, and the ends of that of `[B, C]`; NaN does not count; where nothing or all shows, the exact interval."
-    kept = ~np.isnan(value)
-    if not kept.any(): return math.nan,math.nan,math.nan
-    mean = float(value[kept].mean())
-    there = ~np.isnan(drawn)
-    with np.errstate(invalid='ignore'): draws = np.where(there, drawn, 0).sum(1)/there.sum(1)
-    low,high = map(float, np.nanquantile(draws, [(1-level)/2, (1+level)/2]))
-    top = float(unseen(max(n, 1), level))/len(value)
-    return mean,1-top if share and mean == 1 else low,top if share and mean == 0 else high
 
 # %% ../nbs/54_workbook.ipynb #e41a74e2
 class LiveEffects:
@@ -116,16 +101,15 @@ class LiveEffects:
     ):
         self.study,self.site,self.draws,self.answers = study,study.train.site,draws,OrderedDict()
         self.fitted = fitted_on(study, self.site)
-        self.statistics = study.statistics if study.tokens is None else class_statistics(*self.fitted, study.classes)
+        self.statistics = fitted_statistics(study)
         self.ranking = lru_cache(32)(lambda name: ranking_at(study, self.site, name))
         self.ranges = lru_cache(64)(lambda kind: fit_ranges(*self.fitted, kind, statistics=self.statistics))
         self.plan = lru_cache(32)(lambda settings: planned(self, settings))
-        self.sizes = lru_cache(256)(lambda x: effect_sizes(self.outcome(x), self.weights))
+        self.sizes = lru_cache(256)(lambda x: effect_sizes(intervals(self.outcome(x), draws=draws, seed=study.spec.seed)))
         self.quick = reads_recording(study.clf, study.test, self.plan((usual(study),))[:1]) # Whether no block has to run
         self.rows = even_sample(study.test.labels, max(most or (1000 if self.quick else 48), len(study.classes)), study.spec.seed)
         self.texts = take(study.texts[1], self.rows)
-        self.recording = some_of(study.test, self.rows, self.texts)
-        self.weights = draw_texts(self.recording.labels, draws, study.spec.seed)
+        self.recording = part_of(study.test, self.rows, texts_sha256=self.texts.digest)
         self.most = max(64, room//(4*len(self.rows)*(len(study.classes)+1)))
 
     def outcome(self, *settings:Setting)->Outcome:
@@ -139,7 +123,6 @@ class LiveEffects:
         after,fires = zip(*(self.answers[_key(iv)] for iv in ivs), strict=True)
         while len(self.answers) > self.most: self.answers.popitem(last=False)
         return Outcome(ivs, self.recording.labels, self.study.classes, self.recording.answers(), np.stack(after), np.stack(fires))
-
 
     def known(self, setting:Setting, fractions)->list:
         "The fractions at which the setting was asked before."
@@ -166,17 +149,6 @@ def usual(
     "The setting that a study's figures show."
     m = study.spec.method
     return Setting(None, study.ranking.name, study.fraction, study.ranges.name, format_kind(*parse_edit(m.edit)), m.vote)
-
-def some_of(
-    rec, # A `Recording`
-    rows:np.ndarray, # `[n]` positions
-    texts, # The `Texts` at these positions
-): # A `Recording` of these
-    "Some rows of a recording, as if only these texts had been recorded; itself, where these are all."
-    if len(rows) == len(rec): return rec
-    about = rec.provenance | dict(texts_sha256=texts.digest, n_texts=len(rows))
-    return replace(rec, activations={s:a[rows] for s,a in rec.activations.items()}, labels=rec.labels[rows],
-        probabilities=rec.answers()[rows], provenance=about)
 
 FRACTIONS = (.05, .1, .2, .3, .5, .65, .8, 1.)
 
@@ -252,9 +224,8 @@ def _marker(kind, x, y, r, color, how=''):
     at = ' '.join(f'{x+d*math.cos(a):.2f},{y+d*math.sin(a):.2f}' for a,d in turn)
     return f'<polygon points="{at}" fill="{color}" {how}/>'
 
-_SHAPES = {'base':'star', 'full':'square', 'range':'circle', 'random':'diamond', 'accuracy':'circle', 'control':'square',
-    'selectivity':'diamond'}
-_DASHES = {'random':'2 3', 'control':'6 3', 'selectivity':'2 3'}
+_SHAPES = {'base':'star', 'full':'circle', 'range':'square', 'random':'diamond'} # As in the figures
+_DASHES = {'random':'2 3'}
 
 def _axes(xs, ys, xlabel, ylabel, place, box):
     "Frame, ticks and labels of a chart; `place` maps a point of the data into the picture."
@@ -369,7 +340,8 @@ class Filling(View):
 
     def missing(self)->list:
         "Fractions of the curve that have not been computed for the present values."
-        return [f for f in self.fractions if f not in self.live.known(self.setting(**self.values), self.fractions)]
+        known = self.live.known(self.setting(**self.values), self.fractions)
+        return [f for f in self.fractions if f not in known]
 
     def redraw(self):
         "Show the effect of the present values at once; the rest of the curve follows where an event loop runs."
@@ -400,6 +372,8 @@ class Filling(View):
             if left := self.missing()[:most]: self.live.outcome(*(replace(setting, fraction=f) for f in left))
             if self._show() and most: self._soon(.02)
         except Exception as e: self.picture.value = card(sentence(e))
+
+    def static(self): return settings_html(self.controls)+self.html() # With the whole curve
 
 # %% ../nbs/54_workbook.ipynb #e65e3882
 class EraseView(Filling):
@@ -443,12 +417,7 @@ def overlap_maps(
     "How much any two concepts share, in three ways, on the test texts."
     test,salient = study.test,ranking.salient(fraction)
     sets = set_overlap(salient, test.acts.shape[1], study.classes)
-    held = range_overlap(study.ranges, test.acts) if ranges_held is None else ranges_held
-    own = np.zeros(ranking.scores.shape, bool)
-    np.put_along_axis(own, salient, True, 1)
-    both = own[:,None] & own & ~np.isnan(held)
-    n = both.sum(-1)
-    between = np.divide(np.where(both, held, 0).sum(-1), n, out=np.full(n.shape, np.nan), where=n > 0)
+    between,_ = over_common(range_overlap(study.ranges, test.acts) if ranges_held is None else ranges_held, salient)
     return {'salient sets':sets.jaccard, 'ranges':between, 'firing':firing_matrix(test.acts, test.labels, study.ranges, salient,
         study.classes).rate}
 
@@ -613,6 +582,7 @@ class OverlapView(View):
         try: self.picture.value = self.draw(**self.values, live=self.grid is not None)
         except Exception as e: self.picture.value = card(sentence(e))
 
+    def static(self): return settings_html(self.controls)+self.html() # The maps as tables
     def pick(self, i:int, j:int): self.set(a=self.study.classes[i], b=self.study.classes[j])
 
     def open(self):
@@ -621,27 +591,18 @@ class OverlapView(View):
         if self.open_neuron is not None and j is not None: self.open_neuron(self.values['a'], j)
 
 # %% ../nbs/54_workbook.ipynb #faf152f7
-_LAYERS = {'accuracy':'#0173b2', 'control':'#d55e00', 'selectivity':'#029e73', 'majority':'#7f7f7f'}
-NO_PROBES = ('This study holds no probes of its blocks. Run it with `layers = true` under [method] of the study file; a study that was'
-    ' loaded from a folder has them as a table: LayersView(study, layers=pandas.read_csv("FOLDER/layers.csv")).')
+NO_PROBES = 'This study holds no probes of its blocks. Run it with `layers = true` under [method] of the study file.'
 
 def layers_html(
     frame:pd.DataFrame|None, # As of `LayerProbes.to_frame`: site, accuracy, control, majority, selectivity, maybe low and high; None: none
-    show=('accuracy', 'control'), # Columns to draw
     texts:str='', # What they were trained and read on; escaped here
 )->str: # HTML
-    "Probe accuracy and its control, or their difference, by block."
-    if frame is None or not len(frame): return card(f'<p>{escape(NO_PROBES)}</p>')
-    frame = by_block(frame)
-    x = frame.block.tolist()
-    lines = {k:list(zip(x, frame[k].tolist(), strict=True)) for k in show}
-    if 'accuracy' in show: lines['majority'] = [(x[0], float(frame.majority.max())), (x[-1], float(frame.majority.max()))]
-    best = frame.loc[frame[show[0]].idxmax()]
-    said = f'{show[0].capitalize()} is highest at {best.site} ({best[show[0]]:.3f}).'
-    ticks = sorted({*x[::max(1, len(x)//8)], x[-1]})
-    chart = line_chart(lines, {}, 'block', 'share named correctly' if 'accuracy' in show else 'accuracy less control', ticks,
-        (0, .2, .4, .6, .8, 1), _LAYERS, said)
-    return card(f'<p><b>{escape(said)}</b></p><p class="dim">{escape(texts)}</p>', chart, _layers_table(frame))
+    "Probe accuracy, its control and the difference by block."
+    if frame is None: return card(f'<p>{escape(NO_PROBES)}</p>')
+    best = frame.loc[frame.accuracy.idxmax()]
+    said = f'Accuracy is highest at {best.site} ({best.accuracy:.3f}), selectivity there {best.selectivity:.3f}.'
+    head = f'<p><b>{escape(said)}</b></p><p class="dim">{escape(texts)}</p>'
+    return card(head, figure_html(plot_probes(frame), said), _layers_table(frame))
 
 def _layers_table(frame):
     "The numbers of the chart."
@@ -652,30 +613,18 @@ def _layers_table(frame):
         return f'{getattr(r, k):.3f}'
     return table(head, [[cut(r.site), *(cell(r, k) for k in names)] for r in frame.itertuples()])
 
-def by_block(
-    frame:pd.DataFrame, # With a column site, such as 'residual.3'
-)->pd.DataFrame: # In the order of the blocks, with a column block; the place in the table where a site has no number
-    "A table of sites in the order of their blocks."
-    parts = [str(s).rpartition('.')[2] for s in frame.site]
-    numbers = [int(p) for p in parts] if all(p.isdigit() for p in parts) else range(len(parts))
-    return frame.assign(block=list(numbers)).sort_values('block', kind='stable').reset_index(drop=True)
-
 # %% ../nbs/54_workbook.ipynb #170837ad
-_DRAWN = {'accuracy and control':('accuracy', 'control'), 'selectivity':('selectivity',)}
-
 class LayersView(View):
-    "What linear probes read at every block. Controls: show."
+    "What linear probes read at every block; nothing to choose."
     def __init__(self,
         study, # A `Study`
-        layers:pd.DataFrame|None=None, # A table of probes, as in `layers.csv` of a saved study; None: the study's own
     ):
         self.study = checked_study(study)
-        probes = getattr(study, 'probes', None)
-        self.frame = probes.to_frame() if layers is None and probes is not None else layers
+        self.frame = None if study.probes is None else study.probes.to_frame()
         self.texts = f'{len(study.train)} training, {len(study.test)} test texts.'
-        super().__init__(dict(show=choice('show', _DRAWN, tip='What the lines are')), self.draw)
+        super().__init__({}, self.draw)
 
-    def draw(self, show)->str: return layers_html(self.frame, _DRAWN[show], self.texts)
+    def draw(self)->str: return layers_html(self.frame, self.texts)
 
 # %% ../nbs/54_workbook.ipynb #fd4e53e0
 class Workbook:

@@ -175,12 +175,13 @@ def test_texts_stand_on_the_side_they_are_said_to(study):
 
 
 def test_a_study_from_its_folder_has_a_report_too(study, figures, tmp_path):
-    "Without texts and probes the page leaves their parts out, and its contents as well."
+    "It has the same parts but for the texts; a study without probes has no such part, and its contents do not name it."
     from neuronlens.report import report_html
     from neuronlens.study import load_study, save_study
     save_study(study, tmp_path/'out')
     said, whole = (report_html(s, []) for s in (load_study(tmp_path/'out'), study))
-    assert 'href="#layers"' in whole and 'href="#layers"' not in said
+    assert 'href="#layers"' in whole and 'href="#layers"' in said
+    assert 'href="#layers"' not in report_html(replace(study, probes=None), [])
     assert 'td class="t long"' in whole and 'td class="t long"' not in said
     assert 'selectivity' in whole and '<img' not in said
 
