@@ -24,7 +24,7 @@ demo: $(READY) ## Run the worked example into demo/: which neurons carry which B
 
 test: $(READY) ## Lint, run every notebook and every test; the last line says how many passed
 	@$(BIN)/ruff check --quiet nbs tests benchmarks results site
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
 lab: $(READY) ## Open JupyterLab at the first tutorial
 	@$(BIN)/jupyter lab nbs/tutorials/first_concept.ipynb

@@ -1,6 +1,6 @@
 """Speed and memory of neuronlens beside what a user would do otherwise, in one process, as ratios.
 
-    python benchmarks/bench.py [part ...]      parts: sweep rerun record arrays growth start; all without
+    python benchmarks/bench.py [part ...]      parts: sweep rerun shots record arrays growth start; all without
 
 Writes `results.csv` (name, ours, other, ratio, target, met), `growth.csv` and `machine.json` beside this file. Every figure is
 the median of at least five measurements that take turns with those of the other side; `ratio` is ours over other, and `met` says
@@ -119,6 +119,22 @@ def bench_rerun(n=10):
         ivs = grid(train, sites=f"residual.{block}", fractions=[.3, .6], edit="mean")[:n]
         ours, other = race(lambda i=ivs: effects_on(clf, few, i, progress=False), lambda i=ivs: hooked(clf, part, i), rounds=7)
         yield row(f"block {block} of {L}: a sweep of {n} against hook and rerun, {len(few)} texts (s)", ours, other, 1.)
+
+
+def bench_shots(n=4):
+    "a: edits at all positions of a prompted model against the shots in every text."
+    from neuronlens.prompt import smollm2_prompted, smollm2_texts
+    from neuronlens.recording import record
+    from neuronlens.sweeps import effects_on, grid
+    prompt, train, test = smollm2_texts()
+    clf = smollm2_prompted(prompt)
+    whole, sites = clf.whole(), ["residual.9", "residual.19"]
+    rec = record(clf, train, sites, progress=False)
+    for site in sites:
+        ivs = grid(rec, sites=site, fractions=.5, edit="mean")[:n]
+        ours, other = race(lambda i=ivs: effects_on(clf, test, i, progress=False), lambda i=ivs: effects_on(whole, test, i, progress=False))
+        name = f"{site} of SmolLM2: {n} interventions, {len(clf.shared)} tokens of shots once against in every text, {len(test)} texts (s)"
+        yield row(name, ours, other, .5)
 
 
 # --- b: recording
@@ -297,7 +313,8 @@ def bench_start():
     yield row("a later run of the demo, start to end, against 20 s (s)", r, 20., 1.)
 
 
-PARTS = dict(sweep=bench_sweep, rerun=bench_rerun, record=bench_record, arrays=bench_arrays, growth=bench_growth, start=bench_start)
+PARTS = dict(sweep=bench_sweep, rerun=bench_rerun, shots=bench_shots, record=bench_record, arrays=bench_arrays, growth=bench_growth,
+             start=bench_start)
 
 
 def machine():

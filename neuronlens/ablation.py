@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .data import InputError, Texts, progress_bar
-from .hooks import EMBEDDING, Site, anatomy, answer, before, head_reads, logits, parse_site, run
+from .hooks import EMBEDDING, Site, anatomy, answer, before, head_reads, logits, parse_site, run, shots_again
 from .model import Batch, Classifier, align, each_batch, encode, first_attended, last_attended, readout_weights, token_budget
 from .ranges import Ranges, format_kind, parse_kind
 from .recording import Recording, _finite, finite_answers, make_reading, provenance
@@ -349,6 +349,24 @@ def _stacks(x, weights, ivs, room):
         yield which,stack,fires
 
 # %% ../nbs/40_ablation.ipynb #2fef5aca
+def _going_on(site, h, below):
+    "How a pass resumes with `h [S N, T, D]` at a site; `below [N, T, D]` is the state under it, where it lies inside a block."
+    at = before(site)
+    if at == site: return dict(start=(site, h))
+    return dict(start=(at, below.repeat(len(h)//len(below), 1, 1)), edits={site:lambda _: h})
+
+def _reaches_shots(clf, iv):
+    "Whether an intervention edits shots that are not in the batch, and the text sees it."
+    return clf.past and iv.positions in ('all', 'prompt') and iv.site != Site('residual', len(anatomy(clf.model))-1)
+
+def _edited_shots(clf, site, ivs, states):
+    "The model with its shots as each of these interventions leaves them; `states` are those of the unedited shots."
+    if not any(_reaches_shots(clf, iv) for iv in ivs): return clf
+    x = states[site]
+    which,stack,_ = next(_stacks(x, x.new_zeros(x.shape[:2]), ivs, len(ivs)))
+    h = stack[np.argsort(which)].flatten(0, 1)
+    return shots_again(clf, len(ivs), **_going_on(site, h, states[before(site)]))
+
 def _above(clf, batch, site, stack, below):
     "Class probabilities `[S, N, C]` when `stack [S, N, T, D]` stands at a site; `below` is the state to resume from."
     S,h,last = len(stack),stack.flatten(0, 1),len(anatomy(clf.model))-1
@@ -356,9 +374,7 @@ def _above(clf, batch, site, stack, below):
         z = answer(clf, h[:,0]) if batch is None else answer(clf, h, batch.mask.repeat(S, 1))
     else:
         many = Batch(batch.ids.repeat(S, 1), batch.mask.repeat(S, 1), batch.special.repeat(S, 1), np.tile(batch.rows, S))
-        at = before(site)
-        if at == site: z = logits(clf, many, start=(site, h))
-        else: z = logits(clf, many, start=(at, below.repeat(S, 1, 1)), edits={site:lambda _: h})
+        z = logits(clf, many, **_going_on(site, h, below))
     return z.softmax(-1).unflatten(0, (S, -1))
 
 # %% ../nbs/40_ablation.ipynb #bb8f4e05
@@ -376,16 +392,18 @@ def _by_site(ivs):
 def _ablate_batch(clf, batch, ivs, readout, room, base=True, done=lambda site, n: None):
     "The unedited answers of a batch as (None, `[N, C]`, None), then (which, `[S, N, C]`, fires `[S, N]`) of all interventions."
     a,w,sites = anatomy(clf.model),readout_weights(batch, readout).to(clf.device),_by_site(ivs)
-    last = Site('residual', len(a)-1)
-    states = run(clf, batch, {s for site in sites for s in (site, before(site))} | ({last} if base else set()))
+    last,needed = Site('residual', len(a)-1),{s for site in sites for s in (site, before(site))}
+    states,P = run(clf, batch, needed | ({last} if base else set())),clf.past*any(_reaches_shots(clf, iv) for iv in ivs)
+    of_shots = run(*clf.shots_alone(1), needed) if P else {}
     if base: yield None,answer(clf, states[last], batch.mask).softmax(-1),None
     done(None, 1)
     for site,at in sites.items():
         lone = site == last and readout == head_reads(clf)
         x,weights = (_at_head(a, states[site], batch.mask),torch.ones(len(batch), 1)) if lone else (states[site], w)
-        stack_size = max(1, room//x.shape[:2].numel())
+        stack_size = max(1, room//(x.shape[:2].numel()+P))
         for which,stack,fires in _stacks(x, weights.to(x.device), [ivs[i] for i in at], stack_size):
-            p = _above(clf, None if lone else batch, site, stack, states[before(site)])
+            own = _edited_shots(clf, site, [ivs[at[i]] for i in which], of_shots)
+            p = _above(own, None if lone else batch, site, stack, states[before(site)])
             yield [at[i] for i in which],p,fires
             done(site, len(which))
 
@@ -438,11 +456,6 @@ def _placed(ivs, clf):
             raise InputError(f"an intervention at {iv.site} has ranges of {iv.width} neurons, the site has {D}")
     return out
 
-def _as_edited(clf, ivs):
-    "The model as these edits need it: below the last block those at every position reach the shots of a prompt, too."
-    last = Site('residual', len(anatomy(clf.model))-1)
-    return clf.whole() if any(iv.site != last and iv.positions != 'readout' for iv in ivs) else clf
-
 def _checked_recording(clf, texts, rec):
     "Refuse a recording of something else."
     about = rec.provenance
@@ -465,7 +478,6 @@ def interventions_on(
     ivs,readout = _placed(interventions, clf),readout or clf.readout
     if recording is not None: _checked_recording(clf, texts, recording)
     last = Site('residual', len(anatomy(clf.model))-1)
-    clf = _as_edited(clf, ivs)
     fast = recording is not None and recording.readout == readout and reads_recording(clf, recording, [])
     near = [i for i,iv in enumerate(ivs) if fast and iv.site == last]
     far = [i for i in range(len(ivs)) if i not in set(near)]

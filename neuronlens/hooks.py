@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STREAMS', 'EMBEDDING', 'Site', 'parse_site', 'Anatomy', 'find_blocks', 'anatomy', 'resuming', 'before', 'hooked',
-           'run', 'narrowed', 'answer', 'head_reads', 'logits']
+           'run', 'narrowed', 'answer', 'head_reads', 'logits', 'shots_again']
 
 # %% ../nbs/12_hooks.ipynb #fd88c540
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache, DynamicCache
 
 from .data import InputError
 from .model import Batch, Classifier, call_options, input_device, padding_id
@@ -189,19 +190,27 @@ def hooked(
     a = anatomy(model)
     with ExitStack() as stack:
         if ahead is not None: stack.callback(model.base_model.register_forward_pre_hook(ahead, with_kwargs=True).remove)
-        for site,fn in edits.items(): stack.callback(_at(a, parse_site(site, len(a)), fn).remove)
+        for site,fn in edits.items(): _at(stack, a, parse_site(site, len(a)), fn)
         yield
 
-def _at(a, site, fn):
-    "Hook `fn` (hidden to hidden, or None to leave it) to a site; returns the handle."
+def _at(stack, a, site, fn):
+    "Hook `fn` (hidden to hidden, or None to leave it) to a site until the stack is left."
+    rows,block = [],a.blocks[site.block]
+    def shape(mod, args, kw): rows[:] = (args[0] if args else kw['hidden_states']).shape[:2]
     def after(mod, args, out):
         new = fn(_hidden(out))
         if new is not None: return (new, *out[1:]) if isinstance(out, tuple) else new
     def ahead(mod, args, kw):
-        new = fn(args[0] if args else kw['hidden_states'])
-        if new is not None: return ((new, *args[1:]), kw) if args else (args, kw | {'hidden_states':new})
-    if site.stream == 'residual': return a.blocks[site.block].register_forward_hook(after)
-    return (a.blocks[0] if site == EMBEDDING else a.inner[site]).register_forward_pre_hook(ahead, with_kwargs=True)
+        x = args[0] if args else kw['hidden_states']
+        flat = x.ndim == 2 # OPT lays the tokens of all texts end to end
+        new = fn(x.unflatten(0, rows) if flat else x)
+        if new is None: return
+        if flat: new = new.flatten(0, 1)
+        return ((new, *args[1:]), kw) if args else (args, kw | {'hidden_states':new})
+    if site.stream == 'residual': handles = [block.register_forward_hook(after)]
+    else: handles = [m.register_forward_pre_hook(h, with_kwargs=True)
+                     for m,h in ((block, shape), (block if site == EMBEDDING else a.inner[site], ahead))]
+    for h in handles: stack.callback(h.remove)
 
 # %% ../nbs/12_hooks.ipynb #15753b4c
 def run(
@@ -211,11 +220,13 @@ def run(
     *,
     edits:dict[Site,Callable[[Tensor],Tensor]]|None=None, # What happens to `[N, T, D]` at a site
     start:tuple[Site,Tensor]|None=None, # Resume from this residual site (or `EMBEDDING`) with this `[N, T, D]`
+    cache:Cache|None=None, # An empty one, to be filled with the keys and values of the blocks that run
 )->dict[Site,Tensor]: # What was read, each `[N, T, D]`
     "One pass: read, edit, resume, and stop after the highest block asked for."
     a,kept,edits = anatomy(clf.model),{},edits or {}
     if not read: return kept
     top,inputs = max(s.block for s in [*read, *edits]),clf.inputs(batch)
+    if cache is not None: inputs |= dict(past_key_values=cache, use_cache=True)
     def stop(mod, args, out): raise _Stop
     def keep(site):
         def fn(h): kept[site] = h
@@ -226,8 +237,8 @@ def run(
             if low := [str(s) for s in [*read, *edits] if s.block < first or s.block == first and s.stream != 'residual']:
                 raise InputError(f"site {low[0]!r} lies below {start[0]}, where the pass resumes")
             stack.enter_context(resuming(a.blocks, a.in_tuple, first, start[1]))
-        for site,fn in edits.items(): stack.callback(_at(a, site, fn).remove)
-        for site in read: stack.callback(_at(a, site, keep(site)).remove)
+        for site,fn in edits.items(): _at(stack, a, site, fn)
+        for site in read: _at(stack, a, site, keep(site))
         stack.callback(a.blocks[top].register_forward_hook(stop).remove)
         try: clf.model(**inputs)
         except _Stop: pass
@@ -306,3 +317,14 @@ def logits(
     "The model's logits, with whatever edits."
     last = Site('residual', len(anatomy(clf.model))-1)
     return answer(clf, run(clf, batch, [last], **kw)[last], batch.mask)
+
+def shots_again(
+    clf:Classifier, # A prompted model whose shots are computed
+    n:int, # S versions of the shots
+    **kw, # `edits` and `start` of `run`, for `[S, P, D]` where P is the length of the shots
+)->Classifier: # To be given batches of S times as many rows, version by version
+    "The model after its shots were read once more, with whatever edits; below `start` they stay as they are."
+    alone,batch = clf.shots_alone(n)
+    cache = DynamicCache()
+    run(alone, batch, [Site('residual', len(anatomy(clf.model))-1)], cache=cache, **kw)
+    return clf.with_shots(cache)

@@ -23,6 +23,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from .data import InputError, Texts, balance, bbc_news, distinct, split, take
 from neuronlens.model import (
+    Batch,
     Classifier,
     batches,
     call_options,
@@ -173,6 +174,18 @@ class Prompted(Classifier):
 
     def tokens(self, texts:list[str])->tuple: return _prompt_tokens(self, texts)
     def whole(self): return replace(self, shots=None)
+
+    def shots_alone(self, n:int)->tuple: # (model, `Batch` of n rows)
+        "The shared tokens as texts of their own, n times the same, and a model to run them with."
+        ids = torch.tensor([self.shared]).repeat(n, 1)
+        batch = Batch(ids, torch.ones_like(ids), torch.ones_like(ids, dtype=torch.bool), np.zeros(n, int))
+        return replace(self, shots=None, scoring='first'),batch
+
+    def with_shots(self, cache:Cache): # Keys and values of the shots, `[S, ...]`; of the lower blocks there may be none
+        "The same model with other shots, S versions of them for a batch of S times as many rows; where there are none, those it has."
+        own = [*cache.layers, *self.shots.layers[len(cache.layers):]]
+        return replace(self, shots=Cache(layers=[_Shots(l.keys, l.values) if l.is_initialized else old
+                                                 for l,old in zip(own, self.shots.layers, strict=True)]))
 
     def inputs(self, batch)->dict: # Keyword arguments for `model(...)`
         "Ids, mask and positions that go on where the shots end, the shots' keys and values, and the verbalizers to be read."

@@ -18,7 +18,6 @@ from neuronlens.ablation import (
     Intervention,
     _ablate_batch,
     _ablate_recorded,
-    _as_edited,
     _placed,
     interventions_on,
     plan,
@@ -142,7 +141,6 @@ def estimate(
 )->Estimate: # From a trial of a second or two
     "How long the interventions will take, and how much memory."
     texts,ivs = align(texts, clf),_placed(interventions, clf)
-    clf = _as_edited(clf, ivs)
     last,nothing = Site('residual', len(anatomy(clf.model))-1),lambda site, n: None
     fast = recording is not None and recording.readout == clf.readout and reads_recording(clf, recording, [])
     near,far,seconds = [iv for iv in ivs if fast and iv.site == last],[iv for iv in ivs if not (fast and iv.site == last)],0.

@@ -254,6 +254,12 @@ WAYS = {
                 "recommended": ("range", "posterior", "mean", [.5, .6])},
     "tokens": {"full": ("full", "gaussian(2.5)", ["mean", "transport"], 0.), "gaussian": ("range", "gaussian(2.5)", "mean", 0.),
                "recommended": ("range", "posterior", "mean", [.5, .55, .6, .65])}}
+# The same with a setting each, but for one choice
+LEAN = {
+    "readout": {"full": ("full", "gaussian(2.5)", "mean", 0.), "gaussian": ("range", "gaussian(2.5)", "mean", 0.),
+                "recommended": ("range", "posterior", "mean", .5)},
+    "tokens": {"full": ("full", "gaussian(2.5)", "mean", 0.), "gaussian": ("range", "gaussian(2.5)", "mean", 0.),
+               "recommended": ("range", "posterior", "mean", [.5, .6])}}
 # These are on all neurons, for which there is no random control; a half of them, and another half drawn at random:
 HALVES = {"tokens": {"half": ("range", "posterior", "mean", [.5, .6]), "random": ("random", "posterior", "mean", [.5, .6])}}
 
@@ -286,19 +292,24 @@ def blocks(p, which, tokens_each, of=WAYS, fraction=1., budget=5000, least=6):
     from neuronlens.ablation import record_tokens
     few, sites = some(p.texts["train"], tokens_each, 4*budget, 4*least), [f"residual.{b}" for b in which]
     trial, texts = some(p.texts["validation"], tokens_each, budget, least), some(p.texts["test"], tokens_each, 1.5*budget, 1.5*least)
-    tokens, out = record_tokens(p.clf, few, sites, seed=SEED, progress=False), []
+    tokens = record_tokens(p.clf, few, sites, seed=SEED, progress=False)
     names = [(at, n) for at in of for n in of[at]]
     for site in sites:
         tried = [ways(p, site, tokens, at, of[at][n], fraction) for at, n in names]
-        kept = [settled(p, *t) for t in zip([n for _, n in names], tried, measured(p, trial, tried), strict=True)]
-        found = measured(p, texts, [ivs for ivs, *_ in kept])
-        for (at, n), (_, row, _), effects in zip(names, kept, found, strict=True):
+        choice = [i for i, ivs in enumerate(tried) if len(ivs) > p.C]
+        kept = dict.fromkeys(range(len(names)))
+        for i, effects in zip(choice, measured(p, trial, [tried[i] for i in choice]), strict=True):
+            kept[i] = settled(p, names[i][1], tried[i], effects)
+        found, out = measured(p, texts, [tried[i] if k is None else k[0] for i, k in kept.items()]), []
+        for i, effects in enumerate(found):
             frame = effects.frame[effects.frame.condition != "base"]
-            out.append(frame.assign(preset=n, fitted_at=at, reached=row.reached, texts=len(texts)))
+            at, n, reached = *names[i], None if kept[i] is None else bool(kept[i][1].reached)
+            out.append(frame.assign(preset=n, fitted_at=at, reached=reached, texts=len(texts)))
         base = found[0].frame[found[0].frame.condition == "base"]
-        out.append(base.assign(preset="base", fitted_at="none", reached=False, site=site, texts=len(texts)))
+        out.append(base.assign(preset="base", fitted_at="none", site=site, texts=len(texts)))
+        for _, rows in pd.concat(out, ignore_index=True).groupby("preset", sort=False):
+            store("blocks", p.name, rows, same=("preset", "site"))
         print(f"{p.name}: {site} done", flush=True)
-    for _, rows in pd.concat(out, ignore_index=True).groupby("preset", sort=False): store("blocks", p.name, rows, same=("preset",))
 
 
 # --- distributions and overlap
@@ -388,11 +399,12 @@ def smollm2_part():
     prompt, rest = make_prompt(train, TEMPLATE, shots=4, seed=SEED, verbalizers=VERBALIZERS)
     fit, validation, test = (balance(t, n, seed=SEED) for t, n in ((rest, 150), (validation, 60), (test, 80)))
     clf = calibrated(smollm2_prompted(prompt), balance(fit, 25, seed=SEED))
-    sites = [f"residual.{b}" for b in MIDDLE]
+    sites = [f"residual.{b}" for b in LOWER]
     return Part("smollm2", "SmolLM2-135M-Instruct, prompted", clf, fit, validation, test, sites, fit=correct_only)
 
 
-MIDDLE = (14, 24)
+LOWER = range(29) # Of 30 blocks; every setting is tried at
+CLOSELY = (14, 24)
 
 
 def language(p):
@@ -439,8 +451,9 @@ def positions(p):
 
 
 def block_step(p, **how):
-    if p.name == "smollm2": blocks(p, MIDDLE, 300, **how)
-    else: blocks(p, range(5), each_tokens(p), **how)
+    if p.name != "smollm2": return blocks(p, range(5), each_tokens(p), **how)
+    blocks(p, CLOSELY, 300, **how)
+    if not how: blocks(p, [b for b in LOWER if b not in CLOSELY], 300, of=LEAN)
 
 
 def halves(p): block_step(p, of=HALVES, fraction=.5)

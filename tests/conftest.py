@@ -22,6 +22,15 @@ FILLER = 'the a is on under with near small old red and very'.split()
 SPECIAL = '[PAD] [UNK] [CLS] [SEP]'.split()
 
 
+LONGEST = ['test_emotion.py', 'test_notebooks.py', 'test_cluster.py', 'test_site.py', 'test_lab.py', 'test_tutorials.py']
+
+
+def pytest_collection_modifyitems(items):
+    "The files that take longest come first, so that two workers end at about the same time."
+    place = {n: i for i, n in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+
+
 def make_frame(n, seed, classes=CLASSES):
     "`n` distinct texts of every class as a frame `text, label`: three words of the class, one of another, and filler."
     rng, rows, seen = np.random.default_rng(seed), [], set()

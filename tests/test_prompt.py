@@ -187,7 +187,7 @@ def test_recording_is_what_a_plain_pass_reads(verbalizers):
 @pytest.mark.parametrize("site", ["residual.2", "residual.1", "mlp.1"])
 @torch.no_grad()
 def test_ablation_is_a_hooked_plain_run(site, positions):
-    "With the shots in the batch, an intervention is what hooks on the stock model make of every prompt alone."
+    "An intervention is what hooks on the stock model make of every prompt alone, the shots in the batch or computed before."
     clf = prompted().whole()
     iv = firing(clf, site, positions=positions)
     out = ablate(clf, texts(), [iv], progress=False)
@@ -204,10 +204,34 @@ def test_ablation_is_a_hooked_plain_run(site, positions):
         h.remove()
         assert np.allclose(out.after[0, i], got, atol=1e-4)
         assert np.allclose(out.before[i], stock(clf, t).softmax(-1), atol=1e-4)
-    if site == "residual.2":
-        cached = prompted()
-        for r in (None, record(cached, texts(), progress=False)):
-            assert np.allclose(ablate(cached, texts(), [iv], recording=r, progress=False).after, out.after, atol=1e-4)
+    cached = prompted()
+    for r in (None, record(cached, texts(), progress=False)):
+        assert np.allclose(ablate(cached, texts(), [iv], recording=r, progress=False).after, out.after, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "verbalizers"), [("llama", ()), ("llama", SUM), ("gpt2", ()), ("opt", SUM), ("gemma3_text", ())])
+@torch.no_grad()
+def test_edited_shots_are_read_once(kind, verbalizers, monkeypatch):
+    "Many interventions at many sites: shots edited ahead of all texts answer as shots edited in every text, in any batches."
+    clf, read = prompted(kind, verbalizers), []
+    inner = [s for s in ("attention.0", "mlp.0", "mlp.1") if parse_site(s) in anatomy(clf.model).inner]
+    sites, places = ["residual.0", "residual.1", "residual.2", *inner], ("all", "readout", "prompt", "generated")
+    ivs = [firing(clf, s, positions=p, vote=v, near=60, least=-1) for p, v in zip(places, (0., 0., .4, 0.), strict=True) for s in sites]
+    ivs += [ablation.LinearEdit(0, "turn", parse_site("residual.0"), torch.eye(16)*.5, torch.linspace(-1, 1, 16))]
+    want = ablate(clf.whole(), texts(), ivs, progress=False)
+    again = ablation.shots_again
+    monkeypatch.setattr(ablation, "shots_again", lambda c, n, **kw: read.append(n) or again(c, n, **kw))
+    for tokens in (None, 1):
+        read.clear()
+        got = ablate(clf, texts(), ivs, tokens=tokens, progress=False)
+        assert np.allclose(got.before, want.before, atol=1e-4) and np.allclose(got.after, want.after, atol=2e-4)
+        assert np.allclose(got.fires, want.fires, atol=1e-5)
+        batches_run, reach = (1 if tokens is None else len(TEXTS)), sum(iv.site.block < 2 or iv.site.stream != "residual" for iv in ivs)
+        assert reach/2 <= sum(read)/batches_run <= reach
+    n = len(sites)
+    alone = np.abs(np.log(want.after[:n]/want.after[n:2*n])).max((1, 2))
+    assert (alone[:2] > .01).all() # What happens in the shots shows in the answer
+    assert not touched(clf.model)
 
 
 @torch.no_grad()

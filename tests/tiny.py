@@ -28,21 +28,21 @@ def tiny_model(name, seed=0, **kw):
     return shaken(AutoModelForSequenceClassification.from_config(config), seed)
 
 
-def gap(values, q):
+def gap(values, q, near=3, least=1e-3):
     "A number near quantile `q` and away from every value, so that rounding moves nothing across it."
     v = sorted(values)
     i = round(q*(len(v)-2))
-    n = max(range(max(0, i-3), min(len(v)-1, i+4)), key=lambda n: v[n+1]-v[n])
-    assert v[n+1]-v[n] > 1e-3
+    n = max(range(max(0, i-near), min(len(v)-1, i+near+1)), key=lambda n: v[n+1]-v[n])
+    assert v[n+1]-v[n] > least
     return (v[n]+v[n+1])/2
 
 
-def intervention(acts, site, edit="mean", positions="all", seed=0, vote=0.):
+def intervention(acts, site, edit="mean", positions="all", seed=0, vote=0., **kw):
     "Edit a few neurons of activations [n, D] in one or two ranges that hold half of them."
     gen = torch.Generator().manual_seed(seed)
     neurons = torch.randperm(acts.shape[1], generator=gen)[:6]
     ends = torch.zeros(acts.shape[1], 4)
-    for j in neurons.tolist(): ends[j] = torch.tensor([gap(acts[:, j].tolist(), q) for q in (.1, .3, .6, .9)])
+    for j in neurons.tolist(): ends[j] = torch.tensor([gap(acts[:, j].tolist(), q, **kw) for q in (.1, .3, .6, .9)])
     lo, hi = ends[:, ::2].clone(), ends[:, 1::2].clone()
     lo[neurons[0], 1], hi[neurons[0], 1] = torch.inf, -torch.inf
     about = Neurons(*torch.randn(4, acts.shape[1], generator=gen))
