@@ -171,21 +171,10 @@ class Prompted(Classifier):
 
     @cached_property
     def tree(self)->Tree: return make_tree(self.answer_ids)
-
     def tokens(self, texts:list[str])->tuple: return _prompt_tokens(self, texts)
     def whole(self): return replace(self, shots=None)
-
-    def shots_alone(self, n:int)->tuple: # (model, `Batch` of n rows)
-        "The shared tokens as texts of their own, n times the same, and a model to run them with."
-        ids = torch.tensor([self.shared]).repeat(n, 1)
-        batch = Batch(ids, torch.ones_like(ids), torch.ones_like(ids, dtype=torch.bool), np.zeros(n, int))
-        return replace(self, shots=None, scoring='first'),batch
-
-    def with_shots(self, cache:Cache): # Keys and values of the shots, `[S, ...]`; of the lower blocks there may be none
-        "The same model with other shots, S versions of them for a batch of S times as many rows; where there are none, those it has."
-        own = [*cache.layers, *self.shots.layers[len(cache.layers):]]
-        return replace(self, shots=Cache(layers=[_Shots(l.keys, l.values) if l.is_initialized else old
-                                                 for l,old in zip(own, self.shots.layers, strict=True)]))
+    def shots_alone(self, n:int)->tuple: return _shots_alone(self, n) # (model, `Batch` of the shared tokens n times)
+    def with_shots(self, cache:Cache): return _with_shots(self, cache) # With other shots, `[S, ...]`; those it has where there are none
 
     def inputs(self, batch)->dict: # Keyword arguments for `model(...)`
         "Ids, mask and positions that go on where the shots end, the shots' keys and values, and the verbalizers to be read."
@@ -206,6 +195,19 @@ class Prompted(Classifier):
     def __repr__(self):
         return (f"Prompted({type(self.model).__name__}, {len(self.classes)} classes, {len(self.prompt.shots)} shots in {len(self.shared)}"
                 f" shared tokens, scoring {self.scoring!r}{', calibrated' if self.calibration else ''})")
+
+# %% ../nbs/11_prompt.ipynb #d102a35d
+def _shots_alone(clf, n):
+    "A model that runs the shared tokens as texts of their own, and a batch of them."
+    ids = torch.tensor([clf.shared]).repeat(n, 1)
+    batch = Batch(ids, torch.ones_like(ids), torch.ones_like(ids, dtype=torch.bool), np.zeros(n, int))
+    return replace(clf, shots=None, scoring='first'),batch
+
+def _with_shots(clf, cache):
+    "The model with S versions of the shots, for batches of S times as many rows; layers that hold none keep theirs."
+    new = [*cache.layers, *clf.shots.layers[len(cache.layers):]]
+    return replace(clf, shots=Cache(layers=[_Shots(l.keys, l.values) if l.is_initialized else old
+                                            for l,old in zip(new, clf.shots.layers, strict=True)]))
 
 # %% ../nbs/11_prompt.ipynb #1bf82c1a
 def _firsts(logits, tokens):
