@@ -128,9 +128,8 @@ class Classifier:
         if self.takes_positions: kw['position_ids'] = (kw['attention_mask'].cumsum(1)-1).clamp(min=0)
         return kw | call_options(self.model)
 
-    def tokens(self, texts): return _tokens(self, texts) # Token ids and special-token masks of texts, and which were cut
     past = 0 # How many tokens it reads before those of a batch
-
+    def tokens(self, texts): return _tokens(self, texts) # Token ids and special-token masks of texts, and which were cut
     def whole(self): return self # The same model with everything it reads inside the batch
 
     def places(self, mask:Tensor, head:str)->Tensor: # `[N, K]` int64

@@ -479,7 +479,7 @@ def _continued(clf, batch, n):
 
 @torch.inference_mode()
 def generated_answers(
-    clf:Prompted, # The model under study
+    clf:Prompted, # The model under study; while edits are on, `clf.whole()`, so that they reach the shots, too
     texts:Texts, # N texts
     *,
     stop:str='}', # What ends an answer

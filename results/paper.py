@@ -403,8 +403,7 @@ def smollm2_part():
     return Part("smollm2", "SmolLM2-135M-Instruct, prompted", clf, fit, validation, test, sites, fit=correct_only)
 
 
-LOWER = range(29) # Of 30 blocks; every setting is tried at
-CLOSELY = (14, 24)
+LOWER, CLOSELY = range(29), (14, 24) # Blocks below the last of 30, and those at which every setting is tried
 
 
 def language(p):
@@ -450,13 +449,15 @@ def positions(p):
     store("positions", p.name, firing_by_position(p.clf, some(p.texts["test"], each_tokens(p), 10_000), ivs))
 
 
-def block_step(p, **how):
-    if p.name != "smollm2": return blocks(p, range(5), each_tokens(p), **how)
-    blocks(p, CLOSELY, 300, **how)
-    if not how: blocks(p, [b for b in LOWER if b not in CLOSELY], 300, of=LEAN)
+def block_step(p):
+    if p.name != "smollm2": return blocks(p, range(5), each_tokens(p))
+    blocks(p, CLOSELY, 300)
+    blocks(p, [b for b in LOWER if b not in CLOSELY], 300, of=LEAN)
 
 
-def halves(p): block_step(p, of=HALVES, fraction=.5)
+def halves(p):
+    small = p.name == "smollm2"
+    blocks(p, CLOSELY if small else range(5), 300 if small else each_tokens(p), of=HALVES, fraction=.5)
 
 
 STEPS = dict(base=base_table, shapes=shapes, sweeps=sweeps, matching=matching, rankings=by_ranking,
