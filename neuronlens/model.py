@@ -20,7 +20,6 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -183,19 +182,15 @@ def is_causal(
     hidden = [model.base_model(x, **call_options(model.base_model))[0][:,0] for x in (a, b)]
     return bool(torch.allclose(*hidden, atol=1e-6))
 
-_POSITIONS = WeakKeyDictionary()
-
 @torch.no_grad()
 def takes_positions(
     model:torch.nn.Module, # Hugging Face model in eval mode
 )->bool: # True if positions counted from 0 may be passed
     "Whether the model accepts `position_ids` and counts them from 0: found by passing them."
     if 'position_ids' not in inspect.signature(model.forward).parameters: return False
-    if (known := _POSITIONS.get(model)) is None:
-        ids,kw = _trial_ids(model),call_options(model.base_model)
-        given = model.base_model(ids, position_ids=torch.arange(ids.shape[1], device=ids.device)[None], **kw)[0]
-        known = _POSITIONS[model] = bool(torch.allclose(model.base_model(ids, **kw)[0], given, atol=1e-6))
-    return known
+    ids,kw = _trial_ids(model),call_options(model.base_model)
+    given = model.base_model(ids, position_ids=torch.arange(ids.shape[1], device=ids.device)[None], **kw)[0]
+    return bool(torch.allclose(model.base_model(ids, **kw)[0], given, atol=1e-6))
 
 # %% ../nbs/10_model.ipynb #d5fb173d
 @contextmanager

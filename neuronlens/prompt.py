@@ -197,17 +197,23 @@ class Prompted(Classifier):
                 f" shared tokens, scoring {self.scoring!r}{', calibrated' if self.calibration else ''})")
 
 # %% ../nbs/11_prompt.ipynb #d102a35d
+def _kept(clf, **kw):
+    "The same with other fields; what a trial found out about the model stays known."
+    new = replace(clf, **kw)
+    new.__dict__['takes_positions'] = clf.takes_positions
+    return new
+
 def _shots_alone(clf, n):
     "A model that runs the shared tokens as texts of their own, and a batch of them."
     ids = torch.tensor([clf.shared]).repeat(n, 1)
     batch = Batch(ids, torch.ones_like(ids), torch.ones_like(ids, dtype=torch.bool), np.zeros(n, int))
-    return replace(clf, shots=None, scoring='first'),batch
+    return _kept(clf, shots=None, scoring='first'),batch
 
 def _with_shots(clf, cache):
     "The model with S versions of the shots, for batches of S times as many rows; layers that hold none keep theirs."
     new = [*cache.layers, *clf.shots.layers[len(cache.layers):]]
-    return replace(clf, shots=Cache(layers=[_Shots(l.keys, l.values) if l.is_initialized else old
-                                            for l,old in zip(new, clf.shots.layers, strict=True)]))
+    return _kept(clf, shots=Cache(layers=[_Shots(l.keys, l.values) if l.is_initialized else old
+                                          for l,old in zip(new, clf.shots.layers, strict=True)]))
 
 # %% ../nbs/11_prompt.ipynb #1bf82c1a
 def _firsts(logits, tokens):
