@@ -126,7 +126,7 @@ def bench_shots(n=4):
     from neuronlens.prompt import smollm2_prompted, smollm2_texts
     from neuronlens.recording import record
     from neuronlens.sweeps import effects_on, grid
-    prompt, train, test = smollm2_texts()
+    prompt, train, test = smollm2_texts(test=3)
     clf = smollm2_prompted(prompt)
     whole, sites = clf.whole(), ["residual.9", "residual.19"]
     rec = record(clf, train, sites, progress=False)
