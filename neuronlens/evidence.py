@@ -84,6 +84,7 @@ def unseen(
     level:float=.95, # Coverage of the two-sided interval, 0 to 1
 ): # 0 to 1
     "The highest rate that is compatible with 0 of n (Clopper & Pearson 1934)."
+    if not 0 < level < 1: raise InputError(f"level={level} must lie between 0 and 1")
     return 1-((1-level)/2)**(1/np.asarray(n, float))
 
 # %% ../nbs/43_evidence.ipynb #4f01acf6
@@ -165,13 +166,18 @@ def _ends(drawn, level):
     ends[:,some] = np.nanquantile(drawn[:,some], q, axis=0)
     return ends
 
-def _with_ends(value, drawn, level, share, smallest, C=1):
-    "Value, low and high; where nothing or everything shows, the exact interval."
+def _with_ends(value, drawn, level, share, top):
+    "Value, low and high; where nothing or everything shows, the exact interval, up to `top` from there."
     low,high = _ends(drawn, level)
     if share:
-        top = unseen(np.maximum(smallest, 1), level)/C
         low,high = np.where(value == 1, 1-top, low),np.where(value == 0, top, high)
     return dict(value=value, low=low, high=high)
+
+def _top(n, groups, union, C, level):
+    "The largest average over C classes that is compatible with none: see `unseen`, and the text before it."
+    of = pd.Series(n).groupby(groups)
+    apart = of.sum().to_numpy() == union # Every text counts for one class only
+    return np.where(apart, unseen(np.maximum(of.min(), 1), level)/C, unseen(np.maximum(union, 1), level))
 
 def _average(x, groups):
     "Means of `[B, R]` over every group of columns, `[B, G]`; NaN does not count."
@@ -195,12 +201,11 @@ def intervals(
     for m,x in per_text(outcome).items():
         once,drawn = (resampled(x, rows[m], own, v)[:,source] for v in (np.ones((1, len(outcome.labels))), w))
         n,share = rows[m].sum(1)[own[source]],m in SHARES
-        parts.append(frame.assign(measure=m, **_with_ends(once[0], drawn, level, share, n), n=n))
-        smallest = pd.Series(n).groupby(groups).min().to_numpy()
-        union = [rows[m][own[source[groups == g]]].any(0).sum() for g in range(len(C))]
+        parts.append(frame.assign(measure=m, **_with_ends(once[0], drawn, level, share, unseen(np.maximum(n, 1), level)), n=n))
+        union = np.array([rows[m][own[source[groups == g]]].any(0).sum() for g in range(len(C))])
         averages = (_average(v, groups) for v in (once, drawn))
         value,drawn = next(averages)[0],next(averages)
-        macros.append(first.assign(measure=m, **_with_ends(value, drawn, level, share, smallest, C), n=union))
+        macros.append(first.assign(measure=m, **_with_ends(value, drawn, level, share, _top(n, groups, union, C, level)), n=union))
     whole = [pd.concat(p).sort_index(kind='stable') for p in (parts, macros)]
     return Evidence(pd.concat(whole, ignore_index=True), draws, seed, level)
 

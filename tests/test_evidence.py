@@ -90,7 +90,7 @@ def test_intervals_cover():
 
 
 def test_interval_without_width():
-    "0 of n has the exact upper end, n of n the exact lower one; a macro 0 that of its smallest class over C."
+    "0 of n has the exact upper end; a macro 0 that of its smallest class over C, or of all texts where classes share them."
     o = outcome(shift=dict(full=99.), harm=dict(full=0.), noise=0.)
     f = intervals(o, draws=50).only(condition="full", measure=["target_accuracy", "auxiliary_accuracy"]).frame
     zero = f[(f.measure == "target_accuracy") & (f.concept != "macro")]
@@ -100,6 +100,9 @@ def test_interval_without_width():
     np.testing.assert_allclose(macro.high, unseen(30)/3)
     broken = intervals(o, draws=50).only(condition="full", measure="broken").frame
     assert (broken.value == 0).all() and (broken.high > 0).all()
+    macro = broken[broken.concept == "macro"]
+    np.testing.assert_allclose(macro.high, unseen(macro.n)) # Two of three classes share every text, and may break together
+    assert (macro.n > broken[broken.concept != "macro"].n.max()).all()
     with pytest.raises(InputError, match="level"):
         intervals(o, draws=5, level=95)
     with pytest.raises(InputError, match="draws"):
