@@ -46,13 +46,15 @@ class Prompt:
     "How a language model is asked for the class of a text."
     template:str # With one place `{text}`, for example 'Text: {text}' and, on the next line, 'Topic:'
     classes:tuple[str,...] # C class names
-    verbalizers:tuple[str,...]=() # What follows the template for each class, leading space included; (): made of the names
+    verbalizers:tuple[str,...]=() # What follows the template for each class, leading space included, or a dict by class; (): from the names
     shots:tuple[tuple[str,int],...]=() # Worked examples: text and class index
     separator:str='\n\n' # After every shot
     instruction:str='' # Before everything
 
     def __post_init__(self):
         if not self.verbalizers: object.__setattr__(self, 'verbalizers', _named_verbalizers(self.template, self.classes))
+        if isinstance(self.verbalizers, dict): object.__setattr__(self, 'verbalizers', _by_class(self.verbalizers, self.classes))
+        if isinstance(self.verbalizers, str): raise InputError(f"verbalizers are one for each class, not the one text {self.verbalizers!r}")
         for n in ('classes', 'verbalizers', 'shots'): object.__setattr__(self, n, tuple(getattr(self, n)))
         _check_prompt(self)
 
@@ -71,6 +73,12 @@ class Prompt:
     def _repr_html_(self): return f"<pre>{escape(self.ask(PLACE))}</pre><p>{escape(' · '.join(map(repr, self.verbalizers)))}</p>"
 
 # %% ../nbs/11_prompt.ipynb #6ef15910
+def _by_class(verbalizers, classes):
+    "The verbalizers of a dict, in the order of the classes."
+    if odd := sorted(set(classes)^set(verbalizers), key=str):
+        raise InputError(f"verbalizers: {odd[0]!r} is not both a class and a key of them; the classes are {', '.join(map(repr, classes))}")
+    return tuple(verbalizers[c] for c in classes)
+
 def _named_verbalizers(template, classes):
     "Class names after a space; without one if the template ends in white space or an opening bracket or quote."
     return tuple(classes) if template[-1:].isspace() or template[-1:] in '{[("\'' else tuple(f' {c}' for c in classes)

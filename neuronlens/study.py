@@ -276,7 +276,7 @@ def check_study(
     if not d.train: raise InputError(f"{where}: [data] names no train file")
     spec = settle(spec, where)
     _check_method(spec.method, where)
-    if spec.seed < 0: raise InputError(f"{where}: seed {spec.seed} is negative")
+    if not 0 <= spec.seed < 2**32: raise InputError(f"{where}: seed {spec.seed} must lie between 0 and {2**32-1}")
     if not 0 < d.test_share < 1: raise InputError(f"{where}: test_share {d.test_share} must lie between 0 and 1")
     for name in ('epochs', 'lr', 'batch_size'):
         if not getattr(spec.training, name) > 0: raise InputError(f"{where}: {name} must be above zero")

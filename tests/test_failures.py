@@ -780,3 +780,13 @@ def test_repeats_within_the_test_file_are_left_out(cli, make_study, tmp_path, da
     study = make_study(data=dict(train=str(data.train), test='twice.csv'))
     assert '5 repeated texts left out' in finish(cli('run', study, '--out', tmp_path/'out'))
     assert json.loads((tmp_path/'out/recording/test.json').read_text())['n_texts'] == 36
+
+
+def test_columns_of_a_table_go_by_position():
+    "Texts and labels that are columns of a shuffled or filtered table stay pairs, in their order."
+    from neuronlens.data import make_texts
+    df = pd.DataFrame(dict(text=[f"text {i}" for i in range(12)], label=[CLASSES[i % 3] for i in range(12)]))
+    for some in (df.sample(frac=1, random_state=0), df[df.index > 2]):
+        for t, l in ((some.text, list(some.label)), (list(some.text), some.label), (some.text, some.label)):
+            res = make_texts(t, l)
+            assert list(res.texts) == some.text.tolist() and [res.classes[i] for i in res.labels] == some.label.tolist()

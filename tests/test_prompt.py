@@ -387,3 +387,14 @@ def test_correct_only():
         assert np.array_equal(got.acts, rec.acts[1:]) and np.array_equal(got.labels, rec.predicted[1:])
     else:
         with pytest.raises(InputError, match=f"class {rec.classes[gold.labels[0]]!r} is never answered right"): correct_only(gold)
+
+
+def test_verbalizers_by_name():
+    "A dict is read by class name, whatever its order; a missing class and a single text are refused."
+    classes = ("animal", "food", "tool")
+    prompt = Prompt("{text} is", classes, dict(tool=" t", animal=" a", food=" f"))
+    assert prompt.verbalizers == (" a", " f", " t")
+    with pytest.raises(InputError, match="'food' is not both a class and a key"):
+        Prompt("{text} is", classes, dict(tool=" t", animal=" a"))
+    with pytest.raises(InputError, match="one text 'abc'"):
+        Prompt("{text} is", classes, "abc")
