@@ -190,6 +190,7 @@ def make_texts(
     "Check texts and labels and put them together; every complaint names the source and the row or class."
     texts,labels = list(texts),labels.tolist() if hasattr(labels, 'tolist') else list(labels) # A column of a table goes by position, too
     if len(texts) != len(labels): raise InputError(f"{source}: {len(texts)} texts but {len(labels)} labels")
+    if rows is not None and len(rows) != len(texts): raise InputError(f"{source}: {len(texts)} texts but {len(rows)} row numbers")
     if not len(texts): raise InputError(f"{source}: no rows")
     res = _put_together(texts, labels, np.arange(1, len(texts)+1) if rows is None else rows, source, skip_empty)
     if not len(res): raise InputError(f"{source}: no row has a text")

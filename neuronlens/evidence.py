@@ -79,13 +79,16 @@ def resampled(
     return out
 
 # %% ../nbs/43_evidence.ipynb #5666eebb
+def _check_level(level):
+    if not 0 < level < 1: raise InputError(f"level={level} must lie between 0 and 1")
+
 def unseen(
-    n, # How many texts were looked at, 1 or more; number, list or array
+    n, # How many texts were looked at; number, list or array, 0 taken as 1
     level:float=.95, # Coverage of the two-sided interval, 0 to 1
 ): # 0 to 1
     "The highest rate that is compatible with 0 of n (Clopper & Pearson 1934)."
-    if not 0 < level < 1: raise InputError(f"level={level} must lie between 0 and 1")
-    return 1-((1-level)/2)**(1/np.asarray(n, float))
+    _check_level(level)
+    return 1-((1-level)/2)**(1/np.maximum(n, 1))
 
 # %% ../nbs/43_evidence.ipynb #4f01acf6
 @dataclass(frozen=True, eq=False)
@@ -158,7 +161,7 @@ def _sources(outcome):
 # %% ../nbs/43_evidence.ipynb #444ba0ea
 def _ends(drawn, level):
     "Both ends of the central interval of `[B, S]`, each `[S]`; draws that are NaN do not count."
-    if not 0 < level < 1: raise InputError(f"level={level} must lie between 0 and 1")
+    _check_level(level)
     q = [(1-level)/2, (1+level)/2]
     if not np.isnan(drawn).any(): return np.quantile(drawn, q, axis=0)
     ends = np.full((2, drawn.shape[1]), np.nan)
@@ -166,10 +169,10 @@ def _ends(drawn, level):
     ends[:,some] = np.nanquantile(drawn[:,some], q, axis=0)
     return ends
 
-def _with_ends(value, drawn, level, share, top):
-    "Value, low and high; where nothing or everything shows, the exact interval, up to `top` from there."
+def _with_ends(value, drawn, level, top=None):
+    "Value, low and high; a share of nothing or everything has the exact interval, as far as `top` from there."
     low,high = _ends(drawn, level)
-    if share:
+    if top is not None:
         low,high = np.where(value == 1, 1-top, low),np.where(value == 0, top, high)
     return dict(value=value, low=low, high=high)
 
@@ -177,7 +180,7 @@ def _top(n, groups, union, C, level):
     "The largest average over C classes that is compatible with none: see `unseen`, and the text before it."
     of = pd.Series(n).groupby(groups)
     apart = of.sum().to_numpy() == union # Every text counts for one class only
-    return np.where(apart, unseen(np.maximum(of.min(), 1), level)/C, unseen(np.maximum(union, 1), level))
+    return np.where(apart, unseen(of.min(), level)/C, unseen(union, level))
 
 def _average(x, groups):
     "Means of `[B, R]` over every group of columns, `[B, G]`; NaN does not count."
@@ -200,12 +203,12 @@ def intervals(
     C,parts,macros = np.bincount(groups),[],[]
     for m,x in per_text(outcome).items():
         once,drawn = (resampled(x, rows[m], own, v)[:,source] for v in (np.ones((1, len(outcome.labels))), w))
-        n,share = rows[m].sum(1)[own[source]],m in SHARES
-        parts.append(frame.assign(measure=m, **_with_ends(once[0], drawn, level, share, unseen(np.maximum(n, 1), level)), n=n))
+        n = rows[m].sum(1)[own[source]]
         union = np.array([rows[m][own[source[groups == g]]].any(0).sum() for g in range(len(C))])
-        averages = (_average(v, groups) for v in (once, drawn))
-        value,drawn = next(averages)[0],next(averages)
-        macros.append(first.assign(measure=m, **_with_ends(value, drawn, level, share, _top(n, groups, union, C, level)), n=union))
+        tops = (unseen(n, level), _top(n, groups, union, C, level)) if m in SHARES else (None, None)
+        parts.append(frame.assign(measure=m, **_with_ends(once[0], drawn, level, tops[0]), n=n))
+        value,drawn = (_average(v, groups) for v in (once, drawn))
+        macros.append(first.assign(measure=m, **_with_ends(value[0], drawn, level, tops[1]), n=union))
     whole = [pd.concat(p).sort_index(kind='stable') for p in (parts, macros)]
     return Evidence(pd.concat(whole, ignore_index=True), draws, seed, level)
 

@@ -14,6 +14,7 @@ import re
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from textwrap import wrap
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -691,6 +692,8 @@ def _macro_dots(ax, rows, x, wide, measure, style, at):
     ax.plot([x], [rows[measure].mean()], ms=7, mew=1.4, mfc=style['color'] if accuracy <= at+1e-12 else 'w', clip_on=False, **style)
     ax.text(x, 1.02, f"{accuracy:.1%}", rotation=90, ha='center', va='bottom', fontsize=7, transform=ax.get_xaxis_transform())
 
+def _wrapped(name): return '\n'.join(wrap(_name(name, 44), 18)) # Fits under one data set beside others
+
 def plot_matched(
     frame:pd.DataFrame, # Columns dataset, preset, concept, target_accuracy and the measure; one row of each concept, as of `apply`
     measure:str='disturbance', # What to compare
@@ -702,7 +705,7 @@ def plot_matched(
 ):
     "What every preset costs at matched suppression, side by side for every data set; returns the axes."
     _need(frame, ['dataset', 'preset', 'concept', 'target_accuracy', measure])
-    frame = frame.assign(dataset=frame.dataset.astype(str)+('\n'+frame.model.map(_name) if 'model' in frame else ''))
+    frame = frame.assign(dataset=frame.dataset.astype(str)+('\n'+frame.model.map(_wrapped) if 'model' in frame else ''))
     twice = frame[frame.duplicated(['dataset', 'preset', 'concept'])]
     if len(twice): raise InputError(f"preset {twice.preset.iloc[0]!r} has several rows for concept {twice.concept.iloc[0]!r}")
     colors,sets = _conditions(frame, 'preset'),list(dict.fromkeys(frame.dataset))
@@ -806,10 +809,10 @@ def plot_blocks(
                     ax.plot(line.block, line[m], label=label, clip_on=False, **style)
         if len(base): axes[0].axhline(base.target_accuracy.mean(), color=CONDITIONS['base'], lw=1, label='base')
         axes[0].axhline(at, color='.4', lw=1, ls=':')
-        axes[0].set(ylim=(0, 1.02), ylabel='lowest target accuracy')
+        axes[0].set(ylim=(0, 1.02), ylabel='target accuracy')
         axes[1].set_yscale('symlog', linthresh=.001)
         axes[1].yaxis.set_major_formatter('{x:g}')
-        axes[1].set(ylim=(0, max(.001, rows.disturbance.max())*1.5), ylabel='disturbance there\n(mean total variation)')
+        axes[1].set(ylim=(0, max(.001, rows.disturbance.max())*1.5), ylabel='disturbance\n(mean total variation)')
         for ax in axes:
             ax.set_xlabel('block')
             ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(12, integer=True))

@@ -784,9 +784,11 @@ def test_repeats_within_the_test_file_are_left_out(cli, make_study, tmp_path, da
 
 def test_columns_of_a_table_go_by_position():
     "Texts and labels that are columns of a shuffled or filtered table stay pairs, in their order."
-    from neuronlens.data import make_texts
+    from neuronlens.data import InputError, make_texts
     df = pd.DataFrame(dict(text=[f"text {i}" for i in range(12)], label=[CLASSES[i % 3] for i in range(12)]))
     for some in (df.sample(frac=1, random_state=0), df[df.index > 2]):
         for t, l in ((some.text, list(some.label)), (list(some.text), some.label), (some.text, some.label)):
             res = make_texts(t, l)
             assert list(res.texts) == some.text.tolist() and [res.classes[i] for i in res.labels] == some.label.tolist()
+    with pytest.raises(InputError, match="12 texts but 3 row numbers"):
+        make_texts(df.text, df.label, rows=[1, 2, 3])
