@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['READERS', 'InputError', 'atomic', 'cache_folder', 'alone', 'progress_bar', 'sha256', 'usable_cpus', 'Texts',
-           'make_texts', 'some_rows', 'check', 'read_texts', 'read_chunks', 'take', 'distinct', 'split', 'balance',
-           'package_folder', 'bbc_news']
+           'make_texts', 'some_rows', 'need_texts', 'check', 'read_texts', 'read_chunks', 'take', 'distinct',
+           'contradictions', 'split', 'balance', 'package_folder', 'bbc_news']
 
 # %% ../nbs/00_data.ipynb #ee02d6f8
 import csv
@@ -23,6 +23,7 @@ from html import escape
 from importlib.util import find_spec
 from itertools import chain, islice
 from math import ceil
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +176,7 @@ def _put_together(texts, labels, rows, source, skip_empty):
     keep = np.flatnonzero(good)
     def named(l): return pd.api.types.is_scalar(l) and not pd.isna(l) and _is_text(str(l))
     if none := [rows[i] for i in keep if not named(labels[i])]: raise InputError(f"{source}: {some_rows(none)} without a label")
-    names = [str(labels[i]).strip() for i in keep]
+    names = [re.sub(r'\s*[\r\n]\s*', ' ', str(labels[i]).strip()) for i in keep] # A table of results is to stay one
     index = {c:i for i,c in enumerate(_sorted_classes(names))}
     return Texts([texts[i] for i in keep], np.array([index[n] for n in names], int), tuple(index), source, rows[keep], int((~good).sum()))
 
@@ -205,11 +206,20 @@ def some_rows(
     if len(rows) == 1: return f"row {rows[0]}"
     return f"{len(rows)} rows ({', '.join(map(str, rows[:most]))}{', ...' if len(rows) > most else ''})"
 
+def need_texts(
+    texts, # What was given where `Texts` are wanted
+    who:str, # Name of the function that wants them
+)->Texts: # The same object
+    "Refuse a table, a list or a path in the place of texts."
+    if isinstance(texts, Texts): return texts
+    raise InputError(f"{who} takes `Texts`, as `make_texts` and `read_texts` give them, not {type(texts).__name__}")
+
 def check(
     texts:Texts, # Texts to check
 )->Texts: # The same object
     "Refuse fewer than two classes, and a class with fewer than two examples."
-    counts = texts.counts()
+    counts = need_texts(texts, 'check').counts()
+    if not len(texts): raise InputError(f"{texts.source}: no texts")
     if (present := counts[counts > 0]).size < 2:
         raise InputError(f"{texts.source}: only {list(present.index)} among the labels; at least two classes are needed")
     if (few := counts[counts < 2]).size:
@@ -363,15 +373,29 @@ def take(
     index = np.arange(len(texts))[np.asarray(index)]
     return replace(texts, texts=[texts.texts[i] for i in index], labels=texts.labels[index], rows=texts.rows[index])
 
+def _firsts(texts):
+    "For every text the position of the first that is equal but for white space, `[N]`."
+    seen = {}
+    return np.array([seen.setdefault(' '.join(t.split()), i) for i,t in enumerate(texts.texts)], int)
+
 def distinct(
     texts:Texts, # Texts to choose from
 )->Texts: # The first of every set of texts that are equal but for white space
-    "Without repeated texts."
-    first = {}
-    for i,t in enumerate(texts.texts): first.setdefault(' '.join(t.split()), i)
-    return take(texts, np.array(sorted(first.values())))
+    "Without repeated texts; where they disagree about the class, see `contradictions`, the first is believed."
+    return take(need_texts(texts, 'distinct'), _firsts(texts) == np.arange(len(texts)))
+
+def contradictions(
+    texts:Texts, # Any texts
+)->np.ndarray: # `[M]` int64 positions
+    "The repeated texts that have another class than the first of their kind."
+    return np.flatnonzero(need_texts(texts, 'contradictions').labels[_firsts(texts)] != texts.labels)
 
 # %% ../nbs/00_data.ipynb #863f41e6
+def _drawing(seed):
+    "A generator of random numbers."
+    if isinstance(seed, Integral) and seed >= 0: return np.random.default_rng(seed)
+    raise InputError(f"seed {seed!r} must be a whole number, 0 or more")
+
 def split(
     texts:Texts, # Texts to split
     test:float=.4, # Share of every class that goes to the second part, between 0 and 1
@@ -379,9 +403,9 @@ def split(
     seed:int=0, # The same seed gives the same split
 )->tuple[Texts,Texts]: # (train, test), disjoint, both in source order
     "Split every class in the same proportion; at least two texts of each go to train and one to test."
-    if not 0 < test < 1: raise InputError(f"test share {test} must lie between 0 and 1")
-    rng,chosen = np.random.default_rng(seed),[]
-    for c,name in enumerate(texts.classes):
+    if not isinstance(test, Real) or not 0 < test < 1: raise InputError(f"test share {test!r} must lie between 0 and 1")
+    rng,chosen = _drawing(seed),[]
+    for c,name in enumerate(need_texts(texts, 'split').classes):
         rows = np.flatnonzero(texts.labels == c)
         if len(rows) < 3: raise InputError(f"{texts.source}: class {name!r} has {len(rows)} examples, too few to split")
         chosen.append(rng.permutation(rows)[:min(max(1, round(test*len(rows))), len(rows)-2)])
@@ -395,7 +419,8 @@ def balance(
     seed:int=0, # The same seed gives the same choice
 )->Texts: # The chosen texts in source order
     "Equally many texts of every class, or at most `most` of each."
-    k,rng = texts.counts().min() if most is None else most, np.random.default_rng(seed)
+    k,rng = need_texts(texts, 'balance').counts().min() if most is None else most, _drawing(seed)
+    if k < 1: raise InputError(f"{texts.source}: {k} texts of each class are none")
     rows = [rng.permutation(np.flatnonzero(texts.labels == c))[:k] for c in range(len(texts.classes))]
     return check(take(texts, np.sort(np.concatenate(rows))))
 
