@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Probe', 'solve', 'elastic_net', 'curvature', 'descend', 'control_task', 'control_labels', 'fit_probe',
-           'accuracy_draws', 'LayerProbes', 'probe_layers', 'mcnemar', 'site_differences', 'ProbePath', 'path_classes',
-           'silencing_l1', 'set_aside', 'elastic_net_path', 'SparsestProbe', 'sparsest_probe', 'logistic',
-           'fresh_scores', 'area_under_curve', 'CountProbes', 'probe_by_count', 'Readability', 'readability']
+           'accuracy_draws', 'unseen', 'accuracy_interval', 'LayerProbes', 'probe_layers', 'mcnemar', 'paired_ends',
+           'site_differences', 'ProbePath', 'path_classes', 'silencing_l1', 'set_aside', 'elastic_net_path',
+           'SparsestProbe', 'sparsest_probe', 'logistic', 'fresh_scores', 'area_under_curve', 'CountProbes',
+           'probe_by_count', 'Readability', 'readability']
 
 # %% ../nbs/30_probing.ipynb #e2f96358
 from dataclasses import dataclass
@@ -257,6 +258,26 @@ def accuracy_draws(
     drawn = np.random.default_rng(seed).multinomial(right.shape[1], counts/right.shape[1], size=draws)
     return drawn@patterns.T/right.shape[1]
 
+def unseen(
+    n, # How many texts were looked at; number, list or array, 0 taken as 1
+    level:float=.95, # Coverage of the two-sided interval, 0 to 1
+): # 0 to 1
+    "The highest rate that is compatible with 0 of n (Clopper & Pearson 1934)."
+    if not 0 < level < 1: raise InputError(f"level={level} must lie between 0 and 1")
+    return 1-((1-level)/2)**(1/np.maximum(n, 1))
+
+def accuracy_interval(
+    right:np.ndarray, # `[S, M]` bool, as in `accuracy_draws`
+    *,
+    draws:int=2000, # Bootstrap samples of the M examples
+    seed:int=0, # Of the draws
+    level:float=.95, # Coverage, 0 to 1
+)->tuple: # low `[S]`, high `[S]` float64
+    "Bootstrap interval of every accuracy; the exact one where all examples are right, or none."
+    right,top = np.asarray(right, bool),unseen(np.shape(right)[1], level)
+    low,high = np.quantile(accuracy_draws(right, draws=draws, seed=seed), [(1-level)/2, (1+level)/2], axis=0)
+    return np.where(right.all(1), 1-top, low),np.where(right.any(1), high, top)
+
 # %% ../nbs/30_probing.ipynb #b3e24035
 @dataclass(frozen=True, eq=False)
 class LayerProbes:
@@ -351,7 +372,7 @@ def probe_layers(
         right.append(real.predict(a) == gold)
         ctl.append([(p.predict(a[rows]) == want).mean() for p,(_,rows,want) in zip(others, tasks, strict=True)])
         done.append(all(p.converged for p in (real, *others)))
-    low,high = np.quantile(accuracy_draws(right, seed=seed), [.025, .975], axis=0)
+    low,high = accuracy_interval(right, seed=seed)
     most = np.mean([np.bincount(want).max()/len(want) for *_,want in tasks])
     return LayerProbes(tuple(train), np.mean(right, 1), np.mean(ctl, 1), float(np.bincount(gold).max()/len(gold)), len(y),
         len(gold), names, seed, low, high, np.stack(right), control, len(tasks[0][1]), float(most), np.array(ctl), np.array(done))
@@ -371,6 +392,19 @@ def mcnemar(
     "P-value of the exact McNemar test, two-sided."
     return np.minimum(1, 2*binom.cdf(np.minimum(a, b), np.asarray(a)+b, .5))
 
+def paired_ends(
+    low, # Lower bootstrap end of a difference of two shares, number or array; so are all others
+    high, # Upper end
+    up, # Texts on which only the first condition has it
+    down, # Texts on which only the second has it
+    n, # Texts
+    top, # What could go unseen: `unseen(n)`, or less for an average of several
+)->tuple: # low, high
+    "Both ends, exact where the conditions never differ, or always in the same way: drawing texts again shows no spread there."
+    never,first,second = (np.asarray(x) & (np.asarray(n) > 0) for x in (up+down == 0, up == n, down == n))
+    low,high = np.where(never, -top, low),np.where(never, top, high)
+    return np.where(first, 1-top, low),np.where(second, top-1, high)
+
 def site_differences(
     probes:LayerProbes, # Of `probe_layers`
     site=None, # Name of the site all others are compared with; None: the most accurate one
@@ -380,13 +414,13 @@ def site_differences(
     against = probes.sites[probes.accuracy.argmax()] if site is None else site
     if against not in probes.sites: raise InputError(f"site {against!r} was not probed, only {', '.join(probes.sites)}")
     k,rows = probes.sites.index(against),[]
-    drawn = accuracy_draws(probes.right, seed=probes.seed)
+    drawn,n = accuracy_draws(probes.right, seed=probes.seed),probes.right.shape[1]
     for s,name in enumerate(probes.sites):
         if s == k: continue
         here,there = (probes.right[s] & ~probes.right[k]).sum(),(probes.right[k] & ~probes.right[s]).sum()
         p = float(mcnemar(here, there))
         rows.append([name, against, probes.accuracy[s]-probes.accuracy[k],
-            *np.quantile(drawn[:,s]-drawn[:,k], [.025, .975]), p])
+            *map(float, paired_ends(*np.quantile(drawn[:,s]-drawn[:,k], [.025, .975]), here, there, n, unseen(n))), p])
     return pd.DataFrame(rows, columns=['site', 'against', 'difference', 'low', 'high', 'p'])
 
 # %% ../nbs/30_probing.ipynb #62a5c532

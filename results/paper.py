@@ -116,13 +116,13 @@ class Part:
             else: self.known[n] = rank(acts, labels, n, statistics=self.statistics, seed=SEED)
         return [self.known[n] for n in names]
 
-    def plan(self, rankings, ranges, fractions, edit, vote=0., keep=("full", "range", "random")):
-        "Interventions at the last block of some conditions."
+    def plan(self, rankings, ranges, fractions, edit, vote=0., keep=("full", "range"), seed=SEED):
+        "Interventions at the last block of some conditions; `seed` draws the random neurons."
         from neuronlens.ablation import plan
         from neuronlens.ranges import fit_ranges
         acts, labels = self.fit.at(self.site), self.fit.labels
         fitted = [fit_ranges(acts, labels, r, statistics=self.statistics) for r in ranges]
-        ivs = plan(self.statistics, self.rankings(rankings), fitted, self.site, fractions=fractions, edit=edit, vote=vote, seed=SEED,
+        ivs = plan(self.statistics, self.rankings(rankings), fitted, self.site, fractions=fractions, edit=edit, vote=vote, seed=seed,
                    acts=acts, labels=labels)
         return [iv for iv in ivs if iv.condition in keep]
 
@@ -140,19 +140,48 @@ def sweeps(p):
     from neuronlens.ranges import RANGES
     every = p.plan(["max_activation"], ["gaussian(2.5)"], FRACTIONS, "zero")
     every += p.plan(["dprime"], ["gaussian(2.5)"], FRACTIONS, "mean")
-    every += p.plan(["dprime"], ["posterior"], FRACTIONS, "mean", [0., .5], keep=("range", "random"))
+    every += p.plan(["dprime"], ["posterior"], FRACTIONS, "mean", [0., .5], keep=("range",))
     store("fractions", p.name, p.effects(every).frame)
     taus = [f"gaussian({t:g})" for t in TAUS]
     every = p.plan(["max_activation"], taus, [.3, .5, .8], "zero", keep=("range",))
     every += p.plan(["dprime"], taus, [.8], "mean", keep=("range",))
     store("taus", p.name, p.effects(every).frame)
     kinds = [r for r in RANGES if r != "full"]
-    every = p.plan(["dprime"], kinds, [.8], "mean", [0., .5], keep=("full", "range"))
+    every = p.plan(["dprime"], kinds, [.8], "mean", [0., .5])
     store("ranges", p.name, p.effects(every).frame)
     edits = ["zero", "mean", "dampen", "adaptive", "scale(0.5)", "shift", "transport", "resample"]
-    every = p.plan(["dprime"], ["gaussian(2.5)"], [.8], edits, keep=("full", "range")) + p.plan(["dprime"], ["posterior"], [.8], edits, .5,
-                                                                                              keep=("range",))
+    every = p.plan(["dprime"], ["gaussian(2.5)"], [.8], edits) + p.plan(["dprime"], ["posterior"], [.8], edits, .5, keep=("range",))
     store("edits", p.name, p.effects(every).frame)
+
+
+DRAWS = 5 # How many sets of random neurons stand beside the salient ones
+
+
+def controls(p):
+    "Neurons drawn at random, five times: at every fraction, tested against the salient ones, and as a preset chosen for each draw."
+    import pandas as pd
+
+    from neuronlens.ablation import ablate
+    from neuronlens.evidence import compare, over_seeds
+    from neuronlens.presets import preset_grid
+    each, tests, matched, own = [], [], [], p.plan(["dprime"], ["posterior"], [.3, .5, .8], "mean", .5, keep=("range",))
+    for draw in range(DRAWS):
+        kw = dict(keep=("random",), seed=draw)
+        ivs = p.plan(["max_activation"], ["gaussian(2.5)"], FRACTIONS, "zero", **kw)
+        ivs += p.plan(["dprime"], ["gaussian(2.5)"], FRACTIONS, "mean", **kw)
+        ivs += p.plan(["dprime"], ["posterior"], FRACTIONS, "mean", [0., .5], **kw)
+        each.append(p.effects(ivs))
+        both = own + p.plan(["dprime"], ["posterior"], [.3, .5, .8], "mean", .5, **kw)
+        outcome = ablate(p.clf, p.texts["test"], both, recording=p.rec["test"], progress=False)
+        few = dict(measures=("target_accuracy", "disturbance", "broken"), on=["fraction"])
+        tests.append(compare(outcome, "range", "random", seed=SEED, **few).frame.assign(draw=draw))
+        ivs, row, _ = settled(p, "random", preset_grid(p.fit, "random", site=p.site, seed=draw))
+        frame = p.effects(ivs).frame
+        matched.append(frame[frame.condition != "base"].assign(preset="random", draw=draw, reached=row.reached))
+    spread = over_seeds(each, ("target_accuracy", "auxiliary_accuracy", "disturbance", "broken"))
+    store("controls", p.name, spread[spread.condition != "base"])
+    store("control_tests", p.name, pd.concat(tests, ignore_index=True))
+    store("control_matched", p.name, pd.concat(matched, ignore_index=True))
 
 
 def by_ranking(p):
@@ -160,7 +189,7 @@ def by_ranking(p):
     from neuronlens.attribution import MODEL_RANKINGS
     from neuronlens.overlap import ranking_agreement
     names = list(MODEL_RANKINGS)
-    every = p.plan(names, ["gaussian(2.5)"], [.3, .5, .8], "mean", keep=("full", "range"))
+    every = p.plan(names, ["gaussian(2.5)"], [.3, .5, .8], "mean")
     every += p.plan(names, ["posterior"], [.3, .5, .8], "mean", .5, keep=("range",))
     store("rankings", p.name, p.effects(every).frame)
     scores = {r.name: r.scores for r in p.rankings(names)}
@@ -201,9 +230,8 @@ def matching(p):
 
     import pandas as pd
 
-    from neuronlens.ablation import ablate, edited_acts
+    from neuronlens.ablation import ablate
     from neuronlens.effects import measure_effects
-    from neuronlens.erasure import information_left
     from neuronlens.evidence import MATCHED, compare, intervals, trade_off
     chosen, settings, curves = {}, [], []
     for name, ivs in candidates(p).items():
@@ -228,15 +256,37 @@ def matching(p):
     tests = [compare(outcome, "recommended", other, on=["concept"], seed=SEED).frame.assign(a="recommended", b=other)
              for other in ("full", "gaussian", "random")]
     store("tests", p.name, pd.concat(tests, ignore_index=True))
-    left, fit, test = [], p.fit, p.rec["test"]
-    rows = np.random.default_rng(SEED).permutation(len(fit))[:4000] # Of the texts that the probe is trained on
-    x, y, z = fit.at(p.site)[rows], fit.labels[rows], test.at(p.site)
+    information(p)
+
+
+def forest(train, y, test):
+    "Log-odds by a random forest, a probe that is not linear."
+    from sklearn.ensemble import RandomForestClassifier
+    p = RandomForestClassifier(200, min_samples_leaf=2, random_state=SEED).fit(train, y).predict_proba(test)[:, 1].clip(.001, .999)
+    return np.log(p/(1-p))
+
+
+def information(p):
+    """What fresh probes read after the chosen edits. They learn from validation texts, on which nothing was fitted, and are tested on
+    test texts: a linear probe, a forest, and a linear probe that learned from shuffled labels, which has nothing to read."""
+    import pandas as pd
+
+    from neuronlens.ablation import edited_acts
+    from neuronlens.erasure import information_left
+    from neuronlens.evidence import shuffled_labels
+    from neuronlens.probing import fresh_scores
+    chosen, out, learn, test = settle(p), [], p.rec["validation"], p.rec["test"]
+    ways = dict(linear=(fresh_scores, learn.labels), forest=(forest, learn.labels),
+                shuffled=(fresh_scores, shuffled_labels(learn.labels, SEED)))
     for name, ivs in {"base": chosen["full"], **chosen}.items():
         for iv in ivs:
-            edit = (lambda x: x) if name == "base" else (lambda x, iv=iv: edited_acts(iv, x))
-            r = information_left(edit, x, y, z, test.labels, iv.concept, draws=200, seed=SEED)
-            left.append(dict(preset=name, concept=p.clf.classes[iv.concept], accuracy=r.accuracy, majority=r.majority, auc=r.auc, n=r.n))
-    store("information", p.name, pd.DataFrame(left))
+            x, z = (a if name == "base" else edited_acts(iv, a) for a in (learn.at(p.site), test.at(p.site)))
+            for way, (probe, labels) in ways.items():
+                r = information_left(lambda x: x, x, labels, z, test.labels, iv.concept, probe=probe, draws=500, seed=SEED,
+                                     classes=p.clf.classes)
+                out.append(r.to_frame().assign(preset=name, probe=way))
+    frame = pd.concat(out, ignore_index=True)
+    store("information", p.name, frame[["preset", "probe", *[c for c in frame if c not in ("preset", "probe")]]])
 
 
 # --- blocks
@@ -260,16 +310,16 @@ LEAN = {
                 "recommended": ("range", "posterior", "mean", .5)},
     "tokens": {"full": ("full", "gaussian(2.5)", "mean", 0.), "gaussian": ("range", "gaussian(2.5)", "mean", 0.),
                "recommended": ("range", "posterior", "mean", [.5, .6])}}
-# These are on all neurons, for which there is no random control; a half of them, and another half drawn at random:
+# These are on all neurons, for which there is no random control; a half of them, and halves drawn at random:
 HALVES = {"tokens": {"half": ("range", "posterior", "mean", [.5, .6]), "random": ("random", "posterior", "mean", [.5, .6])}}
 
 
-def ways(p, site, tokens, fitted_at, how, fraction):
-    "The interventions of one way at a block."
+def ways(p, site, tokens, fitted_at, how, fraction, draw):
+    "The interventions of one way at a block; random neurons by the number of the draw."
     from neuronlens.sweeps import grid
     condition, ranges, edit, vote = how
     every = grid(p.fit, rankings="dprime", fractions=fraction, ranges=ranges, edit=edit, vote=vote, sites=site, fitted_at=fitted_at,
-                 tokens=tokens, seed=SEED)
+                 tokens=tokens, seed=SEED+draw)
     return [iv for iv in every if iv.condition == condition]
 
 
@@ -293,9 +343,9 @@ def blocks(p, which, tokens_each, of=WAYS, fraction=1., budget=5000, least=6):
     few, sites = some(p.texts["train"], tokens_each, 4*budget, 4*least), [f"residual.{b}" for b in which]
     trial, texts = some(p.texts["validation"], tokens_each, budget, least), some(p.texts["test"], tokens_each, 1.5*budget, 1.5*least)
     tokens = record_tokens(p.clf, few, sites, seed=SEED, progress=False)
-    names = [(at, n) for at in of for n in of[at]]
+    names = [(at, n, draw) for at in of for n in of[at] for draw in range(DRAWS if n == "random" else 1)]
     for site in sites:
-        tried = [ways(p, site, tokens, at, of[at][n], fraction) for at, n in names]
+        tried = [ways(p, site, tokens, at, of[at][n], fraction, draw) for at, n, draw in names]
         choice = [i for i, ivs in enumerate(tried) if len(ivs) > p.C]
         kept = dict.fromkeys(range(len(names)))
         for i, effects in zip(choice, measured(p, trial, [tried[i] for i in choice]), strict=True):
@@ -303,16 +353,19 @@ def blocks(p, which, tokens_each, of=WAYS, fraction=1., budget=5000, least=6):
         found, out = measured(p, texts, [tried[i] if k is None else k[0] for i, k in kept.items()]), []
         for i, effects in enumerate(found):
             frame = effects.frame[effects.frame.condition != "base"]
-            at, n, reached = *names[i], None if kept[i] is None else bool(kept[i][1].reached)
-            out.append(frame.assign(preset=n, fitted_at=at, reached=reached, texts=len(texts)))
+            at, n, draw, reached = *names[i], None if kept[i] is None else bool(kept[i][1].reached)
+            out.append(frame.assign(preset=n, fitted_at=at, reached=reached, texts=len(texts), draw=draw))
         base = found[0].frame[found[0].frame.condition == "base"]
-        out.append(base.assign(preset="base", fitted_at="none", site=site, texts=len(texts)))
+        out.append(base.assign(preset="base", fitted_at="none", site=site, texts=len(texts), draw=0))
         for _, rows in pd.concat(out, ignore_index=True).groupby("preset", sort=False):
             store("blocks", p.name, rows, same=("preset", "site"))
         print(f"{p.name}: {site} done", flush=True)
 
 
 # --- distributions and overlap
+
+
+FEW = 40 # Texts of every class on which normality is tested once more: with more texts, smaller departures are found
 
 
 def shapes(p):
@@ -323,7 +376,10 @@ def shapes(p):
     from neuronlens.overlap import firing_matrix, set_overlap
     from neuronlens.ranges import fit_ranges
     acts, labels, classes = p.fit.at(p.site), p.fit.labels, p.fit.classes
-    store("distributions", p.name, fit_distributions(acts, labels, classes).summary())
+    few = np.sort(np.concatenate([np.flatnonzero(labels == c)[:FEW] for c in range(p.C)]))
+    same = fit_distributions(acts[few], labels[few], classes).summary().set_index("class").gaussian
+    whole = fit_distributions(acts, labels, classes).summary()
+    store("distributions", p.name, whole.assign(**{f"gaussian_of_{FEW}": whole["class"].map(same)}))
     names, rows, fires = ("max_activation", "dprime", "probeless", "probe"), [], []
     for r in p.rankings(names):
         for f in (.1, .3, .5):
@@ -460,7 +516,7 @@ def halves(p):
     blocks(p, CLOSELY if small else range(5), 300 if small else each_tokens(p), of=HALVES, fraction=.5)
 
 
-STEPS = dict(base=base_table, shapes=shapes, sweeps=sweeps, matching=matching, rankings=by_ranking,
+STEPS = dict(base=base_table, shapes=shapes, sweeps=sweeps, controls=controls, matching=matching, rankings=by_ranking,
              blocks=block_step, halves=halves, positions=positions, language=language, vocabulary=vocabulary, seeds=seeds)
 
 

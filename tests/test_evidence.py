@@ -103,6 +103,15 @@ def test_interval_without_width():
     macro = broken[broken.concept == "macro"]
     np.testing.assert_allclose(macro.high, unseen(macro.n)) # Two of three classes share every text, and may break together
     assert (macro.n > broken[broken.concept != "macro"].n.max()).all()
+    twice = outcome(shift=dict(full=99., range=99.), harm=dict(full=0., range=0.), noise=0.)
+    c = compare(twice, "full", "range", on=["concept"], draws=50, flips=9).frame
+    shares = c[c.measure.isin(["target_accuracy", "broken"])]
+    own = shares[shares.concept != "macro"]
+    np.testing.assert_allclose(own[["low", "high"]], np.c_[-unseen(own.n), unseen(own.n)]) # The same answers: no text differs
+    macro = shares[shares.concept == "macro"].set_index("measure")
+    np.testing.assert_allclose(macro.high, [unseen(30)/3, unseen(macro.n["broken"])])
+    np.testing.assert_allclose(macro.low, -macro.high)
+    assert (c[c.measure == "disturbance"].high == 0).all() # A mean of what did not move is no share
     with pytest.raises(InputError, match="level"):
         intervals(o, draws=5, level=95)
     with pytest.raises(InputError, match="draws"):
@@ -137,7 +146,7 @@ def test_null_is_not_found():
     assert np.mean(np.array(p["target_accuracy"]) <= .05) <= .1
     same = outcome(shift=dict(range=2., full=2.), noise=0.)
     f = compare(same, "range", "full", draws=20, flips=99).frame
-    assert (f.p == 1).all() and (f.difference == 0).all() and (f.low == 0).all() and (f.high == 0).all()
+    assert (f.p == 1).all() and (f.difference == 0).all() and (f.low <= 0).all() and (f.high >= 0).all()
 
 
 def test_planted_difference_is_found():
