@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from .data import InputError
-from .model import Batch, Classifier, call_options, input_device, padding_id
+from .model import Batch, Classifier, call_options, evaluating, input_device, padding_id, understood
 
 # %% ../nbs/12_hooks.ipynb #ccee96d9
 STREAMS = ('residual', 'mlp', 'attention')
@@ -67,7 +67,7 @@ def find_blocks(
     return tuple(min(lists, key=lambda x: x[:2])[2])
 
 # %% ../nbs/12_hooks.ipynb #795fae66
-def _hidden(out): return out[0] if isinstance(out, tuple) else out
+def _hidden(out): return out[0] if isinstance(out, tuple|list) else out
 
 def _weight_shape(m):
     "(in, out) of a projection: a 2-D weight either way round, as in Linear and GPT-2's Conv1D."
@@ -76,7 +76,7 @@ def _weight_shape(m):
     if type(m).__name__ == 'Conv1D' and isinstance(w, nn.Parameter) and w.ndim == 2: return tuple(w.shape)
 
 def _trace(model, blocks):
-    "One small pass: per block its projections in running order as (module, its input), and what block 0 returned."
+    "One small pass: per block its projections in running order as (module, its input), what blocks 0 and -1 returned, and the logits."
     calls,out,ids = [[] for _ in blocks],[],[i for i in range(6) if i != padding_id(model)][:3]
     with ExitStack() as stack, torch.no_grad():
         for b,block in enumerate(blocks):
@@ -84,18 +84,19 @@ def _trace(model, blocks):
                 if _weight_shape(m):
                     h = m.register_forward_pre_hook(lambda m, args, b=b: calls[b].append((m, args[0])))
                     stack.callback(h.remove)
-        stack.callback(blocks[0].register_forward_hook(lambda m, args, res: out.append(res)).remove)
-        model(input_ids=torch.tensor([ids], device=input_device(model)), **call_options(model))
-    return calls,out[0]
+        for b in (blocks[0], blocks[-1]): stack.callback(b.register_forward_hook(lambda m, args, res: out.append(res)).remove)
+        logits = model(input_ids=torch.tensor([ids], device=input_device(model)), **call_options(model)).logits
+    if not out or not all(calls): raise InputError(f"{type(model).__name__}: found no projections in its blocks")
+    return calls,out[0],_hidden(out[-1]),logits
 
-def _projections(calls, width, block):
+def _projections(calls, width, where):
     "The attention's output and the MLP's down projection among one block's projections in running order."
     first = calls[0][1]
     reads_first = {m for m,x in calls if x is first}
     attn = next((m for m,x in calls if m not in reads_first and _weight_shape(m)[1] == width), None)
     down = calls[-1][0] if calls else None
     if attn is None or attn is down or _weight_shape(down)[1] != width:
-        raise InputError(f"block {block}: cannot tell its attention and MLP projections apart")
+        raise InputError(f"{where}: cannot tell its attention and MLP projections apart")
     return attn,down
 
 # %% ../nbs/12_hooks.ipynb #518e1275
@@ -120,6 +121,12 @@ def _stands_in(model, blocks, in_tuple, width):
         except (RuntimeError, IndexError, ValueError): return False
     return lone.shape == full.shape and bool(torch.allclose(lone, full, atol=1e-6))
 
+def _check_top(model, blocks, in_tuple, hidden, logits):
+    "Refuse a model whose answer is made of more than what its last block hands on."
+    with torch.no_grad(), resuming(blocks, in_tuple, len(blocks)-1, hidden): again = model(**_dummy(model, 1, hidden.shape[1])).logits
+    if again.shape == logits.shape and not (again-logits).abs().max() > .02*max(1., logits.abs().max()): return
+    raise InputError(f"{type(model).__name__}: its answer is not made of the output of its last block alone")
+
 def _dummy(model, n, t, mask=None):
     "Inputs for a pass whose blocks are all replaced: their ids do not matter, as long as none is padding."
     device = input_device(model)
@@ -134,19 +141,19 @@ def anatomy(
 )->Anatomy: # Kept as long as the model lives
     "Find the blocks, the projections and what the head reads, by structure and one small trial."
     if (a := _ANATOMY.get(model)) is not None: return a
-    training = model.training
-    model.eval()
-    blocks = find_blocks(model)
-    calls,out = _trace(model, blocks)
-    width,inner,in_tuple = _hidden(out).shape[-1],{},len(out) if isinstance(out, tuple) else 0
-    for b,c in enumerate(calls):
-        inner[Site('attention', b)],inner[Site('mlp', b)] = _projections(c, width, b)
-    widths = {'residual':width} | {s:_weight_shape(inner[Site(s, 0)])[0] for s in ('mlp', 'attention')}
-    trial = model, blocks, in_tuple, width
-    res = Anatomy(blocks, inner, widths, in_tuple, _head_position(*trial), _stands_in(*trial))
-    model.train(training)
-    _ANATOMY[model] = res
+    with evaluating(model), understood(model): res = _ANATOMY[model] = _anatomy(model)
     return res
+
+def _anatomy(model):
+    blocks = find_blocks(model)
+    calls,out,hidden,logits = _trace(model, blocks)
+    width,inner,in_tuple = _hidden(out).shape[-1],{},len(out) if isinstance(out, tuple|list) else 0
+    for b,c in enumerate(calls):
+        inner[Site('attention', b)],inner[Site('mlp', b)] = _projections(c, width, f"{type(model).__name__}, block {b}")
+    widths = {'residual':width} | {s:_weight_shape(inner[Site(s, 0)])[0] for s in ('mlp', 'attention')}
+    _check_top(model, blocks, in_tuple, hidden, logits)
+    trial = model, blocks, in_tuple, width
+    return Anatomy(blocks, inner, widths, in_tuple, _head_position(*trial), _stands_in(*trial))
 
 # %% ../nbs/12_hooks.ipynb #e64dd089
 @contextmanager
@@ -199,7 +206,7 @@ def _at(stack, a, site, fn):
     def shape(mod, args, kw): rows[:] = (args[0] if args else kw['hidden_states']).shape[:2]
     def after(mod, args, out):
         new = fn(_hidden(out))
-        if new is not None: return (new, *out[1:]) if isinstance(out, tuple) else new
+        if new is not None: return (new, *out[1:]) if isinstance(out, tuple|list) else new
     def ahead(mod, args, kw):
         x = args[0] if args else kw['hidden_states']
         flat = x.ndim == 2 # OPT lays the tokens of all texts end to end
@@ -290,7 +297,10 @@ def answer(
     *,
     narrow:bool=True, # False: compute the scores of the whole vocabulary, so that a prompted model's are log-probabilities in it
 )->Tensor: # `[N, C]` float32 logits
-    "The model's classification head on hidden states of its last block."
+    "The model's classification head on hidden states of its last block, without dropout."
+    with evaluating(clf.model): return _answer(clf, hidden, mask, narrow)
+
+def _answer(clf, hidden, mask, narrow=True):
     a = anatomy(clf.model)
     if hidden.ndim == 3 and a.head != 'all':
         at = clf.places(mask, a.head).to(hidden.device)
@@ -303,6 +313,7 @@ def answer(
         if mask is not None: return _through_head(a, clf, hidden, mask)
         return torch.cat([_through_head(a, clf, h) for h in hidden.split(len(hidden) if narrow else _most_rows(clf, hidden))])
 
+# %% ../nbs/12_hooks.ipynb #94eca8b1
 def head_reads(
     clf:Classifier, # The model under study
 )->str: # 'first', 'last' or 'all'
@@ -314,9 +325,9 @@ def logits(
     batch:Batch, # N texts
     **kw, # `edits` and `start` of `run`
 )->Tensor: # `[N, C]` float32
-    "The model's logits, with whatever edits."
+    "The model's logits, with whatever edits; in the mode that it is in, as training wants it."
     last = Site('residual', len(anatomy(clf.model))-1)
-    return answer(clf, run(clf, batch, [last], **kw)[last], batch.mask)
+    return _answer(clf, run(clf, batch, [last], **kw)[last], batch.mask)
 
 def shots_again(
     clf:Classifier, # A prompted model whose shots are computed

@@ -4,20 +4,24 @@
 
 # %% auto #0
 __all__ = ['READOUTS', 'Batch', 'first_attended', 'last_attended', 'pad', 'readout_weights', 'read', 'Classifier', 'input_device',
-           'call_options', 'padding_id', 'is_causal', 'takes_positions', 'quiet', 'block_count', 'settings_hash',
-           'weights_hash', 'half_precision', 'load_model', 'most_tokens', 'make_classifier', 'load_classifier',
+           'call_options', 'padding_id', 'evaluating', 'is_causal', 'takes_positions', 'quiet', 'block_count',
+           'settings_hash', 'weights_hash', 'weights_state', 'settings_state', 'half_precision', 'load_model',
+           'understood', 'reads_alone', 'check_tokenizer', 'most_tokens', 'make_classifier', 'load_classifier',
            'minilm', 'load_language_model', 'smollm2', 'Encoded', 'encode', 'batches', 'token_budget', 'out_of_memory',
            'each_batch', 'align']
 
 # %% ../nbs/10_model.ipynb #ecc60a6d
 import gc
+import hashlib
 import inspect
+import json
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
 from unittest.mock import patch
 
@@ -28,7 +32,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from .data import InputError, Texts, atomic, cache_folder, package_folder, sha256, some_rows, take
+from .data import InputError, Texts, atomic, cache_folder, need_texts, package_folder, sha256, some_rows, take
 
 # %% ../nbs/10_model.ipynb #a0260abb
 @dataclass(frozen=True, eq=False)
@@ -109,10 +113,12 @@ class Classifier:
     max_length:int # Most tokens of a text, special tokens included
     source:str='given' # Folder or hub name
     sha256:str='' # Hash of the weight files, or the hub's revision
+    state:str='' # `weights_state` when `sha256` was true; '': not known
 
     tail = 0 # Columns that every batch keeps free on its right
     head_rows = None # The only rows of the output matrix that its answer needs
     about = property(lambda self: {}) # What else decides its answers, for the provenance
+    changed = property(lambda self: _changed(self)) # `{'changed': state}` if its weights are no longer those of `sha256`, else `{}`
     device = property(lambda self: input_device(self.model))
 
     @cached_property
@@ -163,7 +169,7 @@ def padding_id(
 )->int: # A token id the embedding has
     "The token to pad with: the model's own (RoBERTa derives positions from it), else the tokenizer's, else 0."
     for pad in (model.config.get_text_config().pad_token_id, getattr(tokenizer, 'pad_token_id', None)):
-        if pad is not None and 0 <= pad < model.get_input_embeddings().num_embeddings: return pad
+        if pad is not None and 0 <= pad < len(model.get_input_embeddings().weight): return pad
     return 0
 
 def _trial_ids(model, n=4):
@@ -172,6 +178,17 @@ def _trial_ids(model, n=4):
     return torch.tensor([ids[:n]], device=input_device(model))
 
 # %% ../nbs/10_model.ipynb #904acfa6
+@contextmanager
+def evaluating(
+    model:torch.nn.Module, # Any model
+): # Every module is in the mode it was in afterwards, error or not
+    "Without dropout, which would be recorded as if it were the model."
+    on = [m for m in model.modules() if m.training]
+    for m in on: m.training = False
+    try: yield
+    finally:
+        for m in on: m.training = True
+
 @torch.no_grad()
 def is_causal(
     model:torch.nn.Module, # Hugging Face model in eval mode
@@ -204,13 +221,14 @@ def quiet():
         hf_logging.set_verbosity(level)
         if bars: hf_logging.enable_progress_bar()
 
+def _first_line(error): return next((l.strip() for l in str(error).splitlines() if l.strip()), type(error).__name__)
+
 def _load(what, source, **kw):
     "One `from_pretrained` with errors in one sentence, and no progress bars or reports."
     try:
         with quiet(): return what.from_pretrained(str(source), **kw)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as e:
-        why = next((l.strip() for l in str(e).splitlines() if l.strip()), type(e).__name__)
-        raise InputError(f"model {str(source)!r} cannot be loaded: {why}") from None
+        raise InputError(f"model {str(source)!r} cannot be loaded: {_first_line(e)}") from None
 
 def block_count(
     source:str|Path, # Folder or hub name
@@ -238,6 +256,41 @@ def weights_hash(
     if Path(source).is_file(): return sha256([Path(source)])
     return f"revision {getattr(config, '_commit_hash', None)}"
 
+# %% ../nbs/10_model.ipynb #479db4ef
+_BITS = {1:torch.int8, 2:torch.int16, 4:torch.int32, 8:torch.int64}
+
+def _bit_sums(weight):
+    "The sums of the bits of every row and of every column, as integers that wrap around; of a vector its numbers."
+    bits = weight.detach().view(_BITS[weight.element_size()])
+    return [bits] if bits.ndim < 2 else [bits.flatten(1).sum(k, dtype=bits.dtype) for k in (0, 1)]
+
+def weights_state(
+    model:torch.nn.Module, # Any model
+)->str: # 16 hex digits
+    "What changes when a weight in memory does: a hash over sums of bits, ten times as fast as one over all bytes."
+    h = hashlib.sha256()
+    for name,p in model.named_parameters():
+        if p.device.type == 'meta': continue # Kept elsewhere until it is needed
+        h.update(name.encode())
+        for x in _bit_sums(p): h.update(x.contiguous().cpu().numpy().tobytes())
+    return h.hexdigest()[:16]
+
+def _changed(clf):
+    "`{'changed': state}` if the weights are no longer those of the classifier's hash."
+    now = weights_state(clf.model) if clf.state else ''
+    return {} if now == clf.state else {'changed':now}
+
+_NAMES = ('_name_or_path', 'architectures', 'transformers_version', 'dtype', 'torch_dtype', 'id2label', 'label2id', 'problem_type')
+
+def settings_state(
+    clf:Classifier, # A classifier
+)->str: # 64 hex digits
+    "What besides weights, vocabulary and class names decides how a model reads: its configuration, and switches of its tokenizer."
+    told = {k:v for k,v in clf.model.config.to_dict().items() if k not in _NAMES}
+    switches = {k:v for k,v in getattr(clf.tokenizer, 'init_kwargs', {}).items() if isinstance(v, bool) and 'local' not in k}
+    about = [told, switches, getattr(clf.tokenizer, 'truncation_side', '')]
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+
 # %% ../nbs/10_model.ipynb #204e8b62
 def half_precision(
     device:torch.device, # Where the model shall be
@@ -246,26 +299,43 @@ def half_precision(
     if device.type != 'cuda': return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
+_FLOATS = ('float32', 'float16', 'bfloat16', 'float64')
+
 def _placed(device, dtype, device_map):
     "Device and floating type by name; refuses what torch has not, and a map that nothing can follow."
     if device_map is not None and device != 'auto':
         raise InputError(f"device {device!r} and device_map {device_map!r} exclude each other; give one")
     if device_map is not None and find_spec('accelerate') is None:
         raise InputError(f"device_map {device_map!r} needs the package 'accelerate'; `pip install accelerate` brings it")
-    try: device = torch.device(device if device != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu')
-    except RuntimeError: raise InputError(f"device {device!r} is unknown") from None
-    if dtype == 'auto': return device,half_precision(device)
-    if not isinstance(kind := getattr(torch, dtype, None), torch.dtype) or not kind.is_floating_point:
-        raise InputError(f"dtype {dtype!r} is none of auto, float32, float16, bfloat16, float64")
-    return device,kind
+    try:
+        at = torch.device(device if device != 'auto' else 'cuda' if torch.cuda.is_available() else 'cpu')
+        torch.ones(1, device=at).item()
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError):
+        raise InputError(f"device {device!r} is unknown, or not there on this machine") from None
+    if dtype == 'auto': return at,half_precision(at)
+    name = str(dtype).removeprefix('torch.')
+    if name not in _FLOATS: raise InputError(f"dtype {dtype!r} is none of auto, {', '.join(_FLOATS)}")
+    return at,getattr(torch, name)
 
 def _check_source(source):
     "Refuse a folder that is missing or has no safetensors."
+    if not isinstance(source, str|Path): raise InputError(f"a model is a folder or a name, not {type(source).__name__}")
     p = Path(source)
     if p.is_dir() and not any(p.glob('*.safetensors')):
         raise InputError(f"model folder {str(p)!r} has no .safetensors file; pickled weights are never read")
     if not p.is_dir() and (p.is_absolute() or str(source).startswith('.')):
         raise InputError(f"model folder {str(p)!r} does not exist")
+
+def _check_kind(config, source):
+    "Refuse what is not one stack of blocks."
+    if not getattr(config, 'is_encoder_decoder', False): return
+    raise InputError(f"model {str(source)!r} is an encoder-decoder ({config.model_type}); only encoders and decoders can be studied")
+
+def _check_shapes(info, source):
+    "Refuse weights that do not fit the configuration."
+    if not (odd := sorted(info['mismatched_keys'])): return
+    name,there,here = odd[0]
+    raise InputError(f"model {str(source)!r}: weight {name!r} is {tuple(there)} in its file, but {tuple(here)} is wanted")
 
 # %% ../nbs/10_model.ipynb #9c07bd31
 def load_model(
@@ -282,16 +352,72 @@ def load_model(
     device,kind = _placed(device, dtype, device_map)
     kw = dict(trust_remote_code=trust_remote_code)
     cfg = _load(AutoConfig, source, **kw)
+    _check_kind(cfg, source)
     if num_labels is None and not any('ForSequenceClassification' in a for a in cfg.architectures or []):
         raise InputError(f"model {str(source)!r} has no classification head ({', '.join(cfg.architectures or ['?'])});"
                          " fine-tune it first")
     if num_labels is not None: kw['num_labels'] = num_labels
     if device_map is not None: kw['device_map'] = device_map
-    model,info = _load(AutoModelForSequenceClassification, source, use_safetensors=True, dtype=kind, output_loading_info=True, **kw)
+    kw |= dict(use_safetensors=True, dtype=kind, output_loading_info=True, ignore_mismatched_sizes=True) # Refused below
+    model,info = _load(AutoModelForSequenceClassification, source, **kw)
+    _check_shapes(info, source)
     if num_labels is None and info['missing_keys']:
         raise InputError(f"model {str(source)!r} lacks the weights {sorted(info['missing_keys'])[0]!r}")
     if device_map is None: model = model.to(device)
     return model.eval(), _load(AutoTokenizer, source, trust_remote_code=trust_remote_code)
+
+# %% ../nbs/10_model.ipynb #a2d525cd
+_TRIPS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, NotImplementedError, AssertionError)
+
+@contextmanager
+def understood(
+    model:torch.nn.Module, # Hugging Face model
+    source:str='', # Folder or hub name; '': not known
+): # Errors of trials become one sentence
+    "A model of an unknown build trips over the first trial, which is said by its name."
+    try:
+        with quiet(): yield
+    except InputError: raise
+    except _TRIPS as e:
+        name = f"model {source!r} ({type(model).__name__})" if source else type(model).__name__
+        raise InputError(f"{name} cannot be studied: {_first_line(e)}") from None
+
+@torch.no_grad()
+def reads_alone(
+    model:torch.nn.Module, # Hugging Face model in eval mode
+)->bool: # False: what it makes of a text depends on how far it is padded
+    "Whether four tokens are read the same beside a longer text: found by trying."
+    ids,kw = _trial_ids(model),call_options(model.base_model)
+    wide = torch.cat([torch.nn.functional.pad(ids, (0, 2), value=padding_id(model)), torch.cat([ids.flip(1), ids[:,:2]], 1)])
+    mask = torch.ones_like(wide)
+    mask[0,4:] = 0
+    alone = model.base_model(ids, attention_mask=mask[1:,:4], **kw)[0][0].float()
+    beside = model.base_model(wide, attention_mask=mask, **kw)[0][0,:4].float()
+    return not bool((alone-beside).abs().max() > (1e-4 if model.dtype in (torch.float32, torch.float64) else .02)*alone.abs().max())
+
+# %% ../nbs/10_model.ipynb #fcd8c9f4
+def check_tokenizer(
+    model:torch.nn.Module, # Hugging Face model
+    tokenizer:object, # Its tokenizer
+    source:str='given', # Folder or hub name
+): # Nothing; raises `InputError`
+    "Refuse a tokenizer that knows no word (one made of no file), and one with words that the model has no embedding of."
+    if not hasattr(tokenizer, 'get_vocab'): return
+    special,n = set(tokenizer.all_special_tokens),len(model.get_input_embeddings().weight)
+    most = max((i for t,i in tokenizer.get_vocab().items() if t not in special), default=None)
+    if most is None: raise InputError(f"model {source!r} has a tokenizer without a single word; its folder lacks the tokenizer's files")
+    if most >= n: raise InputError(f"model {source!r} has embeddings of {n} tokens, but its tokenizer makes {most+1}")
+
+def _class_names(given, config, source):
+    "One name for every output; refuses what is not that."
+    if isinstance(given, str): raise InputError(f"classes are a list of names, not the one text {given!r}")
+    n = config.num_labels
+    names = tuple(given) if given is not None and len(given) else tuple(str(config.id2label[i]) for i in range(n))
+    if odd := [c for c in names if not isinstance(c, str)]: raise InputError(f"classes are a list of names, and {odd[0]!r} is none")
+    if len(names) != n: raise InputError(f"model {source!r} has {n} outputs but {len(names)} classes were named")
+    if twice := [c for c in dict.fromkeys(names) if names.count(c) > 1]:
+        raise InputError(f"model {source!r} has two outputs called {twice[0]!r}; name them apart by classes=")
+    return names
 
 # %% ../nbs/10_model.ipynb #5cfc4998
 def most_tokens(
@@ -317,16 +443,20 @@ def make_classifier(
     n,cfg = model.config.num_labels,model.config
     if n < 2 or getattr(cfg, 'problem_type', None) in ('regression', 'multi_label_classification'):
         raise InputError(f"model {source!r} is no single-label classifier ({n} output(s), {cfg.problem_type})")
-    classes = tuple(classes or (cfg.id2label[i] for i in range(n)))
-    if len(classes) != n: raise InputError(f"model {source!r} has {n} outputs but {len(classes)} classes were named")
+    classes = _class_names(classes, cfg, source)
+    if readout not in ('auto', *READOUTS): raise InputError(f"readout {readout!r} is none of {', '.join(READOUTS)}")
+    _check_kind(cfg, source)
     model.eval() # Before its structure is asked: dropout would tell nothing
-    if readout == 'auto': readout = 'last' if is_causal(model) else 'first'
-    if readout not in READOUTS: raise InputError(f"readout {readout!r} is none of {', '.join(READOUTS)}")
-    if cfg.get_text_config().pad_token_id is None: cfg.get_text_config().pad_token_id = padding_id(model, tokenizer)
-    most = most_tokens(model, tokenizer)
-    if max_length is not None and not 3 <= max_length <= most:
-        raise InputError(f"max_length {max_length} must lie between 3 and the model's {most} tokens")
-    return Classifier(model, tokenizer, classes, readout, max_length or most, source, sha256)
+    with understood(model, source):
+        if readout == 'auto': readout = 'last' if is_causal(model) else 'first'
+        if cfg.get_text_config().pad_token_id is None: cfg.get_text_config().pad_token_id = padding_id(model, tokenizer)
+        check_tokenizer(model, tokenizer, source)
+        most = most_tokens(model, tokenizer)
+        if not reads_alone(model): raise InputError(f"model {source!r} ({type(model).__name__}) reads a text differently where others"
+                                                    " stand beside it; such a model cannot be studied in batches")
+    if max_length is not None and not (isinstance(max_length, Integral) and 3 <= max_length <= most):
+        raise InputError(f"max_length {max_length!r} must be a whole number between 3 and the model's {most} tokens")
+    return Classifier(model, tokenizer, classes, readout, max_length or most, source, sha256, weights_state(model) if sha256 else '')
 
 # %% ../nbs/10_model.ipynb #73e23905
 def load_classifier(
@@ -384,7 +514,8 @@ def load_language_model(
     if not kw: _check_source(source)
     device,kind = _placed(device, dtype, device_map)
     kw |= dict(trust_remote_code=trust_remote_code)
-    made = _load(AutoConfig, place, **kw).architectures or []
+    _check_kind(cfg := _load(AutoConfig, place, **kw), source)
+    made = cfg.architectures or []
     if made and not any(a.endswith(_SPEAKS) for a in made):
         raise InputError(f"model {str(source)!r} has no language-modelling head ({', '.join(made)})")
     more = {} if device_map is None else dict(device_map=device_map)
@@ -537,13 +668,13 @@ def each_batch(
     tokens:int|None=None, # Most tokens in a batch, padding included; None: `token_budget`
     bar=None, # A progress bar; moves on by the texts of every finished batch
 )->Iterator[tuple]: # (batch, work(batch)), longest texts first
-    "Work through all texts in batches; where memory runs out, on with batches of half the tokens."
+    "Work through all texts in batches, without dropout; where memory runs out, on with batches of half the tokens."
     budget,at,(lengths,order) = tokens or token_budget(clf.device),0,_longest_first(encoded)
     while at < len(order):
         longest = int(lengths[order[at]])
         rows = order[at:at+max(1, budget//longest)]
         batch = _batch(encoded, rows, fill=clf.pad_id)
-        fits,res = _attempt(work, batch)
+        with evaluating(clf.model): fits,res = _attempt(work, batch)
         if fits:
             at += len(rows)
             if bar is not None: bar.update(len(rows))
@@ -562,6 +693,7 @@ def align(
     every:bool=True, # False: the texts are a part of the data, in which a class may be absent
 )->Texts: # The same texts, `classes` being the model's
     "Labels as the model's outputs; refuses a class the model has not, and one of the model's that has no text."
+    need_texts(texts, 'a model')
     exact = {c:i for i,c in enumerate(clf.classes)}
     names = {c.lower():i for i,c in enumerate(clf.classes)}
     numbers = {str(i):i for i in range(len(clf.classes))}

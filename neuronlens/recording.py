@@ -24,6 +24,7 @@ from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from math import log2
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +35,10 @@ from safetensors.numpy import save_file
 
 from .data import InputError, Texts, atomic, cache_folder, progress_bar, some_rows, take
 from .hooks import Site, anatomy, answer, parse_site, run
-from .model import READOUTS, Classifier, align, each_batch, encode, read, readout_weights, token_budget
+from .model import READOUTS, Classifier, align, each_batch, encode, read, readout_weights, settings_state, token_budget
 from .prompt import Prompted
 from .statistics import ClassQuantiles, ClassStatistics, batch_quantiles, batch_statistics, merge_quantiles, merge_statistics
-from .store import DECIDES, Store, differing, finish, read_arrays, said_size, write_arrays
+from .store import DECIDES, DiskFull, Store, differing, finish, read_arrays, read_json, said_size, spared, write_arrays
 from .training import example_classifier, example_texts
 
 # %% ../nbs/20_recording.ipynb #fae52e7a
@@ -134,8 +135,8 @@ def provenance(
 )->dict: # Plain values, ready for JSON
     "Everything that decides what a recording holds."
     of = {} if texts is None else dict(texts=texts.source, texts_sha256=texts.digest, n_texts=len(texts))
-    return dict(model=clf.source, model_sha256=clf.sha256, tokenizer_sha256=tokenizer_hash(clf.tokenizer),
-                dtype=str(next(clf.model.parameters()).dtype), **of, classes=list(clf.classes),
+    return dict(model=clf.source, model_sha256=clf.sha256, **clf.changed, tokenizer_sha256=tokenizer_hash(clf.tokenizer),
+                settings_sha256=settings_state(clf), dtype=str(next(clf.model.parameters()).dtype), **of, classes=list(clf.classes),
                 sites=[str(s) for s in sites], readout=readout, max_length=clf.max_length, **clf.about, versions=versions())
 
 def parameters_hash(
@@ -180,12 +181,15 @@ def make_reading(
     **kw, # `tokens`, `answers`, .. of `Reading`
 )->Reading: # Checked
     "What is asked for, with sites counted from 0 and a size."
+    if not isinstance(clf, Classifier):
+        raise InputError(f"a model is a `Classifier`, as `load_classifier` gives it, not {type(clf).__name__}")
+    for what,n in {'a shard of {} texts is none':size, 'batches of {} tokens are none':kw.get('tokens')}.items():
+        if n is not None and not (isinstance(n, Integral) and n >= 1): raise InputError(f"{what.format(repr(n))}; give at least 1")
     a,readout = anatomy(clf.model),readout or clf.readout
     if readout not in READOUTS: raise InputError(f"readout {readout!r} is none of {', '.join(READOUTS)}")
-    sites = [parse_site(s, len(a)) for s in ([sites] if isinstance(sites, str|Site) else sites)]
-    if not sites: raise InputError("no site was given to read")
-    sites = tuple(dict.fromkeys(sites))
-    if size is not None and size < 1: raise InputError(f"a shard of {size} texts is none; give at least 1")
+    several = isinstance(sites, Iterable) and not isinstance(sites, str)
+    if not (sites := tuple(dict.fromkeys(parse_site(s, len(a)) for s in (sites if several else [sites])))):
+        raise InputError("no site was given to read")
     fit = SHARD_BYTES//(4*sum(a.widths[s.stream] for s in sites))
     return Reading(clf, sites, readout, size or max(1, min(SHARD_TEXTS, fit)), **kw)
 
@@ -317,7 +321,8 @@ def make_room(
     at = next(p for p in [store.folder.absolute(), *store.folder.absolute().parents] if p.exists())
     free = shutil.disk_usage(at).free
     what = 'what is to be kept takes' if n is not None else f'every {ask.size:,} texts take'
-    if need > free: raise InputError(f"{store.folder}: {what} {said_size(need)} of disk and {said_size(free)} are free")
+    with spared(store):
+        if need > free: raise DiskFull(f"{store.folder}: {what} {said_size(need)} of disk and {said_size(free)} are free")
     if bar is not None and not bar.disable and need: bar.write(f"{what} {said_size(need)} of {said_size(free)} disk", file=sys.stderr)
 
 # %% ../nbs/20_recording.ipynb #a3ae44f3
@@ -351,10 +356,11 @@ def open_store(
     folder:str|Path|None, # Where shards are kept; None: nowhere
     ask:Reading, # What they hold
     texts:Texts|None, # Of which texts; None: not known beforehand
+    spare:bool=False, # Whether it is only there to spare work, so that a full disk stops nothing
 )->Store|None: # The store; it remembers how many tokens its batches have
     "The store of a run, checked; refused if it holds anything else."
     if folder is None: return
-    store = Store(folder, reading_about(ask, texts))
+    store = Store(folder, reading_about(ask, texts), spare)
     store.about['tokens'] = ask.tokens or store.about['tokens'] or token_budget(ask.clf.device)
     return store
 
@@ -372,8 +378,12 @@ def record(
     progress:bool=True, # Show a progress bar
 )->Recording: # Activations `[N, D]` of every site, labels, probabilities, provenance
     "Run the texts through the model once; the order of the texts is kept, and batching changes nothing."
-    ask,texts,at,cut = make_reading(clf, sites, readout, size, tokens=tokens, answers=answers),align(texts, clf),0,0
-    about,store = provenance(clf, texts, ask.sites, ask.readout),open_store(folder, ask, texts)
+    ask,texts = make_reading(clf, sites, readout, size, tokens=tokens, answers=answers),align(texts, clf)
+    return _record(ask, texts, open_store(folder, ask, texts), progress)
+
+def _record(ask, texts, store, progress):
+    clf,answers,at,cut = ask.clf,ask.answers,0,0
+    about = provenance(clf, texts, ask.sites, ask.readout)
     with progress_bar(what='recording', total=len(texts), unit='text', show=progress) as bar:
         if store is not None: make_room(store, ask, len(texts), bar)
         kept = {s:np.empty((len(texts), w), np.float32) for s,w in ask.widths.items()}
@@ -382,8 +392,8 @@ def record(
             for k,a in kept.items(): a[at:at+len(own)] = arrays[k]
             at,cut = at+len(own),cut+note['cut']
     if store is not None:
-        finish(store, -(-at//ask.size), n_texts=at, texts_sha256=texts.digest)
-        about['versions'] = store.found['versions']
+        finish(store, -(-at//ask.size), n_texts=at, texts_sha256=texts.digest, settings_sha256=about['settings_sha256'])
+        about['versions'] = store.found.get('versions', about['versions'])
     probs = kept.pop('probabilities', None)
     return Recording(kept, texts.labels, probs, texts.classes, ask.readout, about | {'truncated':cut})
 
@@ -516,6 +526,8 @@ def summarise(
 )->Summary: # Statistics and quantiles of every site, answers counted
     "Run the texts through the model once and keep only what is to be known of every class."
     ask = make_reading(clf, sites, readout, size, tokens=tokens, keeps='statistics', quantiles=quantiles, correct_only=correct_only)
+    if isinstance(texts, str|pd.DataFrame) or not isinstance(texts, Texts|Iterable):
+        raise InputError(f"texts must be `Texts` or chunks of them, not {type(texts).__name__}")
     texts = align(texts, clf) if (known := isinstance(texts, Texts)) else texts
     N,store = len(texts) if known else None,open_store(folder, ask, texts if known else None)
     about = provenance(clf, None, ask.sites, ask.readout) | dict(correct_only=correct_only)
@@ -524,7 +536,7 @@ def summarise(
         if store is not None: make_room(store, ask, N, bar)
         res = merge_summaries(_parts(each_shard(ask, texts, store, bar), about, seen))
     if store is not None:
-        finish(store, -(-seen['n_texts']//ask.size), **seen)
+        finish(store, -(-seen['n_texts']//ask.size), **seen, settings_sha256=about['settings_sha256'])
         about['versions'] = store.found['versions']
     return replace(res, provenance=about | seen)
 
@@ -581,7 +593,8 @@ def save_recording(
     path:str|Path, # A .safetensors file; the provenance goes into a .json beside it
 )->Path: # The safetensors file
     "Write `acts`, `labels`, further sites and, if there are answers, `predicted`, `confidence`, `probabilities`; whole or not at all."
-    path = Path(path)
+    if (path := Path(path)).suffix != '.safetensors':
+        raise InputError(f"recording {str(path)!r}: give a name that ends in .safetensors, beside which a .json tells where it is from")
     arrays = {'acts' if s == rec.site else s:np.ascontiguousarray(a) for s,a in rec.activations.items()} | {'labels':rec.labels}
     if rec.probabilities is not None:
         arrays |= dict(predicted=rec.predicted, confidence=rec.confidence, probabilities=rec.probabilities)
@@ -594,13 +607,16 @@ def save_recording(
 def load_recording(
     path:str|Path, # A .safetensors file written by `save_recording`
 )->Recording: # As it was
-    "Read a recording; refuses a file that is missing or damaged."
+    "Read a recording; refuses a file that is missing, or damaged, as the .json beside it shows."
     try:
         with safe_open(path, 'np') as f:
             about = json.loads(f.metadata()['neuronlens'])
             arrays = {k:f.get_tensor(k) for k in f.keys()}
-    except (OSError, SafetensorError, KeyError, TypeError) as e:
+        with open(path, 'rb') as f: own = hashlib.file_digest(f, 'sha256').hexdigest()
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
         raise InputError(f"recording {str(path)!r} cannot be read ({type(e).__name__})") from None
+    if (read_json(Path(path).with_suffix('.json')) or {}).get('sha256', own) != own:
+        raise InputError(f"recording {str(path)!r} is damaged (its checksum does not fit the .json beside it)")
     acts = {s:arrays['acts' if s == about['site'] else s] for s in about.get('sites', [about['site']])}
     return Recording(acts, arrays['labels'], arrays.get('probabilities'), tuple(about['classes']), about['readout'], about)
 
@@ -635,10 +651,17 @@ def recorded(
     "`record`, or the recording that the same call made before; one that was interrupted goes on."
     ask,texts = make_reading(clf, sites, readout),align(texts, clf)
     about = provenance(clf, texts, ask.sites, ask.readout)
-    decides = {k:v for k,v in about.items() if k not in ('model', 'texts')} | {'labels':texts.labels.tolist(), 'shard':ask.size}
+    told = ('model', 'texts', 'settings_sha256')
+    decides = {k:v for k,v in about.items() if k not in told} | {'labels':texts.labels.tolist(), 'shard':ask.size}
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache_folder('recordings', key) if clf.sha256 else None
-    return record(clf, texts, list(ask.sites), readout=ask.readout, folder=folder, progress=progress)
+    folder = _place(key, about['settings_sha256']) if clf.sha256 not in ('', 'revision None') else None
+    return _record(ask, texts, open_store(folder, ask, texts, spare=True), progress)
+
+def _place(key, settings):
+    "The folder of a recording; a second one where the first was made with other settings of the model."
+    first = cache_folder('recordings', key)
+    made = (read_json(first/'recording.json') or {}).get('settings_sha256', settings) # Older ones do not say
+    return first if made == settings else cache_folder('recordings', f'{key}-{settings[:16]}')
 
 # %% ../nbs/20_recording.ipynb #2aa2f9c2
 def example_recordings(

@@ -549,3 +549,83 @@ def test_memory_does_not_grow(what, bert, tmp_path):
     assert p.returncode == 0 and said[::2] == ['2000', '20000'], said
     few, many = map(int, said[1::2])
     assert many < 300 and many-few < 60, said
+
+
+# --- what changed, what is full, what was swapped
+
+def settings_changed(clf, bert, tmp_path):
+    folder = shutil.copytree(bert, tmp_path/'settings')
+    said = json.loads((folder/'config.json').read_text()) | dict(layer_norm_eps=1e-2)
+    (folder/'config.json').write_text(json.dumps(said))
+    return load_classifier(folder, device='cpu')
+
+
+def edited(clf, bert, tmp_path):
+    new = load_classifier(bert, device='cpu')
+    new.model.classifier.weight.data[0, 0] += 1 # Of which torch itself counts no version
+    return new
+
+
+@pytest.mark.parametrize('change', [settings_changed, edited])
+def test_a_changed_model_is_not_read_from_the_store(change, clf, bert, texts, own_cache, tmp_path, passes):
+    "Neither `recorded` nor a folder takes a recording of other settings or weights for one of this model."
+    first, new = recorded(clf, texts, progress=False), change(clf, bert, tmp_path)
+    passes.clear()
+    second = recorded(new, texts, progress=False)
+    assert passes and not np.array_equal(second.probabilities, first.probabilities)
+    passes.clear()
+    for c, rec in ((clf, first), (new, second)): assert equal(recorded(c, texts, progress=False), rec)
+    assert not passes
+    record(clf, texts, folder=tmp_path/'run', progress=False)
+    with pytest.raises(InputError, match='holds another recording'): record(new, texts, folder=tmp_path/'run', progress=False)
+
+
+def test_a_store_of_an_older_version_goes_on(clf, bert, texts, own_cache, tmp_path, passes):
+    "One that does not say of which settings it is stays valid, and says so from then on."
+    first = recorded(clf, texts, SITES, progress=False)
+    path = next(own_cache.glob('recordings/*/recording.json'))
+    said = path.read_text()
+    path.write_text(json.dumps({k: v for k, v in json.loads(said).items() if k != 'settings_sha256'}))
+    passes.clear()
+    assert equal(recorded(clf, texts, SITES, progress=False), first) and not passes
+    assert json.loads(path.read_text()) == json.loads(said)
+
+
+def test_a_full_cache_loses_nothing(clf, texts, own_cache, monkeypatch, passes):
+    "What was computed is given with a warning, and what could be kept is there the next time."
+    monkeypatch.setattr(recording, 'SHARD_TEXTS', 8)
+    real = store.save_file
+    def full(*args, **kw):
+        if len(passes) < 3: return real(*args, **kw)
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    with monkeypatch.context() as mp:
+        mp.setattr(store, 'save_file', full)
+        with pytest.warns(UserWarning, match='the disk is full.* goes on without') as said:
+            first = recorded(clf, texts, SITES, progress=False)
+    assert len(passes) == 8 and len([w for w in said if 'disk is full' in str(w.message)]) == 1
+    passes.clear()
+    assert equal(recorded(clf, texts, SITES, progress=False), first) and len(passes) == 6
+    shutil.rmtree(own_cache)
+    monkeypatch.setattr(shutil, 'disk_usage', lambda at: SimpleNamespace(free=0))
+    with pytest.warns(UserWarning, match='0 bytes are free'): assert equal(recorded(clf, texts, SITES, progress=False), first)
+    assert not own_cache.exists()
+
+
+def test_training_mode_is_not_recorded(bert, clf, texts, whole, total):
+    "Dropout is off in every pass, and every part is in the mode it was in afterwards."
+    noisy = load_classifier(bert, device='cpu')
+    noisy.model.train().base_model.encoder.eval()
+    modes = [m.training for m in noisy.model.modules()]
+    assert equal(record(noisy, texts, SITES, size=8, progress=False), whole)
+    assert equal(summarise(noisy, texts, SITES, size=8, progress=False), total)
+    assert [m.training for m in noisy.model.modules()] == modes
+
+
+def test_a_recording_file_knows_when_it_is_damaged(whole, tmp_path):
+    path = recording.save_recording(whole, tmp_path/'a.safetensors')
+    assert equal(recording.load_recording(path), whole)
+    path.write_bytes(flip(path.read_bytes(), path.stat().st_size-9))
+    with pytest.raises(InputError, match='is damaged'): recording.load_recording(path)
+    for name in ('a.json', 'a', 'a.train'):
+        with pytest.raises(InputError, match='ends in .safetensors'): recording.save_recording(whole, tmp_path/name)
+    assert names(tmp_path) == ['a.json', 'a.safetensors']
