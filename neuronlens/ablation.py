@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['QUANTILES', 'FOLDS', 'EDITS', 'NUMBERS', 'POSITIONS', 'FITTED', 'CONDITIONS', 'Neurons', 'zero', 'mean', 'scale',
            'dampen', 'adaptive', 'shift', 'transport', 'resample', 'rest_quantiles', 'parse_edit', 'Intervention',
-           'within', 'together', 'replacement', 'edited', 'LinearEdit', 'plan', 'Outcome', 'reads_recording',
-           'tensors_of', 'interventions_on', 'ablate', 'edited_acts', 'firing', 'answers_to', 'record_tokens']
+           'within', 'together', 'replacement', 'edited', 'LinearEdit', 'check_fractions', 'plan', 'Outcome',
+           'reads_recording', 'tensors_of', 'interventions_on', 'ablate', 'edited_acts', 'firing', 'answers_to',
+           'record_tokens']
 
 # %% ../nbs/40_ablation.ipynb #d452c803
 import math
@@ -233,6 +234,16 @@ CONDITIONS = ('base', 'full', 'range', 'random')
 
 def _listed(x): return list(x) if isinstance(x, list|tuple) else [x]
 
+def check_fractions(
+    fractions:list[float], # Shares of the neurons
+    D:int, # Neurons of the site
+    site:Site|str, # Its name, for the message
+): # Nothing
+    "Refuse a share of the neurons that is not one neuron, or more than all."
+    for f in fractions:
+        if not 0 < f <= 1 or int(f*D+1e-9) < 1:
+            raise InputError(f"fraction {f} of the {D} neurons of {site} is not one neuron, or more than all")
+
 def _checked(votes, positions, fitted, concepts, C):
     "Refuse what `plan` cannot mean."
     for v in votes:
@@ -280,6 +291,7 @@ def plan(
     edits,votes = [format_kind(*parse_edit(e)) for e in _listed(edit)],_listed(vote)
     concepts,out = range(C) if concepts is None else _listed(concepts),[]
     _checked(votes, positions, fitted, concepts, C)
+    check_fractions(fractions, D, site)
     if 'resample' not in edits: acts = None
     elif acts is None or labels is None: raise InputError("edit 'resample' draws from activations: give plan acts= and labels=")
     drawn = {c:torch.as_tensor(np.random.default_rng([seed, c]).permutation(D)) for c in concepts}
@@ -476,6 +488,7 @@ def interventions_on(
 )->Iterator[tuple]: # (which `[S]` or None, rows `[n]`, probabilities `[S, n, C]` or `[n, C]`, fires `[S, n]` or None)
     "The answers under every intervention piece by piece, as they are computed; `which` None are those without an edit."
     ivs,readout = _placed(interventions, clf),readout or clf.readout
+    clf.model.eval() # Dropout would make every answer another
     if recording is not None: _checked_recording(clf, texts, recording)
     last = Site('residual', len(anatomy(clf.model))-1)
     fast = recording is not None and recording.readout == readout and reads_recording(clf, recording, [])
@@ -567,6 +580,7 @@ def answers_to(
     if x.ndim != 2 or x.shape[1] != (D := a.widths['residual']):
         raise InputError(f"the head reads [texts, {D}] activations, got {list(x.shape)}")
     out = np.empty((len(x), len(clf.classes)), np.float32)
+    clf.model.eval()
     for i in range(0, len(x), 4096): out[i:i+4096] = answer(clf, x[i:i+4096].to(clf.device)).softmax(-1).cpu().numpy()
     return out
 
@@ -596,6 +610,7 @@ def record_tokens(
     "Activations of attended tokens that are not special, each labelled with the class of its text."
     if most is not None and most < 1: raise InputError(f"most={most} tokens of a text is none; give at least 1")
     ask,texts = make_reading(clf, sites),align(texts, clf)
+    clf.model.eval()
     encoded = encode(clf, texts.texts, texts)
     places = _token_places(encoded, most, seed)
     n = np.array([len(p) for p in places])

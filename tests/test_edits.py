@@ -188,6 +188,9 @@ def test_an_edit_has_one_name(gauss):
     assert {iv.edit for iv in ivs} == {"shift(1)", "zero"}
     for e in EDITS: assert parse_edit(e)[0] == e
     with pytest.raises(InputError, match="give plan acts= and labels="): plan(gauss.st, [gauss.ranking], r, "residual.0", edit="resample")
+    for f in (.1, 0, 1.5):
+        with pytest.raises(InputError, match=f"fraction {f} of the 5 neurons of residual.0 is not one neuron"):
+            plan(gauss.st, [gauss.ranking], r, "residual.0", fractions=[.5, f])
     with pytest.raises(InputError, match="fitted 'words'"): plan(gauss.st, [gauss.ranking], r, "residual.0", fitted="words")
 
 
@@ -336,6 +339,29 @@ def test_tokens_are_recorded(case):
     mirrored = np.concatenate(np.split(other.acts, np.cumsum(n[::-1])[:-1])[::-1])
     np.testing.assert_allclose(mirrored, some.acts, atol=2e-5)
     with pytest.raises(InputError, match="most=0"): record_tokens(clf, LABELLED, most=0, progress=False)
+
+
+def test_dropout_is_off(case):
+    "A model left in training mode, with dropout, is read without noise by whatever reads it, and is in evaluation mode then."
+    from neuronlens.hooks import run
+    clf, rec = case
+    for m in clf.model.modules():
+        if isinstance(m, torch.nn.Dropout): m.p = .5
+    ivs = grid(rec, sites="residual.0", fractions=.75)
+    last = record(clf, LABELLED, f"residual.{len(anatomy(clf.model))-1}", progress=False).acts
+    for look in (lambda: ablate(clf, LABELLED, ivs, progress=False).after,
+                 lambda: effects_on(clf, LABELLED, ivs, progress=False).frame.iloc[:, 10:].to_numpy(float),
+                 lambda: record_tokens(clf, LABELLED, progress=False).acts, lambda: answers_to(clf, last),
+                 lambda: estimate(clf, LABELLED, ivs).interventions):
+        still = look()
+        clf.model.train()
+        np.testing.assert_array_equal(look(), still)
+        assert not clf.model.training
+    clf.model.train()
+    batch = next(batches(encode(clf, TEXTS)))
+    a, b = (run(clf, batch, {parse_site("residual.0")})[parse_site("residual.0")] for _ in range(2))
+    clf.model.eval()
+    assert not torch.equal(a, b) # It would be noisy
 
 
 def test_grid_fitted_at_tokens(case):
