@@ -62,7 +62,8 @@ def _print_table(study):
 def _report_counts(study):
     "Say what was left out or cut."
     n,N = study.notes,len(study.train)+len(study.test)
-    said = [f"{n[k]} {what}" for k,what in (('repeated_texts', 'repeated texts left out'), ('skipped_rows', 'rows without text skipped'),
+    said = [f"{n[k]} {what}" for k,what in (('repeated_texts', 'repeated texts left out'),
+            ('contradicting_texts', 'of them with another class than the one kept'), ('skipped_rows', 'rows without text skipped'),
             ('test_texts_seen_in_training', 'test texts left out because they are training texts')) if n.get(k)]
     if n.get('truncated_texts'): said.append(f"{n['truncated_texts']} of {N} texts cut to {n['max_length']} tokens")
     if said: typer.echo('; '.join(said)+'.')

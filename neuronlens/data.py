@@ -176,7 +176,7 @@ def _put_together(texts, labels, rows, source, skip_empty):
     keep = np.flatnonzero(good)
     def named(l): return pd.api.types.is_scalar(l) and not pd.isna(l) and _is_text(str(l))
     if none := [rows[i] for i in keep if not named(labels[i])]: raise InputError(f"{source}: {some_rows(none)} without a label")
-    names = [re.sub(r'\s*[\r\n]\s*', ' ', str(labels[i]).strip()) for i in keep] # A table of results is to stay one
+    names = [re.sub(r'\s*\r\s*', ' ', str(labels[i]).strip()) for i in keep] # CSV would take it for the end of a row
     index = {c:i for i,c in enumerate(_sorted_classes(names))}
     return Texts([texts[i] for i in keep], np.array([index[n] for n in names], int), tuple(index), source, rows[keep], int((~good).sum()))
 

@@ -18,13 +18,12 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import tomli_w
 
-from .ablation import FITTED, POSITIONS, ablate, parse_edit, plan, record_tokens
+from .ablation import FITTED, POSITIONS, ablate, check_fractions, parse_edit, plan, record_tokens
 from .attribution import ATTRIBUTIONS, MODEL_RANKINGS, attribute
-from .data import InputError, Texts, atomic, bbc_news, check, distinct, read_texts, split, take
-from .effects import Effects, load_effects, measure_effects
+from .data import InputError, Texts, atomic, bbc_news, check, contradictions, distinct, read_texts, sha256, split, take
+from .effects import Effects, load_effects, measure_effects, read_table
 from .evidence import Evidence, compare, intervals
 from .hooks import STREAMS, anatomy, parse_site
 from .model import READOUTS, Classifier, align, block_count, load_classifier, minilm, smollm2
@@ -37,6 +36,7 @@ from .recording import Recording, correct_only, load_recording, recorded, save_r
 from .saliency import Ranking, rank
 from .statistics import ClassStatistics, class_statistics
 from .store import read_arrays, write_arrays
+from .sweeps import say_estimate
 from .training import fine_tune
 
 # %% ../nbs/60_study.ipynb #3694e724
@@ -206,9 +206,22 @@ def _full_paths(spec, folder):
     def model(p):
         here = folder/Path(os.path.expandvars(p)).expanduser()
         return str(here.resolve()) if p not in ('', 'minilm', 'smollm2') and (here.is_dir() or here.suffix == '.gguf') else p
+    return _with_paths(spec, file, model)
+
+def _with_paths(spec, file, model):
+    "The study with every name of a file and of a model changed by a function."
     d,m = spec.data,spec.model
     return replace(spec, data=replace(d, train=file(d.train), test=file(d.test)),
                    model=replace(m, classifier=model(m.classifier), encoder=model(m.encoder), causal=model(m.causal)))
+
+def _named_from(spec, folder):
+    "The study with files that lie near a folder, no more than two levels up, named from it: moved together they are found again."
+    def near(p):
+        if not os.path.isabs(p): return p
+        try: name = Path(os.path.relpath(p, Path(folder).resolve())).as_posix()
+        except ValueError: return p # On another drive
+        return p if name.startswith('../../..') else name
+    return _with_paths(spec, near, near)
 
 def read_study(
     path:str|Path, # A TOML file; relative paths in it start at its folder
@@ -242,10 +255,23 @@ def _check_method(m, where):
     try: fit_ranges(np.arange(16.)[:,None], np.arange(16) % 2, m.kind) # Sixteen numbers show whether its own will do
     except InputError as e: raise InputError(f"{where}: range {m.range!r}: {e}") from None
     _one_of(m.positions, POSITIONS, f'{where}: positions')
+    if m.positions == 'generated':
+        raise InputError(f"{where}: positions 'generated' edit nothing: an answer is read where the text ends, before a token is generated")
     _one_of(m.fitted_at, FITTED, f'{where}: fitted_at')
     _one_of(m.site.partition('.')[0], STREAMS, f'{where}: site stream')
 
 # %% ../nbs/60_study.ipynb #495b9b9f
+def _check_unused(spec, where):
+    "Refuse settings that would be passed over with the kind of model given."
+    m,d = spec.model,spec.data
+    def differs(given, names): return next((k for k in names if getattr(given, k) != getattr(type(given)(), k)), None)
+    if m.encoder and (k := differs(m, ('classes', 'dtype', 'device_map'))):
+        raise InputError(f"{where}: [model] {k} cannot be given for an encoder: it learns the classes of the texts, in float32, on one"
+                         " device")
+    if not m.encoder and (k := differs(spec.training, ('epochs', 'lr', 'batch_size'))):
+        raise InputError(f"{where}: [training] {k} is for an encoder; a {'classifier' if m.classifier else 'causal model'} is not trained")
+    if d.test and (k := differs(d, ('test_share',))): raise InputError(f"{where}: [data] {k} is for a study without a test file")
+
 def _check_model(spec, where):
     "Refuse a model that is none or several, and a prompt that cannot ask."
     m,p = spec.model,spec.prompt
@@ -273,6 +299,7 @@ def check_study(
     "Refuse what no model and no data could make right: unknown names, numbers out of range."
     d = spec.data
     _check_model(spec, where)
+    _check_unused(spec, where)
     if not d.train: raise InputError(f"{where}: [data] names no train file")
     spec = settle(spec, where)
     _check_method(spec.method, where)
@@ -288,8 +315,8 @@ def write_study(
     spec:StudySpec, # What to write
     path:str|Path, # A TOML file
 )->Path: # That file
-    "Write the study so that `read_study` gives it back, every default spelled out."
-    with atomic(path) as part: part.write_text(study_toml(spec), encoding='utf-8')
+    "Write the study so that `read_study` gives it back, every default spelled out, files nearby named from its folder."
+    with atomic(path) as part: part.write_text(study_toml(_named_from(spec, Path(path).parent)), encoding='utf-8')
     return Path(path)
 
 def study_toml(
@@ -351,6 +378,11 @@ class Study:
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>{self.headline()._repr_html_()}"
 
 # %% ../nbs/60_study.ipynb #9eeedf11
+def _check_names(classes, source):
+    "Refuse names of classes that tables cannot hold."
+    if 'macro' in classes: raise InputError(f"{source}: class 'macro' has the name of the average over all classes; rename it")
+    if broken := [c for c in classes if '\r' in c]: raise InputError(f"{source}: class {broken[0]!r} has a carriage return in its name")
+
 def study_texts(
     spec:StudySpec, # What was asked for
 )->tuple[Texts,Texts,dict]: # (train, test, counts to report)
@@ -359,23 +391,28 @@ def study_texts(
     def load(p): return bbc_news() if p == 'bbc_news' else read_texts(p, text=d.text, label=d.label, skip_empty=d.skip_empty)
     whole = load(d.train)
     train,notes = distinct(whole),{'skipped_rows':whole.skipped}
-    notes['repeated_texts'] = len(whole)-len(train)
+    _check_names(train.classes, train.source)
+    notes |= dict(repeated_texts=len(whole)-len(train), contradicting_texts=len(contradictions(whole)))
     if d.test:
         given = load(d.test)
         test = distinct(given)
         notes['skipped_rows'] += given.skipped
         notes['repeated_texts'] += len(given)-len(test)
+        notes['contradicting_texts'] += len(contradictions(given))
         known = {' '.join(t.split()) for t in train.texts}
         test_only = take(test, np.array([' '.join(t.split()) not in known for t in test.texts], bool))
         notes['test_texts_seen_in_training'] = len(test)-len(test_only)
         if strange := sorted(set(test.classes)-set(train.classes)):
             raise InputError(f"{test.source}: class {strange[0]!r} does not occur in {train.source}")
+        if not len(test_only):
+            raise InputError(f"{test.source}: all {len(test)} texts are also training texts; measure on texts that are not in"
+                             f" {train.source}")
         test = replace(test_only, labels=np.array([train.classes.index(test.classes[i]) for i in test_only.labels], int),
                        classes=train.classes)
         check(test)
     else: train,test = split(check(train), d.test_share, seed=spec.seed)
     if 0 < d.most < len(train): train = take(train, np.sort(np.random.default_rng(spec.seed).permutation(len(train))[:d.most]))
-    return check(train),test,notes
+    return check(train),test,notes | dict(texts_sha256=[train.digest, test.digest])
 
 # %% ../nbs/60_study.ipynb #2619ef2d
 FILES = ('effects.csv', 'intervals.csv', 'report.html', 'recording', 'figures', 'layers.csv', 'provenance.json')
@@ -383,17 +420,34 @@ FILES = ('effects.csv', 'intervals.csv', 'report.html', 'recording', 'figures', 
 def check_folder(
     out:str|Path, # Where results shall go
     spec:StudySpec, # Which study
+    texts:list[str]|None=None, # Digests of its training and test texts; None: not known
 )->Path: # The folder, made if need be
-    "Refuse a folder that cannot be written or already holds another study; the same study may be run again."
-    try: return _check_folder(Path(out), spec)
+    "Refuse a folder that cannot be written, holds another study or results of other texts; the same study may be run again."
+    try: return _check_folder(Path(out), spec, texts)
     except OSError as e: raise InputError(f"output folder {str(out)!r} cannot be written ({e.strerror})") from None
 
-def _check_folder(out, spec):
+def _told(out):
+    "What `provenance.json` of a study says; nothing, if it is missing or damaged."
+    try: return dict(json.loads((out/'provenance.json').read_text()))
+    except (OSError, ValueError, TypeError): return {}
+
+def _where_left(spec, about):
+    "The study with files that are not where it says, but still where they were when it ran."
+    def at(part, what): return str(about.get(part, {}).get(what, ''))
+    def found(p, old): return old if p and not Path(p).exists() and os.path.isabs(old) and Path(old).exists() else p
+    files = iter([at('train', 'texts'), at('test', 'texts')])
+    return _with_paths(spec, lambda p: found(p, next(files)), lambda p: found(p, at('train', 'model')))
+
+def _check_folder(out, spec, texts):
     if out.exists() and not out.is_dir(): raise InputError(f"output {str(out)!r} is a file, not a folder")
     if (out/'study.toml').exists():
-        try: same = read_study(out/'study.toml') == spec
+        about = _told(out)
+        try: same = _where_left(read_study(out/'study.toml'), about) == spec
         except InputError: same = False
         if not same: raise InputError(f"output folder {str(out)!r} already holds another study; choose a new one")
+        for part,was,now in zip(('train', 'test'), about.get('notes', {}).get('texts_sha256', ()), texts or (), strict=False):
+            if was != now: raise InputError(f"output folder {str(out)!r} holds results of other {part}ing texts than there are now in "
+                                            f"{getattr(spec.data, part) or spec.data.train}; choose a new one")
     elif held := [f for f in FILES if (out/f).exists()]:
         raise InputError(f"output folder {str(out)!r} holds {held[0]!r} but no study.toml; choose a new one")
     try:
@@ -486,8 +540,7 @@ def _sites(spec, clf):
     L,m = len(anatomy(clf.model)),spec.method
     site = parse_site(m.site, L)
     D = anatomy(clf.model).widths[site.stream]
-    for f in m.fractions:
-        if int(f*D+1e-9) < 1: raise InputError(f"fraction {f} of the {D} neurons of {site} is not one neuron")
+    check_fractions(m.fractions, D, site)
     return site,[f'residual.{b}' for b in range(L)] if m.layers else []
 
 # %% ../nbs/60_study.ipynb #694e459f
@@ -500,10 +553,11 @@ def run_study(
     "Read, record, rank, fit, edit, measure."
     spec = check_study(_full_paths(spec, Path.cwd()))
     train_texts,test_texts,notes = study_texts(spec)
-    if out is not None: check_folder(out, spec)
+    if out is not None: check_folder(out, spec, notes['texts_sha256'])
     prompt,train_texts = study_prompt(spec, train_texts)
     clf,m = study_model(spec, train_texts, progress, prompt),spec.method
     site,layers = _sites(spec, clf)
+    _check_names(clf.classes, clf.source)
     train,test = (recorded(clf, t, [str(site), *(s for s in layers if s != str(site))], progress=progress)
                   for t in (train_texts, test_texts))
     fit,texts = train,train_texts
@@ -513,6 +567,7 @@ def run_study(
     of = tokens or fit
     ivs = plan(own, rankings, ranges, site, fractions=m.fractions, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
                acts=of.acts, labels=of.labels, fitted=m.fitted_at)
+    if progress: say_estimate(clf, test_texts, ivs, recording=test, kept=4*len(ivs)*len(test)*(len(clf.classes)+1))
     outcome = ablate(clf, test_texts, ivs, recording=test, progress=progress)
     probes = probe_layers({s:train.at(s) for s in layers}, train.labels, {s:test.at(s) for s in layers}, test.labels,
                           classes=train.classes, seed=spec.seed, progress=progress) if layers else None
@@ -526,26 +581,35 @@ def run_study(
     return study
 
 # %% ../nbs/60_study.ipynb #a458a64f
+def _decides(spec):
+    "The settings that decide the numbers of a study, as '[table] setting' to value: not its title, nor where files lie and what runs it."
+    d = asdict(spec)
+    free = {'train', 'test', 'classifier', 'encoder', 'causal', 'device', 'device_map'}
+    return {'seed':spec.seed} | {f'[{t}] {k}':v for t in _TABLES for k,v in d[t].items() if k not in free}
+
 def save_study(
     study:Study, # A finished study
     out:str|Path, # Folder
 )->Path: # The folder
     "Write everything but figures and report; each file whole or not at all."
-    out = check_folder(out, study.spec)
+    out = check_folder(out, study.spec, study.notes.get('texts_sha256'))
     write_study(study.spec, out/'study.toml')
     study.effects.save(out/'effects.csv')
-    if study.intervals is not None:
-        with atomic(out/'intervals.csv') as p: study.intervals.frame.to_csv(p, index=False)
+    files = ['effects.csv']
+    for name,table in (('intervals.csv', study.intervals), ('layers.csv', study.probes)):
+        if table is None: continue
+        with atomic(out/name) as p: table.to_frame().to_csv(p, index=False)
+        files.append(name)
     for part in ('train', 'test', *(['tokens'] if study.tokens else [])):
         rec = getattr(study, part)
         own = replace(rec, activations={rec.site:rec.acts}, provenance=rec.provenance | {'seed':study.spec.seed})
-        save_recording(own, out/'recording'/f'{part}.safetensors')
+        files.append(f"recording/{save_recording(own, out/'recording'/f'{part}.safetensors').name}")
     if scores := {r.name:r.scores for r in study.rankings if r.name in ATTRIBUTIONS}:
         write_arrays(out/'recording'/'rankings.safetensors', scores, dict(classes=list(study.classes), site=study.train.site))
-    if study.probes is not None:
-        with atomic(out/'layers.csv') as p: study.probes.to_frame().to_csv(p, index=False)
+        files.append('recording/rankings.safetensors')
     about = {p:getattr(study, p).provenance for p in ('train', 'test')} | dict(notes=study.notes, versions=versions())
-    with atomic(out/'provenance.json') as p: p.write_text(json.dumps(about | {'seed':study.spec.seed}, indent=1))
+    about |= dict(seed=study.spec.seed, decides=_decides(study.spec), files={f:sha256([out/f]) for f in files})
+    with atomic(out/'provenance.json') as p: p.write_text(json.dumps(about, indent=1))
     return out
 
 # %% ../nbs/60_study.ipynb #f9a3df17
@@ -556,8 +620,8 @@ def load_intervals(
     "The intervals of a saved study."
     if not Path(path).exists(): return None
     words = dict.fromkeys(('concept', 'condition', 'ranking', 'range', 'edit', 'site', 'measure'), str)
-    df = pd.read_csv(path, keep_default_na=False, na_values={c:[''] for c in ('tau', 'value', 'low', 'high')}, dtype=words)
-    if missing := {'measure', 'value', 'low', 'high'}-set(df): raise InputError(f"{path}: no column {sorted(missing)[0]!r}")
+    df = read_table(path, ('measure', 'value', 'low', 'high'), keep_default_na=False, dtype=words,
+                    na_values={c:[''] for c in ('tau', 'value', 'low', 'high')})
     return Evidence(df, 1000, seed, .95)
 
 def load_probes(
@@ -569,28 +633,51 @@ def load_probes(
 )->LayerProbes|None: # None: the study has none
     "The probes of a saved study: their numbers, not which texts they named."
     if not Path(path).exists(): return None
-    df = pd.read_csv(path)
-    if missing := {'site', 'accuracy', 'control', 'majority'}-set(df): raise InputError(f"{path}: no column {sorted(missing)[0]!r}")
+    df = read_table(path, ('site', 'accuracy', 'control', 'majority'))
     ends = {k:df[k].to_numpy() for k in ('low', 'high') if k in df}
     return LayerProbes(tuple(df.site), df.accuracy.to_numpy(), df.control.to_numpy(), float(df.majority[0]), n_train, n_test, classes,
                        seed, **ends)
+
+# %% ../nbs/60_study.ipynb #f6c0a0aa
+def _check_settings(path, spec, about):
+    "Refuse a study file that does not say what the study was run with."
+    now,was = _decides(spec),about.get('decides', {})
+    if changed := [k for k in was if k in now and was[k] != now[k]]:
+        k = changed[0]
+        raise InputError(f"{path}: {k} is {now[k]!r}, but this study was run with {was[k]!r}; run it again into a new folder")
+
+def _check_files(out, about):
+    "Refuse a file of the study that is no longer the one it wrote."
+    for name,was in about.get('files', {}).items():
+        if (out/name).is_file() and sha256([out/name]) != was:
+            raise InputError(f"{out/name} is not the file that this study wrote: it was changed, or is of another study")
+
+def _checked_recording(path, about):
+    "A recording of the model, the texts and the site that provenance names."
+    rec = load_recording(path)
+    known = rec.provenance | dict(sites=[rec.site])
+    for k,what in dict(model_sha256='model', texts_sha256='texts', classes='classes', sites='site').items():
+        was = (about.get(k) or [])[:1] if k == 'sites' else about.get(k)
+        if was and was != known.get(k): raise InputError(f"{path} is of another study: its {what} differs from provenance.json")
+    return rec
 
 def load_study(
     out:str|Path, # A folder written by `save_study`
 )->Study: # Without model and texts, see `Study.open`
     "A saved study: recordings, effects and intervals as stored, statistics, rankings and ranges fitted again."
     out = Path(out)
-    spec = settle(read_study(out/'study.toml'))
-    held,m = out/'recording',spec.method
-    train,test = (load_recording(held/f'{p}.safetensors') for p in ('train', 'test'))
+    about,spec = _told(out),settle(read_study(out/'study.toml'))
+    if not {'notes', 'train', 'test'} <= set(about): raise InputError(f"{out}: provenance.json is missing or damaged")
+    _check_settings(out/'study.toml', spec, about)
+    held,m,spec = out/'recording',spec.method,_where_left(spec, about)
+    train,test = (_checked_recording(held/f'{p}.safetensors', about[p]) for p in ('train', 'test'))
+    _check_files(out, about)
     tokens = load_recording(held/'tokens.safetensors') if m.fitted_at == 'tokens' else None
     scores = read_arrays(held/'rankings.safetensors')[0] if set(m.rankings) & set(ATTRIBUTIONS) else {}
     fit = correct_only(train) if m.correct_only else train
     statistics,rankings,ranges,_ = fit_study(spec, fit, tokens, scores)
-    try: notes = json.loads((out/'provenance.json').read_text())['notes']
-    except (OSError, ValueError, KeyError): raise InputError(f"{out}: provenance.json is missing or damaged") from None
     return Study(spec, train, test, statistics, rankings, ranges, load_effects(out/'effects.csv'),
-                 load_probes(out/'layers.csv', len(train), len(test), train.classes, spec.seed), notes,
+                 load_probes(out/'layers.csv', len(train), len(test), train.classes, spec.seed), about['notes'],
                  load_intervals(out/'intervals.csv', spec.seed), tokens)
 
 # %% ../nbs/60_study.ipynb #cac177fd
@@ -616,7 +703,7 @@ def _beats_control(study, m):
     if not (c := study.notes.get('control')): return f"Range against random neurons: {both}."
     t,d = c['target_accuracy'],c['disturbance']
     said = f"{both}; differences {t['difference']:+.3f} [{t['low']:+.3f}, {t['high']:+.3f}] and" \
-           f" {d['difference']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]"
+           f" {d['difference']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]; the random neurons are one draw"
     if t['high'] < 0: return f"The range beats its random control, it suppresses more: {said}."
     if d['high'] < 0 and not t['low'] > 0: return f"The range beats its random control, it disturbs less: {said}."
     return (f"The range does not beat its random control ({said}): as many neurons drawn at random do as well, so nothing here speaks"

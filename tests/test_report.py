@@ -245,3 +245,14 @@ def test_a_page_of_too_many_figures_says_where_they_are(study, figures, tmp_path
     html = report_html(study, big)
     assert len(html) < 5_000_000 and html.count('Too many figures for one page') == 2
     assert html.count('<img ') == len(figures)-2 and 'Too many' not in report_html(study, figures)
+
+
+def test_of_many_concepts_the_first_are_drawn(study, tmp_path, monkeypatch):
+    "Beyond so many a sentence stands in the place of the figure, and the numbers stay."
+    from neuronlens import report
+    monkeypatch.setattr(report, 'FIGURES', 1)
+    drawn = report.write_figures(study, tmp_path, progress=False)
+    assert [n for n, *_ in drawn if n.startswith('neurons')] == ['neurons-00-animal']
+    html = report.report_html(study, drawn)
+    assert html.count('Of 3 concepts only the first 1 have a figure') == 2 and 'Too many figures' not in html
+    assert html.count('the strongest, has the range') == 3

@@ -166,12 +166,12 @@ def test_report_is_one_self_contained_page(finished):
     assert len(pictures) == len(FIGURES) and {base64.b64decode(p, validate=True) for p in pictures} == files
 
 
-def test_report_shows_the_table_and_the_study(finished):
+def test_report_shows_the_table_and_the_study(finished, bert):
     out, _ = finished
     said = ' '.join(Page((out/'report.html').read_text(encoding='utf-8')).text)
     assert 'Three kinds of words' in said and all(c in said for c in CLASSES)
     for n in effects(out)[MEASURES].to_numpy().ravel(): assert f'{n:.3f}' in said or f'{n:g}' in said
-    assert (out/'study.toml').read_text().split('[model]')[1].strip() in said
+    assert (out/'study.toml').read_text().split('[prompt]')[1].strip() in said and f'classifier = "{bert}"' in said
     assert json.loads((out/'recording/train.json').read_text())['model_sha256'] in said
 
 
@@ -548,3 +548,122 @@ def test_a_study_made_in_python_can_be_run_again(bert, data, tmp_path, monkeypat
     run_study(spec, tmp_path/'out', progress=False)
     assert Path(read_study(tmp_path/'out/study.toml').data.train).is_file()
     run_study(spec, tmp_path/'out', progress=False)
+
+
+# --- a folder of another study, a folder elsewhere, texts that changed
+
+def tiny(home, bert, frame, test_frame, **method):
+    "A project folder with texts, the tiny BERT and a study file."
+    import shutil
+    home.mkdir(parents=True)
+    for name, df in (('train', frame), ('test', test_frame)): df.to_csv(home/f'{name}.csv', index=False)
+    shutil.copytree(bert, home/'model')
+    (home/'study.toml').write_text(study_text(data=dict(train='train.csv', test='test.csv'), model=dict(classifier='model'),
+                                              method=method))
+    return home/'study.toml'
+
+
+@pytest.fixture
+def two(bert, frame, test_frame, tmp_path, cli, no_figures):
+    "Two finished studies, at another site each, of the same project."
+    study = tiny(tmp_path/'project', bert, frame, test_frame, layers=True)
+    finish(cli('run', study, '--out', tmp_path/'project/runs/one'))
+    study.write_text(study.read_text().replace('[method]', '[method]\nsite = "residual.0"').replace('0.5', '0.25'))
+    finish(cli('run', study, '--out', tmp_path/'two'))
+    return tmp_path/'project/runs/one', tmp_path/'two'
+
+
+def test_files_of_another_study_are_refused_by_name(two, tmp_path):
+    import shutil
+
+    from neuronlens.data import InputError
+    from neuronlens.study import load_study
+    def refuses(file, says, change):
+        shutil.copytree(two[0], tmp_path/'mixed')
+        change(tmp_path/'mixed'/file)
+        with pytest.raises(InputError, match=says) as e: load_study(tmp_path/'mixed')
+        assert str(tmp_path/'mixed'/file) in str(e.value)
+        shutil.rmtree(tmp_path/'mixed')
+    def put(a, b):
+        for end in {a.suffix, '.json' if a.suffix == '.safetensors' else a.suffix}: shutil.copy(a.with_suffix(end), b.with_suffix(end))
+    for file, says in {'recording/train.safetensors': 'its site differs', 'recording/test.safetensors': 'its site differs',
+                       'effects.csv': 'not the file', 'intervals.csv': 'not the file', 'study.toml': 'site is .residual.0.'}.items():
+        refuses(file, says, lambda p, file=file: put(two[1]/file, p))
+    for file in ('effects.csv', 'intervals.csv', 'layers.csv'): refuses(file, 'not the file', lambda p: p.write_text(''))
+    refuses('recording/train.safetensors', 'its texts differs', lambda p: put(p.with_name('test.safetensors'), p))
+    def forgets(p):
+        about = json.loads((p.parent/'provenance.json').read_text())
+        (p.parent/'provenance.json').write_text(json.dumps({k: v for k, v in about.items() if k not in ('files', 'decides')}))
+        p.write_text('')
+    for file in ('effects.csv', 'intervals.csv', 'layers.csv'): refuses(file, 'the file is empty', forgets) # Of an older version
+
+
+def test_a_project_can_be_moved_and_copied(two, tmp_path, cli):
+    "Resumed and opened where it is now, from the texts and the model that came with it; a folder that left alone finds what it left."
+    import shutil
+
+    from neuronlens.study import load_study, read_study
+    from neuronlens.workbook import explore
+    was = (two[0]/'effects.csv').read_bytes()
+    assert tomllib.loads((two[0]/'study.toml').read_text())['data']['train'] == '../../train.csv'
+    shutil.copytree(two[0], tmp_path/'far/away/out') # The folder alone
+    assert load_study(tmp_path/'far/away/out').open(progress=False).texts[0].source == str(tmp_path/'project/train.csv')
+    finish(cli('run', tiny_again(tmp_path/'project'), '--out', tmp_path/'far/away/out'))
+    shutil.move(tmp_path/'project', tmp_path/'elsewhere/deep/project') # All of it
+    home = tmp_path/'elsewhere/deep/project'
+    assert read_study(home/'runs/one/study.toml').data.train == str(home/'train.csv')
+    finish(cli('run', tiny_again(home), '--out', home/'runs/one'))
+    assert (home/'runs/one/effects.csv').read_bytes() == was
+    book = explore(load_study(home/'runs/one'))
+    assert book.study.texts[1].source == str(home/'test.csv') and book.study.clf.source == str(home/'model')
+
+
+def tiny_again(home):
+    "The study file of the first of the two studies."
+    text = (home/'study.toml').read_text().replace('site = "residual.0"\n', '').replace('0.25', '0.5')
+    (home/'study.toml').write_text(text)
+    return home/'study.toml'
+
+
+def test_texts_that_changed_do_not_replace_results(bert, frame, test_frame, tmp_path, cli, no_figures):
+    study, out = tiny(tmp_path/'project', bert, frame, test_frame), tmp_path/'project/out'
+    finish(cli('run', study, '--out', out))
+    was = {p: (out/p).read_bytes() for p in tree(out)}
+    for part, df in (('train', frame), ('test', test_frame)):
+        df[3:].to_csv(study.with_name(f'{part}.csv'), index=False)
+        r = cli('run', study, '--out', out)
+        assert r.exit_code == 2 and f'results of other {part}ing texts' in r.stderr and f'{part}.csv' in r.stderr
+        assert was == {p: (out/p).read_bytes() for p in tree(out)}
+        df.to_csv(study.with_name(f'{part}.csv'), index=False)
+    finish(cli('run', study, '--out', out))
+
+
+def test_odd_texts_and_names_are_said_or_refused(bert, frame, test_frame, tmp_path, cli, no_figures):
+    study, out = tiny(tmp_path/'project', bert, frame, test_frame), tmp_path/'project/out'
+    twice = frame[:2].assign(label=[frame.label[1], frame.label[1]])
+    pd.concat([frame, twice]).to_csv(study.with_name('train.csv'), index=False)
+    assert '2 repeated texts left out; 1 of them with another class than the one kept' in finish(cli('run', study, '--out', out))
+    assert '1 of them with another class than the one that was kept' in (out/'report.html').read_text()
+    for name, says in (('macro', "train.jsonl: class 'macro' has the name of the average"),
+                       ('to\rol', "class 'to ol' is none of the model's")):
+        for part, df in (('train', frame), ('test', test_frame)):
+            df.replace({'label': {'tool': name}}).to_json(study.with_name(f'{part}.jsonl'), orient='records', lines=True)
+        study.write_text(study.read_text().replace('.csv', '.jsonl'))
+        r = cli('run', study, '--out', tmp_path/'other')
+        assert r.exit_code == 2 and says in r.stderr and r.stderr.count('\n') == 1 and not tree(tmp_path/'other')
+    frame.to_csv(study.with_name('train.csv'), index=False)
+    study.write_text(study.read_text().replace('.jsonl', '.csv').replace('test.csv', 'train.csv'))
+    r = cli('run', study, '--out', tmp_path/'other')
+    assert r.exit_code == 2 and 'all 60 texts are also training texts' in r.stderr
+
+
+def test_a_study_says_its_cost_before(bert, data, monkeypatch, capfd):
+    "Time and memory, with the answers it keeps, stand on standard error before anything is edited."
+    from neuronlens import study as room
+    spec = room.StudySpec(data=room.DataSpec(str(data.train), str(data.test)), model=room.ModelSpec(str(bert)),
+                          method=room.MethodSpec(rankings=['dprime'], fractions=[.5], layers=False))
+    monkeypatch.setenv('TQDM_DISABLE', '0')
+    monkeypatch.setattr(room, 'say_estimate', lambda *a, kept, real=room.say_estimate, **kw: real(*a, kept=kept+5_000_000_000, **kw))
+    monkeypatch.setattr(room, 'ablate', lambda *a, **kw: pytest.fail('started') if '9 interventions at 1 site on 36 texts: about'
+                        not in (said := capfd.readouterr().err) or '5.0 GB of memory' not in said else (_ for _ in ()).throw(EOFError))
+    with pytest.raises(EOFError): room.run_study(spec)
