@@ -34,6 +34,7 @@ from neuronlens.model import (
     batches,
     each_batch,
     encode,
+    evaluating,
     last_attended,
     most_tokens,
     quiet,
@@ -100,7 +101,6 @@ def _edits(ivs, where):
 def _speaker(model, tokenizer=None, most=0):
     "A language model in the clothes of a classifier, so that the rooms below can run it; refuses what is none."
     if model.get_output_embeddings() is None: raise InputError(f"{type(model).__name__} has no language-modelling head")
-    if model.training: raise InputError(f"{type(model).__name__} is in training mode; call its eval() first")
     return Classifier(model, tokenizer, (), 'last', most or most_tokens(model, tokenizer))
 
 def _ready(clf, interventions):
@@ -121,6 +121,7 @@ def editing(
     if prompt_length is not None and prompt_length < 1: raise InputError(f"a prompt of {prompt_length} columns is none")
     if prompt_length is not None and mask is not None and mask.shape[1] != prompt_length:
         raise InputError(f"the mask has {mask.shape[1]} columns, the prompt {prompt_length}")
+    if model.training: raise InputError(f"{type(model).__name__} is in training mode; call its eval() first")
     columns = _Columns(prompt_length, mask)
     edits = _edits(_ready(_speaker(model, most=1), interventions), columns)
     with hooked(model, edits, columns.enter): yield
@@ -180,7 +181,7 @@ def generate(
     longest = max(map(len, ids), default=1)
     room = (tokens or token_budget(clf.device))*longest//(longest+new_tokens)
     for batch in batches(encoded, tokens=max(1, room), fill=clf.pad_id, side='left'):
-        with editing(model, ivs, mask=batch.mask): new = _greedy(clf, batch, new_tokens, ends)
+        with evaluating(model), editing(model, ivs, mask=batch.mask): new = _greedy(clf, batch, new_tokens, ends)
         for row,text in zip(batch.rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True): out[row] = text
     return out
 

@@ -10,9 +10,11 @@ __all__ = ['PLACE', 'Prompt', 'make_prompt', 'Tree', 'make_tree', 'Prompted', 'm
 import hashlib
 import inspect
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +23,15 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from .data import InputError, Texts, balance, bbc_news, distinct, split, take
+from .data import InputError, Texts, balance, bbc_news, distinct, need_texts, split, take
 from neuronlens.model import (
     Batch,
     Classifier,
     batches,
     call_options,
+    check_tokenizer,
     encode,
+    evaluating,
     is_causal,
     last_attended,
     load_language_model,
@@ -35,7 +39,9 @@ from neuronlens.model import (
     quiet,
     smollm2,
     token_budget,
+    understood,
     weights_hash,
+    weights_state,
 )
 
 # %% ../nbs/11_prompt.ipynb #767408f9
@@ -52,9 +58,9 @@ class Prompt:
     instruction:str='' # Before everything
 
     def __post_init__(self):
+        _check_kinds(self)
         if not self.verbalizers: object.__setattr__(self, 'verbalizers', _named_verbalizers(self.template, self.classes))
         if isinstance(self.verbalizers, dict): object.__setattr__(self, 'verbalizers', _by_class(self.verbalizers, self.classes))
-        if isinstance(self.verbalizers, str): raise InputError(f"verbalizers are one for each class, not the one text {self.verbalizers!r}")
         for n in ('classes', 'verbalizers', 'shots'): object.__setattr__(self, n, tuple(getattr(self, n)))
         _check_prompt(self)
 
@@ -83,6 +89,21 @@ def _named_verbalizers(template, classes):
     "Class names after a space; without one if the template ends in white space or an opening bracket or quote."
     return tuple(classes) if template[-1:].isspace() or template[-1:] in '{[("\'' else tuple(f' {c}' for c in classes)
 
+def _check_kinds(p):
+    "Refuse what is no text where a text belongs, and no list where a list does."
+    for n in ('template', 'separator', 'instruction'):
+        if not isinstance(v := getattr(p, n), str): raise InputError(f"the {n} of a prompt is a text, not {v!r}")
+    for n,of in dict(classes='names', verbalizers='one for each class', shots='pairs of a text and a class number').items():
+        v = getattr(p, n)
+        if isinstance(v, str) or not isinstance(v, Iterable):
+            raise InputError(f"{n} of a prompt are {of}, not {'the one text '*isinstance(v, str)}{v!r}")
+        if isinstance(v, dict): v = v.values()
+        odd = [] if n == 'shots' else [x for x in v if not isinstance(x, str)]
+        if odd: raise InputError(f"{n} of a prompt are texts, not {odd[0]!r}")
+    for i,s in enumerate(p.shots, 1):
+        pair = isinstance(s, tuple|list) and len(s) == 2 and isinstance(s[0], str) and isinstance(s[1], Integral)
+        if not pair: raise InputError(f"shot {i} must be a pair of a text and a class number, not {s!r}")
+
 def _check_prompt(p):
     "Refuse a prompt that cannot ask."
     if (n := p.template.count(PLACE)) != 1: raise InputError(f"template {p.template!r} has {n} places {PLACE}; it needs exactly one")
@@ -107,8 +128,9 @@ def make_prompt(
     instruction:str='', # Before everything
 )->tuple[Prompt,Texts]: # The prompt, and the texts that are not in it
     "A prompt with shots drawn evenly over the classes, in random order."
-    C,rng = len(texts.classes),np.random.default_rng(seed)
-    if shots < 0: raise InputError(f"{shots} shots cannot be drawn")
+    for what,n in dict(shots=shots, seed=seed).items():
+        if not isinstance(n, Integral) or n < 0: raise InputError(f"{what} must be a whole number from 0, not {n!r}")
+    C,rng = len(need_texts(texts, 'make_prompt').classes),np.random.default_rng(seed)
     want = shots//C+(rng.permutation(C) < shots % C)
     chosen = []
     for c,name in enumerate(texts.classes):
@@ -310,12 +332,15 @@ def make_prompted(
     sha256:str='', # Hash of the weights
 )->Prompted: # The model under study
     "Put a language model, its tokenizer and a prompt together, and check that they fit."
+    _check_asked(prompt, scoring, max_length)
     if not getattr(tokenizer, 'is_fast', False): raise InputError(f"model {source!r} has a slow tokenizer; prompts need a fast one")
-    if not is_causal(model.eval()): raise InputError(f"model {source!r} is no causal language model: positions see later tokens")
-    if scoring not in (None, 'first', 'sum'): raise InputError(f"scoring {scoring!r} is none of first, sum")
-    most = most_tokens(model, tokenizer)
+    with understood(model.eval(), source):
+        if not is_causal(model): raise InputError(f"model {source!r} is no causal language model: positions see later tokens")
+        check_tokenizer(model, tokenizer, source)
+        most = most_tokens(model, tokenizer)
     if max_length is not None and max_length > most: raise InputError(f"max_length {max_length} is beyond the model's {most} tokens")
-    clf = Prompted(model, tokenizer, prompt.classes, 'last', max_length or most, source, prompt=prompt, weights=sha256)
+    clf = Prompted(model, tokenizer, prompt.classes, 'last', max_length or most, source, prompt=prompt, weights=sha256,
+                   state=weights_state(model) if sha256 else '')
     clf = _with_tokens(replace(clf, lead=_lead(clf)))
     same = len({v[0] for v in clf.answer_ids}) < len(clf.answer_ids)
     if scoring == 'first' and same: raise InputError(_sharing(clf)+"; score them by their sum")
@@ -328,6 +353,14 @@ def make_prompted(
     return _tried(clf)
 
 # %% ../nbs/11_prompt.ipynb #cf4bae24
+def _check_asked(prompt, scoring, max_length):
+    "Refuse what can be refused without a model."
+    if not isinstance(prompt, Prompt):
+        raise InputError(f"a prompt is a `Prompt`, the first of what `make_prompt` gives, not {type(prompt).__name__}")
+    if scoring not in (None, 'first', 'sum'): raise InputError(f"scoring {scoring!r} is none of first, sum")
+    if max_length is not None and not (isinstance(max_length, Integral) and max_length > 0):
+        raise InputError(f"max_length must be a whole number above zero, not {max_length!r}")
+
 def _lead(clf):
     "The special tokens that the tokenizer puts before a text."
     with quiet(): with_them = clf.tokenizer('a').input_ids
@@ -377,7 +410,9 @@ def one_by_one(
     texts:list[str], # N texts
 )->Tensor: # `[N, C]` float32
     "Log-probabilities of the classes' verbalizers without any of the above: every prompt, with every verbalizer, in a pass of its own."
-    def scored(ids): return clf.model(torch.tensor([ids], device=clf.device), **call_options(clf.model)).logits[0].float().log_softmax(-1)
+    def scored(ids):
+        with evaluating(clf.model): z = clf.model(torch.tensor([ids], device=clf.device), **call_options(clf.model)).logits[0]
+        return z.float().log_softmax(-1)
     out = []
     for own,_ in (_fitted(clf, t, _split(clf, [clf.prompt.ask(t)])[0]) for t in texts):
         asked,n = [*clf.shared, *own],len(clf.shared)+len(own)-1
@@ -396,15 +431,16 @@ def _same(clf, want):
 
 @torch.no_grad()
 def _tried(clf):
-    "With the shots computed once if that gives the same; refuses a tree of verbalizers that does not."
+    "With the shots computed once if that gives the same; refuses a model whose scores in a padded batch are others."
     want = one_by_one(clf, list(_PROBES[:2]))
     with torch.inference_mode(False):
         if clf.shared:
             try: ready = replace(clf, shots=_computed_shots(clf))
             except _CANNOT: ready = clf
             if ready.past and _same(ready, want): return ready
-    if clf.tail and not _same(clf, want): raise InputError(f"model {clf.source!r} cannot score verbalizers of several tokens by their sum")
-    return clf
+    if _same(clf, want): return clf
+    raise InputError(f"model {clf.source!r} cannot score verbalizers of several tokens by their sum" if clf.tail else
+                     f"model {clf.source!r} reads a prompt differently in a padded batch; such a model cannot be studied")
 
 # %% ../nbs/11_prompt.ipynb #a319484b
 def load_prompted(
@@ -420,6 +456,7 @@ def load_prompted(
     trust_remote_code:bool=False, # Run code that comes with the model
 )->Prompted: # The model under study
     "A causal language model from a folder, the hub or a GGUF file, with a prompt."
+    _check_asked(prompt, scoring, max_length)
     model,tok = load_language_model(source, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code)
     return make_prompted(model, tok, prompt, scoring=scoring, max_length=max_length, source=name or str(source),
                          sha256=weights_hash(source, model.config))
@@ -458,8 +495,9 @@ def class_probabilities(
 )->np.ndarray: # `[N, C]` float32, rows sum to 1
     "The probabilities of the verbalizers, renormalised over the classes; without reading any activation."
     out = np.empty((len(texts), len(clf.classes)), np.float32)
-    for batch in _batches(clf, texts.texts, texts, tokens):
-        out[batch.rows] = clf.class_logits(_scores(clf, batch)).softmax(-1).cpu().numpy()
+    with evaluating(clf.model):
+        for batch in _batches(clf, texts.texts, texts, tokens):
+            out[batch.rows] = clf.class_logits(_scores(clf, batch)).softmax(-1).cpu().numpy()
     return out
 
 def calibrated(
@@ -485,7 +523,7 @@ def _continued(clf, batch, n):
         cache.update(*(x.expand(len(batch), -1, -1, -1).clone() for x in (l.keys, l.values)), i)
     kw = clf.inputs(batch)
     for _ in range(n):
-        out.append(clf.model(**kw | dict(past_key_values=cache, use_cache=True)).logits[:,-1].argmax(-1))
+        with evaluating(clf.model): out.append(clf.model(**kw | dict(past_key_values=cache, use_cache=True)).logits[:,-1].argmax(-1))
         seen = kw['attention_mask']
         new = dict(input_ids=out[-1][:,None], attention_mask=torch.cat([seen, seen.new_ones(len(seen), 1)], 1))
         kw = new | ({'position_ids':kw['position_ids'][:,-1:]+1} if 'position_ids' in kw else {})

@@ -10,12 +10,13 @@ import hashlib
 import json
 from contextlib import nullcontext
 from dataclasses import replace
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from .data import InputError, Texts, alone, atomic, bbc_news, cache_folder, check, distinct, progress_bar, split
+from .data import InputError, Texts, alone, atomic, bbc_news, cache_folder, check, distinct, need_texts, progress_bar, split
 from .hooks import logits
 from neuronlens.model import (
     Classifier,
@@ -24,10 +25,12 @@ from neuronlens.model import (
     load_model,
     make_classifier,
     minilm,
+    most_tokens,
     pad,
     quiet,
     settings_hash,
     weights_hash,
+    weights_state,
 )
 
 # %% ../nbs/14_training.ipynb #00ca1be8
@@ -85,7 +88,7 @@ def fine_tune(
     epochs:int=2, # Passes over the texts
     lr:float=2e-4, # Highest learning rate
     batch_size:int=16, # Texts a step
-    max_length:int=64, # Tokens kept of a text
+    max_length:int|None=None, # Tokens kept of a text; None: 64, or as many as the encoder can read
     seed:int=0, # Of the new head, the dropout and the order
     name:str|None=None, # What to call the classifier; None: after the folder and the texts
     device:str='auto', # 'cpu', 'cuda', ... or 'auto'
@@ -94,14 +97,14 @@ def fine_tune(
     progress:bool=True, # Show a progress bar
 )->Classifier: # The trained model, in eval mode
     "A classifier of `texts` on top of `encoder`; trained once, loaded afterwards."
-    for what,v in dict(epochs=epochs, lr=lr, batch_size=batch_size).items():
-        if not v > 0: raise InputError(f"{what} must be above zero, not {v}")
-    check(texts)
+    _check_numbers(epochs, lr, batch_size, seed)
+    check(need_texts(texts, 'fine_tune'))
     name = name or f"{Path(encoder).name} fine-tuned on {Path(texts.source).name}"
-    settings = dict(epochs=epochs, lr=lr, batch_size=batch_size, max_length=max_length, seed=seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model,tok = load_model(encoder, num_labels=len(texts.classes), device=device, trust_remote_code=trust_remote_code)
+        max_length = max_length or min(64, most_tokens(model, tok))
+        settings = dict(epochs=epochs, lr=lr, batch_size=batch_size, max_length=max_length, seed=seed)
         made_of = dict(encoder=weights_hash(encoder, model.config), encoder_settings=settings_hash(encoder), texts=texts.digest,
                        torch=torch.__version__) | settings
         home = cache_folder('models', hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16])
@@ -110,9 +113,18 @@ def fine_tune(
             if cache and home.is_dir(): return _named(home, name, device, trust_remote_code) # Another process made it
             clf = make_classifier(model, tok, texts.classes, max_length=max_length, source=name)
             losses = _train(clf, encode(clf, texts.texts, texts), texts.labels, epochs, lr, batch_size, seed, progress)
-            if not cache: return replace(clf, sha256=f'trained {home.name}')
+            if not cache: return replace(clf, sha256=f'trained {home.name}', state=weights_state(clf.model))
             save_classifier(clf, home, made_of | {'loss':losses})
     return _named(home, name, device, trust_remote_code)
+
+# %% ../nbs/14_training.ipynb #bcb8262c
+def _check_numbers(epochs, lr, batch_size, seed):
+    for what,v in dict(epochs=epochs, batch_size=batch_size, seed=seed).items():
+        if not isinstance(v, Integral): raise InputError(f"{what} must be a whole number, not {v!r}")
+    if not isinstance(lr, Real): raise InputError(f"lr must be a number, not {lr!r}")
+    for what,v in dict(epochs=epochs, lr=lr, batch_size=batch_size).items():
+        if not v > 0: raise InputError(f"{what} must be above zero, not {v}")
+    if seed < 0: raise InputError(f"seed must be 0 or more, not {seed}")
 
 def _named(home, name, device, trust_remote_code):
     "A stored classifier under the name of what it is, not of where it lies."

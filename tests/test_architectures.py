@@ -471,3 +471,64 @@ def test_readout_of_a_model_in_training_mode(name):
     clf = make_classifier(model.train(), tokenizer(name), ["a", "b", "c"])
     assert not model.training
     assert clf.readout == ("last" if name in DECODERS else "first")
+
+
+# --- what cannot be studied is refused in a sentence
+
+def odd(name, **kw):
+    "A tiny random classifier of an architecture that is no stack of blocks, or whose blocks do not stand alone."
+    own = {"t5": dict(d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, decoder_start_token_id=1),
+           "bart": dict(d_model=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=2,
+                        encoder_ffn_dim=24, decoder_ffn_dim=24),
+           "convbert": dict(embedding_size=16, head_ratio=1, conv_kernel_size=3), "longformer": dict(attention_window=[4, 4, 4]),
+           "nystromformer": dict(num_landmarks=4, segment_means_seq_len=4), "mobilebert": dict(
+               embedding_size=16, true_hidden_size=16, intra_bottleneck_size=16), "yoso": {}, "albert": dict(embedding_size=8),
+           "canine": dict(local_transformer_stride=8, num_hash_functions=4, num_hash_buckets=64), "squeezebert": dict(embedding_size=16)}
+    return tiny_model(name, **own.get(name, {}) | kw)
+
+
+AT_LOAD = {"t5": "encoder-decoder (t5)", "bart": "encoder-decoder (bart)", "canine": "(CanineForSequenceClassification) cannot be studied",
+           "lilt": "(LiltForSequenceClassification) cannot be studied", "convbert": "reads a text differently",
+           "mobilebert": "reads a text differently", "yoso": "reads a text differently", "fnet": "reads a text differently",
+           "nystromformer": "(NystromformerForSequenceClassification)"}
+
+
+@pytest.mark.parametrize("name", AT_LOAD)
+def test_refused_at_load(name):
+    "Encoder-decoders, models that read no tokens, and those whose reading of a text depends on the padding."
+    with pytest.raises(InputError) as e: make_classifier(odd(name), tokenizer(name), ["a", "b", "c"])
+    assert AT_LOAD[name] in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", ["longformer", "albert", "squeezebert", "xlm"])
+def test_refused_at_first_use(name):
+    "Models whose blocks or projections cannot be told apart; the name of the architecture is said."
+    clf = make_classifier(odd(name), tokenizer(name), ["a", "b", "c"])
+    with pytest.raises(InputError) as e: record(clf, LABELLED, progress=False)
+    assert type(clf.model).__name__ in str(e.value) and "\n" not in str(e.value)
+    assert not clf.model.training and not touched(clf.model)
+
+
+MORE = {"electra": dict(embedding_size=16), "deberta": {}, "roformer": {}, "opt": dict(word_embed_proj_dim=16, ffn_dim=24),
+        "openai-gpt": {}, "xlm-roberta": {}, "mistral": {}, "gemma": dict(head_dim=8), "phi3": {}, "bloom": {}}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_other_architectures(name):
+    "A few more: the answer in a batch is the stock model's."
+    clf = make_classifier(tiny_model(name, **MORE[name]), tokenizer(name), ["a", "b", "c"])
+    with torch.inference_mode():
+        alone = [clf.model(input_ids=torch.tensor([ids])).logits[0].softmax(-1) for ids in encode(clf, TEXTS).ids]
+    same(record(clf, LABELLED, progress=False).probabilities, torch.stack(alone))
+
+
+def test_an_answer_of_more_than_the_last_block():
+    "A head that looks past the last block would give another answer than the model; it is refused."
+    clf = classifier("bert")
+    clf.model.bert.pooler.register_forward_hook(lambda mod, args, out: out+clf.model.bert.embeddings.word_embeddings.weight[5].sum())
+    same(record(clf, LABELLED, progress=False).probabilities, oracle(clf).probs) # A constant is no look past it
+    seen = []
+    clf = classifier("bert")
+    clf.model.bert.encoder.layer[0].register_forward_hook(lambda mod, args, out: seen.append(out))
+    clf.model.bert.pooler.register_forward_hook(lambda mod, args, out: out+seen.pop()[:, 0] if seen else out)
+    with pytest.raises(InputError, match="not made of the output of its last block alone"): record(clf, LABELLED, progress=False)

@@ -792,3 +792,81 @@ def test_columns_of_a_table_go_by_position():
             assert list(res.texts) == some.text.tolist() and [res.classes[i] for i in res.labels] == some.label.tolist()
     with pytest.raises(InputError, match="12 texts but 3 row numbers"):
         make_texts(df.text, df.label, rows=[1, 2, 3])
+
+
+# --- folders whose parts do not belong together
+
+def told(folder, to, **config):
+    "A copy of a model's folder with other settings."
+    shutil.copytree(folder, to)
+    said = json.loads((to/'config.json').read_text())
+    (to/'config.json').write_text(json.dumps(said | config))
+    return to
+
+
+@pytest.mark.parametrize('kind', ['bert', 'gpt2'])
+def test_folder_without_a_tokenizer(kind, refuse, tmp_path, request, no_pass):
+    folder = told(request.getfixturevalue(kind), tmp_path/'mute')
+    for p in folder.glob('tokenizer*'): p.unlink()
+    refuse(folder, 'tokenizer', model=dict(classifier=str(folder)))
+
+
+def test_tokenizer_with_more_words_than_the_model(refuse, tmp_path, bert, no_pass):
+    folder = told(bert, tmp_path/'big')
+    tok = json.loads((folder/'tokenizer.json').read_text())
+    tok['model']['vocab']['zebra'] = 77
+    (folder/'tokenizer.json').write_text(json.dumps(tok))
+    refuse(folder, 'embeddings of 34 tokens, but its tokenizer makes 78', model=dict(classifier=str(folder)))
+
+
+def test_weights_of_another_shape(refuse, tmp_path, bert, no_pass):
+    names = dict(id2label={i: f'c{i}' for i in range(5)}, label2id={f'c{i}': i for i in range(5)})
+    folder = told(bert, tmp_path/'five', **names)
+    refuse(folder, "weight 'classifier.bias' is (3,) in its file, but (5,) is wanted", model=dict(classifier=str(folder)))
+
+
+def test_a_trained_head_of_another_size(cli, make_study, tmp_path, bert, frame):
+    frame[frame.label != 'tool'].to_csv(tmp_path/'two.csv', index=False)
+    r = cli('run', make_study(data=dict(train='two.csv'), model=dict(encoder=str(bert), max_length=32)), '--out', tmp_path/'out')
+    refused(r, tmp_path/'out', bert, "weight 'classifier.bias' is (3,) in its file, but (2,) is wanted")
+
+
+def test_two_outputs_of_one_name(refuse, tmp_path, bert, no_pass):
+    folder = told(bert, tmp_path/'twice', id2label={0: 'a', 1: 'a', 2: 'b'})
+    refuse(folder, "two outputs called 'a'", model=dict(classifier=str(folder)))
+
+
+@pytest.mark.parametrize('device', ['cuda:77', 'mps', 'meta'])
+def test_device_that_is_not_there(device, refuse, bert, no_pass):
+    refuse(repr(device), model=dict(classifier=str(bert), device=device))
+
+
+def test_encoder_decoder(refuse, tmp_path, bert, no_pass):
+    from transformers import T5Config
+    folder = told(bert, tmp_path/'t5')
+    T5Config(architectures=['T5ForSequenceClassification']).save_pretrained(folder)
+    refuse(folder, 'encoder-decoder (t5)', model=dict(classifier=str(folder)))
+
+
+def test_settings_of_a_wrong_kind(refuse, tmp_path, bert, no_pass):
+    folder = told(bert, tmp_path/'odd', hidden_size='many')
+    refuse(folder, 'cannot be loaded', model=dict(classifier=str(folder)))
+
+
+def test_an_encoder_that_reads_little(encoder, frame, own_cache):
+    "Where nobody says how many tokens, they are as many as the encoder reads, at most 64."
+    from neuronlens.data import InputError, make_texts
+    from neuronlens.training import fine_tune
+    texts = make_texts(frame.text, frame.label)
+    assert fine_tune(encoder, texts, epochs=1, cache=False, progress=False).max_length == 48
+    with pytest.raises(InputError, match="max_length 64 must be a whole number between 3 and the model's 48"):
+        fine_tune(encoder, texts, max_length=64, progress=False)
+
+
+def test_an_uncached_classifier_knows_its_weights(encoder, frame, own_cache):
+    from neuronlens.data import make_texts
+    from neuronlens.training import fine_tune
+    clf = fine_tune(encoder, make_texts(frame.text, frame.label), epochs=1, cache=False, progress=False)
+    assert clf.state and clf.changed == {}
+    clf.model.classifier.bias.data += 1
+    assert list(clf.changed) == ['changed']

@@ -398,3 +398,24 @@ def test_verbalizers_by_name():
         Prompt("{text} is", classes, dict(tool=" t", animal=" a"))
     with pytest.raises(InputError, match="one text 'abc'"):
         Prompt("{text} is", classes, "abc")
+
+
+def test_a_prompted_model_in_training_mode():
+    "Dropout is off in every pass, and the model is in training mode again afterwards."
+    clf = prompted("gpt2")
+    calm, rec = class_probabilities(clf, texts()), record(clf, texts(), progress=False)
+    clf.model.train()
+    for m in clf.model.modules():
+        if isinstance(m, torch.nn.Dropout): m.p = .5
+    assert np.array_equal(class_probabilities(clf, texts()), calm)
+    assert np.array_equal(record(clf, texts(), progress=False).probabilities, rec.probabilities)
+    assert clf.model.training
+
+
+def test_weights_changed_in_memory_are_noted():
+    "A prompted model of files knows that its weights are no longer those of its hash, also after `replace`."
+    clf = prompted(sha256="of the files")
+    assert clf.state and clf.changed == {} and clf.whole().changed == {}
+    with torch.no_grad(): next(clf.model.parameters())[0, 0] += 1
+    assert list(clf.changed) == list(clf.whole().changed) == ["changed"]
+    assert record(clf, texts(), progress=False).provenance["changed"] == clf.changed["changed"]
