@@ -13,6 +13,7 @@ __all__ = ['CONDITIONS', 'PRESET_COLORS', 'theme', 'small_figures', 'plot_neuron
 import re
 from contextlib import contextmanager
 from io import BytesIO
+from numbers import Integral
 from pathlib import Path
 from textwrap import wrap
 
@@ -78,6 +79,16 @@ def _name(s, most=22):
     s = ' '.join(str(s).split())
     return (s if len(s) <= most else s[:most-9]+'…'+s[-8:]).replace('$', r'\$')
 
+def _wants(given, what, fields):
+    "Refuse another object than the kind of result that a figure shows."
+    if not all(hasattr(given, f) for f in fields): raise InputError(f"{what} is drawn here, not {type(given).__name__}")
+    return given
+
+def _some(**counts):
+    "Refuse a figure of nothing."
+    for k,v in counts.items():
+        if not isinstance(v, Integral) or v < 1: raise InputError(f"{k}={v!r} draws nothing; give a whole number, 1 or more")
+
 def _many(n): return f"{n} concept" if n == 1 else f"{n} concepts"
 
 def _title(*parts):
@@ -135,7 +146,9 @@ def plot_neuron(
 ):
     "Histogram and fitted normal of one neuron for each class, with a concept's range; returns the axes."
     acts,labels,classes = labelled(acts, labels, classes)
-    if not 0 <= neuron < acts.shape[1]: raise InputError(f"neuron {neuron} is not one of 0 to {acts.shape[1]-1}")
+    _some(most=most)
+    if not isinstance(neuron, Integral) or not 0 <= neuron < acts.shape[1]:
+        raise InputError(f"neuron {neuron!r} is not one of 0 to {acts.shape[1]-1}")
     if (lo is None) != (hi is None): raise InputError("a range needs both ends: give lo and hi, or neither")
     values,concept = acts[:, neuron],_concept(classes, concept)
     fit = class_statistics(acts[:, [neuron]], labels, classes)
@@ -186,7 +199,9 @@ def plot_neurons(
     source:str='', # Model and data, for the title
 ):
     "The concept's strongest neurons, each as `plot_neuron` draws it; returns a flat array of axes."
-    classes,c = tuple(ranges.classes),_concept(tuple(ranges.classes), concept)
+    _some(k=k, most=most)
+    classes = tuple(_wants(ranges, 'the `Ranges` of `fit_ranges`', ('classes', 'lo', 'hi')).classes)
+    c = _concept(classes, concept)
     chosen = np.asarray(salient[c])[:min(k, 12)]
     if not len(chosen): raise InputError(f"concept {classes[c]!r} has no salient neuron to draw")
     title = _title(_name(classes[c]), f"range {ranges.name}", f"n={len(acts)}", source)
@@ -226,7 +241,8 @@ def plot_ranking(
     source:str='', # Model and data, for the title
 ):
     "Numbers of the `k` strongest neurons of each class, shaded by score; returns the axes."
-    top = ranking.order[:most, :min(k, 15)]
+    _some(k=k, most=most)
+    top = _wants(ranking, 'a `Ranking` of `rank`', ('order', 'scores', 'classes')).order[:most, :min(k, 15)]
     scores = np.take_along_axis(ranking.scores[:most], top, 1)
     C,D = ranking.scores.shape
     with _canvas(ax, .5*top.shape[1]+2.8, .36*len(top)+1.1) as ax:
@@ -272,7 +288,7 @@ def plot_overlap(
     source:str='', # Model and data, for the title
 ):
     "Heat map of the Jaccard index of every two salient sets; returns the axes."
-    C = len(overlap.classes)
+    C = len(_wants(overlap, 'the `SetOverlap` of `set_overlap`', ('jaccard', 'chance')).classes)
     with _canvas(ax, *_room(C)) as ax:
         _heat(ax, overlap.jaccard, overlap.classes, overlap.classes, '.2f', 'Jaccard index')
         apart = ~np.eye(C, dtype=bool)
@@ -288,6 +304,7 @@ def plot_firing(
     source:str='', # Model and data, for the title
 ):
     "Heat map of the share of in-range activations for every class of text and concept; returns the axes."
+    _wants(firing, 'the `Firing` of `firing_matrix`', ('rate', 'kind'))
     with _canvas(ax, *_room(len(firing.classes))) as ax:
         _heat(ax, firing.rate, firing.classes, firing.classes, '.0%', 'share of activations in range')
         ax.set(ylabel='text of class', xlabel='ranges of concept')
@@ -325,7 +342,10 @@ def _settings(rows, but):
     return ', '.join(c for c in (*_SETTING, 'tau', 'condition') if c in rows and c not in but and rows[c].nunique() > 1)
 
 def _need(frame, columns):
-    "Refuse a table without rows or without these columns."
+    "Refuse what is no table, and a table without rows or without these columns."
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(f"a table (DataFrame) with columns {', '.join(columns)} is drawn here, as `.frame` or `.to_frame()` of a result"
+                         f" gives it, not {type(frame).__name__}")
     for c in columns:
         if c not in frame: raise InputError(f"the table has no column {c!r}; it has {', '.join(map(str, frame))}")
     if not len(frame): raise InputError("the table has no rows")
@@ -358,6 +378,7 @@ def _common(frame):
 def _ends(intervals):
     "(Condition, measure) -> both ends of the mean's interval; one setting only."
     if intervals is None: return {}
+    if not isinstance(intervals, pd.DataFrame): _wants(intervals, 'the `Evidence` of `intervals`', ('frame', 'level'))
     frame = intervals if isinstance(intervals, pd.DataFrame) else intervals.frame
     _need(frame, ['concept', 'condition', 'measure', 'low', 'high'])
     rows = frame[(frame.concept == 'macro') & frame.low.notna()].drop_duplicates(['condition', 'measure', 'low', 'high'])
@@ -547,7 +568,8 @@ def plot_fits(
     source:str='', # Model and data, for the title
 ):
     "Share of neurons that each distribution predicts best, stacked for every class; returns the axes."
-    frame,(_,C,D) = comparison.summary(),comparison.score.shape
+    _some(most=most)
+    frame,(_,C,D) = _wants(comparison, 'a `FitComparison`', ('summary', 'score')).summary(),comparison.score.shape
     frame = frame[:most]
     with _canvas(ax, 6.5, .34*len(frame)+1.3) as ax:
         y,left = np.arange(len(frame))[::-1],np.zeros(len(frame))
@@ -574,7 +596,7 @@ def plot_pair_overlap(
     source:str='', # Model and data, for the title
 ):
     "How alike every pair of classes is, by every measure, above the same with shuffled labels; returns the axes."
-    frame,M = overlap.to_frame(salient),len(overlap.measures)
+    frame,M = _wants(overlap, 'a `PairOverlap`', ('measures', 'value')).to_frame(salient),len(overlap.measures)
     pairs = len(frame)//M
     with _canvas(ax, 6, .5*M+1.2) as ax:
         red = CONDITIONS['full']
@@ -597,7 +619,7 @@ def plot_polysemantic(
     source:str='', # Model and data, for the title
 ):
     "Neurons by the number of salient sets they sit in, with what chance would give; returns the axes."
-    n = np.arange(len(counts.neurons))
+    n = np.arange(len(_wants(counts, 'a `PolysemanticCounts`', ('neurons', 'expected')).neurons))
     with _canvas(ax, min(.45*len(n)+3, 8), 3) as ax:
         ax.bar(n, counts.neurons, .75, color='#0173b2', alpha=.75, label='found')
         ax.errorbar(n, counts.expected, counts.sd, fmt='o', color='.15', ms=4, capsize=3, lw=1, label='random sets, ± 1 sd')
@@ -617,6 +639,7 @@ def plot_agreement(
     source:str='', # Model and data, for the title
 ):
     "Heat map of how alike every two rankings are, mean over classes; returns the axes."
+    _wants(agreement, 'a `RankingAgreement`', ('spearman', 'kendall', 'shared'))
     signed = by in ('spearman', 'kendall')
     if not signed and by not in agreement.fractions:
         raise InputError(f"rankings were not compared by {by!r}: spearman, kendall, {', '.join(map(str, agreement.fractions))}")
@@ -656,6 +679,7 @@ def plot_trade_off(
 ):
     "The least cost of bringing the target accuracy down to each level, for every preset; returns the axes."
     if not isinstance(points, pd.DataFrame):
+        _wants(points, 'a `TradeOff` or its table', ('points', 'areas', 'cost'))
         points,cost = points.points.merge(points.areas[['preset', 'concept', 'base']], 'left', ['preset', 'concept']),points.cost
     _need(points, ['preset', 'concept', 'target_accuracy', 'cost', 'envelope'])
     frame = points[points.concept == concept]
@@ -830,6 +854,8 @@ def plot_intervals(
     source:str='', # Model and data, for the title
 ):
     "Every effect with its interval, by concept and condition; returns the axes."
+    _some(most=most)
+    if not isinstance(evidence, pd.DataFrame): _wants(evidence, 'the `Evidence` of `intervals`', ('frame', 'level'))
     frame,level = (evidence, '') if isinstance(evidence, pd.DataFrame) else (evidence.frame, f"{evidence.level:.0%} intervals")
     _need(frame, ['concept', 'condition', 'measure', 'value', 'low', 'high'])
     rows = frame[frame.measure == measure]
@@ -870,6 +896,7 @@ def plot_predicted(
     source:str='', # Model and data, for the title
 ):
     "Predicted against measured firing for every class of text and concept; returns the axes."
+    for given in (predicted, measured): _wants(given, 'the `Firing` of `predicted_collateral` and of `firing_matrix`', ('rate', 'kind'))
     if predicted.rate.shape != measured.rate.shape:
         raise InputError(f"firing of {len(predicted.classes)} classes cannot be compared with that of {len(measured.classes)}")
     own = np.eye(len(measured.classes), dtype=bool)
@@ -889,7 +916,7 @@ def plot_collateral(
     source:str='', # Model and data, for the title
 ):
     "Predicted firing against measured disturbance, a point per class of text and concept; returns the axes."
-    frame = collateral.frame
+    frame = _wants(collateral, 'a `Collateral`', ('frame', 'spearman')).frame
     names = list(dict.fromkeys(frame.concept))
     with _canvas(ax, 6, 3.6) as ax:
         colors = _class_colors(len(names), range(len(names)))
@@ -912,8 +939,9 @@ def plot_probe_path(
     source:str='', # Model, data and sample sizes, for the title
 ):
     "Held-out accuracy of a sparse probe by the neurons it uses; returns the axes."
+    _need(frame, ['l1', 'accuracy'])
     used = 'used' if 'used' in frame else 'neurons'
-    _need(frame, ['l1', used, 'accuracy'])
+    _need(frame, [used])
     with _canvas(ax, 6, 3.4) as ax:
         for i,(site,line) in enumerate(frame.groupby('site', sort=False) if 'site' in frame else [('', frame)]):
             line,color = line.sort_values('l1', ascending=False),sns.color_palette('colorblind')[i%10]

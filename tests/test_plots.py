@@ -268,3 +268,26 @@ def test_lines_differ_by_more_than_colour():
         named = [line for line in ax.lines if not line.get_label().startswith("_")]
         marks = [line.get_marker() for line in named if line.get_marker() not in ("None", "", None)]
         assert len(marks) >= 2 and len(set(marks)) == len(marks)
+
+
+# --- what cannot be drawn
+
+def test_other_things_are_refused_in_a_sentence():
+    "Every figure says what it draws, where it is given something else."
+    from neuronlens import plots
+    from neuronlens.data import InputError
+    odd = object()
+    for name in ('effects', 'fractions', 'probes', 'blocks', 'matched', 'probe_path', 'sweep'):
+        with pytest.raises(InputError, match='a table .DataFrame. with columns .* not object'): getattr(plots, f'plot_{name}')(odd)
+    for name, what in dict(ranking='`Ranking`', overlap='`SetOverlap`', firing='`Firing`', intervals='`Evidence`', fits='`FitComparison`',
+                           pair_overlap='`PairOverlap`', polysemantic='`PolysemanticCounts`', agreement='`RankingAgreement`',
+                           collateral='`Collateral`', trade_off='`TradeOff`').items():
+        with pytest.raises(InputError, match=f'{what}.* is drawn here, not object'): getattr(plots, f'plot_{name}')(odd)
+    acts, labels = np.zeros((4, 3)), [0, 0, 1, 1]
+    with pytest.raises(InputError, match='`Ranges`.* not object'): plots.plot_neurons(acts, labels, odd, [[0], [1]], 0)
+    with pytest.raises(InputError, match='`Firing`'): plots.plot_predicted(odd, odd)
+    for kw in (dict(k=0), dict(most=0), dict(k=1.5)):
+        with pytest.raises(InputError, match=f'{[*kw][0]}={[*kw.values()][0]} draws nothing'): plots.plot_ranking(odd, **kw)
+        with pytest.raises(InputError, match='draws nothing'): plots.plot_neurons(acts, labels, odd, [[0], [1]], 0, **kw)
+    with pytest.raises(InputError, match='most=0'): plots.plot_neuron(acts, labels, ('a', 'b'), 0, most=0)
+    with pytest.raises(InputError, match="neuron 'x' is not one of 0 to 2"): plots.plot_neuron(acts, labels, ('a', 'b'), 'x')
