@@ -159,7 +159,7 @@ def estimate(
         seconds += (whole+sum(t*n for t,n in times))*tokens/batch.ids.numel()
     return Estimate(len(ivs), len({iv.site for iv in ivs}), len(texts), seconds, _memory(clf, ivs, texts))
 
-# %% ../nbs/44_sweeps.ipynb #a797ac08
+# %% ../nbs/44_sweeps.ipynb #4d0099e8
 def say_estimate(
     clf:Classifier, # The model under study
     texts:Texts, # N labelled texts
@@ -173,6 +173,7 @@ def say_estimate(
     cost = estimate(clf, texts, interventions, recording=recording)
     print(replace(cost, memory=cost.memory+kept), file=sys.stderr, flush=True)
 
+# %% ../nbs/44_sweeps.ipynb #a797ac08
 def effects_on(
     clf:Classifier, # The model under study
     texts:Texts, # N labelled texts
