@@ -473,6 +473,7 @@ def _checked_recording(clf, texts, rec):
     about = rec.provenance
     if about.get('texts_sha256', texts.digest) != texts.digest: raise InputError("the recording is of other texts")
     if about.get('model_sha256', clf.sha256) != clf.sha256: raise InputError("the recording is of another model")
+    if about.get('changed') != clf.changed.get('changed'): raise InputError("the recording is of the model with other weights")
     if rec.probabilities is None: raise InputError("the recording holds no answers; record with answers=True")
 
 # %% ../nbs/40_ablation.ipynb #4c8520c9

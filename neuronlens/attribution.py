@@ -130,6 +130,7 @@ def _checked(clf, texts, site, recording):
     if about.get('texts_sha256', texts.digest) != texts.digest or len(recording) != len(texts):
         raise InputError("the recording is of other texts")
     if about.get('model_sha256', clf.sha256) != clf.sha256: raise InputError("the recording is of another model")
+    if about.get('changed') != clf.changed.get('changed'): raise InputError("the recording is of the model with other weights")
     if recording.readout != clf.readout:
         raise InputError(f"the recording is of readout {recording.readout!r}, the model under study has {clf.readout!r}")
     return recording.at(str(site))

@@ -138,6 +138,7 @@ def _said(frame, keys):
 
 def _sources(outcome):
     "The rows of `Effects` without its measures, which row of `per_text` each is, and the class each aims at."
+    if 'macro' in outcome.classes: raise InputError("a class is called 'macro', the name of the averages over classes: give it another")
     frame = measure_effects(outcome).frame
     frame = frame[['concept', *setting_keys(frame)]]
     C,base = len(outcome.classes),(frame.condition == 'base').to_numpy()

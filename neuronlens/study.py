@@ -491,7 +491,7 @@ def study_model(
     if m.classifier: return load_classifier(source, m.classes or None, readout=m.readout, max_length=m.max_length or None,
                                             dtype=m.dtype, device_map=m.device_map or None, **common)
     name = 'MiniLM' if m.encoder == 'minilm' else Path(m.encoder).name
-    clf = fine_tune(source, train, epochs=t.epochs, lr=t.lr, batch_size=t.batch_size, max_length=m.max_length or 64,
+    clf = fine_tune(source, train, epochs=t.epochs, lr=t.lr, batch_size=t.batch_size, max_length=m.max_length or None,
                     seed=spec.seed, name=f"{name} fine-tuned on {Path(train.source).name}", progress=progress, **common)
     return clf if m.readout == 'auto' else replace(clf, readout=m.readout)
 

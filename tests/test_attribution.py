@@ -229,7 +229,9 @@ def test_bad_input_is_refused_before_anything_runs(clf, texts, monkeypatch):
 
 def test_a_slope_that_is_no_number_is_refused(bert, texts):
     clf = load_classifier(bert)
-    rec = record(clf, texts, progress=False)
+    before = record(clf, texts, progress=False)
     with torch.no_grad(): clf.model.bert.pooler.dense.weight[:, 4] = np.nan
+    rec = record(clf, texts, answers=False, progress=False)
+    with pytest.raises(InputError, match="of the model with other weights"): attribute(clf, texts, recording=before, progress=False)
     with pytest.raises(InputError, match="slope of neuron .* is not finite"): attribute(clf, texts, recording=rec, progress=False)
     assert Site('residual', 1) == parse_site(rec.site)

@@ -2,6 +2,7 @@
 import gc
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def test_csv_cells_are_those_pandas_reads(tmp_path, cells, size, sep, end):
     known = pd.read_csv(path, sep=sep, dtype=str, na_filter=False)
     texts, labels, rows, _ = joined(read_chunks(path, size=size))
     assert texts == known.text.tolist()
-    assert labels == [c.strip() for c in known.label]
+    assert labels == [re.sub(r'\s*\r\s*', ' ', c.strip()) for c in known.label] # A class name in one line
     assert rows == list(range(1, len(cells)+1))
 
 
