@@ -50,6 +50,9 @@ def test_controls_are_five_draws():
     f = read('fractions')
     own = f[(f.fraction == .5) & f.range.str.contains('vote')].groupby('dataset').target_accuracy.mean()
     assert (own < half.set_index('dataset')['min'][own.index]).all() and len(half) == 6
+    blocks = read('blocks')
+    drawn = blocks[blocks.preset == 'random'].groupby(['dataset', 'site']).draw.unique()
+    assert len(drawn) == 5*5+2 and all(set(d) == set(range(5)) for d in drawn)
     tests = read('control_tests')
     assert set(tests.draw) == set(range(5)) and (tests.low <= tests.high).all()
     shares = tests[tests.measure.isin(['target_accuracy', 'broken'])]
