@@ -489,7 +489,6 @@ def interventions_on(
 )->Iterator[tuple]: # (which `[S]` or None, rows `[n]`, probabilities `[S, n, C]` or `[n, C]`, fires `[S, n]` or None)
     "The answers under every intervention piece by piece, as they are computed; `which` None are those without an edit."
     ivs,readout = _placed(interventions, clf),readout or clf.readout
-    clf.model.eval() # Dropout would make every answer another
     if recording is not None: _checked_recording(clf, texts, recording)
     last = Site('residual', len(anatomy(clf.model))-1)
     fast = recording is not None and recording.readout == readout and reads_recording(clf, recording, [])
@@ -581,7 +580,6 @@ def answers_to(
     if x.ndim != 2 or x.shape[1] != (D := a.widths['residual']):
         raise InputError(f"the head reads [texts, {D}] activations, got {list(x.shape)}")
     out = np.empty((len(x), len(clf.classes)), np.float32)
-    clf.model.eval()
     for i in range(0, len(x), 4096): out[i:i+4096] = answer(clf, x[i:i+4096].to(clf.device)).softmax(-1).cpu().numpy()
     return out
 
@@ -611,7 +609,6 @@ def record_tokens(
     "Activations of attended tokens that are not special, each labelled with the class of its text."
     if most is not None and most < 1: raise InputError(f"most={most} tokens of a text is none; give at least 1")
     ask,texts = make_reading(clf, sites),align(texts, clf)
-    clf.model.eval()
     encoded = encode(clf, texts.texts, texts)
     places = _token_places(encoded, most, seed)
     n = np.array([len(p) for p in places])

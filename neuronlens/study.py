@@ -35,7 +35,7 @@ from .ranges import Ranges, fit_ranges, format_kind, parse_kind
 from .recording import Recording, correct_only, load_recording, recorded, save_recording, versions
 from .saliency import Ranking, rank
 from .statistics import ClassStatistics, class_statistics
-from .store import read_arrays, write_arrays
+from .store import read_arrays, read_json, write_arrays
 from .sweeps import say_estimate
 from .training import fine_tune
 
@@ -426,11 +426,6 @@ def check_folder(
     try: return _check_folder(Path(out), spec, texts)
     except OSError as e: raise InputError(f"output folder {str(out)!r} cannot be written ({e.strerror})") from None
 
-def _told(out):
-    "What `provenance.json` of a study says; nothing, if it is missing or damaged."
-    try: return dict(json.loads((out/'provenance.json').read_text()))
-    except (OSError, ValueError, TypeError): return {}
-
 def _where_left(spec, about):
     "The study with files that are not where it says, but still where they were when it ran."
     def at(part, what): return str(about.get(part, {}).get(what, ''))
@@ -441,7 +436,7 @@ def _where_left(spec, about):
 def _check_folder(out, spec, texts):
     if out.exists() and not out.is_dir(): raise InputError(f"output {str(out)!r} is a file, not a folder")
     if (out/'study.toml').exists():
-        about = _told(out)
+        about = read_json(out/'provenance.json') or {}
         try: same = _where_left(read_study(out/'study.toml'), about) == spec
         except InputError: same = False
         if not same: raise InputError(f"output folder {str(out)!r} already holds another study; choose a new one")
@@ -666,7 +661,7 @@ def load_study(
 )->Study: # Without model and texts, see `Study.open`
     "A saved study: recordings, effects and intervals as stored, statistics, rankings and ranges fitted again."
     out = Path(out)
-    about,spec = _told(out),settle(read_study(out/'study.toml'))
+    about,spec = read_json(out/'provenance.json') or {},settle(read_study(out/'study.toml'))
     if not {'notes', 'train', 'test'} <= set(about): raise InputError(f"{out}: provenance.json is missing or damaged")
     _check_settings(out/'study.toml', spec, about)
     held,m,spec = out/'recording',spec.method,_where_left(spec, about)

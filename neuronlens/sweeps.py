@@ -140,7 +140,6 @@ def estimate(
 )->Estimate: # From a trial of a second or two
     "How long the interventions will take, and how much memory."
     texts,ivs = align(texts, clf),_placed(interventions, clf)
-    clf.model.eval()
     last,nothing = Site('residual', len(anatomy(clf.model))-1),lambda site, n: None
     fast = recording is not None and recording.readout == clf.readout and reads_recording(clf, recording, [])
     near,far,seconds = [iv for iv in ivs if fast and iv.site == last],[iv for iv in ivs if not (fast and iv.site == last)],0.

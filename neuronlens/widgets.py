@@ -525,7 +525,6 @@ def edit_text(
     if not text.strip(): raise InputError("there is no text yet; type one")
     iv = next((iv for iv in interventions if iv.condition == 'range'), None)
     if iv is None: raise InputError("none of the interventions has the condition 'range'")
-    clf.model.eval()
     one = Texts([text], np.zeros(1, np.int64), clf.classes, 'the text')
     encoded,site = encode(clf, one.texts, one),parse_site(iv.site, len(anatomy(clf.model)))
     (batch,x), = each_batch(clf, encoded, lambda b: run(clf, b, [site])[site])

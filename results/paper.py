@@ -159,25 +159,28 @@ DRAWS = 5 # How many sets of random neurons stand beside the salient ones
 
 def controls(p):
     "Neurons drawn at random, five times: at every fraction, tested against the salient ones, and as a preset chosen for each draw."
+    from dataclasses import replace
+
     import pandas as pd
 
     from neuronlens.ablation import ablate
     from neuronlens.evidence import compare, over_seeds
     from neuronlens.presets import preset_grid
-    each, tests, matched, own = [], [], [], p.plan(["dprime"], ["posterior"], [.3, .5, .8], "mean", .5, keep=("range",))
+    each, matched, both = [], [], p.plan(["dprime"], ["posterior"], [.3, .5, .8], "mean", .5, keep=("range",))
     for draw in range(DRAWS):
         kw = dict(keep=("random",), seed=draw)
         ivs = p.plan(["max_activation"], ["gaussian(2.5)"], FRACTIONS, "zero", **kw)
         ivs += p.plan(["dprime"], ["gaussian(2.5)"], FRACTIONS, "mean", **kw)
         ivs += p.plan(["dprime"], ["posterior"], FRACTIONS, "mean", [0., .5], **kw)
         each.append(p.effects(ivs))
-        both = own + p.plan(["dprime"], ["posterior"], [.3, .5, .8], "mean", .5, **kw)
-        outcome = ablate(p.clf, p.texts["test"], both, recording=p.rec["test"], progress=False)
-        few = dict(measures=("target_accuracy", "disturbance", "broken"), on=["fraction"])
-        tests.append(compare(outcome, "range", "random", seed=SEED, **few).frame.assign(draw=draw))
+        some = p.plan(["dprime"], ["posterior"], [.3, .5, .8], "mean", .5, **kw)
+        both += [replace(iv, condition=f"random {draw}") for iv in some]
         ivs, row, _ = settled(p, "random", preset_grid(p.fit, "random", site=p.site, seed=draw))
         frame = p.effects(ivs).frame
         matched.append(frame[frame.condition != "base"].assign(preset="random", draw=draw, reached=row.reached))
+    outcome = ablate(p.clf, p.texts["test"], both, recording=p.rec["test"], progress=False)
+    few = dict(measures=("target_accuracy", "disturbance", "broken"), on=["fraction"])
+    tests = [compare(outcome, "range", f"random {draw}", seed=SEED, **few).frame.assign(draw=draw) for draw in range(DRAWS)]
     spread = over_seeds(each, ("target_accuracy", "auxiliary_accuracy", "disturbance", "broken"))
     store("controls", p.name, spread[spread.condition != "base"])
     store("control_tests", p.name, pd.concat(tests, ignore_index=True))
@@ -272,7 +275,7 @@ def information(p):
     import pandas as pd
 
     from neuronlens.ablation import edited_acts
-    from neuronlens.erasure import information_left
+    from neuronlens.erasure import information_left, unedited
     from neuronlens.evidence import shuffled_labels
     from neuronlens.probing import fresh_scores
     chosen, out, learn, test = settle(p), [], p.rec["validation"], p.rec["test"]
@@ -282,7 +285,7 @@ def information(p):
         for iv in ivs:
             x, z = (a if name == "base" else edited_acts(iv, a) for a in (learn.at(p.site), test.at(p.site)))
             for way, (probe, labels) in ways.items():
-                r = information_left(lambda x: x, x, labels, z, test.labels, iv.concept, probe=probe, draws=500, seed=SEED,
+                r = information_left(unedited, x, labels, z, test.labels, iv.concept, probe=probe, draws=500, seed=SEED,
                                      classes=p.clf.classes)
                 out.append(r.to_frame().assign(preset=name, probe=way))
     frame = pd.concat(out, ignore_index=True)

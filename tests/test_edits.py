@@ -342,7 +342,7 @@ def test_tokens_are_recorded(case):
 
 
 def test_dropout_is_off(case):
-    "A model left in training mode, with dropout, is read without noise by whatever reads it, and is in evaluation mode then."
+    "A model left in training mode, with dropout, is read without noise by whatever reads it, and is in training mode again afterwards."
     from neuronlens.hooks import run
     clf, rec = case
     for m in clf.model.modules():
@@ -353,11 +353,11 @@ def test_dropout_is_off(case):
                  lambda: effects_on(clf, LABELLED, ivs, progress=False).frame.iloc[:, 10:].to_numpy(float),
                  lambda: record_tokens(clf, LABELLED, progress=False).acts, lambda: answers_to(clf, last),
                  lambda: estimate(clf, LABELLED, ivs).interventions):
+        clf.model.eval()
         still = look()
         clf.model.train()
         np.testing.assert_array_equal(look(), still)
-        assert not clf.model.training
-    clf.model.train()
+        assert clf.model.training
     batch = next(batches(encode(clf, TEXTS)))
     a, b = (run(clf, batch, {parse_site("residual.0")})[parse_site("residual.0")] for _ in range(2))
     clf.model.eval()

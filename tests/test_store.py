@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
@@ -367,13 +368,20 @@ def test_the_disk_is_said_with_the_bar_only(clf, texts, tmp_path, monkeypatch, c
     assert not out and err.count('what is to be kept takes') == 1 and ' kB of ' in err
 
 
-def test_a_full_disk_is_one_sentence(clf, texts, whole, tmp_path, monkeypatch, passes):
+@contextmanager
+def full_disk(monkeypatch, passes):
+    "No room is left after two batches."
     real = store.save_file
     def full(*args, **kw):
         if len(passes) < 3: return real(*args, **kw)
         raise OSError(errno.ENOSPC, 'No space left on device')
     with monkeypatch.context() as mp:
         mp.setattr(store, 'save_file', full)
+        yield
+
+
+def test_a_full_disk_is_one_sentence(clf, texts, whole, tmp_path, monkeypatch, passes):
+    with full_disk(monkeypatch, passes):
         with pytest.raises(InputError, match='the disk is full; make room and call again'):
             record(clf, texts, SITES, size=8, folder=tmp_path, progress=False)
     passes.clear()
@@ -594,12 +602,7 @@ def test_a_store_of_an_older_version_goes_on(clf, bert, texts, own_cache, tmp_pa
 def test_a_full_cache_loses_nothing(clf, texts, own_cache, monkeypatch, passes):
     "What was computed is given with a warning, and what could be kept is there the next time."
     monkeypatch.setattr(recording, 'SHARD_TEXTS', 8)
-    real = store.save_file
-    def full(*args, **kw):
-        if len(passes) < 3: return real(*args, **kw)
-        raise OSError(errno.ENOSPC, 'No space left on device')
-    with monkeypatch.context() as mp:
-        mp.setattr(store, 'save_file', full)
+    with full_disk(monkeypatch, passes):
         with pytest.warns(UserWarning, match='the disk is full.* goes on without') as said:
             first = recorded(clf, texts, SITES, progress=False)
     assert len(passes) == 8 and len([w for w in said if 'disk is full' in str(w.message)]) == 1

