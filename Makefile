@@ -4,13 +4,16 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 # Threads that wait sleep instead of spinning: much faster on few or shared cores
 export OMP_WAIT_POLICY ?= PASSIVE
+# Models and recordings that are made here stay here, from one target to the next; without make they go to the user's cache
+export NEURONLENS_CACHE ?= $(CURDIR)/build/cache
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lab site bench prepare results paper clean
+.PHONY: help demo test test-slow test-all lab site bench prepare results paper clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(READY): settings.ini setup.py constraints.txt Makefile
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -22,9 +25,17 @@ $(READY): settings.ini setup.py constraints.txt Makefile
 demo: $(READY) ## Run the worked example into demo/: which neurons carry which BBC News topic, and in which ranges
 	@$(BIN)/neuronlens demo --out demo
 
-test: $(READY) ## Lint, run every notebook and every test; the last line says how many passed
+test: $(READY) ## Lint, run every notebook and every test but the long ones; the last line says how many passed
 	@$(BIN)/ruff check --quiet nbs tests benchmarks results site
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
+	@$(PYTEST) -m "not slow" --junitxml=build/test.xml
+
+test-slow: $(READY) ## The long tests: faults by the hundred, growth, the large data sets
+	@$(PYTEST) -m slow --junitxml=build/test-slow.xml
+
+test-all: ## Both; the last line counts them together
+	@rm -f build/test.xml build/test-slow.xml
+	@status=0; $(MAKE) --no-print-directory --keep-going test test-slow || status=$$?; \
+	    $(PYTHON) tests/totals.py build/test.xml build/test-slow.xml || status=$$?; exit $$status
 
 lab: $(READY) ## Open JupyterLab at the first tutorial
 	@$(BIN)/jupyter lab nbs/tutorials/first_concept.ipynb

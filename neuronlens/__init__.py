@@ -2,7 +2,7 @@
 
 The one hand-written file of the package: the names most users need, each loaded from its room when first used.
 """
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from importlib import import_module as _import_module
 

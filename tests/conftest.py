@@ -1,10 +1,11 @@
 """What the tests share: tiny classifiers as Hugging Face folders, and labelled texts whose words give the class away.
 
-The per-user cache is left alone on purpose: it holds the example classifier, which takes minutes to train. A test that
-writes into the cache asks for `own_cache`.
+Whatever tests and pages keep lies under build/: the cache, which holds the example classifier (minutes to train) from one
+run to the next, and a home of its own. A test that asks what is kept and what is not takes `own_cache`.
 """
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +13,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+TOP = Path(__file__).resolve().parents[1]
+HOME = Path(os.environ.setdefault('NEURONLENS_REAL_HOME', str(Path.home()))) # Workers inherit what their parent found
+TRACES = ('.cache/neuronlens', '.cache/huggingface', '.cache/matplotlib', '.cache/chromium', '.cache/torch', '.config/matplotlib',
+          '.config/chromium', '.ipython', '.jupyter', '.local/share/jupyter', '.nv', '.triton')
+
 os.environ['TQDM_DISABLE'] = '1'
 os.environ['HF_HUB_OFFLINE'] = '1' # No test may reach for the hub: set before transformers is imported
+os.environ['NEURONLENS_CACHE'] = os.environ.get('NEURONLENS_TEST_CACHE') or str(TOP/'build/cache')
+os.environ['HOME'] = str(TOP/'build/home')
+for name in [n for n in os.environ if n.startswith('XDG_') and n != 'XDG_RUNTIME_DIR']: del os.environ[name]
+Path(os.environ['HOME']).mkdir(parents=True, exist_ok=True)
 
 CLASSES = ('animal', 'food', 'tool')
 WORDS = {'animal': 'cat dog horse cow bird fish'.split(), 'food': 'bread soup cheese rice apple cake'.split(),
@@ -22,13 +32,49 @@ FILLER = 'the a is on under with near small old red and very'.split()
 SPECIAL = '[PAD] [UNK] [CLS] [SEP]'.split()
 
 
-LONGEST = ['test_emotion.py', 'test_notebooks.py', 'test_cluster.py', 'test_site.py', 'test_lab.py', 'test_tutorials.py']
+def state_of_home():
+    "What could be ours in the user's home, each file with its time, and the names of what lies in it."
+    if not HOME.is_dir(): return {}
+    found = {p: p.lstat().st_mtime_ns for t in TRACES for p in (HOME/t).rglob('*') if p.is_file()}
+    return found | {p: None for p in HOME.iterdir()}
 
 
-def pytest_collection_modifyitems(items):
-    "The files that take longest come first, so that two workers end at about the same time."
-    place = {n: i for i, n in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+def state_of_checkout():
+    "What git says of the checkout, and nothing where there is no git."
+    try: return subprocess.run(['git', 'status', '--porcelain'], cwd=TOP, capture_output=True, text=True).stdout.splitlines()
+    except OSError: return []
+
+
+def is_worker(config): return hasattr(config, 'workerinput')
+
+
+def pytest_sessionstart(session):
+    "Look at home and checkout before the first test."
+    if not is_worker(session.config): session.config.before = state_of_home(), state_of_checkout()
+
+
+def pytest_sessionfinish(session):
+    "And after the last: what tests left there fails the run."
+    if is_worker(session.config): return
+    home, checkout = session.config.before
+    left = [f'~/{p.relative_to(HOME)}' for p, t in state_of_home().items() if p not in home or home[p] != t]
+    left += [line for line in state_of_checkout() if line not in checkout]
+    session.config.left = left
+    if left and session.exitstatus == 0: session.exitstatus = 1
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for line in getattr(config, 'left', []): terminalreporter.write_line(f'FAILED: the tests changed or left {line}')
+
+
+def pytest_xdist_make_scheduler(config, log):
+    "A file of tests stays on one worker and shares its fixtures; pages share nothing and go to whoever is free."
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFileOrPage(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if 'test_notebooks.py' in nodeid else super()._split_scope(nodeid)
+    return ByFileOrPage(config, log)
 
 
 def make_frame(n, seed, classes=CLASSES):

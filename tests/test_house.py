@@ -1,6 +1,7 @@
 """The house is in order: exports, README, notebooks, imports, files."""
 import filecmp
 import json
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from readme import readme
+
+import neuronlens
 
 TOP = Path(__file__).resolve().parents[1]
 PAGES = sorted(p for p in (TOP / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
@@ -116,3 +119,40 @@ def test_requirements_are_complete():
     names = {re.split(r"[<>=]", r)[0].replace("-", "_").lower() for r in wanted.split()} | {"sklearn", "pil"}
     assert third <= names, third - names
     assert not {"nbdev", "fastcore", "pytest"} & names
+
+
+def test_release():
+    "One version everywhere, and the changelog has a section for it."
+    version = neuronlens.__version__
+    assert f"\nversion = {version}\n" in (TOP / "settings.ini").read_text(encoding="utf-8")
+    assert f"\nversion: {version}\n" in (TOP / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\n## {version}\n" in (TOP / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_leaves_are_noticed(tmp_path):
+    "A test that writes into the user's home, or leaves a file in the checkout, fails the run though it passes itself."
+    (tmp_path / "home/.cache/neuronlens").mkdir(parents=True)
+    (tmp_path / "conftest.py").write_bytes((TOP / "tests/conftest.py").read_bytes())
+    (tmp_path / "test_it.py").write_text("import os, pathlib\ndef test_it():\n    assert os.environ['HOME'] != os.environ['NEURONLENS_REAL_HOME']\n"
+                                         "    pathlib.Path(os.environ['NEURONLENS_REAL_HOME'], '.cache/neuronlens/x').write_text('x')\n")
+    env = {**os.environ, "NEURONLENS_REAL_HOME": str(tmp_path / "home")}
+    call = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path / "test_it.py")]
+    done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 1 and "1 passed" in done.stdout
+    assert "FAILED: the tests changed or left ~/.cache/neuronlens/x" in done.stdout
+    assert subprocess.run(call, cwd=tmp_path, env=env, capture_output=True).returncode == 1 # Written anew
+    (tmp_path / "test_it.py").write_text("def test_it(): pass\n")
+    assert subprocess.run(call, cwd=tmp_path, env=env, capture_output=True).returncode == 0
+
+
+def test_totals(tmp_path):
+    "Counts of two runs in one line; a run that left no file is a failure."
+    for name, n, bad in (("a", 5, 0), ("b", 3, 1)):
+        (tmp_path / name).write_text(f'<testsuites><testsuite tests="{n}" failures="{bad}" errors="0" skipped="1"/></testsuites>')
+    call = [sys.executable, str(TOP / "tests/totals.py")]
+    def said(*names):
+        done = subprocess.run([*call, *(str(tmp_path / n) for n in names)], capture_output=True, text=True)
+        return done.stdout.strip(), done.returncode
+    assert said("a") == ("4 passed, 0 failed, 1 skipped", 0)
+    assert said("a", "b") == ("5 passed, 1 failed, 2 skipped", 1)
+    assert said("a", "c") == ("4 passed, 1 failed, 1 skipped", 1)
