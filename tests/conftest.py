@@ -45,6 +45,15 @@ def state_of_checkout():
     except OSError: return []
 
 
+SLOW = {'test_site.py': 'site', 'test_cluster.py': 'ray'} # Fixtures that render every page, or start Ray
+
+
+def pytest_collection_modifyitems(items):
+    "What takes such a fixture is slow."
+    for item in items:
+        if SLOW.get(item.path.name) in getattr(item, 'fixturenames', ()): item.add_marker(pytest.mark.slow)
+
+
 def is_worker(config): return hasattr(config, 'workerinput')
 
 

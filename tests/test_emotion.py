@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow # It trains on 8,000 texts
 TOP = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("NEURONLENS_DATA") or TOP.parent / "shared/data")
 
 
 @pytest.fixture(scope="module")
 def study():
-    "The study of results/emotion.toml, run anew; the fine-tuned classifier is kept per user."
+    "The study of results/emotion.toml, run anew; the fine-tuned classifier is kept."
     if not (DATA / "emotion/train.csv").is_file():
         pytest.skip("the Emotion data set is not here; set NEURONLENS_DATA to a folder with emotion/train.csv and test.csv")
     from neuronlens.study import read_study, run_study

@@ -601,6 +601,7 @@ def signalled(args, when, env):
     finally: p.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('when', ['recording', 'fine-tuning'])
 def test_ctrl_c_in_a_real_process(when, cli, make_study, tmp_path, own_cache, encoder, bert):
     out = tmp_path/'out'

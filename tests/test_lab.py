@@ -230,6 +230,7 @@ def answered(study, text, **how):
     return f'Before the edit: {before}. With the range of politics edited: {after}.'
 
 
+@pytest.mark.slow
 def test_the_first_tutorial(lab, demo, pictures):
     "Every cell runs; its neuron and its text answer the keyboard with the numbers of the library."
     page = lab('first_concept.ipynb')
@@ -291,6 +292,7 @@ def effect(folder, tau):
     return f"range {df.target_accuracy['range']:.3f} [", f"range {df.disturbance['range']:.4f} ["
 
 
+@pytest.mark.slow
 def test_every_view_on_untrusted_data(lab, untrusted, pictures):
     "Markup in texts and class names stays text in every tab; the bars are what the library computes, before and after tau moves."
     write_notebook(untrusted/'views.ipynb', VIEWS, 'book = explore(study)\nbook')

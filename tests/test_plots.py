@@ -203,6 +203,7 @@ def test_figures_draw_on_the_axes_they_are_given(name):
     assert np.ravel(back)[0].figure is not fig and len(plt.get_fignums()) == 2
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_bytes_anywhere(tmp_path):
     "Another process, other hashes, another day, another user's settings: PNG, SVG and PDF of every figure are the same."
     (tmp_path/"matplotlibrc").write_text(DESK)

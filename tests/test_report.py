@@ -224,6 +224,7 @@ def many(tmp_path_factory):
         return run_study(spec, progress=False)
 
 
+@pytest.mark.slow
 def test_fourteen_classes_are_under_five_megabytes(many, tmp_path, offline, pictures):
     "All their figures are inside, and the page still fits a phone."
     from neuronlens.report import write_report

@@ -122,6 +122,7 @@ def script(code, *args, **kw):
     return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdout=subprocess.PIPE, text=True, env=env, **kw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('what', ['record', 'summarise'])
 def test_killed_at_any_moment(what, bert, clf, texts, whole, total, tmp_path, passes):
     "SIGKILL at nine moments: the next call finishes, with the same numbers, the same files and no litter."
@@ -549,6 +550,7 @@ for n in (2000, 20000):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('what', ['record', 'summarise'])
 def test_memory_does_not_grow(what, bert, tmp_path):
     "20,000 texts take no more memory than 2,000, with a store and without; MiB above a run of 500."

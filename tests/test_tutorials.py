@@ -80,6 +80,7 @@ def test_reading_a_neuron(bbc):
     assert (sets.neurons[4:] < sets.expected[4:]).all()
 
 
+@pytest.mark.slow
 def test_erasing(bbc):
     "The ranking suppresses, the gate spares; a probe reads what is suppressed, and not what LEACE erased."
     clf, _, test, *_ = bbc
