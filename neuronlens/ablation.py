@@ -29,6 +29,7 @@ from .ranges import Ranges, format_kind, parse_kind
 from .recording import Recording, _finite, finite_answers, make_reading, provenance
 from .saliency import Ranking
 from .statistics import ClassStatistics
+from .store import need_memory
 
 # %% ../nbs/40_ablation.ipynb #2f01292c
 class Neurons(NamedTuple):
@@ -433,11 +434,12 @@ def reads_recording(
 @torch.inference_mode()
 def _ablate_recorded(clf, acts, ivs, done, room=1<<20):
     "Interventions at the last block on `acts [N, D]`, what the head reads: (which, rows, `[S, n, C]`, fires `[S, n]`)."
-    step = max(1, min(len(acts), room//acts.shape[1]))
+    wide = max(acts.shape[1], len(clf.classes))
+    step = max(1, min(len(acts), room//wide))
     for start in range(0, len(acts), step):
         rows = np.arange(start, min(start+step, len(acts)))
         x = torch.as_tensor(acts[rows])[:,None].to(clf.device)
-        for which,stack,fires in _stacks(x, torch.ones(len(x), 1, device=x.device), ivs, max(1, room//x.numel())):
+        for which,stack,fires in _stacks(x, torch.ones(len(x), 1, device=x.device), ivs, max(1, room//(len(x)*wide))):
             yield which,rows,_above(clf, None, ivs[0].site, stack, None),fires
             done(ivs[0].site, len(which)*len(rows)/len(acts))
 
@@ -536,6 +538,7 @@ def ablate(
 )->Outcome: # Probabilities before `[N, C]` and after `[I, N, C]`, firing `[I, N]`
     "What the model answers under every intervention; the texts are run once, whatever their number."
     texts,N,C,I = align(texts, clf),len(texts),len(clf.classes),len(interventions)
+    need_memory(4*I*N*(C+1), f"the answers of {N:,} texts under {I:,} interventions", "`changes_on` keeps what effects need of them")
     base,after,fires = np.empty((N, C), np.float32),np.empty((I, N, C), np.float32),np.empty((I, N), np.float32)
     for which,rows,p,f in interventions_on(clf, texts, interventions, recording=recording, readout=readout, tokens=tokens,
                                            progress=progress):

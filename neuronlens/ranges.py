@@ -203,71 +203,199 @@ def class_posterior(
     return p/np.maximum(p.sum(0), np.finfo(np.float64).tiny)
 
 # %% ../nbs/36_ranges.ipynb #a8801696
-def _crossings(mean, sd, prior, theta):
-    "`[D, P]`: roots of the quadratics in which each class meets each other alone; the class mean where there are none."
-    C,D = mean.shape
-    s,ratio = np.where(sd > 0, sd, 1.),(prior/prior[:, None])[..., None]
-    pair = (sd[:, None] > 0) & (sd > 0) & ~np.eye(C, dtype=bool)[..., None]
-    r,d = s[:, None]/s,(mean-mean[:, None])/s[:, None]
-    odds = (1-theta)/theta - (pair*ratio*((r == 1) & (d == 0))).sum(1)[:, None] # What is left for classes that differ
-    with np.errstate(all='ignore'):
-        level = np.log(np.stack([odds, odds/max(C-1, 1), np.ones_like(odds)]))
-        a,b = (1-r*r)/2,d*r*r
-        c = np.log(r*ratio)-b*d/2-level
-        half = -(b+np.copysign(np.sqrt(b*b-4*a*c), b))/2
-        u = np.stack([half/a, c/half])
-        x = np.where(pair & np.isfinite(u), mean[:, None]+u*s[:, None], mean[:, None])
-    return np.moveaxis(x, -1, 0).reshape(D, -1)
+def _outermost(mean, sd, weight, level):
+    "`[D, 2]`: below and above these, all classes but the one with the most spread weigh less than exp(`level`) of it."
+    found,spread = [],np.where(weight > -np.inf, sd, 0)
+    for side in (-1, 1):
+        widest = np.where(spread == spread.max(1, keepdims=True), side*mean, -np.inf).argmax(1)[:, None]
+        m,s,w = (np.take_along_axis(v, widest, 1) for v in (mean, sd, weight))
+        r,d = (s/sd)**2,side*(mean-m)/s
+        u = np.stack(_roots((r-1)/2, -r*d, r*d*d/2+w-weight+level))
+        u = np.where(np.isfinite(u), u, -np.inf).max((0, 2))
+        found.append(m[:, 0]+side*np.where(u > -np.inf, u, 0)*s[:, 0])
+    return np.stack(found, axis=1)
 
-def _places(mean, sd, prior, theta):
-    "`[D, P]` ascending: where to look at the posterior, from beyond the first possible crossing to beyond the last."
-    near = mean.T[..., None]+sd.T[..., None]*np.linspace(-6, 6, 49)
-    x = np.sort(np.concatenate([_crossings(mean, sd, prior, theta), near.reshape(len(near), -1)], axis=1), axis=1)
-    pad,end = (x[:, -1:]-x[:, :1])/8+sd.max(0)[:, None],np.finfo(np.float32).max
-    return np.clip(np.concatenate([x[:, :1]-pad, x, x[:, -1:]+pad], axis=1), -end, end)
+def _roots(a, b, c):
+    "Where a u^2 + b u + c is 0."
+    half = -(b+np.copysign(np.sqrt(b*b-4*a*c), b))/2
+    return half/a,c/half
+
+def _row(j, D):
+    "The place of each among those with the same number of the ascending `j`, and how many each of `D` numbers has."
+    n = np.bincount(j, minlength=D)
+    return np.arange(len(j))-np.repeat(np.cumsum(n)-n, n),n
+
+def _apart(x):
+    "Each row ascending and without repetition, filled up with its last value."
+    x = np.sort(x, axis=1)
+    at = np.cumsum(np.diff(x, axis=1, prepend=-np.inf) > 0, axis=1)-1
+    out = np.repeat(x[:, -1:], at.max()+1, axis=1)
+    out[np.arange(len(x))[:, None], at] = x
+    return out
+
+# %% ../nbs/36_ranges.ipynb #5d0e7a31
+def _filled(x, most=8, n=8):
+    "Places `x [D, P]` ascending, and `2 n` more in every gap of more than `most` times the gap beside it."
+    gap = np.pad(np.diff(x, axis=1), ((0, 0), (1, 1)), constant_values=np.inf)
+    gap = np.where(gap > 0, gap, np.inf)
+    beside,gap = np.minimum(gap[:, :-2], gap[:, 2:]),gap[:, 1:-1]
+    j,i = np.nonzero((gap > most*beside) & (gap < np.inf))
+    s = beside[j, i][:, None]
+    way = s*(gap[j, i][:, None]/2/s)**(np.arange(n)/(n-1))
+    more = np.concatenate([x[j, i][:, None]+way, x[j, i+1][:, None]-way], axis=1)
+    k,count = _row(j, len(x))
+    out = np.repeat(x[:, -1:, None], count.max(), axis=1).repeat(2*n, axis=2)
+    out[j, k] = more
+    return np.concatenate([x, out.reshape(len(x), -1)], axis=1)
+
+# %% ../nbs/36_ranges.ipynb #5d0e7a33
+def _likeliest(x, j, mean, sd, weight): return (weight[j]-((x[:, None]-mean[j])/sd[j])**2/2).argmax(1)
+
+def _handovers(x, *about):
+    "j, y: places between those of `x [D, P]` where the likeliest class gives way to another, and that to the next."
+    (D,P),(mean,sd,weight),found = x.shape,about,[]
+    top = np.stack([_likeliest(x[:, i], np.arange(D), *about) for i in range(P)], axis=1)
+    j,i = np.nonzero(top[:, :-1] != top[:, 1:])
+    a,b,l,r = x[j, i],x[j, i+1],top[j, i],top[j, i+1]
+    while len(j):
+        u,d = (sd[j, l]/sd[j, r])**2,(mean[j, r]-mean[j, l])/sd[j, l]
+        y = mean[j, l]+sd[j, l]*np.stack(_roots((u-1)/2, -u*d, u*d*d/2+weight[j, l]-weight[j, r]))
+        y = np.where((y[0] > a) & (y[0] < b), *y)
+        t = _likeliest(y, j, *about)
+        on = (y > a) & (y < b)
+        found.append((j[on], y[on]))
+        on &= (t != l) & (t != r)
+        j,a,b,l,r,y,t = (v[on] for v in (j, a, b, l, r, y, t))
+        j,a,b,l,r = (np.concatenate(v) for v in ((j, j), (a, y), (y, b), (l, t), (t, r)))
+    return tuple(np.concatenate(v) for v in zip(*found, strict=True)) if found else (np.empty(0, int), np.empty(0))
 
 # %% ../nbs/36_ranges.ipynb #c079a494
-def _turns(p, held, theta):
-    "Indices of `p [C, D, P]` that may miss an extreme on the other side of `theta`."
-    mid,side,sign = p[..., 1:-1],np.stack([p[..., :-2], p[..., 2:]])-p[..., 1:-1],np.where(held[..., 1:-1], 1, -1)
-    alike = (held[..., :-2] == held[..., 1:-1]) & (held[..., 2:] == held[..., 1:-1])
-    found = alike & ((side*sign).min(0) >= 0) & (abs(side).max(0) >= abs(mid-theta))
-    c,j,i = np.nonzero(found)
-    return c,j,i+1
+def _places(mean, sd, weight, theta):
+    "`[D, P]` ascending: where to look at the posterior, from beyond the first possible crossing to beyond the last."
+    end,level = np.finfo(np.float32).max,np.log(min(theta, 1e-12)/mean.shape[1])-3
+    step = np.where(weight > -np.inf, np.exp2(np.floor(np.log2(sd))-1), 0)[..., None]
+    near = np.where(step > 0, np.round(mean[..., None]/step)*step, mean[..., None])+step*np.arange(-24, 25)
+    x = _apart(np.clip(np.concatenate([near.reshape(len(mean), -1), _outermost(mean, sd, weight, level)], axis=1), -end, end))
+    x = _apart(_filled(x))
+    j,y = _handovers(x, mean, sd, weight)
+    if not len(j): return x
+    order = np.argsort(j, kind='stable')
+    k,n = _row(j[order], len(x))
+    more = np.repeat(x[:, -1:], n.max(), axis=1)
+    more[j[order], k] = y[order]
+    return _apart(np.concatenate([x, more], axis=1))
 
-def _extreme(f, x, best):
-    "Where `f` is largest between `x[0]` and `x[2]`, starting from `x[1]` with `f = best`; the place and the value."
-    l,m,r = x
-    for _ in range(16):
-        a,b = (l+m)/2,(m+r)/2
-        fa,fb = f(a),f(b)
-        left,right = (fa > best) & (fa >= fb),(fb > best) & (fb > fa)
-        l,m,r = (np.select([left, right], v, other) for v,other in (((l, m), a), ((a, b), m), ((m, r), b)))
-        best = np.maximum(best, np.maximum(fa, fb))
-    return m,best
+# %% ../nbs/36_ranges.ipynb #5d0e7a35
+def _log_posterior(x, mean, sd, weight):
+    "log p(class | x) and its slope, `[.., C]`, at `x [.., 1]`, for `weight` log(prior/sd), -inf for classes left out."
+    u = (x-mean)/sd
+    score,slope = weight-u*u/2,-u/sd
+    score -= score.max(-1, keepdims=True)
+    p = np.exp(score)
+    total = p.sum(-1, keepdims=True)
+    score -= np.log(total)
+    slope -= np.einsum('...c,...c->...', p, slope)[..., None]/total
+    return score,slope
+
+def _meet(l, r):
+    "Where the tangents at two places meet, and how high; a place is its x, its value and its slope."
+    (a,ga,da),(b,gb,db) = l,r
+    way = (gb-ga-db*(b-a))/(da-db)
+    return a+way,ga+da*way
+
+def _beyond(f, l, r):
+    "A place between `l` and `r` where `f` is at least 0, as at neither of them; NaN where none is found."
+    found,todo = np.full(l.shape[1], np.nan),np.arange(l.shape[1])
+    for _ in range(48):
+        part = (r[0]-l[0])/16
+        x = np.clip(_meet(l, r)[0], l[0]+part, r[0]-part)
+        new = np.stack([x, *f(x, todo)])
+        found[todo[new[1] >= 0]] = x[new[1] >= 0]
+        l,r = np.where(new[2] > 0, new, l),np.where(new[2] > 0, r, new)
+        on = (new[1] < 0) & (_meet(l, r)[1] >= 0) & (l[0] < r[0])
+        todo,l,r = todo[on],l[:, on],r[:, on]
+        if not len(todo): break
+    return found
+
+# %% ../nbs/36_ranges.ipynb #5d0e7a36
+def _where_zero(l, r):
+    "Where the cubic x(value) through both places, with their slopes, has the value 0."
+    (a,ga,da),(b,gb,db) = l,r
+    rise = gb-ga
+    t = -ga/rise
+    return a+(b-a)*t*t*(3-2*t)+rise*t*(1-t)*((1-t)/da-t/db)
+
+def _crossing(f, l, r):
+    "`[n]`: where `f` changes its sign between `l` and `r`."
+    out,todo,size,x = np.empty(l.shape[1]),np.arange(l.shape[1]),r[0]-l[0],_where_zero(l, r)
+    for k in range(400):
+        mid = l[0]+(r[0]-l[0])/2
+        x = np.where((x > l[0]) & (x < r[0]) & (k % 4 < 3), x, mid)
+        stuck = (mid <= l[0]) | (mid >= r[0])
+        new = np.stack([x, *f(x, todo)])
+        left = (new[1] >= 0) == (l[1] >= 0)
+        l,r = np.where(left, new, l),np.where(left, r, new)
+        newton,x = x-new[1]/new[2],_where_zero(l, r)
+        inside = (newton >= l[0]) & (newton <= r[0])
+        done = inside & (abs(newton-x) <= 1e-9*size) | stuck
+        out[todo] = np.where(inside, newton, mid)
+        todo,l,r,size,x = todo[~done],l[:, ~done],r[:, ~done],size[~done],x[~done]
+        if not len(todo): break
+    return out
 
 # %% ../nbs/36_ranges.ipynb #a57140ad
-def _solve(mean, sd, prior, theta):
-    "lo, hi `[C, D, K]` float64 of where the posterior is at least `theta`, classes without spread left out."
-    x = _places(mean, sd, prior, theta)
-    p = class_posterior(x, mean, sd, prior)
-    held,xs = p >= theta,np.broadcast_to(x, p.shape).copy()
-    def at(x, c, j): return class_posterior(x[:, None], mean[:, j], sd[:, j], prior)[c, np.arange(len(c)), 0]
-    c,j,i = _turns(p, held, theta)
-    sign = np.where(held[c, j, i], -1, 1)
-    top,best = _extreme(lambda x: sign*at(x, c, j), (x[j, i-1], x[j, i], x[j, i+1]), sign*p[c, j, i])
-    other = (sign*best >= theta) != held[c, j, i]
-    place = c[other],j[other],i[other]
-    xs[place],held[place] = top[other],~held[place]
-    c,j,i = np.nonzero(held[..., 1:] != held[..., :-1])
-    a,b,up = xs[c, j, i],xs[c, j, i+1],held[c, j, i+1]
-    for _ in range(44):
-        mid = (a+b)/2
-        right = (at(mid, c, j) >= theta) == up
-        a,b = np.where(right, a, mid),np.where(right, mid, b)
-    low,high,flat = np.full(p.shape, -np.inf),np.full(p.shape, np.inf),(p.shape[0]*p.shape[1], -1)
-    low[c, j, i+1] = high[c, j, i] = (a+b)/2
-    return tuple(e.reshape(*mean.shape, -1) for e in _touching(*runs(*(y.reshape(flat) for y in (held, low, high)))))
+def _ends(x, g, d, f):
+    "j, c, where, up of all ends by `f(x, j, c)`: class c of neuron j begins (up) or ends there; `g, d [D, P, C]` are those at `x`."
+    held,sign,parts = g >= 0,np.where(g >= 0, -1., 1.),[]
+    def beside(j, i, c): return tuple(np.stack([x[j, k], g[j, k, c], d[j, k, c]]) for k in (i, i+1))
+    other = held[:, 1:] != held[:, :-1]
+    j,i,c = np.nonzero(other)
+    parts.append((j, c, *beside(j, i, c)))
+    j,i,c = np.nonzero(~other & ((sign*d)[:, :-1] > 0) & ((sign*d)[:, 1:] < 0))
+    l,r = beside(j, i, c)
+    turned = np.stack([np.ones(len(j)), s := sign[j, i, c], s])
+    on = _meet(turned*l, turned*r)[1] >= 0
+    j,c,l,r,turned = j[on],c[on],l[:, on],r[:, on],turned[:, on]
+    y = _beyond(lambda y, t: turned[1, t]*f(y, j[t], c[t]), turned*l, turned*r)
+    on = ~np.isnan(y)
+    j,c,l,r = j[on],c[on],l[:, on],r[:, on]
+    m = np.stack([y[on], *f(y[on], j, c)])
+    parts += [(j, c, l, m), (j, c, m, r)]
+    return [(j, c, _crossing(lambda y, t, j=j, c=c: f(y, j[t], c[t]), l, r), r[1] >= 0) for j,c,l,r in parts]
+
+
+# %% ../nbs/36_ranges.ipynb #5d0e7a37
+def _solve(mean, sd, prior, theta, room=2**15):
+    "lo, hi `[C, D, K]` float64 of where the posterior is at least `theta`, classes without spread left out; `room` numbers at a time."
+    (D,C),point = mean.T.shape,sd.T == 0
+    mean,sd = np.ascontiguousarray(mean.T),np.where(point, 1., sd.T)
+    about = mean,sd,np.where(point, -np.inf, np.log(prior/sd))
+    def look(x, j):
+        for s in _blocks(len(x), C, room): yield s,*_log_posterior(x[s, None], *(v[j[s]] for v in about))
+    def at(x, j, c):
+        out = np.empty((2, len(x)))
+        for s,*both in look(x, j):
+            for o,v in zip(out, both, strict=True): o[s] = v[np.arange(len(v)), c[s]]
+        return out-[[np.log(theta)], [0]]
+    x,found = _places(*about, theta),[]
+    for s in _blocks(x.shape[1]-1, D*C, 8*room):
+        own = x[:, s.start:s.stop+1]
+        g,d = np.concatenate([both for _,*both in look(own.ravel(), np.repeat(np.arange(D), own.shape[1]))], axis=1)
+        g,d = (v.reshape(*own.shape, C) for v in (g-np.log(theta), d))
+        found += _ends(own, g, d, at)
+        for i,end in ((0, -np.inf), (-1, np.inf)):
+            if i == 0 < s.start or i < 0 and s.stop < x.shape[1]-1: continue
+            j,c = np.nonzero(g[:, i] >= 0)
+            found.append((j, c, np.full(len(j), end), np.full(len(j), end < 0)))
+    j,c,where,up = (np.concatenate(v) for v in zip(*found, strict=True))
+    row = c*D+j
+    order = np.lexsort((where, row))
+    row,where,up = row[order],where[order],up[order]
+    k,n = _row(row[up], C*D)
+    lo = np.full((C*D, n.max(initial=1)), np.inf)
+    hi = -lo
+    lo[row[up], k],hi[row[~up], k] = where[up],where[~up]
+    return tuple(e.reshape(C, D, -1) for e in _touching(lo, hi))
 
 # %% ../nbs/36_ranges.ipynb #7611d2c2
 def _points(lo, hi, mean, sd, prior, theta):
@@ -293,9 +421,9 @@ def _posterior(statistics, theta, prior):
     enough_examples(statistics.n, statistics.classes)
     if theta == 0: return full(statistics)
     (C,D),mean,sd,theta = statistics.mean.shape,statistics.mean,statistics.sd,theta*(1-1e-12)
-    cells = C*C*(6*C+43) # Six roots a pair, 49 points a class, each asked for every class
-    lo,hi = _side_by_side([_solve(mean[:, s], sd[:, s], prior, theta) for s in _blocks(D, cells)], 1)
-    with np.errstate(over='ignore'): lo,hi = lo.astype(np.float32),hi.astype(np.float32)
+    with np.errstate(all='ignore'):
+        lo,hi = _side_by_side([_solve(mean[:, s], sd[:, s], prior, theta) for s in _blocks(D, 256*C, 2**18)], 1)
+        lo,hi = lo.astype(np.float32),hi.astype(np.float32)
     return _points(lo, hi, mean, sd, prior, theta)
 
 # %% ../nbs/36_ranges.ipynb #8a42c513

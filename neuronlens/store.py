@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DECIDES', 'DiskFull', 'write_arrays', 'read_arrays', 'differing', 'spared', 'read_json', 'Store', 'finish',
-           'said_size']
+           'said_size', 'free_memory', 'need_memory']
 
 # %% ../nbs/18_store.ipynb #35ea1f99
 import errno
@@ -215,3 +215,38 @@ def said_size(
     for unit,name in ((10**12, 'TB'), (10**9, 'GB'), (10**6, 'MB'), (10**3, 'kB')):
         if n >= unit: return f'{n/unit:.1f} {name}'
     return f'{n} bytes'
+
+# %% ../nbs/18_store.ipynb #7b1d0a02
+def free_memory(
+    root:str|Path='/', # Where `proc` and `sys` are
+)->int|None: # Bytes; None where the system does not say
+    "Memory that is left: of the machine, or of the control group this process is in, version 2 or 1, if that is less."
+    root,left = Path(root),[]
+    try:
+        told = dict(line.split(':', 1) for line in (root/'proc/meminfo').read_text().splitlines())
+        left.append(int(told['MemAvailable'].split()[0])*1024)
+        for line in (root/'proc/self/cgroup').read_text().splitlines():
+            number,names,path = line.split(':', 2)
+            if number != '0' and 'memory' not in names.split(','): continue
+            top = root/'sys/fs/cgroup'/('' if number == '0' else 'memory')
+            for group in (p := top/path.lstrip('/'), *p.parents):
+                for most,used in (('memory.max', 'memory.current'), ('memory.limit_in_bytes', 'memory.usage_in_bytes')):
+                    if (group/most).is_file() and (m := (group/most).read_text().strip()) != 'max':
+                        left.append(int(m)-int((group/used).read_text())+_file_cache(group))
+                if group == top: break
+    except (OSError, ValueError, KeyError): pass
+    return max(0, min(left)) if left else None
+
+def _file_cache(group):
+    "Bytes of files that a control group holds and can let go."
+    told = dict(line.split() for line in (group/'memory.stat').read_text().splitlines())
+    return int(told.get('total_inactive_file', told.get('inactive_file', 0)))
+
+def need_memory(
+    n:int, # Bytes
+    what:str, # What for, the subject of a sentence, such as '1,500 interventions on 1,500 texts'
+    instead:str='', # What to do about it
+): # Nothing
+    "Refuse in one sentence what would need more memory than is free."
+    if (free := free_memory()) is not None and n > free:
+        raise InputError(f"{what} would take {said_size(n)} of memory, {said_size(free)} is free{'; ' if instead else ''}{instead}")

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
-from .ablation import FITTED, POSITIONS, ablate, check_fractions, parse_edit, plan, record_tokens
+from .ablation import FITTED, POSITIONS, check_fractions, parse_edit, plan, record_tokens
 from .attribution import ATTRIBUTIONS, MODEL_RANKINGS, attribute
 from .data import InputError, Texts, atomic, bbc_news, check, contradictions, distinct, read_texts, sha256, split, take
 from .effects import Effects, load_effects, measure_effects, read_table
-from .evidence import Evidence, compare, intervals
+from .evidence import Evidence, compare, intervals, intervals_memory
 from .hooks import STREAMS, anatomy, parse_site
 from .model import READOUTS, Classifier, align, block_count, load_classifier, minilm, smollm2
 from .overlap import Firing, SetOverlap, firing_matrix, set_overlap
@@ -35,8 +35,8 @@ from .ranges import Ranges, fit_ranges, format_kind, parse_kind
 from .recording import Recording, correct_only, load_recording, recorded, save_recording, versions
 from .saliency import Ranking, rank
 from .statistics import ClassStatistics, class_statistics
-from .store import read_arrays, read_json, write_arrays
-from .sweeps import say_estimate
+from .store import need_memory, read_arrays, read_json, write_arrays
+from .sweeps import PER_TEXT, changes_on
 from .training import fine_tune
 
 # %% ../nbs/60_study.ipynb #3694e724
@@ -538,6 +538,12 @@ def _sites(spec, clf):
     check_fractions(m.fractions, D, site)
     return site,[f'residual.{b}' for b in range(L)] if m.layers else []
 
+def _check_size(spec, test):
+    "Refuse a study whose effects and intervals need more memory than is free, before anything slow."
+    I,C = 3*len(test.classes)*len(spec.method.rankings)*len(spec.method.fractions),len(test.classes)
+    need_memory(PER_TEXT*I*len(test)+intervals_memory(I, C, len(test)), f"{I:,} interventions on {len(test):,} texts of {C:,} classes",
+                "take fewer rankings, fractions or test texts")
+
 # %% ../nbs/60_study.ipynb #694e459f
 def run_study(
     spec:StudySpec, # What was asked for
@@ -549,6 +555,7 @@ def run_study(
     spec = check_study(_full_paths(spec, Path.cwd()))
     train_texts,test_texts,notes = study_texts(spec)
     if out is not None: check_folder(out, spec, notes['texts_sha256'])
+    _check_size(spec, test_texts)
     prompt,train_texts = study_prompt(spec, train_texts)
     clf,m = study_model(spec, train_texts, progress, prompt),spec.method
     site,layers = _sites(spec, clf)
@@ -562,15 +569,14 @@ def run_study(
     of = tokens or fit
     ivs = plan(own, rankings, ranges, site, fractions=m.fractions, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
                acts=of.acts, labels=of.labels, fitted=m.fitted_at)
-    if progress: say_estimate(clf, test_texts, ivs, recording=test, kept=4*len(ivs)*len(test)*(len(clf.classes)+1))
-    outcome = ablate(clf, test_texts, ivs, recording=test, progress=progress)
+    outcome = changes_on(clf, test_texts, ivs, recording=test, progress=progress)
     probes = probe_layers({s:train.at(s) for s in layers}, train.labels, {s:test.at(s) for s in layers}, test.labels,
                           classes=train.classes, seed=spec.seed, progress=progress) if layers else None
     notes |= dict(truncated_texts=train.provenance['truncated']+test.provenance['truncated'], max_length=clf.max_length,
                   control=_against_control(spec, outcome, rankings))
     if m.correct_only: notes |= dict(wrong_training_texts=len(train)-len(fit))
     study = Study(spec, train, test, statistics, rankings, ranges, measure_effects(outcome), probes, notes,
-                  intervals(outcome, seed=spec.seed), tokens, clf,
+                  intervals(outcome, seed=spec.seed, progress=progress), tokens, clf,
                   (align(train_texts, clf), align(test_texts, clf)))
     if out is not None: save_study(study, out)
     return study

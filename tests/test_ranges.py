@@ -1,4 +1,6 @@
 """Kinds of range against independent implementations, and their laws on whatever activations hypothesis can think of."""
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from sklearn.cluster import KMeans
 from sklearn.naive_bayes import GaussianNB
 from test_laws import given, labelled_acts
 
+from neuronlens import ranges
 from neuronlens.data import InputError
 from neuronlens.ranges import (
     DEFAULTS,
@@ -246,6 +249,141 @@ def test_histogram_finds_nothing_in_noise():
     rng = np.random.default_rng(1)
     acts, labels = rng.normal(size=(4000, 30)), np.arange(4000) % 2
     assert fit_ranges(acts, labels, 'posterior_histogram(0.7)').empty().mean() > .95
+
+
+# --- the same as by the algorithm before: roots of all pairs, 49 places a class, 44 bisections of every end
+
+def former_crossings(mean, sd, prior, theta):
+    "`[D, P]`: roots of the quadratics in which each class meets each other alone; the class mean where there are none."
+    C,D = mean.shape
+    s,ratio = np.where(sd > 0, sd, 1.),(prior/prior[:, None])[..., None]
+    pair = (sd[:, None] > 0) & (sd > 0) & ~np.eye(C, dtype=bool)[..., None]
+    r,d = s[:, None]/s,(mean-mean[:, None])/s[:, None]
+    odds = (1-theta)/theta - (pair*ratio*((r == 1) & (d == 0))).sum(1)[:, None] # What is left for classes that differ
+    with np.errstate(all='ignore'):
+        level = np.log(np.stack([odds, odds/max(C-1, 1), np.ones_like(odds)]))
+        a,b = (1-r*r)/2,d*r*r
+        c = np.log(r*ratio)-b*d/2-level
+        half = -(b+np.copysign(np.sqrt(b*b-4*a*c), b))/2
+        u = np.stack([half/a, c/half])
+        x = np.where(pair & np.isfinite(u), mean[:, None]+u*s[:, None], mean[:, None])
+    return np.moveaxis(x, -1, 0).reshape(D, -1)
+
+
+def former_places(mean, sd, prior, theta):
+    "`[D, P]` ascending: where to look at the posterior, from beyond the first possible crossing to beyond the last."
+    near = mean.T[..., None]+sd.T[..., None]*np.linspace(-6, 6, 49)
+    x = np.sort(np.concatenate([former_crossings(mean, sd, prior, theta), near.reshape(len(near), -1)], axis=1), axis=1)
+    pad,end = (x[:, -1:]-x[:, :1])/8+sd.max(0)[:, None],np.finfo(np.float32).max
+    return np.clip(np.concatenate([x[:, :1]-pad, x, x[:, -1:]+pad], axis=1), -end, end)
+
+
+def former_turns(p, held, theta):
+    "Indices of `p [C, D, P]` that may miss an extreme on the other side of `theta`."
+    mid,side,sign = p[..., 1:-1],np.stack([p[..., :-2], p[..., 2:]])-p[..., 1:-1],np.where(held[..., 1:-1], 1, -1)
+    alike = (held[..., :-2] == held[..., 1:-1]) & (held[..., 2:] == held[..., 1:-1])
+    found = alike & ((side*sign).min(0) >= 0) & (abs(side).max(0) >= abs(mid-theta))
+    c,j,i = np.nonzero(found)
+    return c,j,i+1
+
+
+def former_extreme(f, x, best):
+    "Where `f` is largest between `x[0]` and `x[2]`, starting from `x[1]` with `f = best`; the place and the value."
+    l,m,r = x
+    for _ in range(16):
+        a,b = (l+m)/2,(m+r)/2
+        fa,fb = f(a),f(b)
+        left,right = (fa > best) & (fa >= fb),(fb > best) & (fb > fa)
+        l,m,r = (np.select([left, right], v, other) for v,other in (((l, m), a), ((a, b), m), ((m, r), b)))
+        best = np.maximum(best, np.maximum(fa, fb))
+    return m,best
+
+
+def former_solve(mean, sd, prior, theta):
+    "lo, hi `[C, D, K]` float64 of where the posterior is at least `theta`, classes without spread left out."
+    x = former_places(mean, sd, prior, theta)
+    p = class_posterior(x, mean, sd, prior)
+    held,xs = p >= theta,np.broadcast_to(x, p.shape).copy()
+    def at(x, c, j): return class_posterior(x[:, None], mean[:, j], sd[:, j], prior)[c, np.arange(len(c)), 0]
+    c,j,i = former_turns(p, held, theta)
+    sign = np.where(held[c, j, i], -1, 1)
+    top,best = former_extreme(lambda x: sign*at(x, c, j), (x[j, i-1], x[j, i], x[j, i+1]), sign*p[c, j, i])
+    other = (sign*best >= theta) != held[c, j, i]
+    place = c[other],j[other],i[other]
+    xs[place],held[place] = top[other],~held[place]
+    c,j,i = np.nonzero(held[..., 1:] != held[..., :-1])
+    a,b,up = xs[c, j, i],xs[c, j, i+1],held[c, j, i+1]
+    for _ in range(44):
+        mid = (a+b)/2
+        right = (at(mid, c, j) >= theta) == up
+        a,b = np.where(right, a, mid),np.where(right, mid, b)
+    low,high,flat = np.full(p.shape, -np.inf),np.full(p.shape, np.inf),(p.shape[0]*p.shape[1], -1)
+    low[c, j, i+1] = high[c, j, i] = (a+b)/2
+    return tuple(e.reshape(*mean.shape, -1) for e in ranges._touching(*runs(*(y.reshape(flat) for y in (held, low, high)))))
+
+def by_both(s, kind):
+    "Ranges as they are now, and by the former algorithm."
+    with pytest.MonkeyPatch.context() as m:
+        now = fit_ranges(None, None, kind, statistics=s)
+        m.setattr(ranges, '_solve', former_solve)
+        return now, fit_ranges(None, None, kind, statistics=s)
+
+
+@pytest.mark.parametrize('C', [2, 3, 6, 12])
+@pytest.mark.parametrize('spread', [.1, 1., 3.]) # At 3 some classes are a thousand times as narrow as others
+def test_posterior_as_before(C, spread):
+    rng = np.random.default_rng(C)
+    mean, sd = rng.normal(size=(C, 60)), np.exp(rng.normal(-.7, spread, (C, 60)))
+    sd[rng.random(sd.shape) < .05] = 0
+    mean[1, ::7], sd[1, ::7] = mean[0, ::7], sd[0, ::7] # Twins
+    n = rng.integers(5, 50, C)
+    n[1] = n[0]
+    s = by_gauss(mean, sd, n)
+    for kind in ('posterior', 'posterior(0.45)', 'posterior_prior', 'posterior_prior(0.1)', 'posterior(0.95)'):
+        now, before = by_both(s, kind)
+        n, m = ((r.lo <= r.hi).sum(-1) for r in (now, before))
+        assert (n != m).mean() < .005 # A maximum that just reaches theta is found by the one or the other
+        for new, old in ((now.lo, before.lo), (now.hi, before.hi)):
+            K = min(new.shape[2], old.shape[2])
+            new, old = new[n == m][:, :K], old[n == m][:, :K]
+            np.testing.assert_allclose(new, old, rtol=1e-6, atol=1e-7)
+
+
+def test_posterior_of_narrow_classes_between_the_places_of_wide_ones():
+    s = by_gauss([[0.], [.123456], [-3.7], [1e-3]], [[1.], [1e-6], [1e-5], [1e-4]])
+    for kind in ('posterior', 'posterior(0.9)'):
+        now, before = by_both(s, kind)
+        assert not now.empty().any() and (now.lo[0, 0] <= now.hi[0, 0]).sum() == 4
+        np.testing.assert_allclose(now.lo, before.lo, rtol=1e-6)
+        np.testing.assert_allclose(now.hi, before.hi, rtol=1e-6)
+
+
+def test_far_away_a_third_class_takes_over_between_two():
+    "As far as thousands of standard deviations from all of them, by nothing but the difference of these."
+    rng = np.random.default_rng(1)
+    s = by_gauss(100*rng.normal(size=(20, 40)), np.exp(rng.normal(-.7, .01, (20, 40))))
+    now, before = by_both(s, 'posterior(0.5)')
+    np.testing.assert_allclose(now.lo, before.lo, rtol=1e-6)
+    np.testing.assert_allclose(now.hi, before.hi, rtol=1e-6)
+    assert (np.isfinite(now.hi) & (now.hi > 1000)).sum() > 20
+
+
+def test_the_work_of_posterior_grows_with_the_places_and_the_ends(monkeypatch):
+    rng, cells, real = np.random.default_rng(0), {}, ranges._log_posterior
+    for C in (16, 128):
+        def counted(x, mean, *rest, C=C):
+            cells[C] = cells.get(C, 0)+x.size
+            return real(x, mean, *rest)
+        monkeypatch.setattr(ranges, '_log_posterior', counted)
+        s = by_gauss(rng.normal(size=(C, 8)), np.exp(rng.normal(-.3, .2, (C, 8))))
+        tracemalloc.start()
+        r = fit_ranges(None, None, 'posterior', statistics=s)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        ends = np.isfinite(r.lo).sum()+np.isfinite(r.hi).sum()
+        cells[C] -= 2*ends # One look at all classes for most ends, two for some
+        assert peak < 40e6 # Of 49 places a class and all classes at each: 50 MB a neuron for 128
+    assert cells[128] < 2*cells[16] # Places of a neuron: not with the classes
 
 
 # --- density
