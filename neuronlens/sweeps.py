@@ -25,6 +25,7 @@ from neuronlens.ablation import (
     reads_recording,
     tensors_of,
 )
+from .cache import said_size
 from .data import InputError, Texts, take
 from .effects import MEASURES, Effects, effects_of, tally
 from .hooks import Site, anatomy, before
@@ -33,7 +34,6 @@ from .ranges import fit_ranges
 from .recording import Recording
 from .saliency import rank
 from .statistics import class_statistics
-from .store import said_size
 
 # %% ../nbs/44_sweeps.ipynb #ae1fa07e
 def _listed(x): return list(x) if isinstance(x, list|tuple) else [x]
