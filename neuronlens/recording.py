@@ -14,7 +14,6 @@ __all__ = ['SHARD_TEXTS', 'SHARD_BYTES', 'FIELDS', 'SAME', 'versions', 'Recordin
 import hashlib
 import json
 import platform
-import shutil
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
@@ -33,12 +32,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from .data import InputError, Texts, atomic, cache_folder, progress_bar, some_rows, take
+from .cache import cache_folder, in_use, said_size, size_limit, trim
+from .data import InputError, Texts, atomic, progress_bar, read_json, some_rows, take
 from .hooks import Site, anatomy, answer, parse_site, run
 from .model import READOUTS, Classifier, align, each_batch, encode, read, readout_weights, settings_state, token_budget
 from .prompt import Prompted
 from .statistics import ClassQuantiles, ClassStatistics, batch_quantiles, batch_statistics, merge_quantiles, merge_statistics
-from .store import DECIDES, DiskFull, Store, differing, finish, read_arrays, read_json, said_size, spared, write_arrays
+from .store import DECIDES, Store, check_room, differing, finish, read_arrays, spared, write_arrays
 from .training import example_classifier, example_texts
 
 # %% ../nbs/20_recording.ipynb #fae52e7a
@@ -318,12 +318,10 @@ def make_room(
     there = {p.name for p in store.folder.glob('shard-*.safetensors')}
     sizes = [min(ask.size, n-i) for i in range(0, n, ask.size)] if n is not None else [] if store.found.get('finished') else [ask.size]
     need = disk_need(ask, sum(k for i,k in enumerate(sizes) if n is None or store.path(i).name not in there))
-    at = next(p for p in [store.folder.absolute(), *store.folder.absolute().parents] if p.exists())
-    free = shutil.disk_usage(at).free
     what = 'what is to be kept takes' if n is not None else f'every {ask.size:,} texts take'
     with spared(store):
-        if need > free: raise DiskFull(f"{store.folder}: {what} {said_size(need)} of disk and {said_size(free)} are free")
-    if bar is not None and not bar.disable and need: bar.write(f"{what} {said_size(need)} of {said_size(free)} disk", file=sys.stderr)
+        free = check_room(store.folder, need, what)
+        if bar is not None and not bar.disable and need: bar.write(f"{what} {said_size(need)} of {said_size(free)} disk", file=sys.stderr)
 
 # %% ../nbs/20_recording.ipynb #a3ae44f3
 def activation_arrays(
@@ -650,12 +648,17 @@ def recorded(
 )->Recording: # From the store if it is there, else made and stored
     "`record`, or the recording that the same call made before; one that was interrupted goes on."
     ask,texts = make_reading(clf, sites, readout),align(texts, clf)
-    about = provenance(clf, texts, ask.sites, ask.readout)
+    if clf.sha256 in ('', 'revision None'): return _record(ask, texts, None, progress)
+    about,limit = provenance(clf, texts, ask.sites, ask.readout),size_limit()
     told = ('model', 'texts', 'settings_sha256')
     decides = {k:v for k,v in about.items() if k not in told} | {'labels':texts.labels.tolist(), 'shard':ask.size}
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
-    folder = _place(key, about['settings_sha256']) if clf.sha256 not in ('', 'revision None') else None
-    return _record(ask, texts, open_store(folder, ask, texts, spare=True), progress)
+    with in_use(folder := _place(key, about['settings_sha256'])):
+        store = open_store(folder, ask, texts, spare=True)
+        there = store.found.get('finished')
+        rec = _record(ask, texts, store, progress)
+        if not there: trim(limit)
+    return rec
 
 def _place(key, settings):
     "The folder of a recording; a second one where the first was made with other settings of the model."

@@ -25,6 +25,7 @@ from neuronlens.ablation import (
     reads_recording,
     tensors_of,
 )
+from .cache import said_size
 from .data import InputError, Texts, take
 from .effects import MEASURES, Changes, Effects, effects_of, judged, tally
 from .hooks import Site, anatomy, before
@@ -33,7 +34,7 @@ from .ranges import fit_ranges
 from .recording import Recording
 from .saliency import rank
 from .statistics import class_statistics
-from .store import need_memory, said_size
+from .store import need_memory
 
 # %% ../nbs/44_sweeps.ipynb #ae1fa07e
 def _listed(x): return list(x) if isinstance(x, list|tuple) else [x]

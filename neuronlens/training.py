@@ -8,7 +8,6 @@ __all__ = ['training_order', 'warm_linear', 'fine_tune', 'save_classifier', 'exa
 # %% ../nbs/14_training.ipynb #9528a98b
 import hashlib
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -16,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .data import InputError, Texts, alone, atomic, bbc_news, cache_folder, check, distinct, need_texts, progress_bar, split
+from .cache import alone, cache_folder, in_use, size_limit, trim
+from .data import InputError, Texts, atomic, bbc_news, check, distinct, need_texts, progress_bar, split
 from .hooks import logits
 from neuronlens.model import (
     Classifier,
@@ -99,7 +99,7 @@ def fine_tune(
     "A classifier of `texts` on top of `encoder`; trained once, loaded afterwards."
     _check_numbers(epochs, lr, batch_size, seed)
     check(need_texts(texts, 'fine_tune'))
-    name = name or f"{Path(encoder).name} fine-tuned on {Path(texts.source).name}"
+    name,limit = name or f"{Path(encoder).name} fine-tuned on {Path(texts.source).name}",size_limit()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model,tok = load_model(encoder, num_labels=len(texts.classes), device=device, trust_remote_code=trust_remote_code)
@@ -108,14 +108,12 @@ def fine_tune(
         made_of = dict(encoder=weights_hash(encoder, model.config), encoder_settings=settings_hash(encoder), texts=texts.digest,
                        torch=torch.__version__) | settings
         home = cache_folder('models', hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16])
-        if cache and home.is_dir(): return _named(home, name, device, trust_remote_code)
-        with alone(home) if cache else nullcontext():
-            if cache and home.is_dir(): return _named(home, name, device, trust_remote_code) # Another process made it
+        def train():
             clf = make_classifier(model, tok, texts.classes, max_length=max_length, source=name)
-            losses = _train(clf, encode(clf, texts.texts, texts), texts.labels, epochs, lr, batch_size, seed, progress)
-            if not cache: return replace(clf, sha256=f'trained {home.name}', state=weights_state(clf.model))
-            save_classifier(clf, home, made_of | {'loss':losses})
-    return _named(home, name, device, trust_remote_code)
+            return clf,_train(clf, encode(clf, texts.texts, texts), texts.labels, epochs, lr, batch_size, seed, progress)
+        if not cache: return replace(clf := train()[0], sha256=f'trained {home.name}', state=weights_state(clf.model))
+        told = dict(name=name, texts_name=texts.source, n_texts=len(texts))
+        return _kept(home, name, device, trust_remote_code, train, made_of | told, limit)
 
 # %% ../nbs/14_training.ipynb #bcb8262c
 def _check_numbers(epochs, lr, batch_size, seed):
@@ -126,9 +124,16 @@ def _check_numbers(epochs, lr, batch_size, seed):
         if not v > 0: raise InputError(f"{what} must be above zero, not {v}")
     if seed < 0: raise InputError(f"seed must be 0 or more, not {seed}")
 
-def _named(home, name, device, trust_remote_code):
-    "A stored classifier under the name of what it is, not of where it lies."
-    return replace(load_classifier(home, device=device, trust_remote_code=trust_remote_code), source=name)
+def _kept(home, name, device, trust_remote_code, train, about, limit):
+    "The classifier of a folder, trained if it is not there; under the name of what it is, not of where it lies."
+    with in_use(home):
+        if not home.is_dir():
+            with alone(home):
+                if not home.is_dir(): # No other process made it meanwhile
+                    clf,losses = train()
+                    save_classifier(clf, home, about | {'loss':losses})
+                    trim(limit)
+        return replace(load_classifier(home, device=device, trust_remote_code=trust_remote_code), source=name)
 
 # %% ../nbs/14_training.ipynb #49d4c353
 def save_classifier(

@@ -133,8 +133,11 @@ def test_leaves_are_noticed(tmp_path):
     "A test that writes into the user's home, or leaves a file in the checkout, fails the run though it passes itself."
     (tmp_path / "home/.cache/neuronlens").mkdir(parents=True)
     (tmp_path / "conftest.py").write_bytes((TOP / "tests/conftest.py").read_bytes())
-    (tmp_path / "test_it.py").write_text("import os, pathlib\ndef test_it():\n    assert os.environ['HOME'] != os.environ['NEURONLENS_REAL_HOME']\n"
-                                         "    pathlib.Path(os.environ['NEURONLENS_REAL_HOME'], '.cache/neuronlens/x').write_text('x')\n")
+    (tmp_path / "test_it.py").write_text("import os, pathlib\n"
+        "def test_it():\n"
+        "    home = os.environ['NEURONLENS_REAL_HOME']\n"
+        "    assert os.environ['HOME'] != home\n"
+        "    pathlib.Path(home, '.cache/neuronlens/x').write_text('x')\n")
     env = {**os.environ, "NEURONLENS_REAL_HOME": str(tmp_path / "home")}
     call = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path / "test_it.py")]
     done = subprocess.run(call, cwd=tmp_path, env=env, capture_output=True, text=True)
