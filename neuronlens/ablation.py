@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import InputError, Texts, progress_bar
+from .data import InputError, Texts
 from .hooks import EMBEDDING, Site, anatomy, answer, before, head_reads, logits, parse_site, run, shots_again
 from .model import Batch, Classifier, align, each_batch, encode, first_attended, last_attended, readout_weights, token_budget
+from .progress import progress_bar
 from .ranges import Ranges, format_kind, parse_kind
 from .recording import Recording, _finite, finite_answers, make_reading, provenance
 from .saliency import Ranking
@@ -507,7 +508,7 @@ def interventions_on(
 def _bar(clf, texts, near, far, recording, progress):
     "A progress bar that counts passes of the whole model over a text, so that the time left is about right."
     passes = sum(_share_of_pass(clf, iv.site) for iv in [*near, *far])+bool(far or recording is None)
-    return progress_bar(what='ablating', total=passes*len(texts), show=progress,
+    return progress_bar(what='ablating', total=passes*len(texts)*(1+1e-9), show=progress, # The sum of parts may be rounded up
                         bar_format='{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left')
 
 def _far(clf, texts, ivs, number, base, readout, tokens, bar):

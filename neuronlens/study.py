@@ -562,7 +562,7 @@ def run_study(
     of = tokens or fit
     ivs = plan(own, rankings, ranges, site, fractions=m.fractions, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
                acts=of.acts, labels=of.labels, fitted=m.fitted_at)
-    if progress: say_estimate(clf, test_texts, ivs, recording=test, kept=4*len(ivs)*len(test)*(len(clf.classes)+1))
+    say_estimate(clf, test_texts, ivs, recording=test, kept=4*len(ivs)*len(test)*(len(clf.classes)+1))
     outcome = ablate(clf, test_texts, ivs, recording=test, progress=progress)
     probes = probe_layers({s:train.at(s) for s in layers}, train.labels, {s:test.at(s) for s in layers}, test.labels,
                           classes=train.classes, seed=spec.seed, progress=progress) if layers else None
