@@ -440,12 +440,13 @@ def _ablate_recorded(clf, acts, ivs, done, room=1<<20):
         x = torch.as_tensor(acts[rows])[:,None].to(clf.device)
         for which,stack,fires in _stacks(x, torch.ones(len(x), 1, device=x.device), ivs, max(1, room//x.numel())):
             yield which,rows,_above(clf, None, ivs[0].site, stack, None),fires
-            done(ivs[0].site, len(which)*len(rows)/len(acts))
+            done(ivs[0].site, len(which)*len(rows))
 
 def _share_of_pass(clf, site):
     "What an intervention costs, in passes of the whole model: the blocks above its site, and a little for the head."
     L = len(anatomy(clf.model))
-    return 1 if site is None else (L-1-before(site).block+(before(site) == EMBEDDING))/L+1e-3
+    share = 1 if site is None else (L-1-before(site).block+(before(site) == EMBEDDING))/L+1e-3
+    return round(share*2**20)/2**20 # Of such numbers any sum is exact, so that the parts make the whole
 
 # %% ../nbs/40_ablation.ipynb #b6a1db32
 def tensors_of(
@@ -499,7 +500,7 @@ def interventions_on(
         if recording is not None: yield None,np.arange(len(texts)),recording.probabilities,None
         if near:
             parts = _ablate_recorded(clf, recording.at(str(last)), [ivs[i] for i in near],
-                                     lambda site, n: bar.update(n*_share_of_pass(clf, site)*len(texts)))
+                                     lambda site, n: bar.update(n*_share_of_pass(clf, site)))
             for which,rows,p,f in parts: yield np.array(near)[which],rows,p.cpu().numpy(),f.cpu().numpy()
         if far or recording is None:
             yield from _far(clf, texts, [ivs[i] for i in far], np.array(far, int), recording is None, readout, tokens, bar)
@@ -508,7 +509,7 @@ def interventions_on(
 def _bar(clf, texts, near, far, recording, progress):
     "A progress bar that counts passes of the whole model over a text, so that the time left is about right."
     passes = sum(_share_of_pass(clf, iv.site) for iv in [*near, *far])+bool(far or recording is None)
-    return progress_bar(what='ablating', total=passes*len(texts)*(1+1e-9), show=progress, # The sum of parts may be rounded up
+    return progress_bar(what='ablating', total=passes*len(texts), show=progress,
                         bar_format='{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left')
 
 def _far(clf, texts, ivs, number, base, readout, tokens, bar):
