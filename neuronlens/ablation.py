@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import InputError, Texts, progress_bar
+from .data import InputError, Texts
 from .hooks import EMBEDDING, Site, anatomy, answer, before, head_reads, logits, parse_site, run, shots_again
 from .model import Batch, Classifier, align, each_batch, encode, first_attended, last_attended, readout_weights, token_budget
+from .progress import progress_bar
 from .ranges import Ranges, format_kind, parse_kind
 from .recording import Recording, _finite, finite_answers, make_reading, provenance
 from .saliency import Ranking
@@ -441,12 +442,13 @@ def _ablate_recorded(clf, acts, ivs, done, room=1<<20):
         x = torch.as_tensor(acts[rows])[:,None].to(clf.device)
         for which,stack,fires in _stacks(x, torch.ones(len(x), 1, device=x.device), ivs, max(1, room//(len(x)*wide))):
             yield which,rows,_above(clf, None, ivs[0].site, stack, None),fires
-            done(ivs[0].site, len(which)*len(rows)/len(acts))
+            done(ivs[0].site, len(which)*len(rows))
 
 def _share_of_pass(clf, site):
     "What an intervention costs, in passes of the whole model: the blocks above its site, and a little for the head."
     L = len(anatomy(clf.model))
-    return 1 if site is None else (L-1-before(site).block+(before(site) == EMBEDDING))/L+1e-3
+    share = 1 if site is None else (L-1-before(site).block+(before(site) == EMBEDDING))/L+1e-3
+    return round(share*2**20)/2**20 # Of such numbers any sum is exact, so that the parts make the whole
 
 # %% ../nbs/40_ablation.ipynb #b6a1db32
 def tensors_of(
@@ -500,7 +502,7 @@ def interventions_on(
         if recording is not None: yield None,np.arange(len(texts)),recording.probabilities,None
         if near:
             parts = _ablate_recorded(clf, recording.at(str(last)), [ivs[i] for i in near],
-                                     lambda site, n: bar.update(n*_share_of_pass(clf, site)*len(texts)))
+                                     lambda site, n: bar.update(n*_share_of_pass(clf, site)))
             for which,rows,p,f in parts: yield np.array(near)[which],rows,p.cpu().numpy(),f.cpu().numpy()
         if far or recording is None:
             yield from _far(clf, texts, [ivs[i] for i in far], np.array(far, int), recording is None, readout, tokens, bar)

@@ -6,6 +6,7 @@
 __all__ = ['app', 'demo', 'run', 'example', 'main', 'cache']
 
 # %% ../nbs/64_cli.ipynb #a2adc58c
+import logging
 import os
 import sys
 import time
@@ -69,13 +70,26 @@ def _report_counts(study):
     if said: typer.echo('; '.join(said)+'.')
 
 # %% ../nbs/64_cli.ipynb #0b2e367d
-def _go(spec, out, progress):
+@contextmanager
+def _messages(quiet):
+    "What the library logs meanwhile, as plain lines on standard error; only warnings if `quiet`."
+    log,handler = logging.getLogger('neuronlens'),logging.StreamHandler()
+    before = log.level
+    log.setLevel(logging.WARNING if quiet else logging.INFO)
+    log.addHandler(handler)
+    try: yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(before)
+
+def _go(spec, out, progress, quiet):
     "Run a study, write its folder, print what matters."
     from neuronlens.report import write_report
     from neuronlens.study import next_steps, run_study
-    start = time.perf_counter()
-    study = run_study(spec, out, progress=progress)
-    write_report(study, out, progress=progress)
+    start,show = time.perf_counter(),progress and not quiet
+    with _messages(quiet):
+        study = run_study(spec, out, progress=show)
+        write_report(study, out, progress=show)
     _print_table(study)
     _report_counts(study)
     typer.echo(f"\nWhere to look next ({time.perf_counter()-start:.0f} s, everything in {out}):")
@@ -83,14 +97,15 @@ def _go(spec, out, progress):
     typer.echo(f"  Open {Path(out)/'report.html'} for the figures.")
 
 _OUT = Annotated[Path, typer.Option('--out', help='Folder for the results; made if it does not exist.')]
-_PROGRESS = Annotated[bool, typer.Option(help='Show progress bars.')]
+_PROGRESS = Annotated[bool, typer.Option(help='Show progress bars, or a few lines where standard error is no terminal.')]
+_QUIET = Annotated[bool, typer.Option('--quiet', '-q', help='Print results only: no progress, and not what it will cost; errors are said.')]
 
 @app.command()
-def demo(out:_OUT=Path('demo'), progress:_PROGRESS=True):
+def demo(out:_OUT=Path('demo'), progress:_PROGRESS=True, quiet:_QUIET=False):
     "The worked example: MiniLM and BBC News, both packaged; the first run trains for a few minutes."
     with _plain_errors():
         from neuronlens.study import demo_study
-        _go(demo_study(), out, progress)
+        _go(demo_study(), out, progress, quiet)
 
 @app.command()
 def run(
@@ -98,6 +113,7 @@ def run(
     out:_OUT,
     skip_empty:Annotated[bool, typer.Option('--skip-empty', help='Leave out rows without text.')]=False,
     progress:_PROGRESS=True,
+    quiet:_QUIET=False,
 ):
     "Run your own study: any sequence classifier, encoder or prompted language model, any labelled texts."
     with _plain_errors():
@@ -106,7 +122,7 @@ def run(
         from neuronlens.study import read_study
         spec = read_study(study)
         if skip_empty: spec = replace(spec, data=replace(spec.data, skip_empty=True))
-        _go(spec, out, progress)
+        _go(spec, out, progress, quiet)
 
 # %% ../nbs/64_cli.ipynb #f0042e95
 @app.command()

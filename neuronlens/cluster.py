@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from safetensors.numpy import load, save
 
-from .data import InputError, Texts, progress_bar, read_chunks, take
+from .data import InputError, Texts, read_chunks, take
 from .model import load_classifier, token_budget
+from .progress import progress_bar
 from .recording import Summary, make_reading, make_room, open_store, reading_about, shards, statistics_arrays, summarise
 from .store import differing
 
@@ -237,7 +238,7 @@ def _fill(ask, files, read, loads, folder, where, progress):
     with progress_bar(what='summarising', unit='text', show=progress) as bar:
         missing,names,bar.total = todo(ask, read_chunks(files, **read), store, bar)
         if not missing: return
-        make_room(store, ask, bar.total, bar)
+        make_room(store, ask, bar.total)
         wanted = dict(sites=[*ask.widths], readout=ask.readout, size=ask.size, tokens=store.about['tokens'], keeps=ask.keeps,
                       quantiles=ask.quantiles, correct_only=ask.correct_only)
         worker = dict(load=loads, about=reading_about(ask), ask=wanted, names=names, read=read, threads=where['cpus'])

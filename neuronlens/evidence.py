@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from .data import InputError, progress_bar
+from .data import InputError
 from .effects import MEASURES, Effects, changes_of, disturbance, judged, measure_effects
 from .probing import mcnemar, paired_ends, unseen
+from .progress import progress_bar
 from .ranges import Ranges, inside
 from .statistics import as_array
 from .store import need_memory

@@ -25,7 +25,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from .ablation import POSITIONS, LinearEdit, _placed, together, within
-from .data import InputError, Texts, atomic, progress_bar, some_rows
+from .data import InputError, Texts, atomic, some_rows
 from .hooks import EMBEDDING, Site, anatomy, answer, before, hooked, run
 from neuronlens.model import (
     Classifier,
@@ -42,6 +42,7 @@ from neuronlens.model import (
     token_budget,
 )
 from .probing import mcnemar
+from .progress import progress_bar
 
 # %% ../nbs/48_language.ipynb #5918bdc4
 def allowed(

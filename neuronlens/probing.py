@@ -22,7 +22,8 @@ from scipy.stats import binom, rankdata
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from .data import InputError, progress_bar
+from .data import InputError
+from .progress import progress_bar
 from .statistics import as_array, enough, labelled
 
 # %% ../nbs/30_probing.ipynb #d0a1f14b
@@ -353,7 +354,7 @@ def probe_layers(
     types=None, # Training and held-out types, `[N]` and `[M]`, for `control='type'`
     shuffles:int=1, # Controls fitted at each site, at least 1
     seed:int=0, # Of the controls and the bootstrap; every site sees the same controls
-    progress:bool=True, # Show a progress bar (on standard error)
+    progress:bool=True, # Show a progress bar
 )->LayerProbes:
     "Fit a probe and its controls at every site of `train`; read them all on `test`."
     if not train: raise InputError("no site to probe")
@@ -362,16 +363,17 @@ def probe_layers(
     _prices(l1=l1, l2=l2)
     if classes is None: classes = range(int(np.max(train_labels))+1)
     right,ctl,done,tasks = [],[],[],None
-    for site in progress_bar(train, 'probing', unit='site', show=progress):
-        x,y,names = labelled(train[site], train_labels, classes)
-        a,gold,_ = labelled(test[site], test_labels, classes)
-        if not len(gold): raise InputError("no held-out examples")
-        enough(y, names)
-        if tasks is None: tasks = _controls(y, gold, len(names), control, types, shuffles, seed)
-        real,*others = _fit(x, y, [t[0] for t in tasks], names, l1, l2)
-        right.append(real.predict(a) == gold)
-        ctl.append([(p.predict(a[rows]) == want).mean() for p,(_,rows,want) in zip(others, tasks, strict=True)])
-        done.append(all(p.converged for p in (real, *others)))
+    with progress_bar(train, 'probing', unit='site', show=progress) as bar:
+        for site in bar:
+            x,y,names = labelled(train[site], train_labels, classes)
+            a,gold,_ = labelled(test[site], test_labels, classes)
+            if not len(gold): raise InputError("no held-out examples")
+            enough(y, names)
+            if tasks is None: tasks = _controls(y, gold, len(names), control, types, shuffles, seed)
+            real,*others = _fit(x, y, [t[0] for t in tasks], names, l1, l2)
+            right.append(real.predict(a) == gold)
+            ctl.append([(p.predict(a[rows]) == want).mean() for p,(_,rows,want) in zip(others, tasks, strict=True)])
+            done.append(all(p.converged for p in (real, *others)))
     low,high = accuracy_interval(right, seed=seed)
     most = np.mean([np.bincount(want).max()/len(want) for *_,want in tasks])
     return LayerProbes(tuple(train), np.mean(right, 1), np.mean(ctl, 1), float(np.bincount(gold).max()/len(gold)), len(y),

@@ -14,7 +14,6 @@ __all__ = ['SHARD_TEXTS', 'SHARD_BYTES', 'FIELDS', 'SAME', 'versions', 'Recordin
 import hashlib
 import json
 import platform
-import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -33,9 +32,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .cache import cache_folder, in_use, said_size, size_limit, trim
-from .data import InputError, Texts, atomic, progress_bar, read_json, some_rows, take
+from .data import InputError, Texts, atomic, read_json, some_rows, take
 from .hooks import Site, anatomy, answer, parse_site, run
 from .model import READOUTS, Classifier, align, each_batch, encode, read, readout_weights, settings_state, token_budget
+from .progress import progress_bar, say, switched_off
 from .prompt import Prompted
 from .statistics import ClassQuantiles, ClassStatistics, batch_quantiles, batch_statistics, merge_quantiles, merge_statistics
 from .store import DECIDES, Store, check_room, differing, finish, read_arrays, spared, write_arrays
@@ -312,16 +312,15 @@ def make_room(
     store:Store, # Where shards go
     ask:Reading, # What they hold
     n:int|None, # Texts; None: not known beforehand, so at least a shard must fit
-    bar=None, # A progress bar; is told what it will take
 ): # Nothing; raises `InputError` if the disk is too small
-    "Say before the run how much disk it takes; refuse too little."
+    "Refuse too little disk before the run, and log how much it takes."
     there = {p.name for p in store.folder.glob('shard-*.safetensors')}
     sizes = [min(ask.size, n-i) for i in range(0, n, ask.size)] if n is not None else [] if store.found.get('finished') else [ask.size]
     need = disk_need(ask, sum(k for i,k in enumerate(sizes) if n is None or store.path(i).name not in there))
     what = 'what is to be kept takes' if n is not None else f'every {ask.size:,} texts take'
     with spared(store):
         free = check_room(store.folder, need, what)
-        if bar is not None and not bar.disable and need: bar.write(f"{what} {said_size(need)} of {said_size(free)} disk", file=sys.stderr)
+        if need and not switched_off(): say(f"{what} {said_size(need)} of {said_size(free)} disk")
 
 # %% ../nbs/20_recording.ipynb #a3ae44f3
 def activation_arrays(
@@ -383,7 +382,7 @@ def _record(ask, texts, store, progress):
     clf,answers,at,cut = ask.clf,ask.answers,0,0
     about = provenance(clf, texts, ask.sites, ask.readout)
     with progress_bar(what='recording', total=len(texts), unit='text', show=progress) as bar:
-        if store is not None: make_room(store, ask, len(texts), bar)
+        if store is not None: make_room(store, ask, len(texts))
         kept = {s:np.empty((len(texts), w), np.float32) for s,w in ask.widths.items()}
         if answers: kept['probabilities'] = np.empty((len(texts), len(clf.classes)), np.float32)
         for own,arrays,note in each_shard(ask, texts, store, bar):
@@ -531,7 +530,7 @@ def summarise(
     about = provenance(clf, None, ask.sites, ask.readout) | dict(correct_only=correct_only)
     seen = {}
     with progress_bar(what='summarising', total=N, unit='text', show=progress) as bar:
-        if store is not None: make_room(store, ask, N, bar)
+        if store is not None: make_room(store, ask, N)
         res = merge_summaries(_parts(each_shard(ask, texts, store, bar), about, seen))
     if store is not None:
         finish(store, -(-seen['n_texts']//ask.size), **seen, settings_sha256=about['settings_sha256'])

@@ -16,9 +16,10 @@ import numpy as np
 from jinja2 import Environment
 from PIL import Image
 
-from .data import atomic, progress_bar
+from .data import atomic
 from .effects import COLUMNS, MEASURES
 from .overlap import range_overlap
+from .progress import progress_bar
 from .study import Study, next_steps, study_toml
 
 # %% ../nbs/62_report.ipynb #0180386f
@@ -80,10 +81,11 @@ def write_figures(
 
     from neuronlens.plots import save_figure
     done,dpi = [],150 if len(study.classes) <= 8 else 100 # A page of many is to stay small
-    for name,caption,draw in progress_bar(_figures(study), 'drawing', unit='figure', show=progress):
-        drawn = draw()
-        done.append((name, caption, save_figure(drawn, Path(out)/'figures'/f'{name}.png', dpi=dpi)))
-        plt.close('all')
+    with progress_bar(_figures(study), 'drawing', unit='figure', show=progress) as bar:
+        for name,caption,draw in bar:
+            drawn = draw()
+            done.append((name, caption, save_figure(drawn, Path(out)/'figures'/f'{name}.png', dpi=dpi)))
+            plt.close('all')
     return done
 
 # %% ../nbs/62_report.ipynb #00eafe54

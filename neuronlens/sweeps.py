@@ -6,8 +6,7 @@
 __all__ = ['PER_TEXT', 'grid', 'Estimate', 'estimate', 'say_estimate', 'effects_on', 'sweep', 'changes_on']
 
 # %% ../nbs/44_sweeps.ipynb #9a6b7e2b
-import os
-import sys
+import logging
 import time
 from dataclasses import dataclass, replace
 
@@ -30,6 +29,7 @@ from .data import InputError, Texts, take
 from .effects import MEASURES, Changes, Effects, effects_of, judged, tally
 from .hooks import Site, anatomy, before
 from .model import Classifier, align, batches, encode, token_budget
+from .progress import log, said_time, say, switched_off
 from .ranges import fit_ranges
 from .recording import Recording
 from .saliency import rank
@@ -99,9 +99,8 @@ class Estimate:
     memory:int # Bytes beside the model, the texts and the recording
 
     def __str__(self):
-        took = f"{self.seconds/60:.1f} minutes" if self.seconds >= 60 else f"{max(1, round(self.seconds))} s"
         where = f"{self.sites} site{'s'*(self.sites != 1)}"
-        return (f"{self.interventions:,} interventions at {where} on {self.texts:,} texts: about {took}"
+        return (f"{self.interventions:,} interventions at {where} on {self.texts:,} texts: about {said_time(max(1, round(self.seconds)))}"
                 f" and {said_size(self.memory)} of memory")
 
 def _seconds(pieces):
@@ -168,10 +167,10 @@ def say_estimate(
     recording:Recording|None=None, # A recording of these texts
     kept:int=0, # Bytes of answers that are kept beside
 ): # Nothing
-    "Say on standard error what the interventions will cost, where progress bars are shown."
-    if os.environ.get('TQDM_DISABLE', '0') not in ('', '0'): return
+    "Log what the interventions will cost; where nobody listens, nothing is tried for it."
+    if switched_off() or not log.isEnabledFor(logging.INFO): return
     cost = estimate(clf, texts, interventions, recording=recording)
-    print(replace(cost, memory=cost.memory+kept), file=sys.stderr, flush=True)
+    say(replace(cost, memory=cost.memory+kept))
 
 # %% ../nbs/44_sweeps.ipynb #a797ac08
 def effects_on(

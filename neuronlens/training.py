@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from .cache import alone, cache_folder, in_use, size_limit, trim
-from .data import InputError, Texts, atomic, bbc_news, check, distinct, need_texts, progress_bar, split
+from .data import InputError, Texts, atomic, bbc_news, check, distinct, need_texts, split
 from .hooks import logits
 from neuronlens.model import (
     Classifier,
@@ -32,6 +32,7 @@ from neuronlens.model import (
     weights_hash,
     weights_state,
 )
+from .progress import progress_bar
 
 # %% ../nbs/14_training.ipynb #00ca1be8
 def training_order(
@@ -67,16 +68,17 @@ def _train(clf, encoded, labels, epochs, lr, batch_size, seed, progress):
     model,losses = clf.model.train(),[]
     plan = [rows for e in range(epochs) for rows in training_order(list(map(len, encoded.ids)), batch_size, e, seed)]
     opt = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=.01)
-    for step,rows in enumerate(progress_bar(plan, 'fine-tuning', unit='step', show=progress)):
-        for g in opt.param_groups: g['lr'] = lr*warm_linear(step, len(plan))
-        batch = pad([encoded.ids[i] for i in rows], [encoded.special[i] for i in rows], rows, fill=clf.pad_id)
-        loss = torch.nn.functional.cross_entropy(logits(clf, batch), torch.as_tensor(labels[rows], device=clf.device))
-        if not torch.isfinite(loss): raise InputError(f"training diverged at step {step}; try a lower learning rate")
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
-        opt.step()
-        opt.zero_grad()
-        losses.append(loss.item())
+    with progress_bar(plan, 'fine-tuning', unit='step', show=progress) as bar:
+        for step,rows in enumerate(bar):
+            for g in opt.param_groups: g['lr'] = lr*warm_linear(step, len(plan))
+            batch = pad([encoded.ids[i] for i in rows], [encoded.special[i] for i in rows], rows, fill=clf.pad_id)
+            loss = torch.nn.functional.cross_entropy(logits(clf, batch), torch.as_tensor(labels[rows], device=clf.device))
+            if not torch.isfinite(loss): raise InputError(f"training diverged at step {step}; try a lower learning rate")
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)
+            opt.step()
+            opt.zero_grad()
+            losses.append(loss.item())
     model.eval()
     return losses
 
