@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['QUANTILES', 'FOLDS', 'EDITS', 'NUMBERS', 'POSITIONS', 'FITTED', 'CONDITIONS', 'Neurons', 'zero', 'mean', 'scale',
            'dampen', 'adaptive', 'shift', 'transport', 'resample', 'rest_quantiles', 'parse_edit', 'Intervention',
-           'within', 'together', 'replacement', 'edited', 'LinearEdit', 'check_fractions', 'plan', 'Outcome',
-           'reads_recording', 'tensors_of', 'interventions_on', 'ablate', 'edited_acts', 'firing', 'answers_to',
-           'record_tokens']
+           'said_edit', 'finite_edit', 'within', 'together', 'replacement', 'edited', 'LinearEdit', 'check_fractions',
+           'plan', 'Outcome', 'reads_recording', 'tensors_of', 'interventions_on', 'ablate', 'edited_acts', 'firing',
+           'answers_to', 'record_tokens']
 
 # %% ../nbs/40_ablation.ipynb #d452c803
 import math
@@ -157,6 +157,30 @@ class Intervention:
     def __repr__(self):
         return f"Intervention({self.condition} {self.kind}, {self.edit}, concept {self.concept}, {len(self.neurons)} neurons)"
 
+# %% ../nbs/40_ablation.ipynb #7bbc942f
+def said_edit(
+    iv, # An `Intervention` or a `LinearEdit`
+    classes:tuple[str,...]=(), # Class names, where they are known
+)->str: # Such as "edit 'scale(0.5)' for concept 'sports' (range, residual.5)"
+    "What a complaint calls an intervention."
+    concept = repr(classes[iv.concept]) if 0 <= iv.concept < len(classes) else iv.concept
+    edit = iv.edit if len(iv.edit) < 40 else '{}({:g})'.format(*parse_kind(iv.edit))
+    return f"edit {edit!r} for concept {concept} ({iv.condition}, {iv.site})"
+
+def finite_edit(
+    iv, # An `Intervention` or a `LinearEdit`
+    x:Tensor, # `[..., D]` activations
+    new:Tensor, # `[..., D]` what would stand in their place
+    gate:Tensor, # `[..., D]` bool, where it would
+    classes:tuple[str,...]=(), # Class names, where they are known
+): # Nothing
+    "Refuse an edit that makes a number no number, in the type that the model runs in."
+    bad = gate & ~new.isfinite() & x.isfinite()
+    if not bad.any(): return
+    j = int(bad.flatten(0, -2).any(0).nonzero()[0])
+    raise InputError(f"{said_edit(iv, classes)} leaves the range of {str(x.dtype).removeprefix('torch.')}: "
+                     f"neuron {j} would be {new[...,j][bad[...,j]][0].item()}")
+
 # %% ../nbs/40_ablation.ipynb #7274fb11
 def within(
     x:Tensor, # `[..., D]` activations
@@ -193,7 +217,9 @@ def edited(
     gate:Tensor, # `[..., D]` bool, what to edit
 )->Tensor: # `[..., D]`, a copy
     "The activations with the edit where the gate is open."
-    return torch.where(gate, replacement(iv, x), x)
+    new = replacement(iv, x)
+    if not new.isfinite().all(): finite_edit(iv, x, new, gate)
+    return torch.where(gate, new, x)
 
 # %% ../nbs/40_ablation.ipynb #3a4bc92f
 @dataclass(frozen=True, eq=False)
@@ -225,7 +251,9 @@ class LinearEdit:
     def __call__(self, x:Tensor, where:Tensor|None=None)->tuple[Tensor,Tensor]:
         "Edited copy of `[..., D]`, and what was edited, a bool of that shape; `where` `[...]` bool allows positions."
         gate = torch.ones_like(x, dtype=torch.bool) if where is None else where[...,None].expand(x.shape)
-        return torch.where(gate, (x.float()@self.matrix.T+self.bias).to(x), x),gate
+        new = (x.float()@self.matrix.T+self.bias).to(x)
+        if not new.isfinite().all(): finite_edit(self, x.where(x.isfinite().all(-1, keepdim=True), torch.nan), new, gate)
+        return torch.where(gate, new, x),gate
 
     def __repr__(self): return f"LinearEdit({self.condition}, concept {self.concept}, {self.width} neurons at {self.site})"
 
@@ -339,9 +367,9 @@ def _where(positions, weights):
     return {'readout':weights > 0, 'generated':torch.zeros_like(weights, dtype=torch.bool)}.get(positions)
 
 # %% ../nbs/40_ablation.ipynb #800d3ca3
-def _stacks(x, weights, ivs, room):
+def _stacks(x, weights, ivs, room, classes=()):
     "Edited copies of `x [N, T, D]`, a few at a time: which, `[S, N, T, D]`, and how much each fires at the readout, `[S, N]`."
-    of = found = made = value = None
+    of = found = made = value = fine = None
     order,allowed = _order(ivs),{p:_where(p, weights) for p in POSITIONS}
     for start in range(0, len(ivs), room):
         which = order[start:start+room]
@@ -352,11 +380,14 @@ def _stacks(x, weights, ivs, room):
                 stack[s] = iv(x, where)[0]
                 continue
             if iv.lo is not of: of,found = iv.lo,within(x, iv.lo, iv.hi)
-            if made != (key := (iv.edit, iv.seed, *map(id, iv.about))): made,value = key,replacement(iv, x).contiguous()
+            if made != (key := (iv.edit, iv.seed, *map(id, iv.about))):
+                made,value = key,replacement(iv, x).contiguous()
+                fine = bool(value.isfinite().all())
             gate = together(iv, found)
             share = gate.sum(-1, dtype=torch.int32)/max(1, len(iv.neurons)) # Into 64 bits it takes twenty times as long
             fires[s] = torch.where(weights > 0, share*weights, 0.).sum(1)
             if where is not None: gate = gate & where[...,None]
+            if not fine: finite_edit(iv, x, value, gate, classes)
             torch.where(gate, value, x, out=stack[s])
         yield which,stack,fires
 
@@ -375,7 +406,7 @@ def _edited_shots(clf, site, ivs, states):
     "The model with its shots as each of these interventions leaves them; `states` are those of the unedited shots."
     if not any(_reaches_shots(clf, iv) for iv in ivs): return clf
     x = states[site]
-    which,stack,_ = next(_stacks(x, x.new_zeros(x.shape[:2]), ivs, len(ivs)))
+    which,stack,_ = next(_stacks(x, x.new_zeros(x.shape[:2]), ivs, len(ivs), clf.classes))
     h = stack[np.argsort(which)].flatten(0, 1)
     return shots_again(clf, len(ivs), **_going_on(site, h, states[before(site)]))
 
@@ -413,7 +444,7 @@ def _ablate_batch(clf, batch, ivs, readout, room, base=True, done=lambda site, n
         lone = site == last and readout == head_reads(clf)
         x,weights = (_at_head(a, states[site], batch.mask),torch.ones(len(batch), 1)) if lone else (states[site], w)
         stack_size = max(1, room//(x.shape[:2].numel()+P))
-        for which,stack,fires in _stacks(x, weights.to(x.device), [ivs[i] for i in at], stack_size):
+        for which,stack,fires in _stacks(x, weights.to(x.device), [ivs[i] for i in at], stack_size, clf.classes):
             own = _edited_shots(clf, site, [ivs[at[i]] for i in which], of_shots)
             p = _above(own, None if lone else batch, site, stack, states[before(site)])
             yield [at[i] for i in which],p,fires
@@ -436,8 +467,8 @@ def _ablate_recorded(clf, acts, ivs, done, room=1<<20):
     step = max(1, min(len(acts), room//acts.shape[1]))
     for start in range(0, len(acts), step):
         rows = np.arange(start, min(start+step, len(acts)))
-        x = torch.as_tensor(acts[rows])[:,None].to(clf.device)
-        for which,stack,fires in _stacks(x, torch.ones(len(x), 1, device=x.device), ivs, max(1, room//x.numel())):
+        x = torch.as_tensor(acts[rows])[:,None].to(clf.device, next(clf.model.parameters()).dtype)
+        for which,stack,fires in _stacks(x, torch.ones(len(x), 1, device=x.device), ivs, max(1, room//x.numel()), clf.classes):
             yield which,rows,_above(clf, None, ivs[0].site, stack, None),fires
             done(ivs[0].site, len(which)*len(rows)/len(acts))
 
@@ -499,9 +530,18 @@ def interventions_on(
         if near:
             parts = _ablate_recorded(clf, recording.at(str(last)), [ivs[i] for i in near],
                                      lambda site, n: bar.update(n*_share_of_pass(clf, site)*len(texts)))
-            for which,rows,p,f in parts: yield np.array(near)[which],rows,p.cpu().numpy(),f.cpu().numpy()
+            for which,rows,p,f in parts:
+                which,p = np.array(near)[which],p.cpu().numpy()
+                _finite_after(p, [ivs[i] for i in which], texts.rows[rows], clf)
+                yield which,rows,p,f.cpu().numpy()
         if far or recording is None:
             yield from _far(clf, texts, [ivs[i] for i in far], np.array(far, int), recording is None, readout, tokens, bar)
+
+def _finite_after(p, ivs, rows, clf):
+    "Refuse answers `[S, n, C]` that an edit made no number: nothing is most likely among them."
+    if np.isfinite(p).all(): return
+    order = np.argsort(rows)
+    for iv,q in zip(ivs, p, strict=True): finite_answers(q[order], rows[order], said_edit(iv, clf.classes))
 
 # %% ../nbs/40_ablation.ipynb #378179ab
 def _bar(clf, texts, near, far, recording, progress):
@@ -522,6 +562,7 @@ def _far(clf, texts, ivs, number, base, readout, tokens, bar):
         rows = np.asarray(batch.rows)
         for which,p,f in parts:
             if which is None: finite_answers(p[np.argsort(rows)], texts.rows[np.sort(rows)], clf.source)
+            else: _finite_after(p, [ivs[i] for i in which], texts.rows[rows], clf)
             yield None if which is None else number[which],rows,p,f
 
 def ablate(
@@ -581,6 +622,7 @@ def answers_to(
         raise InputError(f"the head reads [texts, {D}] activations, got {list(x.shape)}")
     out = np.empty((len(x), len(clf.classes)), np.float32)
     for i in range(0, len(x), 4096): out[i:i+4096] = answer(clf, x[i:i+4096].to(clf.device)).softmax(-1).cpu().numpy()
+    finite_answers(out, np.arange(1, len(x)+1), clf.source)
     return out
 
 # %% ../nbs/40_ablation.ipynb #a0d2dd45

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from .data import InputError
-from .effects import MEASURES, Effects, disturbance, measure_effects
+from .effects import MEASURES, Effects, disturbance, finite_after, measure_effects
 from .probing import mcnemar, paired_ends, unseen
 from .ranges import Ranges, inside
 from .statistics import as_array
@@ -46,6 +46,7 @@ def per_text(
     outcome, # Fields of `Outcome`: labels `[N]`, before `[N, C]`, after `[I, N, C]`, fires `[I, N]`
 )->dict: # Name of each of `RESAMPLED` to `[I+C, N]` float32; the last C rows are the unedited model
     "What every text contributes to every measure; which texts count depends on the concept and is left to `counted`."
+    finite_after(outcome)
     y,N,C = outcome.labels,len(outcome.labels),len(outcome.classes)
     values = []
     for p,fires in [*zip(outcome.after, outcome.fires, strict=True), (outcome.before, np.zeros(N))]:
