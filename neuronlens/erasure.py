@@ -74,7 +74,7 @@ def leace(
         axes,spread = axes[:,kept],np.sqrt(variance[kept])
         white = axes.T@(x.T@z/N)/spread[:,None] # W Sigma_xz, in the axes of Sigma
         u,size,_ = np.linalg.svd(white, full_matrices=False)
-        u = u[:,size > 1e-9*max(1., size.max(initial=0))]
+        u = u[:,size > 1e-9*np.linalg.norm(z)/N**.5] # A share of the spread of the classes; no size is above it
         matrix = np.eye(D)-(axes*spread)@u@(u.T@(axes/spread).T)
     return LinearMap(matrix, mu-matrix@mu, -1 if concept is None else int(concept), 'leace', site, N)
 
@@ -89,7 +89,8 @@ def mean_projection(
     "Orthogonal projection along the difference of the class mean and the mean of all other texts; keeps the overall mean."
     x,mu,z = _indicator(acts, labels, index_of(concept, range(int(np.max(labels))+1)))
     d = x.T@z[:,0]
-    if not d.any(): raise InputError(f"class {concept} has the same mean as all other texts: there is no direction to take out")
+    if not (abs(d) > 1e-12*np.linalg.norm(x, axis=0)*np.linalg.norm(z)).any(): # Less is rounding
+        raise InputError(f"class {concept} has the same mean as all other texts: there is no direction to take out")
     d /= np.linalg.norm(d)
     matrix = np.eye(len(d))-np.outer(d, d)
     return LinearMap(matrix, mu-matrix@mu, int(concept), 'projection', site, len(x))

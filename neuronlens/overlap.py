@@ -646,14 +646,20 @@ class Matching:
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>{self.summary().to_html(index=False, float_format='%.2f')}" 
 
 # %% ../nbs/38_overlap.ipynb #d40ad350
-def _scaled(acts):
-    "`[N, D]` float64 columns of mean 0 and length 1; a constant one is 0."
+def _centred(acts, axis):
+    "`[N, D]` float64 columns of mean 0, in units of the largest distance from it (on `axis`; None: of all); a constant one is 0."
     x = as_array(acts).astype(np.float64)
     if x.ndim != 2 or len(x) < 3: raise InputError(f"activations [texts, neurons] of three texts or more, got {x.shape}")
     if not np.isfinite(x).all(): raise InputError("an activation is not a finite number")
-    constant = np.ptp(x, axis=0) == 0
-    x = x-x.mean(0)
-    return np.where(constant, 0, x)/np.where(constant, 1, np.maximum(np.sqrt((x*x).sum(0)), 1e-300))
+    x = np.where(x.max(0) > x.min(0), x-(x.max(0)/2+x.min(0)/2), 0)
+    size = abs(x).max(axis, initial=0) # The unit goes first: no sum of squares overflows or vanishes
+    x = x/np.where(size > 0, size, 1)
+    return x-x.mean(0)
+
+def _scaled(acts):
+    "The same columns with length 1; a constant one is 0."
+    x = _centred(acts, 0)
+    return x/np.where(x.any(0), np.sqrt((x*x).sum(0)), 1)
 
 def matched_neurons(
     acts_a, # `[N, A]` activations of one model or site
@@ -678,7 +684,6 @@ def cka(
     acts_b, # `[N, B]` activations of another on the same texts, in the same order
 )->float: # 0..1; NaN where all neurons of one are constant
     "Linear centred kernel alignment (Kornblith et al. 2019): 1 for equal up to rotation and scale."
-    a,b = (as_array(x).astype(np.float64) for x in (acts_a, acts_b))
+    a,b = (_centred(x, None) for x in (acts_a, acts_b))
     if len(a) != len(b): raise InputError(f"{len(a)} and {len(b)} texts: both recordings must be of the same texts")
-    a,b = a-a.mean(0),b-b.mean(0)
     return float(_ratio(((a.T@b)**2).sum(), np.sqrt(((a.T@a)**2).sum()*((b.T@b)**2).sum())))

@@ -38,10 +38,16 @@ def probeless(
 # %% ../nbs/32_saliency.ipynb #807523cc
 def dprime(
     statistics, # `ClassStatistics` of C classes and D neurons
-)->np.ndarray: # `[C, D]` float64, standard deviations, 0 or more; 0 where all classes are equal
+)->np.ndarray: # `[C, D]` float64, standard deviations, 0 or more; 0 where all classes are equal, inf where they differ without any spread
     "Distance of the class mean from the mean of all others, over the root mean square of their spreads."
-    spread = np.sqrt((statistics.sd**2+statistics.rest_sd**2)/2 + 1e-8)
-    return abs(statistics.mean-statistics.rest_mean)/spread
+    spread = np.sqrt((statistics.sd**2+statistics.rest_sd**2)/2)
+    return _over_spread(abs(statistics.mean-statistics.rest_mean), spread, statistics)
+
+def _over_spread(apart, spread, statistics):
+    "apart / spread; 0 for a neuron that is constant up to the rounding of float32, inf for a difference without any spread."
+    low,high = statistics.low.min(0).astype(np.float64),statistics.high.max(0).astype(np.float64)
+    moves = (high-low > 4*np.finfo(np.float32).eps*np.maximum(abs(low), abs(high))) & (apart > 0)
+    return np.divide(apart, spread, out=np.where(moves, np.inf, 0.), where=moves & (spread > 0))
 
 # %% ../nbs/32_saliency.ipynb #b01a73b5
 def f_statistic(
@@ -51,7 +57,7 @@ def f_statistic(
     n,rest = statistics.n[:, None],statistics.rest_n[:, None]
     between = n*rest/(n+rest)*(statistics.mean-statistics.rest_mean)**2
     inside = (statistics.m2+rest*statistics.rest_sd**2)/(n+rest-2)
-    return np.divide(between, inside, out=np.where(between > 0, np.inf, 0.), where=inside > 0)
+    return _over_spread(between, inside, statistics)
 
 # %% ../nbs/32_saliency.ipynb #ce303da1
 def probe(
@@ -76,6 +82,7 @@ def mass_left(
 )->np.ndarray: # `[C, D]` float64: 1 for the largest, 0 for a weight of 0
     "Share of the sum that is left when all larger weights are taken away; equal weights: lower index first."
     w = abs(np.asarray(weights, dtype=np.float64))
+    w = np.where(np.isinf(w).any(1, keepdims=True), np.isinf(w), w) # Beside an infinite weight all others are none
     order = np.argsort(-w, axis=1, kind='stable')
     held = np.cumsum(np.take_along_axis(w, order, 1), axis=1)
     total = held[:, -1:]

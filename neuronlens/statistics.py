@@ -110,7 +110,8 @@ def pool_of_others(
     for c in range(len(n)):
         k = np.where(np.arange(len(n)) == c, 0, n)
         if not k.sum(): continue
-        means[c] = k@mean/k.sum()
+        first = mean[k.argmax()] # As a distance from one of them, so that equal means have exactly their value
+        means[c] = first+k@(mean-first)/k.sum()
         sds[c] = np.sqrt(((k > 0)@m2 + k@(mean-means[c])**2)/k.sum())
     return n.sum()-n,means,sds
 

@@ -62,14 +62,14 @@ def one(gauss, edit, kind="full", **kw):
 # --- formulas
 
 def test_adaptive_by_hand(gauss):
-    "0.125 d x with d = clamp(|x - mu| / (tau sd + 1e-6), 0, 1), one number after the other."
+    "0.125 d x with d = clamp(|x - mu| / (tau sd), 0, 1), one number after the other."
     iv = one(gauss, "adaptive(1.7)", "gaussian(1.7)")
     mu, sd = gauss.own.astype(float).mean(0), gauss.own.astype(float).std(0)
     got = edited_acts(iv, gauss.acts[::97])
     for row, out in zip(gauss.acts[::97].astype(float), got, strict=True):
         for j in range(4):
             if abs(abs(row[j]-mu[j])-1.7*sd[j]) < 1e-4: continue # On the end of the range
-            d = min(max(abs(row[j]-mu[j])/(1.7*sd[j]+1e-6), 0.), 1.)
+            d = min(max(abs(row[j]-mu[j])/(1.7*sd[j]), 0.), 1.)
             assert out[j] == pytest.approx(.125*d*row[j] if abs(row[j]-mu[j]) <= 1.7*sd[j] else row[j], abs=1e-5)
 
 
@@ -406,18 +406,20 @@ def broken(rec, edit, site):
 def test_an_edit_that_overflows_is_refused(case, edit, site):
     "By every way of running it: no table is made of NaN, and the sentence names edit and class."
     clf, rec = case
-    ivs, said = broken(rec, edit, site), re.escape(f"edit '{edit.replace('(1e', '(1e+')}' for concept 'b' (full, {site})")
+    ivs, name = broken(rec, edit, site), edit.replace("(1e", "(1e+")
+    said = re.escape(f"edit {name!r} for concept 'b' (full, {site})")
     for fn in (ablate, effects_on):
         for r in (None, rec):
             with pytest.raises(InputError, match=said): fn(clf, LABELLED, ivs, recording=r, progress=False)
-    with pytest.raises(InputError, match=re.escape(f"edit '{edit.replace('(1e', '(1e+')}' for concept 1")): edited_acts(ivs[1], rec.at(site))
+    with pytest.raises(InputError, match=re.escape(f"edit {name!r} for concept 1")): edited_acts(ivs[1], rec.at(site))
     assert np.isfinite(ablate(clf, LABELLED, ivs[:1], progress=False).after).all()
 
 
 def test_an_edit_within_its_type_that_breaks_the_answer(case):
     "The activation is finite, what the blocks above make of it is not."
     clf, rec = case
-    ivs, said = broken(rec, "scale(1e30)", "residual.0"), r"edit 'scale\(1.*\)' for concept 'b' \(full, residual.0\): the answer is not finite for 6 rows \(1, 2"
+    ivs = broken(rec, "scale(1e30)", "residual.0")
+    said = r"edit 'scale\(1.*\)' for concept 'b' \(full, residual.0\): the answer is not finite for 6 rows \(1, 2"
     for fn in (ablate, effects_on):
         with pytest.raises(InputError, match=said): fn(clf, LABELLED, ivs, progress=False)
     if clf.model.config.model_type == "gpt2": # BERT's tanh takes any number
