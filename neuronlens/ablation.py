@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import InputError, Texts, progress_bar
+from .data import InputError, Texts, drawing, need_number, progress_bar
 from .hooks import EMBEDDING, Site, anatomy, answer, before, head_reads, logits, parse_site, run, shots_again
 from .model import Batch, Classifier, align, each_batch, encode, first_attended, last_attended, readout_weights, token_budget
 from .ranges import Ranges, format_kind, parse_kind
 from .recording import Recording, _finite, finite_answers, make_reading, provenance
 from .saliency import Ranking
-from .statistics import ClassStatistics
+from .statistics import ClassStatistics, as_array, class_labels
 
 # %% ../nbs/40_ablation.ipynb #2f01292c
 class Neurons(NamedTuple):
@@ -99,10 +99,11 @@ def rest_quantiles(
     seed:int=0,
 )->np.ndarray: # `[257, D]` float32, lowest first
     "What `resample` draws from: evenly spaced quantiles of the auxiliary activations, minimum and maximum included."
-    rows = np.flatnonzero(np.asarray(labels) != concept)
+    acts = as_array(acts, np.float32)
+    rows = np.flatnonzero(class_labels(labels, shape=acts.shape[:1])[0] != concept)
     if not len(rows): raise InputError(f"edit 'resample' has nothing to draw from: every example is of class {concept}")
     if len(rows) > most: rows = np.sort(np.random.default_rng([seed, concept]).choice(rows, most, replace=False))
-    return np.quantile(np.asarray(acts)[rows], np.linspace(0, 1, QUANTILES), axis=0).astype(np.float32)
+    return np.quantile(acts[rows], np.linspace(0, 1, QUANTILES), axis=0).astype(np.float32)
 
 # %% ../nbs/40_ablation.ipynb #c6be5d96
 EDITS:dict[str,Callable] = {f.__name__:f for f in (zero, mean, dampen, adaptive, scale, shift, transport, resample)}
@@ -272,17 +273,18 @@ def check_fractions(
 ): # Nothing
     "Refuse a share of the neurons that is not one neuron, or more than all."
     for f in fractions:
-        if not 0 < f <= 1 or int(f*D+1e-9) < 1:
+        if not 0 < need_number(fraction=f) <= 1 or int(f*D+1e-9) < 1:
             raise InputError(f"fraction {f} of the {D} neurons of {site} is not one neuron, or more than all")
 
 def _checked(votes, positions, fitted, concepts, C):
     "Refuse what `plan` cannot mean."
     for v in votes:
-        if not 0 <= v <= 1: raise InputError(f"vote {v} is outside 0 to 1")
+        if not 0 <= need_number(vote=v) <= 1: raise InputError(f"vote {v} is outside 0 to 1")
     if fitted not in FITTED: raise InputError(f"fitted {fitted!r} is none of {', '.join(FITTED)}")
     if positions not in POSITIONS: raise InputError(f"positions {positions!r} is none of {', '.join(POSITIONS)}")
     for c in concepts:
-        if not 0 <= c < C: raise InputError(f"concept {c!r} is not one of the class numbers 0 to {C-1}")
+        if not isinstance(c, int|np.integer) or not 0 <= c < C:
+            raise InputError(f"concept {c!r} is not one of the class numbers 0 to {C-1}")
 
 def _tensor(a): return torch.as_tensor(np.array(a), dtype=torch.float32)
 
@@ -318,7 +320,7 @@ def plan(
     fitted:str='readout', # What statistics and ranges are of: activations at the 'readout', or of all 'tokens'
 )->list[Intervention]: # Concepts x rankings x fractions x edits x (full, and range and random for each range and vote)
     "The interventions of a study; the same random neurons are the control of every ranking."
-    site,(C,D) = parse_site(site),statistics.mean.shape
+    site,(C,D),_ = parse_site(site),statistics.mean.shape,drawing(seed)
     edits,votes = [format_kind(*parse_edit(e)) for e in _listed(edit)],_listed(vote)
     concepts,out = range(C) if concepts is None else _listed(concepts),[]
     _checked(votes, positions, fitted, concepts, C)
@@ -590,7 +592,7 @@ def ablate(
 # %% ../nbs/40_ablation.ipynb #9fd9a579
 def _rows(iv, acts):
     "Activations as a tensor; refused where they are not of the intervention's site."
-    x = torch.as_tensor(np.asarray(acts, np.float32))
+    x = torch.as_tensor(as_array(acts, np.float32))
     if x.ndim != 2 or x.shape[1] != iv.width: raise InputError(f"{iv!r} is for [examples, {iv.width}] activations, got {list(x.shape)}")
     return x
 
@@ -619,7 +621,7 @@ def answers_to(
     acts:np.ndarray, # `[N, D]` output of the last block, at the position that the head reads
 )->np.ndarray: # `[N, C]` float32, rows sum to 1
     "Class probabilities for activations at the last block, edited or not; no text is read."
-    a,x = anatomy(clf.model),torch.as_tensor(np.asarray(acts, np.float32))
+    a,x = anatomy(clf.model),torch.as_tensor(as_array(acts, np.float32))
     if a.head == 'all': raise InputError("the model's head reads every position of a text; one activation does not give its answer")
     if x.ndim != 2 or x.shape[1] != (D := a.widths['residual']):
         raise InputError(f"the head reads [texts, {D}] activations, got {list(x.shape)}")

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from .data import InputError, atomic
-from .ranges import parse_kind
+from .ranges import index_of, parse_kind
+from .statistics import as_array, class_labels
 
 # %% ../nbs/42_effects.ipynb #f0719eca
 COLUMNS = ('concept', 'condition', 'ranking', 'fraction', 'range', 'tau', 'edit', 'site', 'n_target', 'n_auxiliary',
@@ -29,7 +30,10 @@ def disturbance(
     after:np.ndarray, # `[..., N, C]` class probabilities with it
 )->np.ndarray: # `[..., N]` 0 (nothing moved) to 1
     "Total-variation distance of every text's class probabilities before and after."
-    return np.abs(np.asarray(after, np.float64)-before).sum(-1)/2
+    before,after = as_array(before, np.float64, 'before'),as_array(after, np.float64, 'after')
+    if before.ndim != 2 or after.shape[-2:] != before.shape:
+        raise InputError(f"before of shape {before.shape} but after of shape {after.shape}")
+    return np.abs(after-before).sum(-1)/2
 
 def tally(
     labels:np.ndarray, # `[n]` int64 gold classes of some of the texts
@@ -57,7 +61,11 @@ def measure(
     fires:np.ndarray, # `[N]` share of the salient activations that lie in range
 )->dict[str,float]: # `MEASURES`; NaN where no text qualifies
     "Accuracy, confidence and firing on target and auxiliary texts; disturbance and broken on auxiliary ones."
-    sums,counts = tally(labels, [concept], before, after[None], np.asarray(fires)[None])
+    before,after,fires = (as_array(x, what=n) for x,n in ((before, 'before'), (after, 'after'), (fires, 'fires')))
+    if before.ndim != 2 or after.shape != before.shape or fires.shape != before.shape[:1]:
+        raise InputError(f"before {before.shape}, after {after.shape} and fires {fires.shape} are not of the same texts")
+    labels = class_labels(labels, range(before.shape[1]), before.shape[:1])[0]
+    sums,counts = tally(labels, [index_of(concept, range(before.shape[1]))], before, after[None], fires[None])
     with np.errstate(invalid='ignore'): return dict(zip(MEASURES, (sums/counts)[0].tolist(), strict=True))
 
 # %% ../nbs/42_effects.ipynb #271659a7
