@@ -16,8 +16,8 @@ import pandas as pd
 from scipy.special import ndtr
 from scipy.stats import false_discovery_control
 
-from .data import InputError
-from .statistics import ClassStatistics, class_statistics, labelled
+from .data import InputError, drawing, need_number
+from .statistics import ClassStatistics, as_array, class_statistics, labelled
 
 # %% ../nbs/34_distributions.ipynb #f9c8bc69
 def normal_mass(
@@ -229,6 +229,12 @@ def _em(z, k, most, tol):
     return w,m,v
 
 # %% ../nbs/34_distributions.ipynb #1fd016bd
+def _columns(x, least=2):
+    "Activations `[n, D]` float64, at least a few."
+    x = as_array(x, np.float64)
+    if x.ndim == 2 and len(x) >= least and x.size and np.isfinite(x).all(): return x
+    raise InputError(f"activations must be [{least} or more, neurons] and finite, got shape {x.shape}")
+
 def fit_mixture(
     x:np.ndarray, # `[n, D]` activations of one class, n at least 2
     k:int=2, # Parts, 1 to 3
@@ -237,8 +243,8 @@ def fit_mixture(
     tol:float=1e-4, # Gain in mean log density, in nats, below which a column is done
 )->tuple: # weights, means, standard deviations: each `[k, D]` float64; NaN for a constant neuron
     "A mixture of `k` normal distributions for every column, by expectation maximisation."
-    if k not in WIDTHS: raise InputError(f"a mixture of {k} parts: there are {', '.join(map(str, WIDTHS))}")
-    x = np.asarray(x, dtype=np.float64)
+    if (k := need_number(True, k=k)) not in WIDTHS: raise InputError(f"a mixture of {k} parts: there are {', '.join(map(str, WIDTHS))}")
+    x = _columns(x)
     mean,sd = x.mean(0),np.where(np.ptp(x, axis=0) > 0, x.std(0), np.nan)
     fitted = np.full((3, k, x.shape[1]), np.nan)
     for j in np.array_split(np.flatnonzero(sd > 0), -(-x.shape[1]//64)): # Few enough to stay in the processor's cache
@@ -262,7 +268,7 @@ def histogram_logpdf(
     fitted:np.ndarray, # `[n, D]` activations that make the histogram, n at least 2
 )->np.ndarray: # `[m, D]` float64, nats; NaN for a column that is constant in `fitted`
     "Log density of a histogram (Freedman and Diaconis 1981) that shares its mass with one wide normal activation."
-    f,x = np.asarray(fitted, dtype=np.float64),np.asarray(x, dtype=np.float64)
+    f,x = _columns(fitted),_columns(x, 1)
     (n,D),low,extent,sd = f.shape,f.min(0),np.ptp(f, axis=0),f.std(0)
     quartile = np.subtract(*np.quantile(f, [.75, .25], axis=0))
     h = 2*np.where(quartile > 0, quartile, 1.349*sd)*n**(-1/3)
@@ -338,7 +344,7 @@ def compare_fits(
     if not len(n) or n.min() < 20:
         raise InputError(f"class {classes[n.argmin()]!r} has {n.min()} example(s); twenty are needed, ten to fit and ten to score"
             if len(n) else "no classes")
-    rng,(score,error) = np.random.default_rng(seed),np.empty((2, len(FITS), len(classes), acts.shape[1]))
+    rng,(score,error) = drawing(seed),np.empty((2, len(FITS), len(classes), acts.shape[1]))
     for c,k in enumerate(n.tolist()):
         rows = rng.permutation(np.flatnonzero(labels == c))
         for j in range(0, acts.shape[1], 64):

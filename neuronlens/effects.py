@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'MEASURES', 'disturbance', 'judged', 'tally', 'measure', 'Effects', 'read_table', 'load_effects',
-           'effects_of', 'Changes', 'changes_of', 'measure_effects']
+           'finite_after', 'effects_of', 'Changes', 'changes_of', 'measure_effects']
 
 # %% ../nbs/42_effects.ipynb #624d4057
 from dataclasses import dataclass
@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from .data import InputError, atomic
-from .ranges import parse_kind
+from .ranges import index_of, parse_kind
+from .statistics import as_array, class_labels
 
 # %% ../nbs/42_effects.ipynb #f0719eca
 COLUMNS = ('concept', 'condition', 'ranking', 'fraction', 'range', 'tau', 'edit', 'site', 'n_target', 'n_auxiliary',
@@ -29,7 +30,10 @@ def disturbance(
     after:np.ndarray, # `[..., N, C]` class probabilities with it
 )->np.ndarray: # `[..., N]` 0 (nothing moved) to 1
     "Total-variation distance of every text's class probabilities before and after."
-    return np.abs(np.asarray(after, np.float64)-before).sum(-1)/2
+    before,after = as_array(before, np.float64, 'before'),as_array(after, np.float64, 'after')
+    if before.ndim != 2 or after.shape[-2:] != before.shape:
+        raise InputError(f"before of shape {before.shape} but after of shape {after.shape}")
+    return np.abs(after-before).sum(-1)/2
 
 def judged(
     labels:np.ndarray, # `[n]` int64 gold classes of some of the texts
@@ -58,6 +62,8 @@ def tally(
     fires:np.ndarray, # `[S, n]` share of the salient activations that lie in range
 )->tuple: # sums and counts, each `[S, 8]` float64 in the order of `MEASURES`; add them up over batches
     "Sums over the texts that count for each measure, and how many they are."
+    if not (fine := np.isfinite(after).all((1, 2))).all():
+        raise InputError(f"an edit aimed at class number {np.asarray(concepts)[~fine][0]} has answers that are not finite")
     return _sums(labels, concepts, before, *judged(labels, before, after), fires)
 
 # %% ../nbs/42_effects.ipynb #c1a90e01
@@ -69,7 +75,11 @@ def measure(
     fires:np.ndarray, # `[N]` share of the salient activations that lie in range
 )->dict[str,float]: # `MEASURES`; NaN where no text qualifies
     "Accuracy, confidence and firing on target and auxiliary texts; disturbance and broken on auxiliary ones."
-    sums,counts = tally(labels, [concept], before, after[None], np.asarray(fires)[None])
+    before,after,fires = (as_array(x, what=n) for x,n in ((before, 'before'), (after, 'after'), (fires, 'fires')))
+    if before.ndim != 2 or after.shape != before.shape or fires.shape != before.shape[:1]:
+        raise InputError(f"before {before.shape}, after {after.shape} and fires {fires.shape} are not of the same texts")
+    labels = class_labels(labels, range(before.shape[1]), before.shape[:1])[0]
+    sums,counts = tally(labels, [index_of(concept, range(before.shape[1]))], before, after[None], fires[None])
     with np.errstate(invalid='ignore'): return dict(zip(MEASURES, (sums/counts)[0].tolist(), strict=True))
 
 # %% ../nbs/42_effects.ipynb #271659a7
@@ -145,6 +155,15 @@ def _row(concept, condition, ranking, fraction, kind, edit, site, sums, counts):
     return dict(concept=concept, condition=condition, ranking=ranking, fraction=fraction, range=shown, tau=tau, edit=edit,
                 site=str(site), n_target=int(counts[0]), n_auxiliary=int(counts[2])) | dict(zip(MEASURES, sums/counts, strict=True))
 
+# %% ../nbs/42_effects.ipynb #ed868e4e
+def finite_after(
+    outcome, # Fields of `Outcome`: interventions, classes, after `[I, N, C]`
+): # Nothing
+    "Refuse an outcome in which an answer is no number: argmax would take the first class for the likeliest."
+    for iv,p in zip(outcome.interventions, outcome.after, strict=True):
+        if not np.isfinite(p).all():
+            raise InputError(f"edit {iv.edit!r} for concept {outcome.classes[iv.concept]!r}: the answers are not finite")
+
 # %% ../nbs/42_effects.ipynb #5feb23cc
 def effects_of(
     interventions:list, # I interventions: concept, condition, ranking, fraction, kind, edit and site of each
@@ -185,6 +204,7 @@ def changes_of(
 )->Changes: # `Changes` are given back as they are
     "What an outcome says on every text, without the answers."
     if hasattr(outcome, 'moved'): return outcome
+    finite_after(outcome)
     about = (getattr(outcome, k) for k in ('interventions', 'labels', 'classes', 'before'))
     return Changes(*about, *judged(outcome.labels, outcome.before, outcome.after), outcome.fires)
 

@@ -15,11 +15,11 @@ import pandas as pd
 from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
-from .data import InputError
+from .data import InputError, need_number
 from .evidence import draw_texts
 from .probing import fresh_scores
 from .ranges import index_of
-from .statistics import enough, labelled
+from .statistics import as_array, class_labels, enough, labelled
 
 # %% ../nbs/45_erasure.ipynb #767268a6
 @dataclass(frozen=True, eq=False)
@@ -38,8 +38,9 @@ class LinearMap:
 
     def __call__(self, acts)->np.ndarray:
         "Mapped `[N, D]`, float32."
-        acts = np.asarray(acts, np.float64)
-        if acts.shape[-1] != len(self.bias): raise InputError(f"this map is for {len(self.bias)} neurons, got shape {acts.shape}")
+        acts = as_array(acts, np.float64)
+        if acts.ndim < 1 or acts.shape[-1] != len(self.bias):
+            raise InputError(f"this map is for {len(self.bias)} neurons, got shape {acts.shape}")
         return (acts@self.matrix.T+self.bias).astype(np.float32)
 
     def __repr__(self):
@@ -52,6 +53,7 @@ def _indicator(acts, labels, concept):
     "Centred activations, their mean, and centred class indicators `[N, 1]`, or `[N, C]` for all classes."
     acts,labels,classes = labelled(acts, labels)
     enough(labels, classes)
+    if not acts.shape[1]: raise InputError("no neurons to erase anything from")
     own = np.eye(len(classes))[labels]
     z = own if concept is None else own[:,[index_of(concept, classes)]]
     x,mu = acts.astype(np.float64),acts.mean(0, dtype=np.float64)
@@ -74,7 +76,7 @@ def leace(
         axes,spread = axes[:,kept],np.sqrt(variance[kept])
         white = axes.T@(x.T@z/N)/spread[:,None] # W Sigma_xz, in the axes of Sigma
         u,size,_ = np.linalg.svd(white, full_matrices=False)
-        u = u[:,size > 1e-9*max(1., size.max(initial=0))]
+        u = u[:,size > 1e-9*np.linalg.norm(z)/N**.5] # A share of the spread of the classes; no size is above it
         matrix = np.eye(D)-(axes*spread)@u@(u.T@(axes/spread).T)
     return LinearMap(matrix, mu-matrix@mu, -1 if concept is None else int(concept), 'leace', site, N)
 
@@ -87,9 +89,10 @@ def mean_projection(
     site:str='', # Where the activations were read
 )->LinearMap: # Of rank D - 1
     "Orthogonal projection along the difference of the class mean and the mean of all other texts; keeps the overall mean."
-    x,mu,z = _indicator(acts, labels, index_of(concept, range(int(np.max(labels))+1)))
+    x,mu,z = _indicator(acts, labels, index_of(concept, class_labels(labels)[1]))
     d = x.T@z[:,0]
-    if not d.any(): raise InputError(f"class {concept} has the same mean as all other texts: there is no direction to take out")
+    if not (abs(d) > 1e-12*np.linalg.norm(x, axis=0)*np.linalg.norm(z)).any(): # Less is rounding
+        raise InputError(f"class {concept} has the same mean as all other texts: there is no direction to take out")
     d /= np.linalg.norm(d)
     matrix = np.eye(len(d))-np.outer(d, d)
     return LinearMap(matrix, mu-matrix@mu, int(concept), 'projection', site, len(x))
@@ -158,9 +161,11 @@ def information_left(
     "Train a probe for the target on edited activations and test it on others."
     (a,y,names),(b,z,_) = labelled(train_acts, train_labels, classes),labelled(test_acts, test_labels, classes)
     concept = index_of(concept, names)
+    if not 0 < need_number(level=level) < 1: raise InputError(f"level={level} must lie between 0 and 1")
     for what,labels in (('training', y), ('test', z)):
         if len(set(labels == concept)) < 2: raise InputError(f"the {what} texts are all of class {names[concept]!r}, or none is")
-    a,b = (labelled(edit(x), t, names)[0] for x,t in ((a, y), (b, z)))
+    try: a,b = (labelled(edit(x), t, names)[0] for x,t in ((a, y), (b, z)))
+    except InputError as e: raise InputError(f"{edit!r}, for concept {names[concept]!r}: {e}") from None
     scores = np.asarray(probe(a, y == concept, b), float)
     return _read(scores, (y == concept).mean(), z == concept, draws, seed, level, names[concept], len(y))
 

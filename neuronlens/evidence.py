@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from .data import InputError
+from .data import InputError, drawing, need_number
 from .effects import MEASURES, Effects, changes_of, disturbance, judged, measure_effects
 from .probing import mcnemar, paired_ends, unseen
 from .progress import progress_bar
@@ -31,8 +31,9 @@ def draw_texts(
     seed:int=0, # Of the draws
 )->np.ndarray: # `[B, N]` float32 whole numbers; every row sums to n_c over the texts of class c
     "How often each text is drawn when texts are drawn with replacement within their class (Efron & Tibshirani 1993)."
-    if draws < 1: raise InputError(f"draws={draws} must be 1 or more")
-    rng,out = np.random.default_rng(seed),np.empty((draws, len(labels)), np.float32)
+    if not 1 <= (draws := need_number(True, draws=draws)) <= 10**6: raise InputError(f"draws={draws} must be 1 or more, at most a million")
+    if (labels := as_array(labels, what='labels')).ndim != 1: raise InputError(f"labels must be [texts], got shape {labels.shape}")
+    rng,out = drawing(seed),np.empty((draws, len(labels)), np.float32)
     for rows in (np.flatnonzero(labels == c) for c in np.unique(labels)):
         n = len(rows)
         picked = rng.integers(n, size=(draws, n)) + n*np.arange(draws)[:,None]

@@ -192,11 +192,13 @@ def hooked(
     model:nn.Module, # Hugging Face model
     edits:dict[Site,Callable[[Tensor],Tensor]], # What happens to `[N, T, D]` at a site; None leaves it as it is
     ahead:Callable|None=None, # Called with (module, arguments, keywords) of every pass before it runs
+    behind:Callable|None=None, # Called with (module, arguments, output) of every pass when it is done
 ): # The hooks are gone afterwards, error or not
     "Let every pass of the model run with these edits, each step of `generate` included."
     a = anatomy(model)
     with ExitStack() as stack:
         if ahead is not None: stack.callback(model.base_model.register_forward_pre_hook(ahead, with_kwargs=True).remove)
+        if behind is not None: stack.callback(model.register_forward_hook(behind).remove)
         for site,fn in edits.items(): _at(stack, a, parse_site(site, len(a)), fn)
         yield
 

@@ -24,7 +24,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from .ablation import POSITIONS, LinearEdit, _placed, together, within
+from .ablation import POSITIONS, LinearEdit, _placed, said_edit, together, within
 from .data import InputError, Texts, atomic, some_rows
 from .hooks import EMBEDDING, Site, anatomy, answer, before, hooked, run
 from neuronlens.model import (
@@ -58,7 +58,7 @@ def allowed(
 class _Columns:
     "Which columns the running pass sees, and where the prompt of every row ends."
     def __init__(self, length=None, mask=None):
-        self.length,self.readout,self.at = length,None,None
+        self.length,self.readout,self.at,self.attended = length,None,None,None
         self.given = None if mask is None else last_attended(torch.as_tensor(mask).cpu())
 
     def enter(self, module, args, kw):
@@ -69,7 +69,7 @@ class _Columns:
         past = 0 if cache is None else int(cache.get_seq_length())
         mask = mask.cpu() if isinstance(mask, Tensor) and mask.ndim == 2 else torch.ones(n, past+t)
         self.at = torch.arange(past, past+t)
-        self.readout = self._ends(n, past, mask)
+        self.attended,self.readout = mask[:,-t:] == 1,self._ends(n, past, mask)
 
     def _ends(self, n, past, mask):
         "Where the prompts end: as given, as they began, or with this pass."
@@ -98,6 +98,18 @@ def _edits(ivs, where):
         return fn
     return {site:through(own) for site,own in sites.items()}
 
+# %% ../nbs/48_language.ipynb #831e2ea1
+def _not_finite(model, ivs, rows):
+    "The sentence for answers that are no numbers, for rows from 1."
+    edits = list(dict.fromkeys(map(said_edit, ivs)))
+    who = '; '.join(edits[:3])+f'; and {len(edits)-3} more'*(len(edits) > 3) if edits else type(model).__name__
+    return f"{who}: the answer is not finite for {some_rows([int(r) for r in rows])}"
+
+def _finite_part(model, ivs, part, rows):
+    "Refuse what was read under a condition where a number is none."
+    if not (fine := np.isfinite(part.reshape(len(part), -1)).all(1)).all():
+        raise InputError(_not_finite(model, ivs, np.sort(np.asarray(rows)[~fine])+1))
+
 # %% ../nbs/48_language.ipynb #4f1907b5
 def _speaker(model, tokenizer=None, most=0):
     "A language model in the clothes of a classifier, so that the rooms below can run it; refuses what is none."
@@ -123,9 +135,12 @@ def editing(
     if prompt_length is not None and mask is not None and mask.shape[1] != prompt_length:
         raise InputError(f"the mask has {mask.shape[1]} columns, the prompt {prompt_length}")
     if model.training: raise InputError(f"{type(model).__name__} is in training mode; call its eval() first")
-    columns = _Columns(prompt_length, mask)
-    edits = _edits(_ready(_speaker(model, most=1), interventions), columns)
-    with hooked(model, edits, columns.enter): yield
+    columns,ivs = _Columns(prompt_length, mask),_ready(_speaker(model, most=1), interventions)
+    def leave(module, args, out):
+        z = out[0] if isinstance(out, tuple) else out.logits
+        bad = ~z.amax(-1).isfinite().cpu() & columns.attended[:,-z.shape[1]:]
+        if bad.any(): raise InputError(_not_finite(module, ivs, bad.any(1).nonzero()[:,0]+1))
+    with hooked(model, _edits(ivs, columns), columns.enter, leave): yield
 
 # %% ../nbs/48_language.ipynb #5417bb87
 def _tokenized(clf, texts, what, room=0):
@@ -318,12 +333,14 @@ def perplexities(
     pieces = _pieces(clf, text, window, stride, most_tokens)
     first = torch.tensor([f for _,f in pieces])
     encoded,losses = _encoded([ids for ids,_ in pieces], 'windows'),np.zeros((len(named), len(pieces)))
+    counts = np.array([len(ids)-f for ids,f in pieces])
     def work(batch):
         return [(c, _window_losses(clf, h, batch, first[batch.rows])) for c,h in _tops(clf, batch, list(named.values()))]
     with progress_bar(what='reading', total=len(pieces), unit='window', show=progress) as bar:
         for batch,parts in each_batch(clf, encoded, work, tokens=tokens, bar=bar):
-            for c,part in parts: losses[c, batch.rows] = part
-    counts = np.array([len(ids)-f for ids,f in pieces])
+            for c,part in parts:
+                with np.errstate(over='ignore'): _finite_part(model, [*named.values()][c], np.exp(part/counts[batch.rows]), batch.rows)
+                losses[c, batch.rows] = part
     return {k:Perplexity(l, counts, window, stride, seed) for k,l in zip(named, losses, strict=True)}
 
 def perplexity(
@@ -473,7 +490,9 @@ def multiple_choices(
         return [(c, _log_probs(clf, h[row, at], wanted).cpu().numpy()) for c,h in _tops(clf, batch, list(named.values()))]
     with progress_bar(what='asking', total=len(questions), unit='question', show=progress) as bar:
         for batch,parts in each_batch(clf, encoded, work, tokens=tokens, bar=bar):
-            for c,part in parts: found[c, batch.rows] = part
+            for c,part in parts:
+                _finite_part(model, [*named.values()][c], part, batch.rows)
+                found[c, batch.rows] = part
     found[:, np.arange(K) >= np.array([len(q.choices) for q in questions])[:,None]] = -np.inf
     return {k:MultipleChoice(questions, f) for k,f in zip(named, found, strict=True)}
 

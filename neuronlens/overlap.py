@@ -20,8 +20,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import ndtr
 from scipy.stats import kendalltau, spearmanr
 
-from .data import InputError
-from .ranges import fit_ranges, inside
+from .data import InputError, drawing, need_number
+from .ranges import fit_ranges, inside, neuron_numbers
 from .statistics import as_array, class_statistics, enough, labelled
 
 # %% ../nbs/38_overlap.ipynb #533f6a9d
@@ -77,20 +77,25 @@ def members(
     classes=None, # Names of the sets; None: '0', '1', ..
 )->tuple: # `[C, D]` bool, tuple of C names
     "Which neuron is in which set; an `InputError` names a set that is not one."
+    sets,names = _sets(salient, D, classes)
+    if D > 2**28: raise InputError(f"D={D} neurons are more than a site has")
+    chosen = np.zeros((len(names), int(D)), bool)
+    for row,neurons in zip(chosen, sets, strict=True): row[neurons] = True
+    return chosen,names
+
+def _sets(salient, D, classes):
+    "Salient sets as arrays of different neuron numbers, and their names."
+    if need_number(True, D=D) < 1: raise InputError(f"D={D} neurons are none")
     if isinstance(salient, dict): salient,classes = [*salient.values()],[*salient] if classes is None else classes
+    if isinstance(salient, str) or not np.iterable(salient):
+        raise InputError(f"salient sets must be lists of neuron numbers, got {salient!r:.80}")
     names = tuple(map(str, range(len(salient)) if classes is None else classes))
     if len(names) != len(salient): raise InputError(f"{len(salient)} salient sets but {len(names)} names")
     if not names: raise InputError("no salient set")
-    chosen = np.zeros((len(names), D), bool)
-    for row,name,neurons in zip(chosen, names, map(np.asarray, salient), strict=True):
-        if neurons.ndim != 1 or (neurons.size and neurons.dtype.kind not in 'iu'):
-            raise InputError(f"salient set {name!r} must list neuron numbers, got {neurons.dtype} {neurons.shape}")
-        neurons = neurons.astype(np.int64)
-        out = (neurons < 0) | (neurons >= D)
-        if out.any(): raise InputError(f"salient set {name!r} holds neuron {neurons[out][0]}; there are {D}")
-        row[neurons] = True
-        if row.sum() != len(neurons): raise InputError(f"salient set {name!r} holds a neuron twice")
-    return chosen,names
+    sets = [neuron_numbers(s, D, f"salient set {n!r}") for n,s in zip(names, salient, strict=True)]
+    for n,s in zip(names, sets, strict=True):
+        if len(np.unique(s)) != len(s): raise InputError(f"salient set {n!r} holds a neuron twice")
+    return sets,names
 
 # %% ../nbs/38_overlap.ipynb #4f29daa8
 def set_overlap(
@@ -99,9 +104,12 @@ def set_overlap(
     classes=None, # Names of the sets; None: '0', '1', ..
 )->SetOverlap:
     "Overlap of every two sets, with the hypergeometric expectation and z."
-    chosen,names = members(salient, D, classes)
-    count = chosen.astype(np.int64)@chosen.T.astype(np.int64)
-    size = chosen.sum(1)
+    sets,names = _sets(salient, D, classes)
+    place = np.searchsorted(used := np.unique(np.concatenate(sets)), np.concatenate(sets)) # D itself may be any number
+    size = np.array(list(map(len, sets)))
+    chosen = np.zeros((len(sets), len(used)), np.int64)
+    chosen[np.repeat(np.arange(len(sets)), size), place] = 1
+    count = chosen@chosen.T
     a,b = size[:, None],size
     expected = a*b/D
     spread = np.sqrt(expected*(1-a/D)*(D-b)/max(D-1, 1))
@@ -264,9 +272,9 @@ def histogram_overlap(
 )->np.ndarray: # `[C, C, D]` float64 in 0..1; NaN for a class without examples
     "Area under both histograms of every two classes, for every neuron."
     acts,labels,classes = labelled(acts, labels, classes)
-    if bins < 2: raise InputError(f"bins={bins}: two are needed to tell anything apart")
+    if (bins := need_number(True, bins=bins)) < 2: raise InputError(f"bins={bins}: two are needed to tell anything apart")
     C,(N,D),n = len(classes),acts.shape,np.bincount(labels, minlength=len(classes))
-    out = np.empty((C, C, D))
+    out,bins = np.empty((C, C, D)),min(bins, max(N, 2)) # With as many bins as activations each has its own
     for at,x,own,new in _sorted(acts, labels):
         first = np.maximum.accumulate(np.where(new, np.arange(N)[:, None], 0), axis=0)
         where = ((first*bins//N)*C+own)*x.shape[1]+np.arange(x.shape[1])
@@ -301,7 +309,7 @@ def share_inside(
     classes=None, # Names of the classes; None: '0', '1', ..
 )->np.ndarray: # `[C]` float64 in 0..1; NaN for a class without examples
     "Share of each class's activations of one neuron that lie in any of the intervals."
-    values,labels,classes = labelled(as_array(values, np.float32)[:, None], labels, classes)
+    values,labels,classes = labelled(as_array(values, what='values')[..., None], labels, classes)
     hits = inside(values, *(np.asarray(b, dtype=np.float32).reshape(1, -1) for b in (lo, hi)))[:, 0]
     return _ratio(np.bincount(labels, hits, len(classes)), np.bincount(labels, minlength=len(classes)))
 
@@ -337,7 +345,8 @@ def over_common(
     salient=None, # `[C, k]` neuron indices, or a list of sets; None: all neurons
 )->tuple: # `[C, C]` float64 means, NaN where nothing counts; `[C, C]` int64 neurons in common
     "Mean over the neurons in common of what every two classes share on each."
-    shares = np.asarray(shares, np.float64)
+    shares = as_array(shares, np.float64, 'shares')
+    if shares.ndim != 3: raise InputError(f"shares must be [classes, classes, neurons], got shape {shares.shape}")
     K,_,D = shares.shape
     own = np.ones((K, D), bool) if salient is None else members(salient, D)[0]
     if len(own) != K: raise InputError(f"{len(own)} salient sets for {K} classes")
@@ -478,7 +487,7 @@ def needed(
     vote:float, # Share of them that must lie in range, 0 to 1
 )->np.ndarray: # `[C]` int64
     "How many salient neurons must lie in range for the joint gate to open."
-    if not 0 <= vote <= 1: raise InputError(f"vote={vote} must be between 0 and 1")
+    if not 0 <= need_number(vote=vote) <= 1: raise InputError(f"vote={vote} must be between 0 and 1")
     return np.ceil(np.asarray(size)*vote-1e-9).astype(np.int64)
 
 # %% ../nbs/38_overlap.ipynb #792dcc71
@@ -512,7 +521,12 @@ def range_purity(
     n=None, # `[C]` texts of each class, for empirical priors; None: equal priors
 )->np.ndarray: # `[C, D]` float64 in 0..1; NaN for a class without texts, a range that nothing enters
     "P(text is of the class | its activation is in the class's range), for every class and neuron."
-    n = np.ones(len(rates)) if n is None else np.asarray(n, dtype=np.float64)
+    rates = as_array(rates, np.float64, 'rates')
+    if rates.ndim != 3 or len(rates) != rates.shape[1]:
+        raise InputError(f"rates must be [classes, classes, neurons], got shape {rates.shape}")
+    n = np.ones(len(rates)) if n is None else as_array(n, np.float64, 'n')
+    if n.shape != rates.shape[:1] or not (n >= 0).all():
+        raise InputError(f"n must be {len(rates)} numbers of texts, one for each class, got {n.tolist()!r:.80}")
     mass = np.nan_to_num(rates)*n[:, None, None] # A class without texts adds nothing
     own = np.where(np.isnan(rates), np.nan, mass)[np.arange(len(rates)), np.arange(len(rates))]
     return _ratio(own, mass.sum(0))
@@ -527,7 +541,7 @@ def predicted_collateral(
     rates=None, # `[C, C, D]` such as `firing_rates` of recorded activations; None: `normal_rates`
 )->Firing: # What `firing_matrix` is expected to measure
     "Firing matrix implied by each neuron's distribution alone; neurons are taken as independent."
-    rates,names = normal_rates(ranges, statistics) if rates is None else np.asarray(rates),tuple(ranges.classes)
+    rates,names = normal_rates(ranges, statistics) if rates is None else as_array(rates, np.float64, 'rates'),tuple(ranges.classes)
     chosen,_ = members(salient, ranges.lo.shape[1], names)
     size,(rate,gate) = chosen.sum(1),np.full((2, len(names), len(names)), np.nan)
     for c,(row,need) in enumerate(zip(chosen, needed(size, vote), strict=True)):
@@ -590,13 +604,13 @@ def ranking_agreement(
     "Rank correlations and common salient neurons of every two rankings, class by class."
     if len(rankings) < 2: raise InputError(f"two rankings are needed, got {len(rankings)}")
     named = [r.classes for r in rankings.values() if hasattr(r, 'classes')]
-    scores = {k: np.asarray(getattr(r, 'scores', r), dtype=np.float64) for k,r in rankings.items()}
+    scores = {k: as_array(getattr(r, 'scores', r), np.float64, f'ranking {k!r}') for k,r in rankings.items()}
     if len({s.shape for s in scores.values()}) > 1 or any(s.ndim != 2 for s in scores.values()):
         raise InputError(f"rankings must all be [classes, neurons], got {({k: s.shape for k,s in scores.items()})}")
     bad = [k for k,s in scores.items() if np.isnan(s).any()]
     if bad: raise InputError(f"ranking {bad[0]!r} has a score that is NaN")
     for f in fractions:
-        if not 0 < f <= 1: raise InputError(f"fraction={f} must be above 0 and at most 1")
+        if not 0 < need_number(fraction=f) <= 1: raise InputError(f"fraction={f} must be above 0 and at most 1")
     s = np.stack([*scores.values()])
     R,C,D = s.shape
     classes = tuple(classes if classes is not None else named[0] if named else map(str, range(C)))
@@ -609,7 +623,7 @@ def ranking_agreement(
 def _rank_correlations(s):
     "Spearman's and Kendall's correlations `[R, R, C]` of scores `[R, C, D]`; NaN where one is constant."
     out = np.full((2, len(s), len(s), s.shape[1]), np.nan)
-    varies = np.ptp(s, axis=-1) > 0
+    varies = s.max(-1) > s.min(-1)
     for i,j,c in np.argwhere(varies[:, None] & varies):
         if i <= j:
             a,b = s[i, c],s[j, c]
@@ -628,7 +642,7 @@ class Matching:
 
     def carry(self, neurons):
         "`[k]` int64: partners of `neurons`; those without one are left out."
-        found = self.neuron[np.asarray(neurons, dtype=np.int64)]
+        found = self.neuron[neuron_numbers(neurons, len(self.neuron))]
         return found[found >= 0]
 
     def to_frame(self):
@@ -646,14 +660,20 @@ class Matching:
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>{self.summary().to_html(index=False, float_format='%.2f')}" 
 
 # %% ../nbs/38_overlap.ipynb #d40ad350
-def _scaled(acts):
-    "`[N, D]` float64 columns of mean 0 and length 1; a constant one is 0."
+def _centred(acts, axis):
+    "`[N, D]` float64 columns of mean 0, in units of the largest distance from it (on `axis`; None: of all); a constant one is 0."
     x = as_array(acts).astype(np.float64)
     if x.ndim != 2 or len(x) < 3: raise InputError(f"activations [texts, neurons] of three texts or more, got {x.shape}")
     if not np.isfinite(x).all(): raise InputError("an activation is not a finite number")
-    constant = np.ptp(x, axis=0) == 0
-    x = x-x.mean(0)
-    return np.where(constant, 0, x)/np.where(constant, 1, np.maximum(np.sqrt((x*x).sum(0)), 1e-300))
+    x = np.where(x.max(0) > x.min(0), x-(x.max(0)/2+x.min(0)/2), 0)
+    size = abs(x).max(axis, initial=0) # The unit goes first: no sum of squares overflows or vanishes
+    x = x/np.where(size > 0, size, 1)
+    return x-x.mean(0)
+
+def _scaled(acts):
+    "The same columns with length 1; a constant one is 0."
+    x = _centred(acts, 0)
+    return x/np.where(x.any(0), np.sqrt((x*x).sum(0)), 1)
 
 def matched_neurons(
     acts_a, # `[N, A]` activations of one model or site
@@ -665,7 +685,7 @@ def matched_neurons(
     a,b = _scaled(acts_a),_scaled(acts_b)
     if len(a) != len(b): raise InputError(f"{len(a)} and {len(b)} texts: both recordings must be of the same texts")
     def search(r): return linear_sum_assignment(-abs(r))
-    r,shuffled = a.T@b,a.T@b[np.random.default_rng(seed).permutation(len(b))]
+    r,shuffled = a.T@b,a.T@b[drawing(seed).permutation(len(b))]
     i,j = search(r)
     neuron,own = np.full(a.shape[1], -1),np.full(a.shape[1], np.nan)
     neuron[i],own[i] = j,r[i, j]
@@ -678,7 +698,6 @@ def cka(
     acts_b, # `[N, B]` activations of another on the same texts, in the same order
 )->float: # 0..1; NaN where all neurons of one are constant
     "Linear centred kernel alignment (Kornblith et al. 2019): 1 for equal up to rotation and scale."
-    a,b = (as_array(x).astype(np.float64) for x in (acts_a, acts_b))
+    a,b = (_centred(x, None) for x in (acts_a, acts_b))
     if len(a) != len(b): raise InputError(f"{len(a)} and {len(b)} texts: both recordings must be of the same texts")
-    a,b = a-a.mean(0),b-b.mean(0)
     return float(_ratio(((a.T@b)**2).sum(), np.sqrt(((a.T@a)**2).sum()*((b.T@b)**2).sum())))

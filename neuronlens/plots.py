@@ -244,6 +244,7 @@ def plot_ranking(
     _some(k=k, most=most)
     top = _wants(ranking, 'a `Ranking` of `rank`', ('order', 'scores', 'classes')).order[:most, :min(k, 15)]
     scores = np.take_along_axis(ranking.scores[:most], top, 1)
+    scores = np.minimum(scores, scores[np.isfinite(scores)].max(initial=1)) # Infinite is shaded as the largest
     C,D = ranking.scores.shape
     with _canvas(ax, .5*top.shape[1]+2.8, .36*len(top)+1.1) as ax:
         sns.heatmap(scores, vmin=min(0, scores.min()), vmax=scores.max(), cmap=_MAP, annot=top, fmt='d', linewidths=.5,

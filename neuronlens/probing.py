@@ -22,9 +22,9 @@ from scipy.stats import binom, rankdata
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from .data import InputError
+from .data import InputError, drawing, need_number
 from .progress import progress_bar
-from .statistics import as_array, enough, labelled
+from .statistics import as_array, class_labels, enough, labelled
 
 # %% ../nbs/30_probing.ipynb #d0a1f14b
 @dataclass(frozen=True, eq=False)
@@ -187,12 +187,13 @@ def control_task(
     seed:int=0, # Of the assignment
 )->dict: # Type to class index; types are shared out to the classes in proportion to `labels`
     "One random class for every type (Hewitt & Liang 2019)."
+    if not hasattr(types, '__len__'): raise InputError(f"types must be a list, one for each example, got {type(types).__name__}")
     if len(types) != len(labels): raise InputError(f"{len(types)} types for {len(labels)} examples")
     kinds = sorted(set(types), key=lambda t: (str(t), type(t).__name__))
     if len(kinds) < 2: raise InputError(f"a control by type needs two types, got {len(kinds)}")
     upto = np.cumsum(np.bincount(labels, minlength=C)/len(labels))
     drawn = np.searchsorted(upto, (np.arange(len(kinds))+.5)/len(kinds)).clip(0, C-1)
-    return dict(zip(kinds, np.random.default_rng(seed).permutation(drawn).tolist(), strict=True))
+    return dict(zip(kinds, drawing(seed).permutation(drawn).tolist(), strict=True))
 
 def control_labels(
     labels:np.ndarray, # `[N]` int64 in 0..C-1
@@ -202,7 +203,7 @@ def control_labels(
     seed:int=0, # Of the shuffle or the assignment
 )->np.ndarray: # `[N]` int64 labels of the control task
     "Labels that have nothing to do with the concept."
-    if control is True or control == 'shuffled': return np.random.default_rng(seed).permutation(labels)
+    if control is True or control == 'shuffled': return drawing(seed).permutation(labels)
     if control != 'type': raise InputError(f"control={control!r} is none of 'shuffled', 'type'")
     if types is None: raise InputError("control='type' needs types=, one for each example")
     task = control_task(types, labels, C, seed=seed)
@@ -216,7 +217,7 @@ def _standard(acts, still=1.):
 
 def _prices(**prices):
     for name,price in prices.items():
-        if not 0 <= price < np.inf: raise InputError(f"{name}={price} must be a number of at least 0")
+        if not 0 <= need_number(**{name: price}) < np.inf: raise InputError(f"{name}={price} must be a number of at least 0")
 
 def _fit(acts, labels, sets, classes, l1, l2):
     "The `Probe` of `labels [N]`, and of each label set in `sets`; those that fit into 64 MB of scores share their products."
@@ -256,7 +257,7 @@ def accuracy_draws(
     "Accuracy on bootstrap samples of the held-out examples, the same samples for all sites."
     right = np.asarray(right, bool)
     patterns,counts = np.unique(right, axis=1, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(right.shape[1], counts/right.shape[1], size=draws)
+    drawn = drawing(seed).multinomial(right.shape[1], counts/right.shape[1], size=draws)
     return drawn@patterns.T/right.shape[1]
 
 def unseen(
@@ -264,7 +265,7 @@ def unseen(
     level:float=.95, # Coverage of the two-sided interval, 0 to 1
 ): # 0 to 1
     "The highest rate that is compatible with 0 of n (Clopper & Pearson 1934)."
-    if not 0 < level < 1: raise InputError(f"level={level} must lie between 0 and 1")
+    if not 0 < need_number(level=level) < 1: raise InputError(f"level={level} must lie between 0 and 1")
     return 1-((1-level)/2)**(1/np.maximum(n, 1))
 
 def accuracy_interval(
@@ -358,10 +359,11 @@ def probe_layers(
 )->LayerProbes:
     "Fit a probe and its controls at every site of `train`; read them all on `test`."
     if not train: raise InputError("no site to probe")
-    if shuffles < 1: raise InputError(f"shuffles={shuffles} must be at least 1")
+    if (shuffles := need_number(True, shuffles=shuffles)) < 1: raise InputError(f"shuffles={shuffles} must be at least 1")
+    drawing(seed)
     if differ := sorted(set(train) ^ set(test)): raise InputError(f"site {differ[0]!r} is not in both train and test")
     _prices(l1=l1, l2=l2)
-    if classes is None: classes = range(int(np.max(train_labels))+1)
+    if classes is None: classes = class_labels(train_labels)[1]
     right,ctl,done,tasks = [],[],[],None
     with progress_bar(train, 'probing', unit='site', show=progress) as bar:
         for site in bar:
@@ -510,8 +512,8 @@ def set_aside(
     seed:int=0, # Which
 )->tuple: # Rows kept, rows set aside: int64, rising
     "A share of every class, at least one example of each; two of each stay."
-    if not 0 < share < 1: raise InputError(f"share={share} must lie between 0 and 1")
-    rng,aside = np.random.default_rng(seed),[]
+    if not 0 < need_number(share=share) < 1: raise InputError(f"share={share} must lie between 0 and 1")
+    rng,aside = drawing(seed),[]
     for c,name in enumerate(classes):
         rows = rng.permutation(np.flatnonzero(labels == c))
         k = max(1, round(share*len(rows)))
@@ -525,6 +527,8 @@ def _grid(l1s, x, y, C, points, floor):
     if l1s is None:
         top = silencing_l1(x, y, C)*(1+1e-5) # Safely above float32 rounding
         if not top: raise InputError("every neuron is constant, or no neuron differs between the classes")
+        if not 0 < need_number(floor=floor) <= 1 or need_number(True, points=points) < 1:
+            raise InputError(f"floor={floor} must be above 0 and at most 1, points={points} at least 1")
         return np.geomspace(top, top*floor, points)
     for l1 in l1s: _prices(l1=l1)
     if not len(l1s): raise InputError("no l1 to fit")
@@ -611,7 +615,7 @@ def sparsest_probe(
     "Chosen on the path's validation examples, read on these; an accuracy never reached raises `InputError`."
     acts,labels,_ = labelled(acts, labels, path.classes)
     if not len(labels): raise InputError("no test examples")
-    target = relative*path.accuracy.max() if accuracy is None else accuracy
+    target = need_number(relative=relative)*path.accuracy.max() if accuracy is None else need_number(accuracy=accuracy)
     if not 0 < target <= 1: raise InputError(f"the accuracy to reach must be above 0 and at most 1, got {target:.4g}")
     i,full = path.place(target),path.place(path.accuracy.max())
     return SparsestProbe(path.probe(i), float(target), float(path.accuracy[i]), path.probe(i).accuracy(acts, labels),
@@ -646,7 +650,9 @@ def area_under_curve(
     y, # `[N]` bool, True where it is
 )->float: # 0 to 1, .5 by chance; NaN where one side is missing
     "Area under the ROC curve, from ranks (Mann & Whitney 1947); equal scores count half."
-    y = np.asarray(y, bool)
+    scores,y = as_array(scores, what='scores'),as_array(y, bool, 'y')
+    if y.ndim != 1 or scores.shape != y.shape: raise InputError(f"scores of shape {scores.shape} but y of shape {y.shape}")
+    if np.isnan(scores).any(): raise InputError("a score is NaN")
     n,m = y.sum(),(~y).sum()
     return float((rankdata(scores)[y].sum()-n*(n+1)/2)/(n*m)) if n and m else float('nan')
 
@@ -717,12 +723,14 @@ def probe_by_count(
     train,labels,classes = labelled(train, train_labels, classes)
     test,gold,_ = labelled(test, test_labels, classes)
     if not len(gold): raise InputError("no held-out examples")
+    if test.shape[1] != train.shape[1]: raise InputError(f"{train.shape[1]} neurons in train but {test.shape[1]} in test")
     enough(labels, classes)
-    if not 0 < l2 < np.inf: raise InputError(f"l2={l2} must be a number above 0")
+    if not 0 < need_number(l2=l2) < np.inf: raise InputError(f"l2={l2} must be a number above 0")
     order = _orders(order, len(classes), train.shape[1])
     most = order.shape[1]
-    counts = np.unique([*(2**i for i in range(most.bit_length())), most] if counts is None else counts)
-    if not len(counts) or counts[0] < 1 or counts[-1] > most: raise InputError(f"counts must lie between 1 and {most}")
+    counts = np.unique([*(2**i for i in range(most.bit_length())), most] if counts is None else as_array(counts, what='counts'))
+    if counts.dtype.kind not in 'iu' or not len(counts) or counts[0] < 1 or counts[-1] > most:
+        raise InputError(f"counts must lie between 1 and {most}")
     mean,scale = _standard(train, np.inf)
     x,a = (((v-mean)/scale).astype(np.float32) for v in (train, test))
     out = np.empty((4, len(counts), len(classes)))
@@ -769,7 +777,7 @@ def readability(
     test,gold,_ = labelled(test, test_labels, names)
     if test.shape[1] != train.shape[1]: raise InputError(f"{train.shape[1]} neurons in train but {test.shape[1]} in test")
     if not len(gold): raise InputError("no held-out examples")
-    if not 0 < l2 < np.inf: raise InputError(f"l2={l2} must be a number above 0")
+    if not 0 < need_number(l2=l2) < np.inf: raise InputError(f"l2={l2} must be a number above 0")
     c = names.index(concept) if concept in names else concept
     if not isinstance(c, int|np.integer) or not 0 <= c < len(names): raise InputError(f"no class {concept!r} among {names}")
     y,there = labels == c,gold == c

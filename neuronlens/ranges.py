@@ -6,7 +6,7 @@
 __all__ = ['PLACES', 'MOST', 'FROM_STATISTICS', 'FROM_ACTIVATIONS', 'FROM_QUANTILES', 'DEFAULTS', 'RANGES', 'parse_kind',
            'format_kind', 'gaussian', 'tolerance', 'full', 'quantile', 'left_out', 'quantile_of_sketch', 'runs',
            'joined', 'density', 'class_posterior', 'posterior', 'posterior_prior', 'posterior_histogram', 'clusters',
-           'kmeans', 'Ranges', 'index_of', 'inside', 'even', 'fit_ranges']
+           'kmeans', 'Ranges', 'index_of', 'neuron_numbers', 'inside', 'even', 'fit_ranges']
 
 # %% ../nbs/36_ranges.ipynb #1a73bcb6
 import re
@@ -16,7 +16,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from .data import InputError
+from .data import InputError, need_number
 from .statistics import as_array, class_statistics, enough, enough_examples, labelled
 
 # %% ../nbs/36_ranges.ipynb #9174077d
@@ -45,7 +45,7 @@ def gaussian(
     tau:float=2.5, # Half width in class standard deviations (ddof 0), 0 or more; inf for everything
 )->tuple: # lo, hi `[C, D]` float64
     "[mu - tau sd, mu + tau sd]; tau = inf is (-inf, inf) for every neuron, also where sd = 0."
-    if not tau >= 0: raise InputError(f"tau={tau} must be 0 or more")
+    if not need_number(tau=tau) >= 0: raise InputError(f"tau={tau} must be 0 or more")
     if np.isinf(tau): return full(statistics)
     return statistics.mean-tau*statistics.sd,statistics.mean+tau*statistics.sd
 
@@ -54,7 +54,7 @@ def tolerance(
     t:float=.5, # Half width in the unit of the activations, 0 or more
 )->tuple: # lo, hi `[C, D]` float64
     "[mu - t, mu + t], the same t for every neuron (population averaging)."
-    if not t >= 0: raise InputError(f"t={t} must be 0 or more")
+    if not need_number(t=t) >= 0: raise InputError(f"t={t} must be 0 or more")
     return statistics.mean-t,statistics.mean+t
 
 def full(
@@ -81,7 +81,7 @@ def left_out(
     q:float, # Share of the class that stays inside at least; above 0, at most 1
 )->np.ndarray: # `[C]` int64
     "How many activations of each class the central mass `q` leaves out at either end."
-    if not 0 < q <= 1: raise InputError(f"q={q} must be above 0 and at most 1")
+    if not 0 < need_number(q=q) <= 1: raise InputError(f"q={q} must be above 0 and at most 1")
     return np.minimum(n*(1-q)/2+1e-9, (n-1)//2).astype(np.int64)
 
 # %% ../nbs/36_ranges.ipynb #f45b5fbb
@@ -176,7 +176,7 @@ def density(
     q:float=.95, # Share of the class that stays inside at least; above 0, at most 1
 )->tuple: # lo, hi `[C, D, K]` float64, K at most 8
     "The highest-density region of mass `q` of each class (Hyndman 1996), by a kernel estimate."
-    if not 0 < q <= 1: raise InputError(f"q={q} must be above 0 and at most 1")
+    if not 0 < need_number(q=q) <= 1: raise InputError(f"q={q} must be above 0 and at most 1")
     acts,labels,classes = labelled(acts, labels)
     enough(labels, classes)
     def region(own): return _densest(np.sort(own.T.astype(np.float64), axis=1), q)
@@ -417,7 +417,7 @@ def _points(lo, hi, mean, sd, prior, theta):
     return lo,hi
 
 def _posterior(statistics, theta, prior):
-    if not 0 <= theta <= 1: raise InputError(f"theta={theta} must be from 0 to 1")
+    if not 0 <= need_number(theta=theta) <= 1: raise InputError(f"theta={theta} must be from 0 to 1")
     enough_examples(statistics.n, statistics.classes)
     if theta == 0: return full(statistics)
     (C,D),mean,sd,theta = statistics.mean.shape,statistics.mean,statistics.sd,theta*(1-1e-12)
@@ -480,7 +480,7 @@ def posterior_histogram(
     theta:float, # Least share of the class in a bin, 0 to 1
 )->tuple: # lo, hi `[C, D, K]`, K at most N^(1/3)+1
     "{ x : p(class | x) >= theta }, by counting in bins of equal mass, equal priors."
-    if not 0 <= theta <= 1: raise InputError(f"theta={theta} must be from 0 to 1")
+    if not 0 <= need_number(theta=theta) <= 1: raise InputError(f"theta={theta} must be from 0 to 1")
     acts,labels,classes = labelled(acts, labels)
     enough(labels, classes)
     parts = []
@@ -536,8 +536,10 @@ def clusters(
     k:int, # Clusters, 2 to 64
 )->np.ndarray: # `[D, k]` float64 ascending; a centre may repeat where there are fewer than k different activations
     "Centres of the k-means clusters of each neuron's activations."
-    if not (2 <= k <= 64 and k == int(k)): raise InputError(f"k={k} must be a whole number from 2 to 64")
-    acts,k,found = as_array(acts, np.float32),int(k),[]
+    if not 2 <= (k := need_number(True, k=k)) <= 64: raise InputError(f"k={k} must be a whole number from 2 to 64")
+    acts,found = as_array(acts, np.float32),[]
+    if acts.ndim != 2 or not acts.size or not np.isfinite(acts).all():
+        raise InputError(f"acts must be [examples, neurons], one or more and finite, got shape {acts.shape}")
     for s in _blocks(acts.shape[1], max(len(acts), 128*128)):
         x = np.sort(acts[:, s].T.astype(np.float64), axis=1)
         middle = x.mean(1, keepdims=True)
@@ -580,7 +582,7 @@ class Ranges:
 
     def to_frame(self, concept, neurons=None):
         "One row per interval in use of class number `concept`: class, neuron, low, high."
-        at = np.arange(self.lo.shape[1]) if neurons is None else np.asarray(neurons, dtype=np.int64)
+        at = np.arange(self.lo.shape[1]) if neurons is None else neuron_numbers(neurons, self.lo.shape[1])
         lo,hi = self.lo[index_of(concept, self.classes), at],self.hi[concept, at]
         row,k = np.nonzero(lo <= hi)
         return pd.DataFrame({'class':self.classes[concept], 'neuron':at[row], 'low':lo[row, k], 'high':hi[row, k]})
@@ -605,6 +607,19 @@ def index_of(
         raise InputError(f"concept {concept!r} is not one of the class numbers 0 to {len(classes)-1} of {classes}")
     return int(concept)
 
+def neuron_numbers(
+    neurons, # `[k]` whole numbers
+    D:int, # How many neurons there are
+    what:str='neurons', # What they are, for messages
+)->np.ndarray: # `[k]` int64
+    "Numbers of neurons as an array, or an `InputError` that names one that is none."
+    at = as_array(neurons, what=what)
+    if at.ndim != 1 or at.size and at.dtype.kind not in 'iu':
+        raise InputError(f"{what} must list neuron numbers, got {at.dtype} {at.shape}")
+    out = (at < 0) | (at >= D)
+    if out.any(): raise InputError(f"{what} hold neuron {at[out][0]}; there are {D}")
+    return at.astype(np.int64)
+
 def inside(
     acts, # `[N, D]` activations, finite where they are looked at
     lo:np.ndarray, # `[D, K]` float32 lower ends, inclusive
@@ -616,7 +631,7 @@ def inside(
     if acts.ndim != 2 or acts.shape[1] != len(lo):
         raise InputError(f"these ranges are for [examples, {len(lo)}] activations, got shape {acts.shape}")
     if neurons is not None:
-        neurons = np.asarray(neurons, dtype=np.int64)
+        neurons = neuron_numbers(neurons, len(lo))
         acts,lo,hi = acts[:, neurons],lo[neurons],hi[neurons]
     bad = np.argwhere(~np.isfinite(acts))
     if len(bad):

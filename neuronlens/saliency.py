@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_selection import mutual_info_classif
 
-from .data import InputError
+from .data import InputError, drawing, need_number
 from .probing import fit_probe
-from .statistics import class_statistics, enough, labelled
+from .statistics import as_array, class_statistics, enough, labelled
 
 # %% ../nbs/32_saliency.ipynb #ece029f2
 def max_activation(
@@ -38,10 +38,16 @@ def probeless(
 # %% ../nbs/32_saliency.ipynb #807523cc
 def dprime(
     statistics, # `ClassStatistics` of C classes and D neurons
-)->np.ndarray: # `[C, D]` float64, standard deviations, 0 or more; 0 where all classes are equal
+)->np.ndarray: # `[C, D]` float64, standard deviations, 0 or more; 0 where all classes are equal, inf where they differ without any spread
     "Distance of the class mean from the mean of all others, over the root mean square of their spreads."
-    spread = np.sqrt((statistics.sd**2+statistics.rest_sd**2)/2 + 1e-8)
-    return abs(statistics.mean-statistics.rest_mean)/spread
+    spread = np.sqrt((statistics.sd**2+statistics.rest_sd**2)/2)
+    return _over_spread(abs(statistics.mean-statistics.rest_mean), spread, statistics)
+
+def _over_spread(apart, spread, statistics):
+    "apart / spread; 0 for a neuron that is constant up to the rounding of float32, inf for a difference without any spread."
+    low,high = statistics.low.min(0).astype(np.float64),statistics.high.max(0).astype(np.float64)
+    moves = (high-low > 4*np.finfo(np.float32).eps*np.maximum(abs(low), abs(high))) & (apart > 0)
+    return np.divide(apart, spread, out=np.where(moves, np.inf, 0.), where=moves & (spread > 0))
 
 # %% ../nbs/32_saliency.ipynb #b01a73b5
 def f_statistic(
@@ -51,7 +57,7 @@ def f_statistic(
     n,rest = statistics.n[:, None],statistics.rest_n[:, None]
     between = n*rest/(n+rest)*(statistics.mean-statistics.rest_mean)**2
     inside = (statistics.m2+rest*statistics.rest_sd**2)/(n+rest-2)
-    return np.divide(between, inside, out=np.where(between > 0, np.inf, 0.), where=inside > 0)
+    return _over_spread(between, inside, statistics)
 
 # %% ../nbs/32_saliency.ipynb #ce303da1
 def probe(
@@ -68,14 +74,17 @@ def random(
     seed:int=0, # The same seed gives the same scores
 )->np.ndarray: # `[C, D]` float64 in 0..1
     "Seeded uniform scores, drawn for every class anew: the control."
-    return np.random.default_rng(seed).random((int(np.max(labels))+1, np.shape(acts)[1]))
+    acts,_,names = labelled(acts, labels)
+    return drawing(seed).random((len(names), acts.shape[1]))
 
 # %% ../nbs/32_saliency.ipynb #a3776080
 def mass_left(
     weights, # `[C, D]` weights, of which the absolute value counts; or any scores of 0 or more
 )->np.ndarray: # `[C, D]` float64: 1 for the largest, 0 for a weight of 0
     "Share of the sum that is left when all larger weights are taken away; equal weights: lower index first."
-    w = abs(np.asarray(weights, dtype=np.float64))
+    w = abs(as_array(weights, np.float64, 'weights'))
+    if w.ndim != 2: raise InputError(f"weights must be [classes, neurons], got shape {w.shape}")
+    w = np.where(np.isinf(w).any(1, keepdims=True), np.isinf(w), w) # Beside an infinite weight all others are none
     order = np.argsort(-w, axis=1, kind='stable')
     held = np.cumsum(np.take_along_axis(w, order, 1), axis=1)
     total = held[:, -1:]
@@ -95,7 +104,7 @@ def mass_salient(
 
 def _more_left(left, p):
     "For each row of `mass_left` the neurons that hold share `p`."
-    if not p > 0: raise InputError(f"p={p} must be above 0")
+    if not need_number(p=p) > 0: raise InputError(f"p={p} must be above 0")
     return [(o := np.argsort(-x, kind='stable'))[x[o] > 1-p] for x in left]
 
 def probe_mass(
@@ -148,7 +157,7 @@ def _average_precision(acts, labels, C):
 # %% ../nbs/32_saliency.ipynb #a91691de
 def _sampled(labels, most, seed):
     "Sorted rows of at most about `most` examples: the same share of every class, but no less than four."
-    n,rng = np.bincount(labels),np.random.default_rng(seed)
+    n,rng = np.bincount(labels),drawing(seed)
     if len(labels) <= most: return np.arange(len(labels))
     take = np.minimum(n, np.maximum(4, n*most//len(labels)))
     return np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:k] for c,k in enumerate(take)]))
@@ -162,7 +171,7 @@ def mutual_information(
 )->np.ndarray: # `[C, D]` float64 nats, 0 or more; 0 for a constant neuron
     "Mutual information of a neuron and the class against the rest, by third neighbours (Ross 2014; sklearn)."
     acts,labels,names = labelled(acts, labels)
-    C,rows = len(enough(labels, names)),_sampled(labels, most, seed)
+    C,rows = len(enough(labels, names)),_sampled(labels, need_number(True, most=most), seed)
     x,y = acts[rows],labels[rows]
     own = [mutual_info_classif(x, y == c, discrete_features=False, random_state=seed) for c in range(C)]
     return np.where(x.min(0) != x.max(0), own, 0.)
@@ -177,6 +186,9 @@ class Ranking:
     seed:int=0 # For the rankings that draw
 
     def __post_init__(self):
+        object.__setattr__(self, 'scores', as_array(self.scores, np.float64, 'scores'))
+        if self.scores.ndim != 2 or len(self.scores) != len(self.classes):
+            raise InputError(f"scores must be [{len(self.classes)} classes, neurons], got shape {self.scores.shape}")
         bad = np.argwhere(np.isnan(self.scores))
         if len(bad):
             c,j = bad[0]
@@ -188,7 +200,7 @@ class Ranking:
 
     def salient(self, fraction):
         "`[C, int(fraction x D)]` int64: the most salient neurons of each class, best first."
-        if not 0 < fraction <= 1: raise InputError(f"fraction={fraction} must be above 0 and at most 1")
+        if not 0 < need_number(fraction=fraction) <= 1: raise InputError(f"fraction={fraction} must be above 0 and at most 1")
         return self.order[:, :int(fraction*self.scores.shape[1]+1e-9)]
 
     def by_mass(self, p):
@@ -211,7 +223,7 @@ def ranking_frame(
     k:int|None=None, # How many neurons of each class, best first; None: all
 )->pd.DataFrame: # C x k rows
     "One row per (class, place): class, place (from 1), neuron, score."
-    order = ranking.order[:, :k]
+    order = ranking.order[:, :k if k is None else need_number(True, k=k)]
     C,n = order.shape
     names,place = np.repeat(np.array(ranking.classes, dtype=object), n),np.tile(np.arange(1, n+1), C)
     scores = np.take_along_axis(ranking.scores, order, 1)
@@ -244,6 +256,7 @@ def rank(
     seed:int=0, # For the rankings that draw
 )->Ranking:
     "Score every neuron for every class."
+    drawing(seed) # Refused where it is none, also by a ranking that draws nothing
     if ranking in FROM_STATISTICS:
         s = class_statistics(acts, labels, classes) if statistics is None else statistics
         return Ranking(FROM_STATISTICS[ranking](s), ranking, s.classes, seed)

@@ -202,6 +202,9 @@ def parse_study(
 # %% ../nbs/60_study.ipynb #0c6a1905
 def _full_paths(spec, folder):
     "The study with file names made absolute: relative ones start at `folder`, `~` and variables are filled in."
+    named = dict(train=spec.data.train, test=spec.data.test) | {k:getattr(spec.model, k) for k in ('classifier', 'encoder', 'causal')}
+    for k,p in named.items():
+        if '\0' in p: raise InputError(f"{k} {p!r} is no file: a name cannot hold a NUL")
     def file(p): return p if p in ('', 'bbc_news') else str((folder/Path(os.path.expandvars(p)).expanduser()).resolve())
     def model(p):
         here = folder/Path(os.path.expandvars(p)).expanduser()
@@ -228,7 +231,7 @@ def read_study(
 )->StudySpec: # Checked
     "The study that a file describes; refuses what it cannot mean before anything runs."
     path = Path(path)
-    try: given = tomllib.loads(path.read_text(encoding='utf-8'))
+    try: given = tomllib.loads(path.read_text(encoding='utf-8-sig'))
     except OSError: raise InputError(f"{path}: no such study file") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise InputError(f"{path}: not TOML ({e})") from None
     return parse_study(given, str(path), path.parent)

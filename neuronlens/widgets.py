@@ -529,11 +529,10 @@ def edit_text(
     encoded,site = encode(clf, one.texts, one),parse_site(iv.site, len(anatomy(clf.model)))
     (batch,x), = each_batch(clf, encoded, lambda b: run(clf, b, [site])[site])
     there,weights = batch.mask[0] == 1,readout_weights(batch, clf.readout).cpu()
-    x,where = x[0].cpu()[there],_where(iv.positions, weights)
-    new,gate = iv(x, None if where is None else where[0, there])
-    answers = dict(base=None)
+    x,where,answers = x[0].cpu()[there],_where(iv.positions, weights),dict(base=None)
     for which,_,p,_ in interventions_on(clf, one, interventions, progress=False):
         answers |= dict(base=p[0]) if which is None else {interventions[i].condition:q[0] for i,q in zip(which, p, strict=True)}
+    new,gate = iv(x, None if where is None else where[0, there])
     weights = weights[0, there]
     return EditedText(tuple(_token(clf.tokenizer, i) for i in batch.ids[0][there].tolist()),
         firing(replace(iv, vote=0.), x.float().numpy()), gate.sum(-1).numpy(), weights.numpy(), answers, clf.classes, iv,

@@ -1,4 +1,5 @@
 """Edits, positions and linear edits: formulas by hand, laws, and the same answers whichever way a model is run."""
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -24,6 +25,7 @@ from neuronlens.ablation import (
 )
 from neuronlens.data import InputError, take
 from neuronlens.effects import measure_effects
+from neuronlens.evidence import intervals
 from neuronlens.hooks import anatomy, logits, parse_site
 from neuronlens.model import batches, encode, pad
 from neuronlens.ranges import fit_ranges
@@ -31,6 +33,7 @@ from neuronlens.recording import record
 from neuronlens.saliency import rank
 from neuronlens.statistics import class_statistics
 from neuronlens.sweeps import effects_on, estimate, grid
+from neuronlens.widgets import edit_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 EVERY = ["zero", "mean", "dampen", "dampen(0.3)", "adaptive", "adaptive(0.7)", "scale(1.5)", "shift", "shift(0.4)", "transport",
@@ -59,14 +62,14 @@ def one(gauss, edit, kind="full", **kw):
 # --- formulas
 
 def test_adaptive_by_hand(gauss):
-    "0.125 d x with d = clamp(|x - mu| / (tau sd + 1e-6), 0, 1), one number after the other."
+    "0.125 d x with d = clamp(|x - mu| / (tau sd), 0, 1), one number after the other."
     iv = one(gauss, "adaptive(1.7)", "gaussian(1.7)")
     mu, sd = gauss.own.astype(float).mean(0), gauss.own.astype(float).std(0)
     got = edited_acts(iv, gauss.acts[::97])
     for row, out in zip(gauss.acts[::97].astype(float), got, strict=True):
         for j in range(4):
             if abs(abs(row[j]-mu[j])-1.7*sd[j]) < 1e-4: continue # On the end of the range
-            d = min(max(abs(row[j]-mu[j])/(1.7*sd[j]+1e-6), 0.), 1.)
+            d = min(max(abs(row[j]-mu[j])/(1.7*sd[j]), 0.), 1.)
             assert out[j] == pytest.approx(.125*d*row[j] if abs(row[j]-mu[j]) <= 1.7*sd[j] else row[j], abs=1e-5)
 
 
@@ -389,3 +392,73 @@ def test_grid_fitted_at_tokens(case):
 
 def test_neurons_need_no_table():
     with pytest.raises(InputError, match="about.rest"): resample(torch.zeros(1, 2), Neurons(*torch.ones(4, 2)))
+
+
+# --- answers that are no numbers
+
+def broken(rec, edit, site):
+    "An edit of the whole neurons for class 1 beside a harmless one."
+    return [iv for iv in grid(rec, edit=["mean", edit], concepts=[1], sites=site) if iv.condition == "full"]
+
+
+@pytest.mark.parametrize("edit", ["scale(1e300)", "shift(1e39)", "transport(1e300)"])
+@pytest.mark.parametrize("site", SITES)
+def test_an_edit_that_overflows_is_refused(case, edit, site):
+    "By every way of running it: no table is made of NaN, and the sentence names edit and class."
+    clf, rec = case
+    ivs, name = broken(rec, edit, site), edit.replace("(1e", "(1e+")
+    said = re.escape(f"edit {name!r} for concept 'b' (full, {site})")
+    for fn in (ablate, effects_on):
+        for r in (None, rec):
+            with pytest.raises(InputError, match=said): fn(clf, LABELLED, ivs, recording=r, progress=False)
+    with pytest.raises(InputError, match=re.escape(f"edit {name!r} for concept 1")): edited_acts(ivs[1], rec.at(site))
+    assert np.isfinite(ablate(clf, LABELLED, ivs[:1], progress=False).after).all()
+
+
+def test_an_edit_within_its_type_that_breaks_the_answer(case):
+    "The activation is finite, what the blocks above make of it is not."
+    clf, rec = case
+    ivs = broken(rec, "scale(1e30)", "residual.0")
+    said = r"edit 'scale\(1.*\)' for concept 'b' \(full, residual.0\): the answer is not finite for 6 rows \(1, 2"
+    for fn in (ablate, effects_on):
+        with pytest.raises(InputError, match=said): fn(clf, LABELLED, ivs, progress=False)
+    if clf.model.config.model_type == "gpt2": # BERT's tanh takes any number
+        for r in (None, rec):
+            with pytest.raises(InputError, match="residual.2.*the answer is not finite"):
+                effects_on(clf, LABELLED, broken(rec, "scale(1e30)", "residual.2"), recording=r, progress=False)
+
+
+def test_a_linear_edit_that_overflows(case):
+    clf, rec = case
+    D = rec.at("residual.2").shape[1]
+    huge = LinearEdit(1, "leace", parse_site("residual.2"), 1e38*torch.ones(D, D), torch.zeros(D))
+    for r in (None, rec):
+        with pytest.raises(InputError, match=r"edit 'affine' for concept '?[1b]'? \(leace, residual.2\) leaves the range of float32"):
+            ablate(clf, LABELLED, [huge], recording=r, progress=False)
+
+
+@pytest.mark.parametrize("edit", ["scale(1e5)", "shift(1e6)"])
+def test_half_precision_overflows_sooner(edit):
+    "65,504 is the largest number of float16, also where activations come from a recording."
+    clf = classifier("gpt2")
+    clf.model.half()
+    rec = record(clf, LABELLED, ["residual.2", "residual.0"], progress=False)
+    for site in rec.sites:
+        for r in (None, rec):
+            with pytest.raises(InputError, match=rf"edit '{edit[:5]}\(1.*\)' for concept 'b' \(full, {site}\) leaves the range of float16"):
+                effects_on(clf, LABELLED, broken(rec, edit, site), recording=r, progress=False)
+
+
+def test_a_view_of_an_edit_that_overflows(case):
+    clf, rec = case
+    ivs = [iv for iv in grid(rec, edit="scale(1e300)", concepts=[1], sites="residual.2")]
+    with pytest.raises(InputError, match="for concept 'b'"): edit_text(clf, TEXTS[0], ivs)
+
+
+def test_an_outcome_that_is_not_finite_is_refused(case):
+    "However it came about."
+    clf, rec = case
+    out = ablate(clf, LABELLED, broken(rec, "zero", "residual.2"), recording=rec, progress=False)
+    out.after[1, 2] = np.nan
+    for fn in (measure_effects, intervals):
+        with pytest.raises(InputError, match="edit 'zero' for concept 'b': the answers are not finite"): fn(out)

@@ -476,3 +476,44 @@ def test_smollm2(shared):
     with torch.inference_mode(): z = model(**tok(question_prompt(qs[2]), return_tensors="pt")).logits[0, -1].log_softmax(-1)
     np.testing.assert_allclose(m.logprobs[2], z[letters], atol=1e-3)
     assert m.chance == .25
+
+
+def all_of(model, edit, site=("residual", 1)):
+    "An edit of every neuron at a site, whatever its value."
+    iv = fitted(states_at(model, site, [5, 9, 14, 7, 22]), str(Site(*site)), edit)
+    return replace(iv, neurons=torch.arange(len(iv.lo)), lo=torch.full_like(iv.lo, -torch.inf), hi=torch.full_like(iv.hi, torch.inf))
+
+
+@pytest.mark.parametrize(("name", "edit"), [("llama", "scale(1e300)"), ("gpt2", "scale(1e30)")])
+def test_answers_that_are_no_numbers(name, edit):
+    "Refused by every way to read and to write, whether the edit overflows or what comes of it; the model is as before."
+    tok = lettered()
+    lm = tiny_lm(name, vocab_size=len(tok), pad_token_id=0, max_position_embeddings=256, eos_token_id=7)
+    iv, ids, text = all_of(lm, edit), torch.tensor([[5, 9, 14]]), "cat dog horse cow bird"
+    plain, said = lm(ids).logits, r"edit 'scale\(1.*\)' for concept 1 \(range, residual.1\)"
+    with pytest.raises(InputError, match=said), editing(lm, [iv]): lm(ids)
+    with pytest.raises(InputError, match=said), editing(lm, [iv]): lm(ids, return_dict=False)
+    with pytest.raises(InputError, match=said), editing(lm, [iv]): lm.generate(ids, max_new_tokens=2, do_sample=False)
+    with pytest.raises(InputError, match=said): generate(lm, tok, [text], [iv], 2)
+    with pytest.raises(InputError, match=said): perplexity(lm, tok, text, [iv])
+    with pytest.raises(InputError, match=said): multiple_choice(lm, tok, QUESTIONS, [iv])
+    with pytest.raises(InputError, match=said): language_effects(lm, tok, {"far": [iv]}, text)
+    assert lm(ids).logits.equal(plain) and not touched(lm)
+
+
+def test_padding_that_is_no_number_counts_for_nothing(models):
+    "Only what is attended to is an answer."
+    model, (ids, mask) = models["gpt2"], left_padded(PROMPTS)
+    def broken(h): return h.masked_fill(mask[..., None] == 0, torch.nan)
+    with hooked(model, {Site("residual", 2): broken}), editing(model, []): z = model(ids, attention_mask=mask).logits
+    assert z.isnan().any() and z[mask == 1].isfinite().all()
+
+
+def test_a_perplexity_beyond_all_numbers(speaker):
+    "A loss of thousands of nats a token is finite, its exponential is not."
+    model, tok = speaker
+    loud = LinearEdit(0, "loud", Site("residual", 2), torch.eye(16), torch.zeros(16))
+    head = tiny_lm("llama", vocab_size=len(tok), pad_token_id=0, max_position_embeddings=48)
+    head.lm_head.weight.mul_(1e5)
+    with pytest.raises(InputError, match="edit 'affine' for concept 0 .loud, residual.2.: the answer is not finite for row 1"):
+        perplexity(head, tok, "cat dog horse", [loud])

@@ -356,7 +356,7 @@ def by_hand(folder, out, ranking, fraction, bounds, edit):
         own, rest = a[y == c], a[y != c]
         score = {'max_activation': abs(own).mean(0),
                  'probeless': sum(abs(own.mean(0)-a[y == k].mean(0)) for k in range(3)),
-                 'dprime': abs(own.mean(0)-rest.mean(0))/np.sqrt((own.var(0)+rest.var(0))/2+1e-8)}[ranking]
+                 'dprime': abs(own.mean(0)-rest.mean(0))/np.sqrt((own.var(0)+rest.var(0))/2)}[ranking]
         top = np.argsort(-score, kind='stable')[:int(fraction*32)]
         lo, hi = (np.float32(b) for b in bounds(own))
         x = test['acts'].copy()

@@ -1,0 +1,99 @@
+"""The public array functions, called with whatever one might hand them: a right table, or one sentence."""
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from calls import CALLS, STRANGE, Maker, call, calls
+
+from neuronlens.data import InputError, make_texts
+from neuronlens.distributions import compare_fits
+from neuronlens.overlap import cka, firing_rates, members, range_purity, set_overlap
+from neuronlens.probing import elastic_net_path, probe_by_count, sparsest_probe
+from neuronlens.ranges import fit_ranges
+from neuronlens.saliency import Ranking, random, rank
+from neuronlens.statistics import batch_quantiles, class_statistics, labelled
+
+X = np.random.default_rng(0).normal(size=(12, 3))
+Y = np.repeat([0, 1, 2], 4)
+
+
+def test_three_calls_of_every_function():
+    assert not calls(3*len(CALLS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', [2, 3])
+def test_two_thousand_calls(seed):
+    assert not calls(2000, seed)
+
+
+def test_a_wrong_table_is_seen(monkeypatch):
+    "The calls are no good if they pass whatever comes."
+    monkeypatch.setitem(CALLS, 'class_statistics', (lambda m: class_statistics(m.x+.1*abs(m.x).max()+1, m.y), CALLS['class_statistics'][1]))
+    monkeypatch.setitem(CALLS, 'cka', (lambda m: 1/0, None))
+    said = [what for i in range(4*len(CALLS)) for name, what in [call(i)] if name in ('class_statistics', 'cka')]
+    assert any('wrong mean' in (s or '') for s in said) and any('ZeroDivisionError' in (s or '') for s in said)
+
+
+@pytest.mark.parametrize('given,said', [
+    (np.ma.masked_array(X, mask=X > 1), 'masked array: . values are hidden'), (X.astype(str), 'got text'), (X.astype('M8[s]'), 'got dates'),
+    (X.astype('m8[s]'), 'got times'), (X+0j, 'got complex numbers'), (torch.as_tensor(X).to_sparse(), 'sparse tensor'),
+    (torch.as_tensor(X).to('meta'), 'meta tensor'), (X.astype(bytes), 'got bytes'), ([[1.], [1., 2.]], 'no array'),
+    (np.array([[None]*3]*12), 'got NoneType'), (X*1e300, 'not a finite number of float32'), ({}, 'got dict'),
+    (pd.DataFrame(X).astype('Float64').mask(X > 1), 'is nan in row')])
+def test_one_door_for_activations(given, said):
+    "Every room refuses the same, and says what is wrong."
+    for fn in (class_statistics, rank, fit_ranges, compare_fits, elastic_net_path, labelled):
+        with pytest.raises(InputError, match=said): fn(given, Y)
+
+
+@pytest.mark.parametrize('same', [X.tolist(), torch.as_tensor(X), pd.DataFrame(X), pd.DataFrame(X).astype('Float64'), X.astype(object),
+                                  np.ma.masked_array(X, mask=False)])
+def test_what_holds_numbers_is_taken(same):
+    np.testing.assert_allclose(class_statistics(same, Y).mean, [X[Y == c].mean(0) for c in range(3)], atol=1e-7)
+    for y in (pd.Series(Y, dtype='Int64'), Y.astype(object), torch.as_tensor(Y), Y.astype(np.uint8)):
+        np.testing.assert_array_equal(labelled(same, y)[1], Y)
+    np.testing.assert_array_equal(class_statistics(X > 0, Y).mean, [(X > 0)[Y == c].mean(0) for c in range(3)])
+
+
+@pytest.mark.parametrize('large', [10**3, 2**40, 2**62, 2**64-1])
+def test_a_large_label_allocates_nothing(large):
+    y = np.array([*Y[:-1], large], np.uint64 if large > 2**63 else np.int64)
+    for fn in (class_statistics, rank, fit_ranges, elastic_net_path, random):
+        with pytest.raises(InputError, match=f'label {large} among 12 examples'): fn(X, y)
+    with pytest.raises(InputError, match=f'label {large} is outside the 3 classes'): class_statistics(X, y, 'abc')
+
+
+def test_sets_among_a_thousand_million_neurons():
+    "Overlap needs the neurons that are in a set, not all there could be."
+    o = set_overlap([[0, 10**9-1, 5], [5, 7]], 10**9)
+    assert o.count.tolist() == [[3, 1], [1, 2]] and o.jaccard[0, 1] == .25 and o.expected[0, 1] == 3*2/10**9
+    for D in (-1, 2.5, 0, None, 'x', np.nan):
+        for fn in (set_overlap, members):
+            with pytest.raises(InputError, match='D='): fn([[0], [1]], D)
+
+
+def test_numbers_that_are_none():
+    "Named, with what was given."
+    r = Ranking(np.ones((2, 3)), 'hand', ('a', 'b'))
+    for bad in ('x', None):
+        with pytest.raises(InputError, match=f'fraction={bad!r} must be a number'): r.salient(bad)
+        with pytest.raises(InputError, match=f'k={bad!r} must be a whole number'): batch_quantiles(X, Y, 'abc', k=bad)
+        with pytest.raises(InputError, match=f'seed {bad!r} must be a whole number'): rank(X, Y, 'random', seed=bad)
+    path = elastic_net_path(np.vstack([X]*3), np.tile(Y, 3), points=3)
+    with pytest.raises(InputError, match='relative=None must be a number'): sparsest_probe(path, X, Y, relative=None)
+    with pytest.raises(InputError, match='texts must be a list, got NoneType'): make_texts(None, [1, 2])
+    with pytest.raises(InputError, match=r'three texts or more, got \(\)'): cka(3., X)
+    with pytest.raises(InputError, match='3 neurons in train but 2 in test'): probe_by_count([0], X, Y, X[:, :2], Y)
+    rates = firing_rates(X, Y, fit_ranges(X, Y))
+    for n in ([1], [1, 2, -1], [[1, 2, 3]]):
+        with pytest.raises(InputError, match='n must be 3 numbers of texts'): range_purity(rates, n)
+
+
+def test_strange_things_are_strange():
+    "What the calls hand out now and then is refused, or read as the numbers that it holds."
+    m = Maker(3)
+    for i, fn in enumerate(STRANGE):
+        try: got = class_statistics(fn(m.x), m.y)
+        except InputError: continue
+        assert np.isfinite(got.mean).all(), i
