@@ -613,12 +613,13 @@ def load_recording(
             about = json.loads(f.metadata()['neuronlens'])
             arrays = {k:f.get_tensor(k) for k in f.keys()}
         with open(path, 'rb') as f: own = hashlib.file_digest(f, 'sha256').hexdigest()
+        acts = {s:arrays['acts' if s == about['site'] else s] for s in about.get('sites', [about['site']])}
+        rec = Recording(acts, arrays['labels'], arrays.get('probabilities'), tuple(about['classes']), about['readout'], about)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
         raise InputError(f"recording {str(path)!r} cannot be read ({type(e).__name__})") from None
     if (read_json(Path(path).with_suffix('.json')) or {}).get('sha256', own) != own:
         raise InputError(f"recording {str(path)!r} is damaged (its checksum does not fit the .json beside it)")
-    acts = {s:arrays['acts' if s == about['site'] else s] for s in about.get('sites', [about['site']])}
-    return Recording(acts, arrays['labels'], arrays.get('probabilities'), tuple(about['classes']), about['readout'], about)
+    return rec
 
 # %% ../nbs/20_recording.ipynb #503fb611
 def save_summary(
