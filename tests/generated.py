@@ -17,24 +17,32 @@ NAN, INF = float('nan'), float('inf')
 NUMBERS = [0, 1, 2, 3, 7, -1, -3, 0., .5, .3, 1., 2.5, -.5, -0., 1e-300, 1e300, 1e39, 10**400, 2**31, 2**32-1, 2**32, 2**63, -2**63, 10**18,
            NAN, INF, -INF]
 TEXTS = ['', ' ', '0', '-1', 'nan', 'None', 'true', 'auto', 'a\0b', 'a\0b.csv', '\x1b[31m', '\r', '\n', '\t', 'ä', '日本語', '🙂', 'e\u0301',
-         '\u202etxt.csv', '${HOME}', '$HOME/x.csv', '~', '~nobody/x.csv', '~/x', '../..', '/', '/etc/passwd', '/dev/null', '.', './x.csv', 'x'*5000,
-         'C:\\x.csv', 'file:///x.csv', 'http://localhost/x.csv', '<script>', '{text}', '{', '%s', "'", '"', '"""', '=1+1', 'bbc_news', 'minilm',
+         '\u202etxt.csv', '${HOME}', '$HOME/x.csv', '~', '~nobody/x.csv', '~/x', '../..', '/', '/etc/passwd', '/dev/null', '.',
+         './x.csv', 'x'*5000,
+         'C:\\x.csv', 'file:///x.csv', 'http://localhost/x.csv', '<script>', '{text}', '{', '%s', "'", '"', '"""', '=1+1', 'bbc_news',
+         'minilm',
          'residual.0', 'residual.-1', 'residual.1', 'mlp.0', 'mlp.1', 'attention.1', 'residual.٣', 'residual.1e0', 'residual.99', 'mlp.-0',
          'dprime', 'random', 'probe', 'mean', 'zero', 'full', 'scale(0.5)', 'scale(1e300)', 'shift(1e39)', 'transport(1e300)', 'scale(nan)',
-         'scale(0x1p3)', 'scale(1_0)', 'shift(-1)', 'gaussian(1)', 'gaussian(-1)', 'gaussian(1e400)', 'quantile(.5)', 'quantile(2)', 'posterior(0.3)',
-         'kmeans(4)', 'kmeans(4.5)', 'density', 'tolerance', 'gaussian()', 'gaussian (2)', 'GAUSSIAN', 'paper', 'recommended', 'first', 'last',
+         'scale(0x1p3)', 'scale(1_0)', 'shift(-1)', 'gaussian(1)', 'gaussian(-1)', 'gaussian(1e400)', 'quantile(.5)', 'quantile(2)',
+         'posterior(0.3)',
+         'kmeans(4)', 'kmeans(4.5)', 'density', 'tolerance', 'gaussian()', 'gaussian (2)', 'GAUSSIAN', 'paper', 'recommended', 'first',
+         'last',
          'readout', 'tokens', 'all', 'prompt', 'generated', 'float16', 'bfloat16', 'float64', 'cpu', 'cuda', 'cuda:-1', 'cpu:0', 'meta']
-OTHER = [True, False, [], [[]], [0], [''], ['a', 'a'], [1, 'a'], [NAN], [[1, 2]], [True], {}, {'a': 1}, [{}], ['dprime', 'dprime'], [.5, .5],
+OTHER = [True, False, [], [[]], [0], [''], ['a', 'a'], [1, 'a'], [NAN], [[1, 2]], [True], {}, {'a': 1}, [{}], ['dprime', 'dprime'], [.5,
+         .5],
          ['dprime', 'random'], [.5, 1], [1e-9], [.5, '0.5'], ['animal', 'food', 'tool'], ['tool', 'food', 'animal'], ['x', 'y', 'z'],
          datetime.datetime(1979, 5, 27, 7, 32), datetime.date(1979, 5, 27), datetime.time(7, 32)]
 SETTINGS = {'data': ['train', 'test', 'test_share', 'text', 'label', 'most', 'skip_empty'],
-            'model': ['classifier', 'encoder', 'causal', 'classes', 'readout', 'max_length', 'device', 'device_map', 'dtype', 'trust_remote_code'],
+            'model': ['classifier', 'encoder', 'causal', 'classes', 'readout', 'max_length', 'device', 'device_map', 'dtype',
+            'trust_remote_code'],
             'prompt': ['template', 'shots', 'verbalizers', 'separator', 'instruction', 'calibrate', 'scoring'],
             'training': ['epochs', 'lr', 'batch_size'],
-            'method': ['site', 'rankings', 'fractions', 'preset', 'range', 'tau', 'q', 'edit', 'vote', 'positions', 'fitted_at', 'correct_only',
+            'method': ['site', 'rankings', 'fractions', 'preset', 'range', 'tau', 'q', 'edit', 'vote', 'positions', 'fitted_at',
+            'correct_only',
                        'layers']}
 PLAUSIBLE = {'site': ['residual.0', 'mlp.1', 'mlp.-1'], 'rankings': [['probe'], ['max_activation'], ['random', 'dprime'], ['probeless']],
-             'fractions': [[.3], [1.], [.05, .9], [1]], 'preset': ['paper', 'gaussian', 'recommended'], 'edit': ['zero', 'dampen', 'scale(0.5)'],
+             'fractions': [[.3], [1.], [.05, .9], [1]], 'preset': ['paper', 'gaussian', 'recommended'], 'edit': ['zero', 'dampen',
+             'scale(0.5)'],
              'range': ['quantile', 'gaussian(1)', 'full', 'posterior', 'kmeans(2)', 'density'], 'tau': [0, .1, 1, 1e9], 'q': [1., .5, 1e-9],
              'vote': [0, .5, 1], 'positions': ['readout', 'prompt'], 'fitted_at': ['tokens'], 'correct_only': [True], 'layers': [True],
              'most': [1, 10, 30, 10**6], 'skip_empty': [True], 'max_length': [3, 8, 48, 49], 'readout': ['first', 'last', 'mean'],
@@ -94,5 +102,6 @@ def read_all(n, seed, good, folder):
 
 if __name__ == '__main__':
     n, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    good = dict(data=dict(train='train.csv', test='test.csv'), model=dict(classifier='model'), method=dict(rankings=['dprime'], fractions=[.5]))
+    good = dict(data=dict(train='train.csv', test='test.csv'), model=dict(classifier='model'), method=dict(rankings=['dprime'],
+    fractions=[.5]))
     with tempfile.TemporaryDirectory() as folder: print(dict(read_all(n, seed, good, Path(folder))))
