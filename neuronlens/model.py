@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['READOUTS', 'Batch', 'first_attended', 'last_attended', 'pad', 'readout_weights', 'read', 'Classifier', 'input_device',
            'call_options', 'padding_id', 'evaluating', 'is_causal', 'takes_positions', 'quiet', 'block_count',
-           'weight_files', 'settings_hash', 'weights_hash', 'weights_state', 'settings_state', 'half_precision',
-           'load_model', 'understood', 'reads_alone', 'check_tokenizer', 'most_tokens', 'make_classifier',
-           'load_classifier', 'minilm', 'load_language_model', 'smollm2', 'Encoded', 'encode', 'batches',
-           'token_budget', 'out_of_memory', 'each_batch', 'align']
+           'weight_files', 'settings_hash', 'folder_hash', 'weights_hash', 'weights_state', 'settings_state',
+           'half_precision', 'load_model', 'understood', 'reads_alone', 'check_tokenizer', 'most_tokens',
+           'make_classifier', 'load_classifier', 'minilm', 'load_language_model', 'smollm2', 'Encoded', 'encode',
+           'batches', 'token_budget', 'out_of_memory', 'each_batch', 'align']
 
 # %% ../nbs/10_model.ipynb #ecc60a6d
 import copy
@@ -282,6 +282,18 @@ def settings_hash(
     if not Path(source).is_dir(): return ''
     return sha256(sorted(f for f in Path(source).iterdir() if f.suffix in ('.json', '.txt', '.model', '.jinja', '.py')))
 
+def folder_hash(
+    source:str|Path, # Folder or file
+)->str: # 64 hex digits; '' for a model of the hub
+    "What identifies a model with its code: a hash of every file in its folder and below, hidden ones and compiled code left out."
+    p,h = Path(source),hashlib.sha256()
+    if not p.exists(): return ''
+    for f in sorted(p.rglob('*')) if p.is_dir() else [p]:
+        name = f.relative_to(p).as_posix()
+        if f.is_file() and not any(part.startswith('.') or part == '__pycache__' for part in Path(name).parts):
+            h.update(f'{name} {sha256([f])}\n'.encode())
+    return h.hexdigest()
+
 def weights_hash(
     source:str|Path, # Folder, hub name, or a .gguf file
     config:object, # Its configuration
@@ -390,7 +402,7 @@ def _check_demand(what, config, source):
     there = sum(f.stat().st_size for f in weight_files(source))
     packed = 16 if getattr(config, 'quantization_config', None) else 1
     if asked > 64_000_000+packed*4*there:
-        raise InputError(f"model {str(source)!r}: its configuration asks for {asked/1e6:,.0f} MB of weights, its files hold {there/1e6:,.1f}")
+        raise InputError(f"model {str(source)!r}: its configuration asks for {asked/1e6:,.0f} MB, its files hold {there/1e6:,.1f}")
 
 def _check_source(source):
     "Refuse a folder that is missing or has no safetensors."

@@ -33,6 +33,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from . import __version__
 from .data import InputError, Texts, atomic, cache_folder, progress_bar, some_rows, take
 from .hooks import Site, anatomy, answer, parse_site, run
 from .model import READOUTS, Classifier, align, each_batch, encode, read, readout_weights, settings_state, token_budget
@@ -47,8 +48,8 @@ def versions()->dict[str,str]: # Package name to version
     def find(p):
         try: return version(p)
         except PackageNotFoundError: return 'not installed'
-    names = ('neuronlens', 'torch', 'transformers', 'tokenizers', 'numpy', 'scipy', 'scikit-learn')
-    return {'python':platform.python_version()} | {p:find(p) for p in names}
+    names = ('torch', 'transformers', 'tokenizers', 'numpy', 'scipy', 'scikit-learn')
+    return {'python':platform.python_version(), 'neuronlens':__version__} | {p:find(p) for p in names}
 
 # %% ../nbs/20_recording.ipynb #62a5fcee
 @dataclass(frozen=True, eq=False)
@@ -599,7 +600,10 @@ def save_recording(
     if rec.probabilities is not None:
         arrays |= dict(predicted=rec.predicted, confidence=rec.confidence, probabilities=rec.probabilities)
     about = rec.provenance | dict(site=rec.site, sites=rec.sites, readout=rec.readout, classes=list(rec.classes))
-    with atomic(path) as part: save_file(arrays, part, metadata={'neuronlens':json.dumps(about)})
+    with atomic(path) as part:
+        save_file(arrays, part, metadata={'neuronlens':json.dumps(about)})
+        (usual := part.with_name('.mode')).touch()
+        part.chmod(usual.stat().st_mode & 0o777) # As any new file; safetensors makes it readable for one alone
     about['sha256'] = hashlib.sha256(path.read_bytes()).hexdigest()
     with atomic(path.with_suffix('.json')) as part: part.write_text(json.dumps(about, indent=1))
     return path

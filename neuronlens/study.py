@@ -25,10 +25,10 @@ import tomli_w
 from .ablation import FITTED, POSITIONS, ablate, check_fractions, parse_edit, plan, record_tokens
 from .attribution import ATTRIBUTIONS, MODEL_RANKINGS, attribute
 from .data import InputError, Texts, atomic, bbc_news, check, contradictions, distinct, read_texts, sha256, split, take
-from .effects import Effects, load_effects, measure_effects, read_table
+from .effects import Effects, load_effects, measure_effects, read_table, write_table
 from .evidence import Evidence, compare, intervals
 from .hooks import STREAMS, anatomy, parse_site
-from .model import READOUTS, Classifier, align, block_count, load_classifier, minilm, smollm2
+from .model import READOUTS, Classifier, align, block_count, folder_hash, load_classifier, minilm, smollm2
 from .overlap import Firing, SetOverlap, firing_matrix, set_overlap
 from .presets import PRESETS
 from .probing import LayerProbes, probe_layers
@@ -361,9 +361,9 @@ class Study:
     tokens:Recording|None=None # Tokens of the training texts, where ranges are fitted on these
     clf:Classifier|None=None # The model under study; not saved, see `open`
     texts:tuple[Texts,Texts]|None=None # The training and the test texts, in the order of the recordings; not saved, see `open`
-    def open(self, progress:bool=True)->'Study':
-        "The study with its model and texts at hand: itself, or a copy for which both were loaded anew and found to be the same."
-        return self if self.clf is not None else reopened(self, progress)
+    def open(self, progress:bool=True, trust_remote_code:bool=False)->'Study':
+        "The study with model and texts at hand: itself, or a copy for which both were loaded anew, and found to be the same."
+        return self if self.clf is not None else reopened(self, progress, trust_remote_code)
 
     @property
     def classes(self)->tuple: return self.train.classes
@@ -449,10 +449,10 @@ def _provenance(out):
     try:
         text = (out/'provenance.json').read_bytes().decode()
         about = json.loads(text)
-        whole = isinstance(about, dict) and text in (json.dumps(about, indent=1), json.dumps(about))
-        known = about.pop('sha256', None) if whole else None
-        whole &= {'notes', 'train', 'test'} <= set(about) and (_older(about) if known is None else known == _digest(about))
-    except (OSError, ValueError, RecursionError): whole = False
+        whole = text in (json.dumps(about, indent=1), json.dumps(about)) and {'notes', 'train', 'test'} <= about.keys()
+        known = about.pop('sha256', None)
+        whole &= _older(about) if known is None else known == _digest(about)
+    except (OSError, ValueError, AttributeError, RecursionError): whole = False
     if not whole: raise InputError(f"{out}: provenance.json is missing or damaged; {_AGAIN}")
     return about,known is not None
 
@@ -489,6 +489,8 @@ def _decided(spec, about): return about.get('decides') == json.loads(json.dumps(
 
 def _check_folder(out, spec, texts):
     if out.exists() and not out.is_dir(): raise InputError(f"output {str(out)!r} is a file, not a folder")
+    for f in ('recording', 'figures'):
+        if (out/f).is_symlink(): raise InputError(f"output folder {str(out)!r}: {f} is a link to another folder; remove it")
     try: about = _provenance(out)[0]
     except InputError: about = {}
     if (out/'study.toml').exists() or about:
@@ -603,6 +605,7 @@ def run_study(
     train_texts,test_texts,notes = study_texts(spec)
     if out is not None: check_folder(out, spec, notes['texts_sha256'])
     prompt,train_texts = study_prompt(spec, train_texts)
+    files = folder_hash(_source(spec.model)) if spec.model.trust_remote_code else '' # Before its code runs
     clf,m = study_model(spec, train_texts, progress, prompt),spec.method
     site,layers = _sites(spec, clf)
     _check_names(clf.classes, clf.source)
@@ -622,6 +625,7 @@ def run_study(
     notes |= dict(truncated_texts=train.provenance['truncated']+test.provenance['truncated'], max_length=clf.max_length,
                   control=_against_control(spec, outcome, rankings))
     if m.correct_only: notes |= dict(wrong_training_texts=len(train)-len(fit))
+    if spec.model.trust_remote_code: notes |= dict(model_files=files)
     study = Study(spec, train, test, statistics, rankings, ranges, measure_effects(outcome), probes, notes,
                   intervals(outcome, seed=spec.seed), tokens, clf,
                   (align(train_texts, clf), align(test_texts, clf)))
@@ -647,7 +651,7 @@ def save_study(
     files = ['study.toml', 'effects.csv']
     for name,table in (('intervals.csv', study.intervals), ('layers.csv', study.probes)):
         if table is None: continue
-        with atomic(out/name) as p: table.to_frame().to_csv(p, index=False)
+        write_table(table.to_frame(), out/name)
         files.append(name)
     for part in ('train', 'test', *(['tokens'] if study.tokens else [])):
         rec = getattr(study, part)
@@ -743,14 +747,27 @@ def load_study(
                  load_intervals(out/'intervals.csv', spec.seed) if 'intervals.csv' in own else None, tokens)
 
 # %% ../nbs/60_study.ipynb #cac177fd
+def _source(m): return m.classifier or m.encoder or m.causal
+
+def _check_code(m, notes, trusted):
+    "Refuse to run the code of a model that nobody here has asked for, or that is no longer what was run."
+    if not trusted:
+        raise InputError(f"{_source(m)}: this study ran code that came with its model; read that code, and if you trust it, open the study"
+                         " with trust_remote_code=True")
+    if (was := notes.get('model_files')) and was != folder_hash(_source(m)):
+        raise InputError(f"{_source(m)} is no longer the model of this study, and its code was not run")
+
 def reopened(
     study:Study, # A study from a folder
     progress:bool=True, # Show a progress bar, if a model has to be trained again
+    trust_remote_code:bool=False, # Run code that comes with the model, as the study did; whoever opens it has to say so
 )->Study: # A copy with model and texts
-    "Load the model and the texts of a study again; refused where they are no longer those that were recorded."
-    train,test,_ = study_texts(study.spec)
-    prompt,train = study_prompt(study.spec, train)
-    clf = study_model(study.spec, train, progress, prompt)
+    "Load the model and the texts of a study again; refused where they are no longer those that were recorded, before any code runs."
+    m,spec = study.spec.model,study.spec
+    if m.trust_remote_code: _check_code(m, study.notes, trust_remote_code)
+    train,test,_ = study_texts(spec)
+    prompt,train = study_prompt(spec, train)
+    clf = study_model(spec, train, progress, prompt)
     texts,about = (align(train, clf), align(test, clf)),(study.train.provenance,study.test.provenance)
     for t,p in zip(texts, about, strict=True):
         if p.get('texts_sha256', t.digest) != t.digest: raise InputError(f"{t.source} no longer holds the texts of this study")

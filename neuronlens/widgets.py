@@ -433,9 +433,10 @@ def ranking_at(
 
 def with_texts(
     study, # A study
+    trust_remote_code:bool=False, # Run code that comes with its model
 ): # The study with model and texts, or as it was where they cannot be had
     "Open a study if its data and its model are still there."
-    try: return study.open()
+    try: return study.open(trust_remote_code=trust_remote_code)
     except InputError: return study
 
 # %% ../nbs/52_widgets.ipynb #4eed294a
@@ -443,8 +444,9 @@ class NeuronView(View):
     "One neuron of a study: distributions, range, firing and texts. Controls: site, ranking, concept, neuron, kind, tau."
     def __init__(self,
         study, # A `Study`
+        trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
-        self.study,self._ranking = with_texts(study),lru_cache(16)(lambda *at: ranking_at(self.study, *at))
+        self.study,self._ranking = with_texts(study, trust_remote_code),lru_cache(16)(lambda *at: ranking_at(self.study, *at))
         sites = [s for s in study.train.sites if s in study.test.sites]
         controls = dict(site=choice('site', sites, tip='Stream and block where the neuron is read'),
             ranking=choice('ranking', rankings_at(study, sites[0]), tip='What orders the neurons'),
@@ -598,8 +600,9 @@ class TextView(View):
     "One text before and after the edit of a concept. Controls: text, concept, fraction, kind, tau, vote, edit, positions."
     def __init__(self,
         study, # A `Study`; opened if need be
+        trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
-        self.study,m = study.open(),study.spec.method
+        self.study,m = study.open(trust_remote_code=trust_remote_code),study.spec.method
         s = self.study
         self._fit,self._own = fitted_on(s, s.train.site),fitted_statistics(s)
         self._ranges = lru_cache(16)(lambda kind: fit_ranges(*self._fit, kind, statistics=self._own))

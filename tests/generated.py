@@ -16,7 +16,8 @@ import tomli_w
 NAN, INF = float('nan'), float('inf')
 NUMBERS = [0, 1, 2, 3, 7, -1, -3, 0., .5, .3, 1., 2.5, -.5, -0., 1e-300, 1e300, 1e39, 10**400, 2**31, 2**32-1, 2**32, 2**63, -2**63, 10**18,
            NAN, INF, -INF]
-TEXTS = ['', ' ', '0', '-1', 'nan', 'None', 'true', 'auto', 'a\0b', 'a\0b.csv', '\x1b[31m', '\r', '\n', '\t', 'ä', '日本語', '🙂', 'e\u0301',
+TEXTS = ['', ' ', '0', '-1', 'nan', 'None', 'true', 'auto', 'a\0b', 'a\0b.csv', '\x1b[31m', '\r', '\n', '\t', 'ä', '日本語', '🙂',
+         'e\u0301',
          '\u202etxt.csv', '${HOME}', '$HOME/x.csv', '~', '~nobody/x.csv', '~/x', '../..', '/', '/etc/passwd', '/dev/null', '.',
          './x.csv', 'x'*5000,
          'C:\\x.csv', 'file:///x.csv', 'http://localhost/x.csv', '<script>', '{text}', '{', '%s', "'", '"', '"""', '=1+1', 'bbc_news',
