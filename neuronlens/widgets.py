@@ -9,6 +9,7 @@ __all__ = ['STYLE', 'KINDS', 'card', 'sentence', 'one_line', 'cut', 'canvas', 'f
            'ranking_at', 'with_texts', 'NeuronView', 'EditedText', 'edit_text', 'text_html', 'opening', 'TextView']
 
 # %% ../nbs/52_widgets.ipynb #1cf00626
+import warnings
 from base64 import b64encode
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -110,7 +111,8 @@ def figure_html(
     first,out = np.ravel(drawn)[0],BytesIO()
     fig = first if isinstance(first, mpl.figure.Figure) else first.figure
     try:
-        with mpl.rc_context({'svg.hashsalt': 'neuronlens', 'svg.fonttype': 'none'}):
+        with mpl.rc_context({'svg.hashsalt': 'neuronlens', 'svg.fonttype': 'none'}), warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Glyph .* missing from font') # The browser has one, or shows a box
             fig.savefig(out, format='svg', metadata={'Date': None, 'Creator': None})
     finally: plt.close(fig)
     svg = out.getvalue().replace(b"'DejaVu Sans'", b"'DejaVu Sans', Verdana, sans-serif") # Of the same widths
@@ -327,7 +329,7 @@ class NeuronRange:
 def _neuron_figure(r, shares, most=8):
     "`plot_neuron` in known margins, as HTML."
     rows = min(len(r.classes), most)
-    with theme():
+    with theme({'svg.fonttype': 'none'}):
         ax = canvas(8.8, .42*rows+1, left=.6+.075*min(22, max(map(len, r.classes)))) # Names are cut at 22
         plot_neuron(r.values[:,None], r.labels, r.classes, 0, r.lo, r.hi, r.concept, most=most, ax=ax)
         ax.set_title(f'neuron {r.neuron}, range {r.kind}, n={len(r.values)}')
