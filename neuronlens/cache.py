@@ -37,6 +37,7 @@ def alone(
 )->Iterator[None]:
     "One process at a time: those that come later wait, and look first whether it has been made meanwhile."
     path.parent.mkdir(parents=True, exist_ok=True)
+    if Path(f'{path}.lock').is_symlink(): raise InputError(f"{path}.lock is a link, and no lock; remove it")
     with FileLock(f'{path}.lock') as lock:
         try: yield
         finally:

@@ -25,7 +25,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from .ablation import POSITIONS, LinearEdit, _placed, said_edit, together, within
-from .data import InputError, Texts, atomic, some_rows
+from .data import InputError, Texts, some_rows
+from .effects import write_table
 from .hooks import EMBEDDING, Site, anatomy, answer, before, hooked, run
 from neuronlens.model import (
     Classifier,
@@ -520,8 +521,7 @@ class LanguageEffects:
 
     def save(self, path:str|Path)->Path:
         "Write the table as CSV, whole or not at all."
-        with atomic(path) as part: self.frame.to_csv(part, index=False)
-        return Path(path)
+        return write_table(self.frame, path)
 
     def __repr__(self): return f"LanguageEffects({len(self.frame)} conditions)"
     def _repr_html_(self):

@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['READOUTS', 'Batch', 'first_attended', 'last_attended', 'pad', 'readout_weights', 'read', 'Classifier', 'input_device',
            'call_options', 'padding_id', 'evaluating', 'is_causal', 'takes_positions', 'quiet', 'block_count',
-           'settings_hash', 'weights_hash', 'weights_state', 'settings_state', 'half_precision', 'load_model',
-           'understood', 'reads_alone', 'check_tokenizer', 'most_tokens', 'make_classifier', 'load_classifier',
-           'minilm', 'load_language_model', 'smollm2', 'Encoded', 'encode', 'batches', 'token_budget', 'out_of_memory',
-           'each_batch', 'align']
+           'weight_files', 'settings_hash', 'folder_hash', 'weights_hash', 'weights_state', 'settings_state',
+           'half_precision', 'load_model', 'understood', 'reads_alone', 'check_tokenizer', 'most_tokens',
+           'make_classifier', 'load_classifier', 'minilm', 'load_language_model', 'smollm2', 'Encoded', 'encode',
+           'batches', 'token_budget', 'out_of_memory', 'each_batch', 'align']
 
 # %% ../nbs/10_model.ipynb #ecc60a6d
+import copy
 import gc
 import hashlib
 import inspect
 import json
+import re
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +29,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as hf_logging
@@ -225,10 +228,14 @@ def _first_line(error): return next((l.strip() for l in str(error).splitlines() 
 
 def _load(what, source, **kw):
     "One `from_pretrained` with errors in one sentence, and no progress bars or reports."
+    def pickled(*args, **kw): raise InputError('it has pickled weights, which are never read')
     try:
-        with quiet(): return what.from_pretrained(str(source), **kw)
-    except Exception as e: # Each library below has its own kinds
+        with quiet(), patch('torch.load', pickled): return what.from_pretrained(str(source), **kw)
+    except BaseException as e: # Each library below has its own kinds
+        if not isinstance(e, Exception) and not _panic(e): raise
         raise InputError(f"model {str(source)!r} cannot be loaded: {_first_line(e)}") from None
+
+def _panic(error): return type(error).__name__ == 'PanicException' # What Rust raises, which is no Exception
 
 def block_count(
     source:str|Path, # Folder or hub name
@@ -240,6 +247,35 @@ def block_count(
         raise InputError(f"model {str(source)!r} has no transformer blocks")
     return n
 
+# %% ../nbs/10_model.ipynb #b279ce55
+_INDEX = 'model.safetensors.index.json'
+
+def _indexed(folder):
+    "The weight files that the index of a folder names; refuses one that lies outside the folder, and one that is no .safetensors file."
+    said = f"model folder {str(folder)!r}: {_INDEX}"
+    try:
+        names = sorted(set(json.loads((folder/_INDEX).read_text(encoding='utf-8'))['weight_map'].values()))
+        places = [(n, folder/n, (folder/n).resolve()) for n in names]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError): raise InputError(f"{said} cannot be read") from None
+    home = folder.resolve()
+    held = [home]+[home.parents[1]/'blobs']*(home.parent.name == 'snapshots') # Where the hub's cache keeps what it links to
+    for n,at,real in places:
+        if at.suffix != '.safetensors': raise InputError(f"{said} names {n!r}; pickled weights are never read")
+        if '..' in Path(n).parts or Path(n).is_absolute() or not any(real.is_relative_to(h) for h in held):
+            raise InputError(f"{said} names {n!r}, which lies outside the folder")
+        if not at.is_file(): raise InputError(f"{said} names {n!r}, which is not there")
+    return [at for _,at,_ in places]
+
+def weight_files(
+    source:str|Path, # Folder of a model
+)->list[Path]: # In a fixed order
+    "Every file that decides the weights: the .safetensors files of the folder, and an index that is read with all it names."
+    folder = Path(source)
+    own = sorted(folder.glob('*.safetensors'))
+    if (folder/'model.safetensors').exists() or not (folder/_INDEX).exists(): return own
+    return sorted({*own, folder/_INDEX, *_indexed(folder)})
+
+# %% ../nbs/10_model.ipynb #d8a1a239
 def settings_hash(
     source:str|Path, # Folder or hub name
 )->str: # 64 hex digits; '' for a model of the hub, whose revision says it all
@@ -247,12 +283,24 @@ def settings_hash(
     if not Path(source).is_dir(): return ''
     return sha256(sorted(f for f in Path(source).iterdir() if f.suffix in ('.json', '.txt', '.model', '.jinja', '.py')))
 
+def folder_hash(
+    source:str|Path, # Folder or file
+)->str: # 64 hex digits; '' for a model of the hub
+    "What identifies a model with its code: a hash of every file in its folder and below, hidden ones and compiled code left out."
+    p,h = Path(source),hashlib.sha256()
+    if not p.exists(): return ''
+    for f in sorted(p.rglob('*')) if p.is_dir() else [p]:
+        name = f.relative_to(p).as_posix()
+        if f.is_file() and not any(part.startswith('.') or part == '__pycache__' for part in Path(name).parts):
+            h.update(f'{name} {sha256([f])}\n'.encode())
+    return h.hexdigest()
+
 def weights_hash(
     source:str|Path, # Folder, hub name, or a .gguf file
     config:object, # Its configuration
 )->str: # 64 hex digits, or 'revision ...' for a model of the hub
-    "What identifies the weights: a hash of the safetensors or GGUF files, or the hub's commit."
-    if Path(source).is_dir(): return sha256(sorted(Path(source).glob('*.safetensors')))
+    "What identifies the weights: a hash of the safetensors files and the index, if it is read, or of the GGUF file; or the hub's commit."
+    if Path(source).is_dir(): return sha256(weight_files(source))
     if Path(source).is_file(): return sha256([Path(source)])
     return f"revision {getattr(config, '_commit_hash', None)}"
 
@@ -317,12 +365,54 @@ def _placed(device, dtype, device_map):
     if name not in _FLOATS: raise InputError(f"dtype {dtype!r} is none of auto, {', '.join(_FLOATS)}")
     return at,getattr(torch, name)
 
+_MOST_TEXT = 128_000_000 # Bytes of a file that is not weights; the largest vocabularies take a third of that
+
+def _check_settings(folder):
+    "Refuse an adapter, whose base lies elsewhere, and settings that are so large, or ask for so much, that reading them takes all memory."
+    said = f"model folder {str(folder)!r}"
+    if (folder/'adapter_config.json').exists(): raise InputError(f"{said} holds an adapter; merge it into its model first")
+    for f in folder.iterdir():
+        if f.suffix in ('.json', '.txt', '.model', '.jinja') and f.is_file() and (size := f.stat().st_size) > _MOST_TEXT:
+            raise InputError(f"{said}: {f.name} has {size/1e6:.0f} MB, more than the {_MOST_TEXT/1e6:.0f} MB of any vocabulary")
+    try: about = json.loads((folder/'config.json').read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError): return # Which the library says
+    n = sum(len(s) for s in _shapes(folder))
+    for at in [about, *about.values()] if isinstance(about, dict) else []:
+        for k,v in at.items() if isinstance(at, dict) else []:
+            most = max(512, n) if re.search('layers?$', k) else 100_000 if 'num_' in k else v
+            if type(v) is int and v > most: raise InputError(f"{said}: config.json asks for {k} {v}, but there are weights of {n} tensors")
+    named = about.get('transformers_weights') if isinstance(about, dict) else None
+    if named is not None and folder/str(named) not in weight_files(folder):
+        raise InputError(f"{said}: config.json takes its weights from {named!r}, which is none of the folder's .safetensors files")
+
+def _shapes(folder):
+    "The shapes of all weights of a folder, by file, from the headers alone; of a file that cannot be read none, which the library says."
+    for f in weight_files(folder):
+        if f.suffix != '.safetensors': continue
+        try:
+            with safe_open(f, 'pt') as file: yield [file.get_slice(k).get_shape() for k in file.keys()]
+        except (OSError, SafetensorError): yield []
+
+def _check_demand(what, config, source):
+    "Refuse a configuration that asks for far more memory than the weights of its folder hold; nothing is allocated to find out."
+    if not Path(source).is_dir(): return
+    try:
+        with quiet(), torch.device('meta'): model = what.from_config(copy.deepcopy(config))
+    except Exception: return # Which the library says when it loads
+    asked = sum(t.numel()*t.element_size() for t in (*model.parameters(), *model.buffers()))
+    there = sum(f.stat().st_size for f in weight_files(source))
+    packed = 16 if getattr(config, 'quantization_config', None) else 1
+    if asked > 64_000_000+packed*4*there:
+        raise InputError(f"model {str(source)!r}: its configuration asks for {asked/1e6:,.0f} MB, its files hold {there/1e6:,.1f}")
+
 def _check_source(source):
     "Refuse a folder that is missing or has no safetensors."
     if not isinstance(source, str|Path): raise InputError(f"a model is a folder or a name, not {type(source).__name__}")
     p = Path(source)
-    if p.is_dir() and not any(p.glob('*.safetensors')):
-        raise InputError(f"model folder {str(p)!r} has no .safetensors file; pickled weights are never read")
+    if p.is_dir():
+        if not any(f.suffix == '.safetensors' for f in weight_files(p)):
+            raise InputError(f"model folder {str(p)!r} has no .safetensors file; pickled weights are never read")
+        _check_settings(p)
     if not p.is_dir() and (p.is_absolute() or str(source).startswith('.')):
         raise InputError(f"model folder {str(p)!r} does not exist")
 
@@ -356,6 +446,7 @@ def load_model(
     if num_labels is None and not any('ForSequenceClassification' in a for a in cfg.architectures or []):
         raise InputError(f"model {str(source)!r} has no classification head ({', '.join(cfg.architectures or ['?'])});"
                          " fine-tune it first")
+    if not trust_remote_code: _check_demand(AutoModelForSequenceClassification, cfg, source)
     if num_labels is not None: kw['num_labels'] = num_labels
     if device_map is not None: kw['device_map'] = device_map
     kw |= dict(use_safetensors=True, dtype=kind, output_loading_info=True, ignore_mismatched_sizes=True) # Refused below
@@ -518,6 +609,7 @@ def load_language_model(
     made = cfg.architectures or []
     if made and not any(a.endswith(_SPEAKS) for a in made):
         raise InputError(f"model {str(source)!r} has no language-modelling head ({', '.join(made)})")
+    if not trust_remote_code and 'gguf_file' not in kw: _check_demand(AutoModelForCausalLM, cfg, source)
     more = {} if device_map is None else dict(device_map=device_map)
     with patch('transformers.modeling_gguf_pytorch_utils.tqdm', lambda tensors, **_: tensors, create=True): # Its bar is not ours
         model,info = _load(AutoModelForCausalLM, place, use_safetensors=True, dtype=kind, output_loading_info=True, **kw, **more)
@@ -566,10 +658,18 @@ def _by_words(tok):
     before = getattr(getattr(tok, 'backend_tokenizer', None), 'pre_tokenizer', None)
     return before is not None and tok.truncation_side == 'right' and len(before.pre_tokenize_str('ab cd')) > 1
 
+@contextmanager
+def _no_panic(clf):
+    "A tokenizer that panics, such as over a pattern that takes for ever, is said in one sentence."
+    try: yield
+    except BaseException as e:
+        if not _panic(e): raise
+        raise InputError(f"the tokenizer of model {clf.source!r} fails: {_first_line(e)}") from None
+
 def _tokenize(clf, texts):
     "Token ids and special-token masks within the limit, and which texts were longer."
     tok,n,kw = clf.tokenizer,clf.max_length,dict(return_special_tokens_mask=True, add_special_tokens=True)
-    with quiet():
+    with quiet(), _no_panic(clf):
         if not getattr(tok, 'is_fast', False):
             whole = tok(texts, **kw)
             long = [len(x) > n for x in whole['input_ids']]

@@ -31,6 +31,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from . import __version__
 from .cache import cache_folder, in_use, said_size, size_limit, trim
 from .data import InputError, Texts, atomic, read_json, some_rows, take
 from .hooks import Site, anatomy, answer, parse_site, run
@@ -47,8 +48,8 @@ def versions()->dict[str,str]: # Package name to version
     def find(p):
         try: return version(p)
         except PackageNotFoundError: return 'not installed'
-    names = ('neuronlens', 'torch', 'transformers', 'tokenizers', 'numpy', 'scipy', 'scikit-learn')
-    return {'python':platform.python_version()} | {p:find(p) for p in names}
+    names = ('torch', 'transformers', 'tokenizers', 'numpy', 'scipy', 'scikit-learn')
+    return {'python':platform.python_version(), 'neuronlens':__version__} | {p:find(p) for p in names}
 
 # %% ../nbs/20_recording.ipynb #62a5fcee
 @dataclass(frozen=True, eq=False)
@@ -596,7 +597,10 @@ def save_recording(
     if rec.probabilities is not None:
         arrays |= dict(predicted=rec.predicted, confidence=rec.confidence, probabilities=rec.probabilities)
     about = rec.provenance | dict(site=rec.site, sites=rec.sites, readout=rec.readout, classes=list(rec.classes))
-    with atomic(path) as part: save_file(arrays, part, metadata={'neuronlens':json.dumps(about)})
+    with atomic(path) as part:
+        save_file(arrays, part, metadata={'neuronlens':json.dumps(about)})
+        (usual := part.with_name('.mode')).touch()
+        part.chmod(usual.stat().st_mode & 0o777) # As any new file; safetensors makes it readable for one alone
     about['sha256'] = hashlib.sha256(path.read_bytes()).hexdigest()
     with atomic(path.with_suffix('.json')) as part: part.write_text(json.dumps(about, indent=1))
     return path
@@ -610,12 +614,13 @@ def load_recording(
             about = json.loads(f.metadata()['neuronlens'])
             arrays = {k:f.get_tensor(k) for k in f.keys()}
         with open(path, 'rb') as f: own = hashlib.file_digest(f, 'sha256').hexdigest()
+        acts = {s:arrays['acts' if s == about['site'] else s] for s in about.get('sites', [about['site']])}
+        rec = Recording(acts, arrays['labels'], arrays.get('probabilities'), tuple(about['classes']), about['readout'], about)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
         raise InputError(f"recording {str(path)!r} cannot be read ({type(e).__name__})") from None
     if (read_json(Path(path).with_suffix('.json')) or {}).get('sha256', own) != own:
         raise InputError(f"recording {str(path)!r} is damaged (its checksum does not fit the .json beside it)")
-    acts = {s:arrays['acts' if s == about['site'] else s] for s in about.get('sites', [about['site']])}
-    return Recording(acts, arrays['labels'], arrays.get('probabilities'), tuple(about['classes']), about['readout'], about)
+    return rec
 
 # %% ../nbs/20_recording.ipynb #503fb611
 def save_summary(

@@ -9,10 +9,12 @@ __all__ = ['FILES', 'DataSpec', 'ModelSpec', 'PromptSpec', 'TrainingSpec', 'Meth
            'load_intervals', 'load_probes', 'load_study', 'reopened', 'next_steps']
 
 # %% ../nbs/60_study.ipynb #3f5f841a
+import hashlib
 import json
 import os
 import tempfile
 import tomllib
+import warnings
 from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
 from pathlib import Path
@@ -23,10 +25,10 @@ import tomli_w
 from .ablation import FITTED, POSITIONS, check_fractions, parse_edit, plan, record_tokens
 from .attribution import ATTRIBUTIONS, MODEL_RANKINGS, attribute
 from .data import InputError, Texts, atomic, bbc_news, check, contradictions, distinct, read_texts, sha256, split, take
-from .effects import Effects, load_effects, measure_effects, read_table
+from .effects import Effects, load_effects, measure_effects, read_table, write_table
 from .evidence import Evidence, compare, intervals, intervals_memory
 from .hooks import STREAMS, anatomy, parse_site
-from .model import READOUTS, Classifier, align, block_count, load_classifier, minilm, smollm2
+from .model import READOUTS, Classifier, align, block_count, folder_hash, load_classifier, minilm, smollm2
 from .overlap import Firing, SetOverlap, firing_matrix, set_overlap
 from .presets import PRESETS
 from .probing import LayerProbes, probe_layers
@@ -35,7 +37,7 @@ from .ranges import Ranges, fit_ranges, format_kind, parse_kind
 from .recording import Recording, correct_only, load_recording, recorded, save_recording, versions
 from .saliency import Ranking, rank
 from .statistics import ClassStatistics, class_statistics
-from .store import need_memory, read_arrays, read_json, write_arrays
+from .store import need_memory, read_arrays, write_arrays
 from .sweeps import PER_TEXT, changes_on
 from .training import fine_tune
 
@@ -132,6 +134,8 @@ def _typed(value, want, where):
           'int':isinstance(value, int) and not isinstance(value, bool),
           'float':isinstance(value, int|float) and not isinstance(value, bool)}[want]
     if not ok: raise InputError(f"{where} must be {_KINDS[want]}, not {value!r}")
+    if want in ('int', 'float') and not -2**63 <= value < 2**63 and isinstance(value, int):
+        raise InputError(f"{where} is out of bounds, a number of more than 18 digits")
     return float(value) if want == 'float' else value
 
 def _table(cls, given, where):
@@ -197,18 +201,25 @@ def parse_study(
     parts = {k:_table(cls, given.get(k, {}), f'{where}: [{k}]') for k,cls in _TABLES.items()}
     parts |= {k:_typed(given[k], t, f'{where}: {k}') for k,t in (('title', 'str'), ('seed', 'int')) if k in given}
     spec = settle(StudySpec(**parts), where, tuple(given.get('method', {})))
-    return check_study(spec if folder is None else _full_paths(spec, Path(folder)), where)
+    try: return check_study(spec if folder is None else _full_paths(spec, Path(folder)), where)
+    except InputError as e: raise InputError(str(e) if str(e).startswith(where) else f"{where}: {e}") from None
 
 # %% ../nbs/60_study.ipynb #0c6a1905
+def _place(folder, p):
+    "A path from `folder`, `~` and variables filled in, and whether there is a folder; refuses what no file can be called."
+    try:
+        path = (folder/Path(os.path.expandvars(p)).expanduser()).resolve()
+        return path,path.is_dir()
+    except (ValueError, RuntimeError, OSError) as e:
+        raise InputError(f"{p if len(p) < 100 else p[:100]+'…'!r} is no path ({getattr(e, 'strerror', None) or e})") from None
+
 def _full_paths(spec, folder):
     "The study with file names made absolute: relative ones start at `folder`, `~` and variables are filled in."
-    named = dict(train=spec.data.train, test=spec.data.test) | {k:getattr(spec.model, k) for k in ('classifier', 'encoder', 'causal')}
-    for k,p in named.items():
-        if '\0' in p: raise InputError(f"{k} {p!r} is no file: a name cannot hold a NUL")
-    def file(p): return p if p in ('', 'bbc_news') else str((folder/Path(os.path.expandvars(p)).expanduser()).resolve())
+    def file(p): return p if p in ('', 'bbc_news') else str(_place(folder, p)[0])
     def model(p):
-        here = folder/Path(os.path.expandvars(p)).expanduser()
-        return str(here.resolve()) if p not in ('', 'minilm', 'smollm2') and (here.is_dir() or here.suffix == '.gguf') else p
+        if p in ('', 'minilm', 'smollm2'): return p
+        path,there = _place(folder, p)
+        return str(path) if there or path.suffix == '.gguf' else p
     return _with_paths(spec, file, model)
 
 def _with_paths(spec, file, model):
@@ -224,7 +235,7 @@ def _named_from(spec, folder):
         try: name = Path(os.path.relpath(p, Path(folder).resolve())).as_posix()
         except ValueError: return p # On another drive
         return p if name.startswith('../../..') else name
-    return _with_paths(spec, near, near)
+    return _with_paths(spec, near, lambda p: near(p) if Path(p).is_dir() or Path(p).suffix == '.gguf' else p)
 
 def read_study(
     path:str|Path, # A TOML file; relative paths in it start at its folder
@@ -233,7 +244,7 @@ def read_study(
     path = Path(path)
     try: given = tomllib.loads(path.read_text(encoding='utf-8-sig'))
     except OSError: raise InputError(f"{path}: no such study file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e: raise InputError(f"{path}: not TOML ({e})") from None
+    except (ValueError, RecursionError) as e: raise InputError(f"{path}: not TOML ({e})") from None
     return parse_study(given, str(path), path.parent)
 
 # %% ../nbs/60_study.ipynb #3c56c86d
@@ -244,7 +255,7 @@ def _check_method(m, where):
     "Refuse a method that no data could make right."
     for what,values in (('rankings', m.rankings), ('fractions', m.fractions)):
         if not values: raise InputError(f"{where}: [method] {what} is empty")
-        if len({float(v) if isinstance(v, int|float) else str(v) for v in values}) < len(values):
+        if len({v if isinstance(v, int|float) else str(v) for v in values}) < len(values):
             raise InputError(f"{where}: [method] {what} names one twice")
     for r in m.rankings: _one_of(r, MODEL_RANKINGS, f'{where}: ranking')
     for f in m.fractions:
@@ -350,9 +361,9 @@ class Study:
     tokens:Recording|None=None # Tokens of the training texts, where ranges are fitted on these
     clf:Classifier|None=None # The model under study; not saved, see `open`
     texts:tuple[Texts,Texts]|None=None # The training and the test texts, in the order of the recordings; not saved, see `open`
-    def open(self, progress:bool=True)->'Study':
-        "The study with its model and texts at hand: itself, or a copy for which both were loaded anew and found to be the same."
-        return self if self.clf is not None else reopened(self, progress)
+    def open(self, progress:bool=True, trust_remote_code:bool=False)->'Study':
+        "The study with model and texts at hand: itself, or a copy for which both were loaded anew, and found to be the same."
+        return self if self.clf is not None else reopened(self, progress, trust_remote_code)
 
     @property
     def classes(self)->tuple: return self.train.classes
@@ -417,6 +428,34 @@ def study_texts(
     if 0 < d.most < len(train): train = take(train, np.sort(np.random.default_rng(spec.seed).permutation(len(train))[:d.most]))
     return check(train),test,notes | dict(texts_sha256=[train.digest, test.digest])
 
+# %% ../nbs/60_study.ipynb #2c44afa5
+_AGAIN = 'run the study again into the same folder'
+_UNSEALED = {'train', 'test', 'notes', 'versions', 'seed', 'decides', 'files'} # What provenance.json said before it had a digest
+
+def _digest(about): return hashlib.sha256(json.dumps(about, indent=1).encode()).hexdigest()
+
+def _seal(about):
+    "The text of provenance.json: what it says, and a digest over that."
+    return json.dumps(about | {'sha256':_digest(about)}, indent=1)
+
+def _older(about):
+    "Whether this was written before there was a digest: by the version it notes, and only if it says no more than was said then."
+    version,files = (about.get(k) if isinstance(about.get(k), dict) else {} for k in ('versions', 'files'))
+    return set(about) <= _UNSEALED and 'study.toml' not in files and (
+        version.get('neuronlens') == '0.1.0' or version.get('neuronlens') == '0.2.0' and {'decides', 'files'} <= set(about))
+
+def _provenance(out):
+    "What provenance.json says, and whether a digest covers it; refused where it is not, byte for byte, what was written."
+    try:
+        text = (out/'provenance.json').read_bytes().decode()
+        about = json.loads(text)
+        whole = text in (json.dumps(about, indent=1), json.dumps(about)) and {'notes', 'train', 'test'} <= about.keys()
+        known = about.pop('sha256', None)
+        whole &= _older(about) if known is None else known == _digest(about)
+    except (OSError, ValueError, AttributeError, RecursionError): whole = False
+    if not whole: raise InputError(f"{out}: provenance.json is missing or damaged; {_AGAIN}")
+    return about,known is not None
+
 # %% ../nbs/60_study.ipynb #2619ef2d
 FILES = ('effects.csv', 'intervals.csv', 'report.html', 'recording', 'figures', 'layers.csv', 'provenance.json')
 
@@ -436,13 +475,26 @@ def _where_left(spec, about):
     files = iter([at('train', 'texts'), at('test', 'texts')])
     return _with_paths(spec, lambda p: found(p, next(files)), lambda p: found(p, at('train', 'model')))
 
+def _holds(out, spec, about):
+    "Whether a folder holds this study: its file says so, or, where that was changed or lost since, what provenance.json says decided it."
+    try: return _where_left(read_study(out/'study.toml'), about) == spec or _changed(out, 'study.toml', about) and _decided(spec, about)
+    except InputError: return _changed(out, 'study.toml', about) and _decided(spec, about)
+
+def _changed(out, name, about):
+    "Whether a file that a study wrote is no longer that file; False: it is, or nothing is known of it."
+    was = about.get('files', {}).get(name)
+    return was is not None and not ((out/name).is_file() and sha256([out/name]) == was)
+
+def _decided(spec, about): return about.get('decides') == json.loads(json.dumps(_decides(spec)))
+
 def _check_folder(out, spec, texts):
     if out.exists() and not out.is_dir(): raise InputError(f"output {str(out)!r} is a file, not a folder")
-    if (out/'study.toml').exists():
-        about = read_json(out/'provenance.json') or {}
-        try: same = _where_left(read_study(out/'study.toml'), about) == spec
-        except InputError: same = False
-        if not same: raise InputError(f"output folder {str(out)!r} already holds another study; choose a new one")
+    for f in ('recording', 'figures'):
+        if (out/f).is_symlink(): raise InputError(f"output folder {str(out)!r}: {f} is a link to another folder; remove it")
+    try: about = _provenance(out)[0]
+    except InputError: about = {}
+    if (out/'study.toml').exists() or about:
+        if not _holds(out, spec, about): raise InputError(f"output folder {str(out)!r} already holds another study; choose a new one")
         for part,was,now in zip(('train', 'test'), about.get('notes', {}).get('texts_sha256', ()), texts or (), strict=False):
             if was != now: raise InputError(f"output folder {str(out)!r} holds results of other {part}ing texts than there are now in "
                                             f"{getattr(spec.data, part) or spec.data.train}; choose a new one")
@@ -560,6 +612,7 @@ def run_study(
     if out is not None: check_folder(out, spec, notes['texts_sha256'])
     _check_size(spec, test_texts)
     prompt,train_texts = study_prompt(spec, train_texts)
+    files = folder_hash(_source(spec.model)) if spec.model.trust_remote_code else '' # Before its code runs
     clf,m = study_model(spec, train_texts, progress, prompt),spec.method
     site,layers = _sites(spec, clf)
     _check_names(clf.classes, clf.source)
@@ -578,6 +631,7 @@ def run_study(
     notes |= dict(truncated_texts=train.provenance['truncated']+test.provenance['truncated'], max_length=clf.max_length,
                   control=_against_control(spec, outcome, rankings))
     if m.correct_only: notes |= dict(wrong_training_texts=len(train)-len(fit))
+    if spec.model.trust_remote_code: notes |= dict(model_files=files)
     study = Study(spec, train, test, statistics, rankings, ranges, measure_effects(outcome), probes, notes,
                   intervals(outcome, seed=spec.seed, progress=progress), tokens, clf,
                   (align(train_texts, clf), align(test_texts, clf)))
@@ -591,6 +645,7 @@ def _decides(spec):
     free = {'train', 'test', 'classifier', 'encoder', 'causal', 'device', 'device_map'}
     return {'seed':spec.seed} | {f'[{t}] {k}':v for t in _TABLES for k,v in d[t].items() if k not in free}
 
+# %% ../nbs/60_study.ipynb #a96da19e
 def save_study(
     study:Study, # A finished study
     out:str|Path, # Folder
@@ -599,21 +654,22 @@ def save_study(
     out = check_folder(out, study.spec, study.notes.get('texts_sha256'))
     write_study(study.spec, out/'study.toml')
     study.effects.save(out/'effects.csv')
-    files = ['effects.csv']
+    files = ['study.toml', 'effects.csv']
     for name,table in (('intervals.csv', study.intervals), ('layers.csv', study.probes)):
         if table is None: continue
-        with atomic(out/name) as p: table.to_frame().to_csv(p, index=False)
+        write_table(table.to_frame(), out/name)
         files.append(name)
     for part in ('train', 'test', *(['tokens'] if study.tokens else [])):
         rec = getattr(study, part)
         own = replace(rec, activations={rec.site:rec.acts}, provenance=rec.provenance | {'seed':study.spec.seed})
-        files.append(f"recording/{save_recording(own, out/'recording'/f'{part}.safetensors').name}")
+        path = save_recording(own, out/'recording'/f'{part}.safetensors')
+        files += [f'recording/{p.name}' for p in (path, path.with_suffix('.json'))]
     if scores := {r.name:r.scores for r in study.rankings if r.name in ATTRIBUTIONS}:
         write_arrays(out/'recording'/'rankings.safetensors', scores, dict(classes=list(study.classes), site=study.train.site))
         files.append('recording/rankings.safetensors')
     about = {p:getattr(study, p).provenance for p in ('train', 'test')} | dict(notes=study.notes, versions=versions())
     about |= dict(seed=study.spec.seed, decides=_decides(study.spec), files={f:sha256([out/f]) for f in files})
-    with atomic(out/'provenance.json') as p: p.write_text(json.dumps(about, indent=1))
+    with atomic(out/'provenance.json') as p: p.write_text(_seal(about))
     return out
 
 # %% ../nbs/60_study.ipynb #f9a3df17
@@ -643,18 +699,26 @@ def load_probes(
                        seed, **ends)
 
 # %% ../nbs/60_study.ipynb #f6c0a0aa
-def _check_settings(path, spec, about):
-    "Refuse a study file that does not say what the study was run with."
+def _settings(path, about):
+    "What the study file says; refused where that is not what the study was run with."
+    try: spec = settle(read_study(path))
+    except InputError as e: raise InputError(f"{e}; {_AGAIN}") from None
     now,was = _decides(spec),about.get('decides', {})
     if changed := [k for k in was if k in now and was[k] != now[k]]:
         k = changed[0]
         raise InputError(f"{path}: {k} is {now[k]!r}, but this study was run with {was[k]!r}; run it again into a new folder")
+    return spec
+
+def _check_there(out, about):
+    "Refuse a study of which a file is gone."
+    for name in about.get('files', {}):
+        if not (out/name).is_file(): raise InputError(f"{out/name} is missing, which this study wrote; {_AGAIN}")
 
 def _check_files(out, about):
     "Refuse a file of the study that is no longer the one it wrote."
-    for name,was in about.get('files', {}).items():
-        if (out/name).is_file() and sha256([out/name]) != was:
-            raise InputError(f"{out/name} is not the file that this study wrote: it was changed, or is of another study")
+    for name in about.get('files', {}):
+        if _changed(out, name, about):
+            raise InputError(f"{out/name} is not the file that this study wrote: it was changed, or is of another study; {_AGAIN}")
 
 def _checked_recording(path, about):
     "A recording of the model, the texts and the site that provenance names."
@@ -665,14 +729,17 @@ def _checked_recording(path, about):
         if was and was != known.get(k): raise InputError(f"{path} is of another study: its {what} differs from provenance.json")
     return rec
 
+# %% ../nbs/60_study.ipynb #c03ae355
 def load_study(
     out:str|Path, # A folder written by `save_study`
 )->Study: # Without model and texts, see `Study.open`
     "A saved study: recordings, effects and intervals as stored, statistics, rankings and ranges fitted again."
     out = Path(out)
-    about,spec = read_json(out/'provenance.json') or {},settle(read_study(out/'study.toml'))
-    if not {'notes', 'train', 'test'} <= set(about): raise InputError(f"{out}: provenance.json is missing or damaged")
-    _check_settings(out/'study.toml', spec, about)
+    about,covered = _provenance(out)
+    if not covered: warnings.warn(f"{out}: provenance.json is of an older version and no checksum covers it, so a change of it would"
+                                  " not be seen", stacklevel=2)
+    _check_there(out, about)
+    spec = _settings(out/'study.toml', about)
     held,m,spec = out/'recording',spec.method,_where_left(spec, about)
     train,test = (_checked_recording(held/f'{p}.safetensors', about[p]) for p in ('train', 'test'))
     _check_files(out, about)
@@ -680,19 +747,33 @@ def load_study(
     scores = read_arrays(held/'rankings.safetensors')[0] if set(m.rankings) & set(ATTRIBUTIONS) else {}
     fit = correct_only(train) if m.correct_only else train
     statistics,rankings,ranges,_ = fit_study(spec, fit, tokens, scores)
-    return Study(spec, train, test, statistics, rankings, ranges, load_effects(out/'effects.csv'),
-                 load_probes(out/'layers.csv', len(train), len(test), train.classes, spec.seed), about['notes'],
-                 load_intervals(out/'intervals.csv', spec.seed), tokens)
+    own = about.get('files', FILES) # A table that it did not write is none of its own
+    probes = load_probes(out/'layers.csv', len(train), len(test), train.classes, spec.seed) if 'layers.csv' in own else None
+    return Study(spec, train, test, statistics, rankings, ranges, load_effects(out/'effects.csv'), probes, about['notes'],
+                 load_intervals(out/'intervals.csv', spec.seed) if 'intervals.csv' in own else None, tokens)
 
 # %% ../nbs/60_study.ipynb #cac177fd
+def _source(m): return m.classifier or m.encoder or m.causal
+
+def _check_code(m, notes, trusted):
+    "Refuse to run the code of a model that nobody here has asked for, or that is no longer what was run."
+    if not trusted:
+        raise InputError(f"{_source(m)}: this study ran code that came with its model; read that code, and if you trust it, open the study"
+                         " with trust_remote_code=True")
+    if (was := notes.get('model_files')) and was != folder_hash(_source(m)):
+        raise InputError(f"{_source(m)} is no longer the model of this study, and its code was not run")
+
 def reopened(
     study:Study, # A study from a folder
     progress:bool=True, # Show a progress bar, if a model has to be trained again
+    trust_remote_code:bool=False, # Run code that comes with the model, as the study did; whoever opens it has to say so
 )->Study: # A copy with model and texts
-    "Load the model and the texts of a study again; refused where they are no longer those that were recorded."
-    train,test,_ = study_texts(study.spec)
-    prompt,train = study_prompt(study.spec, train)
-    clf = study_model(study.spec, train, progress, prompt)
+    "Load the model and the texts of a study again; refused where they are no longer those that were recorded, before any code runs."
+    m,spec = study.spec.model,study.spec
+    if m.trust_remote_code: _check_code(m, study.notes, trust_remote_code)
+    train,test,_ = study_texts(spec)
+    prompt,train = study_prompt(spec, train)
+    clf = study_model(spec, train, progress, prompt)
     texts,about = (align(train, clf), align(test, clf)),(study.train.provenance,study.test.provenance)
     for t,p in zip(texts, about, strict=True):
         if p.get('texts_sha256', t.digest) != t.digest: raise InputError(f"{t.source} no longer holds the texts of this study")

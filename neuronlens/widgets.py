@@ -9,6 +9,7 @@ __all__ = ['STYLE', 'KINDS', 'card', 'sentence', 'one_line', 'cut', 'canvas', 'f
            'ranking_at', 'with_texts', 'NeuronView', 'EditedText', 'edit_text', 'text_html', 'opening', 'TextView']
 
 # %% ../nbs/52_widgets.ipynb #1cf00626
+import warnings
 from base64 import b64encode
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -110,7 +111,8 @@ def figure_html(
     first,out = np.ravel(drawn)[0],BytesIO()
     fig = first if isinstance(first, mpl.figure.Figure) else first.figure
     try:
-        with mpl.rc_context({'svg.hashsalt': 'neuronlens', 'svg.fonttype': 'none'}):
+        with mpl.rc_context({'svg.hashsalt': 'neuronlens', 'svg.fonttype': 'none'}), warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Glyph .* missing from font') # The browser has one, or shows a box
             fig.savefig(out, format='svg', metadata={'Date': None, 'Creator': None})
     finally: plt.close(fig)
     svg = out.getvalue().replace(b"'DejaVu Sans'", b"'DejaVu Sans', Verdana, sans-serif") # Of the same widths
@@ -327,7 +329,7 @@ class NeuronRange:
 def _neuron_figure(r, shares, most=8):
     "`plot_neuron` in known margins, as HTML."
     rows = min(len(r.classes), most)
-    with theme():
+    with theme({'svg.fonttype': 'none'}):
         ax = canvas(8.8, .42*rows+1, left=.6+.075*min(22, max(map(len, r.classes)))) # Names are cut at 22
         plot_neuron(r.values[:,None], r.labels, r.classes, 0, r.lo, r.hi, r.concept, most=most, ax=ax)
         ax.set_title(f'neuron {r.neuron}, range {r.kind}, n={len(r.values)}')
@@ -433,9 +435,10 @@ def ranking_at(
 
 def with_texts(
     study, # A study
+    trust_remote_code:bool=False, # Run code that comes with its model
 ): # The study with model and texts, or as it was where they cannot be had
     "Open a study if its data and its model are still there."
-    try: return study.open()
+    try: return study.open(trust_remote_code=trust_remote_code)
     except InputError: return study
 
 # %% ../nbs/52_widgets.ipynb #4eed294a
@@ -443,8 +446,9 @@ class NeuronView(View):
     "One neuron of a study: distributions, range, firing and texts. Controls: site, ranking, concept, neuron, kind, tau."
     def __init__(self,
         study, # A `Study`
+        trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
-        self.study,self._ranking = with_texts(study),lru_cache(16)(lambda *at: ranking_at(self.study, *at))
+        self.study,self._ranking = with_texts(study, trust_remote_code),lru_cache(16)(lambda *at: ranking_at(self.study, *at))
         sites = [s for s in study.train.sites if s in study.test.sites]
         controls = dict(site=choice('site', sites, tip='Stream and block where the neuron is read'),
             ranking=choice('ranking', rankings_at(study, sites[0]), tip='What orders the neurons'),
@@ -597,8 +601,9 @@ class TextView(View):
     "One text before and after the edit of a concept. Controls: text, concept, fraction, kind, tau, vote, edit, positions."
     def __init__(self,
         study, # A `Study`; opened if need be
+        trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
-        self.study,m = study.open(),study.spec.method
+        self.study,m = study.open(trust_remote_code=trust_remote_code),study.spec.method
         s = self.study
         self._fit,self._own = fitted_on(s, s.train.site),fitted_statistics(s)
         self._ranges = lru_cache(16)(lambda kind: fit_ranges(*self._fit, kind, statistics=self._own))

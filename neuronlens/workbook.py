@@ -381,8 +381,9 @@ class EraseView(Filling):
     def __init__(self,
         study, # A `Study`
         most:int|None=None, # Test texts to measure on; None: 1,000 where only the head has to run, else 48
+        trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
-        self.study,self.note = checked_study(study).open(),w.HTML()
+        self.study,self.note = checked_study(study).open(trust_remote_code=trust_remote_code),w.HTML()
         self.live,D = LiveEffects(self.study, most),self.study.test.acts.shape[1]
         own = self.study.spec.method.fractions
         self.fractions = sorted({float(f) for f in (*own, *(FRACTIONS if self.live.quick else ())) if int(f*D+1e-9)})
@@ -631,8 +632,9 @@ class Workbook:
     "The live views of a study as tabs: neuron, erase, text, overlap, layers."
     def __init__(self,
         study, # A `Study`
+        trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
-        self.study = s = checked_study(study).open()
+        self.study = s = checked_study(study).open(trust_remote_code=trust_remote_code)
         self._make = dict(neuron=lambda: NeuronView(s), erase=lambda: EraseView(s), text=lambda: TextView(s),
             overlap=lambda: OverlapView(s, self.open_neuron), layers=lambda: LayersView(s))
         self._views = {}
@@ -676,6 +678,7 @@ class Workbook:
 # %% ../nbs/54_workbook.ipynb #89df656a
 def explore(
     study, # A `Study`, as `run_study` or `load_study` gives it
+    trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
 )->Workbook:
     "Look into a study: tabs Neuron, Erase, Text, Overlap and Layers."
-    return Workbook(study)
+    return Workbook(study, trust_remote_code)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +52,15 @@ def alone(bert, files):
 @pytest.fixture(scope='module')
 def ray():
     "Ray on this machine, shared by the tests that need it."
-    os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
-    ray = pytest.importorskip('ray', reason='ray is not installed; `pip install .[ray]` brings it')
+    pytest.importorskip('ray', reason='ray is not installed; `pip install .[ray]` brings it')
     pytest.importorskip('ray.data')
-    import logging
-    ray.init(address='local', num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
-             _node_ip_address='127.0.0.1')
-    yield ray
-    ray.shutdown()
+    for tries in range(3): # On a machine with much else to do Ray may not start in time
+        try:
+            with cluster.ray_session(None, 2) as (ray, _):
+                yield ray
+                return
+        except InputError as e:
+            if 'timed out' not in str(e) or tries == 2: raise
 
 
 def descendants(pid):
@@ -134,7 +136,65 @@ def test_the_reason_is_the_first_error():
     assert cluster._reason('\nThe actor died unexpectedly.\n class_name: x') == 'The actor died unexpectedly.'
 
 
+@pytest.mark.parametrize('error', [Exception('The current node timed out.'), RuntimeError('x\ny'), OSError(28, 'full')])
+def test_ray_that_does_not_start_is_one_sentence(error, monkeypatch):
+    "Ray raises a bare Exception where a node is late; nothing of it stays."
+    from types import SimpleNamespace
+    ended = []
+    def init(**kw): raise error
+    fake = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: ended.append(1))
+    monkeypatch.setattr(cluster, 'load_ray', lambda: (fake, None))
+    monkeypatch.setattr(cluster, 'loopback', nullcontext)
+    monkeypatch.delenv('RAY_ADDRESS', raising=False)
+    with pytest.raises(InputError, match=r'^Ray could not be started here: [^\n]+$'):
+        with cluster.ray_session(None, 1): pass
+    assert ended == [1]
+
+
+def test_ray_that_would_listen_everywhere_is_not_used(monkeypatch):
+    from types import SimpleNamespace
+    ended = []
+    fake = SimpleNamespace(is_initialized=lambda: False, init=lambda **kw: None, shutdown=lambda: ended.append(1),
+                           util=SimpleNamespace(get_node_ip_address=lambda: '192.0.2.7'))
+    monkeypatch.setattr(cluster, 'load_ray', lambda: (fake, None))
+    monkeypatch.setattr(cluster, 'loopback', nullcontext)
+    monkeypatch.delenv('RAY_ADDRESS', raising=False)
+    with pytest.raises(InputError, match='192.0.2.7'):
+        with cluster.ray_session(None, 1): pass
+    assert ended == [1]
+
+
 # --- with Ray
+
+def listening(pids):
+    "Addresses on which processes listen, as hexadecimal digits of /proc/net."
+    held, found = set(), set()
+    for pid in pids:
+        for fd in Path(f'/proc/{pid}/fd').glob('*'):
+            try: held.add(os.readlink(fd))
+            except OSError: continue
+    for family in ('tcp', 'tcp6'):
+        for line in Path(f'/proc/net/{family}').read_text().splitlines()[1:]:
+            cells = line.split()
+            if cells[3] == '0A' and f'socket:[{cells[9]}]' in held: found.add(cells[1].partition(':')[0])
+    return found
+
+
+@pytest.mark.skipif(not Path('/proc/net/tcp').is_file(), reason='no /proc')
+def test_ray_listens_on_loopback_alone(ray):
+    "Control: a socket of this process on all interfaces is seen."
+    import socket
+
+    @ray.remote
+    def who(): return os.getpid()
+    worker = ray.get(who.remote())
+    below = {os.getpid(), *descendants(os.getpid())}
+    assert worker in below
+    here = {'0100007F', '0000000000000000FFFF00000100007F', '00000000000000000000000001000000'}
+    assert listening(below) and listening(below) <= here
+    with socket.create_server(('', 0)): assert not listening(below) <= here
+
+
 
 def test_two_workers_and_one_of_them_killed(ray, bert, files, alone, tmp_path, monkeypatch):
     """An actor dies by SIGKILL when the first part has come: another takes its place, and nothing is lost or counted twice.

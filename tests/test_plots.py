@@ -292,3 +292,49 @@ def test_other_things_are_refused_in_a_sentence():
         with pytest.raises(InputError, match='draws nothing'): plots.plot_neurons(acts, labels, odd, [[0], [1]], 0, **kw)
     with pytest.raises(InputError, match='most=0'): plots.plot_neuron(acts, labels, ('a', 'b'), 0, most=0)
     with pytest.raises(InputError, match="neuron 'x' is not one of 0 to 2"): plots.plot_neuron(acts, labels, ('a', 'b'), 'x')
+
+
+# --- words of others
+
+WORDS = ('a$x^$ \x1b[31m 日本語', r'mo$\frac{$del b\$ नमस्ते', '$$ ab\u202ecd &<b> \0')
+
+
+def test_words_of_others_are_drawn_as_words(monkeypatch, tmp_path):
+    "Names of classes, presets, data sets and models in every figure: no mathematics, no warning, and an SVG is XML."
+    import inspect
+    import warnings
+    from xml.etree import ElementTree
+
+    from matplotlib.cbook import is_math_text
+    monkeypatch.setattr(figures, 'CLASSES', WORDS)
+    renamed = {'condition': 'full', 'preset': 'paper', 'dataset': 'drinks', 'site': 'x'}
+    for name, given in figures.recipes.__wrapped__().items():
+        given = [a.replace({c: {v: WORDS[0]} for c, v in renamed.items() if c in a}) if isinstance(a, pd.DataFrame) else a for a in given]
+        draw = getattr(p, name)
+        more = {k: WORDS[1] for k in ('source',) if k in inspect.signature(draw).parameters}
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            fig = np.ravel(draw(*given, **more))[0].figure
+            said = [t.get_text() for t in fig.findobj(matplotlib.text.Text)]
+            assert not [s for s in said if is_math_text(s) and 'mathdefault' not in s], name
+            assert not more or any('frac' in s for s in said), name
+            if name in ('plot_effects', 'plot_firing', 'plot_intervals', 'plot_matched', 'plot_fractions'):
+                p.save_figure(fig, tmp_path/'x.svg', dpi=30)
+                ElementTree.parse(tmp_path/'x.svg')
+        plt.close('all')
+
+
+@pytest.mark.parametrize('name', ['日本語', '\x1b[31m\0', '\ud800x', 'a$x^$ $\\frac{$'])
+def test_a_view_of_odd_classes_is_xml_without_a_warning(name, recwarn):
+    "The browser finds a font for what matplotlib has none for; control characters are spelled out."
+    import base64
+    import re
+    from xml.etree import ElementTree
+
+    from neuronlens.widgets import NeuronRange, neuron_html
+    values, labels, ends = np.random.default_rng(0).normal(size=40).astype('f4'), np.repeat([0, 1], 20), np.array([-1., 1.], 'f4')
+    r = NeuronRange(0, values, labels, (name, 'b'), 0, ends[:1], ends[1:], 'gaussian', 0.)
+    svg = base64.b64decode(re.search(r'svg\+xml;base64,([^"]+)', neuron_html(r))[1])
+    said = ''.join(ElementTree.fromstring(svg).itertext())
+    assert ascii(name)[1:-1].replace('\\\\', '\\') in said or name in said
+    assert [str(w.message) for w in recwarn] == []

@@ -593,7 +593,8 @@ def test_files_of_another_study_are_refused_by_name(two, tmp_path):
     refuses('recording/train.safetensors', 'its texts differs', lambda p: put(p.with_name('test.safetensors'), p))
     def forgets(p):
         about = json.loads((p.parent/'provenance.json').read_text())
-        (p.parent/'provenance.json').write_text(json.dumps({k: v for k, v in about.items() if k not in ('files', 'decides')}))
+        about = {k: v for k, v in about.items() if k not in ('files', 'decides', 'sha256')}
+        (p.parent/'provenance.json').write_text(json.dumps(about | {'versions': about['versions'] | {'neuronlens': '0.1.0'}}))
         p.write_text('')
     for file in ('effects.csv', 'intervals.csv', 'layers.csv'): refuses(file, 'the file is empty', forgets) # Of an older version
 
