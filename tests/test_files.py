@@ -149,7 +149,7 @@ def test_a_nul_in_a_path(tmp_path):
     for fn in (read_texts, lambda p: list(read_chunks(p))):
         with pytest.raises(InputError, match=r"'a\\x00b.csv': no such file"): fn('a\0b.csv')
     (f := tmp_path/'s.toml').write_text('[data]\ntrain = "a\\u0000b.csv"\ntest = "t.csv"\n[model]\nclassifier = "m"\n')
-    with pytest.raises(InputError, match=r"train 'a\\x00b.csv' is no file"): read_study(f)
+    with pytest.raises(InputError, match=r"'a\\x00b.csv' is no path"): read_study(f)
 
 
 def test_a_study_file_with_a_mark(tmp_path):
