@@ -31,7 +31,7 @@ from transformers.utils import logging
 from neuronlens.data import InputError, make_texts
 from neuronlens.hooks import Site, anatomy, before, hooked, logits, run
 from neuronlens.language import generate
-from neuronlens.model import batches, encode, make_classifier
+from neuronlens.model import batches, call_options, encode, make_classifier
 from neuronlens.prompt import Prompt, calibrated, class_probabilities, make_prompted
 from neuronlens.recording import record
 
@@ -329,7 +329,7 @@ def check_written(model, fresh, tok, rep):
     ok = generate(model, tok, prompts, new_tokens=5) == [tok.decode(written(fresh, x, 5), skip_special_tokens=True) for x in ids]
     if not ok: rep.wrong.append("generate: another text")
     a = anatomy(model)
-    site = next((s for s in (Site("mlp", 1), Site("residual", 1)) if s.stream == "residual" or s in a.inner))
+    site = next(s for s in (Site("mlp", 1), Site("residual", 1)) if s.stream == "residual" or s in a.inner)
     name, into = named(model, a, site)
     want = [tok.decode(written(fresh, x, 5, {name: (into, halve)}), skip_special_tokens=True) for x in ids]
     with hooked(model, {site: halve}): got = generate(model, tok, prompts, new_tokens=5)
