@@ -188,7 +188,8 @@ def generate(
     if new_tokens < 1: raise InputError(f"{new_tokens} new tokens are none; ask for at least 1")
     clf = _speaker(model, tokenizer)
     ids,out = _tokenized(clf, prompts, 'prompt', new_tokens),['']*len(prompts)
-    ivs,ends,encoded,_ = _ready(clf, interventions),_ends(model, tokenizer),_encoded(clf, ids, 'prompts', 'left', new_tokens),clf.takes_positions # Before any edit
+    ivs,ends,_ = _ready(clf, interventions),_ends(model, tokenizer),clf.takes_positions # Before any edit
+    encoded = _encoded(clf, ids, 'prompts', 'left', new_tokens)
     longest = max(map(len, ids), default=1)
     room = (tokens or token_budget(clf.device))*longest//(longest+new_tokens)
     for batch in batches(encoded, tokens=max(1, room), fill=clf.pad_id, side='left'):

@@ -292,14 +292,14 @@ def fresh_scored(fresh, clf):
     class Scored(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.of = fresh
+            self.of, self.config = fresh, fresh.config
 
         def get_submodule(self, name): return self.of.get_submodule(name)
 
         def named_modules(self, *args, **kw): return self.of.named_modules(*args, **kw)
 
-        def forward(self, ids, **kw):
-            return (self.of(ids)[0][:, -1][:, [v[0] for v in clf.answer_ids]],)
+        def forward(self, ids, use_cache=False):
+            return (self.of(ids, **call_options(self.of))[0][:, -1][:, [v[0] for v in clf.answer_ids]],)
     return Scored()
 
 
