@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from string import ascii_uppercase
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,7 @@ from neuronlens.model import (
     Classifier,
     Encoded,
     align,
+    alike,
     batches,
     call_options,
     each_batch,
@@ -38,11 +40,13 @@ from neuronlens.model import (
     evaluating,
     last_attended,
     most_tokens,
+    pad,
     proven,
     quiet,
     readout_weights,
     token_budget,
     turns_by_length,
+    understood,
     without_wrapper,
 )
 from .probing import mcnemar
@@ -155,15 +159,41 @@ def _ends(model, tokenizer):
     ends = tokenizer.eos_token_id if ends is None else ends
     return [e for e in (ends if isinstance(ends, list|tuple) else [ends]) if e is not None]
 
-def _greedy(clf, batch, n, ends):
-    "Up to `n` tokens for every row, as lists that stop before an end token."
-    ids,mask,cache,out,kept = batch.ids.to(clf.device),batch.mask.to(clf.device),None,[],not turns_by_length(clf.model)
+_CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, NotImplementedError)
+
+def _step(clf, ids, mask, cache=None, kept=True):
+    "A pass over the newest tokens `ids` behind what is in the cache; its answer holds the scores of the last position."
+    kw = call_options(clf.model) | dict(input_ids=ids, attention_mask=mask)
+    if 'logits_to_keep' in inspect.signature(clf.model.forward).parameters: kw['logits_to_keep'] = 1
+    if clf.takes_positions: kw['position_ids'] = (mask.cumsum(1)-1).clamp(min=0)[:,-ids.shape[1]:]
+    return clf.model(**kw | (dict(past_key_values=cache, use_cache=True) if kept else {}))
+
+_GOES_ON = WeakKeyDictionary()
+
+def _goes_on(clf, encoded, more):
+    "Whether the longest and the shortest text, and so many tokens, end the same when the last is read with a cache, as `generate` does."
+    if turns_by_length(clf.model): return False
+    ids = sorted(encoded.ids, key=len)
+    ids = [[*x, *x[-1:]*more] for x in (ids[-1], ids[0] if encoded.mixed else ids[-1])]
+    known,n = _GOES_ON.get(clf.model, (0, True)),len(ids[0])
+    if n <= known[0]: return known[1]
+    batch = pad(ids, [[0]*len(x) for x in ids], [0, 1], fill=clf.pad_id, side='left')
+    new,mask = batch.ids.to(clf.device),batch.mask.to(clf.device)
+    with evaluating(clf.model), understood(clf.model):
+        want = [_step(clf, torch.tensor([x], device=clf.device), torch.ones(1, len(x), dtype=torch.long, device=clf.device), kept=False)
+                for x in ids]
+        try: got = _step(clf, new[:,-1:], mask, _step(clf, new[:,:-1], mask[:,:-1]).past_key_values).logits
+        except _CANNOT: got = None
+        same = got is not None and alike(got[:,-1], torch.stack([w.logits[0,-1] for w in want]), clf.model.dtype)
+    _GOES_ON[clf.model] = n,same
+    return same
+
+def _greedy(clf, batch, n, ends, kept):
+    "Up to `n` tokens for every row, as lists that stop before an end token; without a cache, all is read anew for each."
+    ids,mask,cache,out = batch.ids.to(clf.device),batch.mask.to(clf.device),None,[]
     over,ends = torch.zeros(len(batch), dtype=torch.bool, device=clf.device),torch.tensor(ends, dtype=torch.long, device=clf.device)
-    lean = {'logits_to_keep':1} if 'logits_to_keep' in inspect.signature(clf.model.forward).parameters else {}
     for _ in range(n):
-        if clf.takes_positions: lean['position_ids'] = (mask.cumsum(1)-1).clamp(min=0)[:,-ids.shape[1]:]
-        given = dict(input_ids=ids, attention_mask=mask) | (dict(past_key_values=cache, use_cache=True) if kept else {})
-        res = clf.model(**call_options(clf.model) | given, **lean)
+        res = _step(clf, ids, mask, cache, kept)
         new,cache = res.logits[:,-1:].argmax(-1),res.get('past_key_values')
         ids = new if kept else torch.cat([ids, new], 1)
         over |= torch.isin(new[:,0], ends)
@@ -190,10 +220,11 @@ def generate(
     ids,out = _tokenized(clf, prompts, 'prompt', new_tokens),['']*len(prompts)
     ivs,ends,_ = _ready(clf, interventions),_ends(model, tokenizer),clf.takes_positions # Before any edit
     encoded = _encoded(clf, ids, 'prompts', 'left', new_tokens)
+    kept = bool(len(encoded)) and _goes_on(clf, encoded, new_tokens)
     longest = max(map(len, ids), default=1)
     room = (tokens or token_budget(clf.device))*longest//(longest+new_tokens)
     for batch in batches(encoded, tokens=max(1, room), fill=clf.pad_id, side='left'):
-        with evaluating(model), editing(model, ivs, mask=batch.mask): new = _greedy(clf, batch, new_tokens, ends)
+        with evaluating(model), editing(model, ivs, mask=batch.mask): new = _greedy(clf, batch, new_tokens, ends, kept)
         for row,text in zip(batch.rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True): out[row] = text
     return out
 

@@ -372,7 +372,7 @@ def make_prompted(
     if (n := clf.max_length-_least(clf)) < 1:
         raise InputError(f"the prompt takes {_least(clf)} tokens without a text, which leaves {max(0, n)} of {clf.max_length} for one")
     clf = replace(clf, sha256=_hash(sha256, prompt, clf.scoring, None))
-    return _tried(clf)
+    with understood(model, source): return _tried(clf)
 
 # %% ../nbs/11_prompt.ipynb #cf4bae24
 def _check_asked(prompt, scoring, max_length):

@@ -67,7 +67,7 @@ VARIANTS = {"bert chunks": dict(chunk_size_feed_forward=1), "bert tuple": dict(r
             "falcon alibi": dict(alibi=True), "falcon new": dict(new_decoder_architecture=True),
             "gpt_neox serial": dict(use_parallel_residual=False), "llama4_text chunks": dict(attention_chunk_size=8)}
 NAMES = sorted({*CLASSIFIERS, *SPEAKERS, *VARIANTS})
-LENGTHS = (1, 2, 5, 9, 12, 20, 33, 47, 8, 8)
+LENGTHS = (1, 2, 9, 20, 47, 8)
 MOST_WEIGHTS = 60_000_000
 PROJECTIONS = ("o_proj", "dense", "c_proj", "out_proj", "out_lin", "Wo", "down_proj", "lin2", "fc2", "w2", "fc_out", "dense_4h_to_h",
                "o", "fc_proj", "proj", "output_linear", "out", "wo", "linear2", "dense_out", "down", "output_dense")
@@ -77,7 +77,7 @@ def words(n, seed=0): return " ".join(np.random.default_rng(seed).choice(WORDS, 
 
 
 TEXTS = [words(n, i) for i, n in enumerate(LENGTHS)]
-LABELLED = make_texts(TEXTS, list("abcab"*2))
+LABELLED = make_texts(TEXTS, list("abcabc"))
 
 
 def word_tokenizer(brackets=False, most=96):
@@ -266,7 +266,7 @@ def check_prompts(name, rep):
     model = tiny(name, AutoModelForCausalLM)
     fresh, tok = copy.deepcopy(model), word_tokenizer()
     shots = tuple((words(6, i), i) for i in range(2))
-    labelled = make_texts(TEXTS, ["x", "y"]*5)
+    labelled = make_texts(TEXTS, ["x", "y"]*3)
     for scoring, verbalizers in (("first", (" river", " stone")), ("sum", (" river lamp music", " river cloud"))):
         with rep.trying(scoring):
             p = Prompt("Text: {text}\nTopic:", ("x", "y"), verbalizers, shots=shots)
@@ -298,7 +298,7 @@ def fresh_scored(fresh, clf):
 
         def named_modules(self, *args, **kw): return self.of.named_modules(*args, **kw)
 
-        def forward(self, ids, use_cache=False):
+        def forward(self, ids, **kw):
             return (self.of(ids, **call_options(self.of))[0][:, -1][:, [v[0] for v in clf.answer_ids]],)
     return Scored()
 
