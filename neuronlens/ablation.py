@@ -504,7 +504,7 @@ def _placed(ivs, clf):
             neurons=to(iv.neurons), lo=to(iv.lo), hi=to(iv.hi), about=Neurons(*map(to, iv.about)))
         out.append(replace(iv, site=parse_site(iv.site, len(a)), **kw))
     for iv in out:
-        if iv.width != (D := a.widths[iv.site.stream]):
+        if iv.width != (D := a.width(iv.site)):
             raise InputError(f"an intervention at {iv.site} has ranges of {iv.width} neurons, the site has {D}")
     return out
 

@@ -156,7 +156,7 @@ def attributions(
     integrates = method == 'integrated_gradients'
     if acts is None and (lone or integrates):
         acts = record(clf, texts, [site], answers=False, tokens=tokens, progress=progress).acts
-    N,D = len(texts),a.widths[site.stream]
+    N,D = len(texts),a.width(site)
     base = acts.mean(0, dtype=np.float64) if integrates else np.zeros(D)
     values,ends = np.empty((N, D), np.float32),np.empty((2, N), np.float32)
     with progress_bar(what='attributing', total=N, unit='text', show=progress) as bar:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from .data import InputError
-from .model import Batch, Classifier, call_options, evaluating, input_device, padding_id, understood
+from .model import Batch, Classifier, alike, call_options, evaluating, input_device, padding_id, understood, without_wrapper
 
 # %% ../nbs/12_hooks.ipynb #ccee96d9
 STREAMS = ('residual', 'mlp', 'attention')
@@ -49,12 +49,22 @@ class Anatomy:
     "Where the sites of a model are."
     blocks:tuple[nn.Module,...] # L transformer blocks
     inner:dict[Site,nn.Module] # The projection that reads each mlp and attention site
-    widths:dict[str,int] # Neurons of each stream
+    refused:dict[Site,str] # Why there are no other such sites
+    widths:dict[str,int] # Neurons of each stream, of the widest block
     in_tuple:int # How long the tuple is that blocks return, the hidden state first; 0: they return it alone
     head:str # Which position the classification head reads: 'first', 'last' or 'all'
     lone:bool # Whether one stand-in position serves the head of any number of texts
 
     def __len__(self): return len(self.blocks)
+    def projection(self, site:Site)->nn.Module:
+        "What reads an mlp or attention site; refused with the reason where nothing was proven to."
+        if site not in self.inner: raise InputError(f"site {str(site)!r} cannot be studied: {self.refused[site]}")
+        return self.inner[site]
+
+    def width(self, site:Site)->int: # Neurons
+        "How wide a site is."
+        return _weight_shape(self.projection(site))[0] if site.stream in ('mlp', 'attention') else self.widths['residual']
+
     def __repr__(self): return f"Anatomy({len(self)} blocks, widths {self.widths}, head reads {self.head!r})"
 
 def find_blocks(
@@ -70,34 +80,163 @@ def find_blocks(
 def _hidden(out): return out[0] if isinstance(out, tuple|list) else out
 
 def _weight_shape(m):
-    "(in, out) of a projection: a 2-D weight either way round, as in Linear and GPT-2's Conv1D."
+    "(in, out) of a projection: a 2-D weight either way round, as in Linear and GPT-2's Conv1D, or one that carries an adapter."
+    if isinstance(base := getattr(m, 'base_layer', None), nn.Module): return _weight_shape(base)
     if isinstance(m, nn.Linear): return m.in_features,m.out_features
     w = getattr(m, 'weight', None)
     if type(m).__name__ == 'Conv1D' and isinstance(w, nn.Parameter) and w.ndim == 2: return tuple(w.shape)
 
-def _trace(model, blocks):
-    "One small pass: per block its projections in running order as (module, its input), what blocks 0 and -1 returned, and the logits."
-    calls,out,ids = [[] for _ in blocks],[],[i for i in range(6) if i != padding_id(model)][:3]
-    with ExitStack() as stack, torch.no_grad():
-        for b,block in enumerate(blocks):
-            for m in block.modules():
-                if _weight_shape(m):
-                    h = m.register_forward_pre_hook(lambda m, args, b=b: calls[b].append((m, args[0])))
-                    stack.callback(h.remove)
-        for b in (blocks[0], blocks[-1]): stack.callback(b.register_forward_hook(lambda m, args, res: out.append(res)).remove)
-        logits = model(input_ids=torch.tensor([ids], device=input_device(model)), **call_options(model)).logits
-    if not out or not all(calls): raise InputError(f"{type(model).__name__}: found no projections in its blocks")
-    return calls,out[0],_hidden(out[-1]),logits
+def _entering(args, kw): return args[0] if args else kw['hidden_states']
 
-def _projections(calls, width, where):
-    "The attention's output and the MLP's down projection among one block's projections in running order."
-    first = calls[0][1]
-    reads_first = {m for m,x in calls if x is first}
-    attn = next((m for m,x in calls if m not in reads_first and _weight_shape(m)[1] == width), None)
-    down = calls[-1][0] if calls else None
-    if attn is None or attn is down or _weight_shape(down)[1] != width:
-        raise InputError(f"{where}: cannot tell its attention and MLP projections apart")
-    return attn,down
+def _entered(args, kw, x): return ((x, *args[1:]), kw) if args else (args, kw | {'hidden_states':x})
+
+@contextmanager
+def _unchunked(
+    module:nn.Module, # A model or a block
+): # As it was afterwards
+    "An MLP that would run in chunks of positions, to spare memory, runs at once: the same numbers."
+    parts = [(m, n) for m in module.modules() if (n := m.__dict__.get('chunk_size_feed_forward'))]
+    for m,_ in parts: m.chunk_size_feed_forward = 0
+    try: yield
+    finally:
+        for m,n in parts: m.chunk_size_feed_forward = n
+
+def _projecting(block):
+    "The projections of a block, an adapter's parts not counted."
+    inside = set()
+    for m in block.modules():
+        if m not in inside and _weight_shape(m):
+            inside |= {*m.modules()}
+            yield m
+
+def _trial_rows(model):
+    "Two rows of five tokens, none of which is the padding."
+    ids = [i for i in range(7) if i != padding_id(model)][:6]
+    return torch.tensor([ids[:5], ids[:0:-1]], device=input_device(model))
+
+def _trace(model, blocks, n=2):
+    "A pass over `n` rows: per block its projections as they ran, with their inputs; (block, arguments, keywords, output); the logits."
+    calls,passes,ids = [[] for _ in blocks],[],_trial_rows(model)[:n]
+    with ExitStack() as stack, torch.no_grad(), _unchunked(model):
+        for b,block in enumerate(blocks):
+            for m in _projecting(block):
+                h = m.register_forward_pre_hook(lambda m, args, b=b: calls[b].append((m, args[0] if args else None)))
+                stack.callback(h.remove)
+            h = block.register_forward_hook(lambda m, args, kw, out, b=b: passes.append((b, args, kw, out)), with_kwargs=True)
+            stack.callback(h.remove)
+        logits = model(input_ids=ids, **call_options(model)).logits
+    if not passes or not any(calls): raise InputError(f"{type(model).__name__}: found no projections in its blocks")
+    return calls,passes,logits
+
+# %% ../nbs/12_hooks.ipynb #d39f5e6a
+def _whole(calls, alone, width):
+    "Projections that are called once, end as wide as the residual stream, and read `[N, T, D]` (or `[N T, D]`), each text as it is alone."
+    out,counts,first = [],[m for m,_ in calls],calls[0][1] if calls else None
+    for m,x in calls:
+        y = next((y for n,y in alone if n is m), None)
+        if _weight_shape(m)[1] != width or counts.count(m) > 1 or x is None or y is None or x is first: continue
+        if x.numel() != 10*x.shape[-1] or y.numel() != 5*y.shape[-1]: continue
+        if alike(x.reshape(2, 5, -1)[0], y.reshape(5, -1), y.dtype): out.append(m)
+    return out
+
+@contextmanager
+def _at_zero(modules):
+    "What these modules read is 0 everywhere."
+    def zero(mod, args): return (torch.zeros_like(args[0]), *args[1:])
+    with ExitStack() as stack:
+        for m in modules: stack.callback(m.register_forward_pre_hook(zero).remove)
+        yield
+
+def _any_like(x): return torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x) # Not what stands there: it may be no number
+
+def _slopes(block, args, kw, zeroed, along=()):
+    "Slopes of what a block returns at the last of its positions along its input, and along these parameters, with these projections at 0."
+    args,kw = _entered(args, kw, x := _any_like(_entering(args, kw)).requires_grad_())
+    with torch.inference_mode(False), torch.enable_grad(), _at_zero(zeroed), _unchunked(block):
+        y = _hidden(block(*args, **kw))[:,-1]
+        return torch.autograd.grad((y*_any_like(y)).sum(), [x, *along], allow_unused=True) if y.requires_grad else [None]*(1+len(along))
+
+def _mixes(block, args, kw, attn):
+    "Whether a position still hears of others when this projection reads 0."
+    g = _slopes(block, args, kw, [attn])[0]
+    return g is not None and bool(g[:,:-1].any())
+
+@contextmanager
+def _with_slopes(parameters):
+    "All of these parameters have slopes; afterwards those that had."
+    off = [p for p in parameters if not p.requires_grad]
+    for p in off: p.requires_grad_(True)
+    try: yield
+    finally:
+        for p in off: p.requires_grad_(False)
+
+def _counts(block, args, kw, zeroed):
+    "The first matrix of a block that still moves its output when these projections read 0, or ''."
+    named = [(n, p) for n,p in block.named_parameters() if p.ndim > 1 and p.is_floating_point()]
+    with _with_slopes([p for _,p in named]): slopes = _slopes(block, args, kw, zeroed, [p for _,p in named])[1:]
+    return next((n for (n,_),g in zip(named, slopes, strict=True) if g is not None and bool(g.any())), '')
+
+# %% ../nbs/12_hooks.ipynb #36a4df1b
+@torch.no_grad()
+def _broken(block, args, kw):
+    "Whether a block makes no numbers of any input."
+    args,kw = _entered(args, kw, _any_like(_entering(args, kw)))
+    return not bool(_hidden(block(*args, **kw)).isfinite().all())
+
+def _likely(block, modules, name):
+    "These projections, the last first, but before them the one that has the name of what was found in another block."
+    path = {m:n for n,m in block.named_modules()}
+    return sorted(reversed(modules), key=lambda m: path[m] != name)
+
+def _find_sites(model, blocks, passes, projections):
+    "The projection of every attention and MLP, why there is none elsewhere, and how many neurons the widest have."
+    inner,refused,names = {},{},{}
+    broken = [_broken(blocks[b], args, kw) for b,args,kw,_ in passes]
+    for (b,args,kw,_),found in sorted(zip(passes, projections, strict=True), key=lambda x: broken[x[0][0]]):
+        block,where = blocks[b],f"{type(model).__name__}, block {b}"
+        if broken[b]: # What no trial can tell has the name it has elsewhere; whatever is read there is refused, but by its text
+            for s,name in names.items(): inner[Site(s, b)] = block.get_submodule(name)
+            continue
+        attn = next((m for m in _likely(block, found, names.get('attention')) if not _mixes(block, args, kw, m)), None)
+        down,left = None,''
+        for m in _likely(block, [m for m in found if m is not attn], names.get('mlp')) if attn is not None else []:
+            if not (left := _counts(block, args, kw, [attn, m])):
+                down = m
+                break
+        why = f"{where}: no one projection is all of its attention, as where there is none, or where there are adapters (merge them)"
+        beside = f' ({left} counts beside it)'*bool(left)
+        more = f"{where}: no one projection is all of its MLP{beside}, as where there are experts, or adapters (merge them)"
+        for s,m,reason in (('attention', attn, why), ('mlp', down, why if attn is None else more)):
+            if m is None: refused[Site(s, b)] = reason
+            else: inner[Site(s, b)],names[s] = m,next(n for n,x in block.named_modules() if x is m)
+    if not inner: raise InputError(next(iter(refused.values())))
+    return inner,refused,{s:max(_weight_shape(m)[0] for x,m in inner.items() if x.stream == s) for s in names}
+
+# %% ../nbs/12_hooks.ipynb #ef080b2d
+def _check_blocks(model, passes, alone, n):
+    "Refuse blocks that do not run once each in their order, or that do not hand on one row a text and one column a position, as alone."
+    name = type(model).__name__
+    if [b for b,*_ in passes] != [*range(n)]: raise InputError(f"{name}: its blocks do not run once each and in their order")
+    for (b,args,kw,out),(*_,own) in zip(passes, alone, strict=True):
+        x,y,z = _entering(args, kw),_hidden(out),_hidden(own)
+        if not x.shape == y.shape == (2, 5, y.shape[-1]) or z.shape != (1, 5, y.shape[-1]):
+            raise InputError(f"{name}, block {b}: what it hands on has not one row a text and one column a position")
+        if not alike(y[:1], z, y.dtype): raise InputError(f"{name}, block {b}: what it hands on of a text depends on the texts beside it")
+
+def _check_resuming(model, blocks, in_tuple, hidden):
+    "Refuse a model in which an edit of a block's output does more than what the blocks above make of it."
+    n,ids = len(blocks),_trial_rows(model)
+    for b in sorted({0, (n-1)//2, n-2} - {-1}):
+        edited,seen = hidden[b].flip(-1),[]
+        def swap(mod, args, out, edited=edited): return (edited, *out[1:]) if isinstance(out, tuple|list) else edited
+        def keep(mod, args, out, seen=seen): seen.append(_hidden(out))
+        with torch.no_grad(), ExitStack() as stack:
+            stack.callback(blocks[-1].register_forward_hook(keep).remove)
+            with resuming(blocks, in_tuple, b, edited): model(input_ids=ids, **call_options(model))
+            stack.callback(blocks[b].register_forward_hook(swap).remove)
+            model(input_ids=ids, **call_options(model))
+        if not alike(seen[0], seen[1], hidden[b].dtype):
+            raise InputError(f"{type(model).__name__}: its blocks read more of block {b} than what it hands on")
 
 # %% ../nbs/12_hooks.ipynb #518e1275
 def _head_position(model, blocks, in_tuple, width):
@@ -123,7 +262,7 @@ def _stands_in(model, blocks, in_tuple, width):
 
 def _check_top(model, blocks, in_tuple, hidden, logits):
     "Refuse a model whose answer is made of more than what its last block hands on."
-    with torch.no_grad(), resuming(blocks, in_tuple, len(blocks)-1, hidden): again = model(**_dummy(model, 1, hidden.shape[1])).logits
+    with torch.no_grad(), resuming(blocks, in_tuple, len(blocks)-1, hidden): again = model(**_dummy(model, *hidden.shape[:2])).logits
     if again.shape == logits.shape and not (again-logits).abs().max() > .02*max(1., logits.abs().max()): return
     raise InputError(f"{type(model).__name__}: its answer is not made of the output of its last block alone")
 
@@ -139,21 +278,25 @@ _ANATOMY = WeakKeyDictionary()
 def anatomy(
     model:nn.Module, # Hugging Face model with a classification or language-modelling head
 )->Anatomy: # Kept as long as the model lives
-    "Find the blocks, the projections and what the head reads, by structure and one small trial."
+    "Find the blocks, the projections and what the head reads, by structure and a few small trials; a site is what was proven to be one."
+    model = without_wrapper(model)
     if (a := _ANATOMY.get(model)) is not None: return a
-    with evaluating(model), understood(model): res = _ANATOMY[model] = _anatomy(model)
+    with torch.inference_mode(False), evaluating(model), understood(model): res = _ANATOMY[model] = _anatomy(model)
     return res
 
 def _anatomy(model):
     blocks = find_blocks(model)
-    calls,out,hidden,logits = _trace(model, blocks)
-    width,inner,in_tuple = _hidden(out).shape[-1],{},len(out) if isinstance(out, tuple|list) else 0
-    for b,c in enumerate(calls):
-        inner[Site('attention', b)],inner[Site('mlp', b)] = _projections(c, width, f"{type(model).__name__}, block {b}")
-    widths = {'residual':width} | {s:_weight_shape(inner[Site(s, 0)])[0] for s in ('mlp', 'attention')}
-    _check_top(model, blocks, in_tuple, hidden, logits)
+    calls,passes,logits = _trace(model, blocks)
+    alone,own,_ = _trace(model, blocks, 1)
+    _check_blocks(model, passes, own, len(blocks))
+    out = passes[0][-1]
+    width,in_tuple = _hidden(out).shape[-1],len(out) if isinstance(out, tuple|list) else 0
+    inner,refused,widths = _find_sites(model, blocks, passes, [_whole(*c, width) for c in zip(calls, alone, strict=True)])
+    hidden = [_hidden(p[-1]) for p in passes]
+    _check_top(model, blocks, in_tuple, hidden[-1], logits)
+    _check_resuming(model, blocks, in_tuple, hidden)
     trial = model, blocks, in_tuple, width
-    return Anatomy(blocks, inner, widths, in_tuple, _head_position(*trial), _stands_in(*trial))
+    return Anatomy(blocks, inner, refused, {'residual':width} | widths, in_tuple, _head_position(*trial), _stands_in(*trial))
 
 # %% ../nbs/12_hooks.ipynb #e64dd089
 @contextmanager
@@ -195,7 +338,7 @@ def hooked(
     behind:Callable|None=None, # Called with (module, arguments, output) of every pass when it is done
 ): # The hooks are gone afterwards, error or not
     "Let every pass of the model run with these edits, each step of `generate` included."
-    a = anatomy(model)
+    model,a = without_wrapper(model),anatomy(model)
     with ExitStack() as stack:
         if ahead is not None: stack.callback(model.base_model.register_forward_pre_hook(ahead, with_kwargs=True).remove)
         if behind is not None: stack.callback(model.register_forward_hook(behind).remove)
@@ -204,21 +347,26 @@ def hooked(
 
 def _at(stack, a, site, fn):
     "Hook `fn` (hidden to hidden, or None to leave it) to a site until the stack is left."
-    rows,block = [],a.blocks[site.block]
-    def shape(mod, args, kw): rows[:] = (args[0] if args else kw['hidden_states']).shape[:2]
+    rows,block,calls = [],a.blocks[site.block],[]
+    inner = None if site.stream in ('residual', 'embedding') else a.projection(site)
+    def shape(mod, args, kw): rows[:],calls[:] = _entering(args, kw).shape[:2],[]
     def after(mod, args, out):
         new = fn(_hidden(out))
         if new is not None: return (new, *out[1:]) if isinstance(out, tuple|list) else new
     def ahead(mod, args, kw):
-        x = args[0] if args else kw['hidden_states']
+        x = _entering(args, kw)
         flat = x.ndim == 2 # OPT lays the tokens of all texts end to end
+        calls.append(x.shape[:-1])
+        if inner is not None and (len(calls) > 1 or [*calls[0]] != ([rows[0]*rows[1]] if flat else rows)):
+            raise InputError(f"site {str(site)!r} cannot be studied here: it has not one row a text and one column a position")
         new = fn(x.unflatten(0, rows) if flat else x)
         if new is None: return
         if flat: new = new.flatten(0, 1)
-        return ((new, *args[1:]), kw) if args else (args, kw | {'hidden_states':new})
+        return _entered(args, kw, new)
+    if site.stream == 'mlp': stack.enter_context(_unchunked(block))
     if site.stream == 'residual': handles = [block.register_forward_hook(after)]
     else: handles = [m.register_forward_pre_hook(h, with_kwargs=True)
-                     for m,h in ((block, shape), (block if site == EMBEDDING else a.inner[site], ahead))]
+                     for m,h in ((block, shape), (block if site == EMBEDDING else inner, ahead))]
     for h in handles: stack.callback(h.remove)
 
 # %% ../nbs/12_hooks.ipynb #15753b4c
@@ -238,7 +386,10 @@ def run(
     if cache is not None: inputs |= dict(past_key_values=cache, use_cache=True)
     def stop(mod, args, out): raise _Stop
     def keep(site):
-        def fn(h): kept[site] = h
+        def fn(h):
+            if h.shape[:2] != batch.ids.shape:
+                raise InputError(f"{type(clf.model).__name__}: site {str(site)!r} has not one row a text and one column a position here")
+            kept[site] = h
         return fn
     with ExitStack() as stack:
         if start is not None:

@@ -13,10 +13,11 @@ import re
 import zlib
 from array import array
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from string import ascii_uppercase
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -32,15 +33,22 @@ from neuronlens.model import (
     Classifier,
     Encoded,
     align,
+    alike,
     batches,
+    call_options,
     each_batch,
     encode,
     evaluating,
     last_attended,
     most_tokens,
+    pad,
+    proven,
     quiet,
     readout_weights,
     token_budget,
+    turns_by_length,
+    understood,
+    without_wrapper,
 )
 from .probing import mcnemar
 from .progress import progress_bar
@@ -114,6 +122,7 @@ def _finite_part(model, ivs, part, rows):
 # %% ../nbs/48_language.ipynb #4f1907b5
 def _speaker(model, tokenizer=None, most=0):
     "A language model in the clothes of a classifier, so that the rooms below can run it; refuses what is none."
+    model = without_wrapper(model)
     if model.get_output_embeddings() is None: raise InputError(f"{type(model).__name__} has no language-modelling head")
     return Classifier(model, tokenizer, (), 'last', most or most_tokens(model, tokenizer))
 
@@ -147,15 +156,19 @@ def editing(
 def _tokenized(clf, texts, what, room=0):
     "Token ids of every text; refuses one that gives none, or leaves no room for so many more, by its number."
     with quiet(): ids = clf.tokenizer(list(texts))['input_ids'] if len(texts) else []
+    bos = getattr(clf.tokenizer, 'bos_token_id', None) # Once, where a chat template brought its own
+    ids = [x[1:] if bos is not None and x[:2] == [bos, bos] and t.startswith(clf.tokenizer.bos_token) else x
+           for x,t in zip(ids, texts, strict=True)]
     if none := [i for i,x in enumerate(ids, 1) if not x]: raise InputError(f"{what}s: {some_rows(none)}: the tokenizer makes no token")
     if long := [i for i,x in enumerate(ids, 1) if len(x)+room > clf.max_length]:
         n = len(ids[long[0]-1])
         raise InputError(f"{what} {long[0]} has {n} tokens{f' and {room} to follow' if room else ''}, the model reads {clf.max_length}")
     return ids
 
-def _encoded(ids, source):
-    "Token ids as texts to be batched, no token special."
-    return Encoded([array('i', x) for x in ids], [array('b', bytes(len(x))) for x in ids], 0, source)
+def _encoded(clf, ids, source, side='right', more=0):
+    "Token ids as texts to be batched, no token special; the model is proven on texts longer by what it is to write."
+    made = lambda ids: Encoded([array('i', x) for x in ids], [array('b', bytes(len(x))) for x in ids], 0, source)
+    return replace(made(ids), mixed=proven(clf, made([[*x, *x[-1:]*more] for x in ids]), side).mixed)
 
 def _ends(model, tokenizer):
     "Tokens that end a text."
@@ -163,17 +176,45 @@ def _ends(model, tokenizer):
     ends = tokenizer.eos_token_id if ends is None else ends
     return [e for e in (ends if isinstance(ends, list|tuple) else [ends]) if e is not None]
 
-def _greedy(clf, batch, n, ends):
-    "Up to `n` tokens for every row, as lists that stop before an end token."
+_CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, NotImplementedError)
+
+def _step(clf, ids, mask, cache=None, kept=True):
+    "A pass over the newest tokens `ids` behind what is in the cache; its answer holds the scores of the last position."
+    kw = call_options(clf.model) | dict(input_ids=ids, attention_mask=mask)
+    if 'logits_to_keep' in inspect.signature(clf.model.forward).parameters: kw['logits_to_keep'] = 1
+    if clf.takes_positions: kw['position_ids'] = (mask.cumsum(1)-1).clamp(min=0)[:,-ids.shape[1]:]
+    return clf.model(**kw | (dict(past_key_values=cache, use_cache=True) if kept else {}))
+
+_GOES_ON = WeakKeyDictionary()
+
+def _goes_on(clf, encoded, more):
+    "Whether the longest and the shortest text, and so many tokens, end the same when the last is read with a cache, as `generate` does."
+    if turns_by_length(clf.model): return False
+    ids = sorted(encoded.ids, key=len)
+    ids = [[*x, *x[-1:]*more] for x in (ids[-1], ids[0] if encoded.mixed else ids[-1])]
+    known,n = _GOES_ON.get(clf.model, (0, True)),len(ids[0])
+    if n <= known[0]: return known[1]
+    batch = pad(ids, [[0]*len(x) for x in ids], [0, 1], fill=clf.pad_id, side='left')
+    new,mask = batch.ids.to(clf.device),batch.mask.to(clf.device)
+    with evaluating(clf.model), understood(clf.model):
+        want = [_step(clf, torch.tensor([x], device=clf.device), torch.ones(1, len(x), dtype=torch.long, device=clf.device), kept=False)
+                for x in ids]
+        try: got = _step(clf, new[:,-1:], mask, _step(clf, new[:,:-1], mask[:,:-1]).past_key_values).logits
+        except _CANNOT: got = None
+        same = got is not None and alike(got[:,-1], torch.stack([w.logits[0,-1] for w in want]), clf.model.dtype)
+    _GOES_ON[clf.model] = n,same
+    return same
+
+def _greedy(clf, batch, n, ends, kept):
+    "Up to `n` tokens for every row, as lists that stop before an end token; without a cache, all is read anew for each."
     ids,mask,cache,out = batch.ids.to(clf.device),batch.mask.to(clf.device),None,[]
     over,ends = torch.zeros(len(batch), dtype=torch.bool, device=clf.device),torch.tensor(ends, dtype=torch.long, device=clf.device)
-    lean = {'logits_to_keep':1} if 'logits_to_keep' in inspect.signature(clf.model.forward).parameters else {}
     for _ in range(n):
-        if clf.takes_positions: lean['position_ids'] = (mask.cumsum(1)-1).clamp(min=0)[:,-ids.shape[1]:]
-        res = clf.model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **lean)
-        ids,cache = res.logits[:,-1:].argmax(-1),res.past_key_values
-        over |= torch.isin(ids[:,0], ends)
-        out.append(torch.where(over, -1, ids[:,0]))
+        res = _step(clf, ids, mask, cache, kept)
+        new,cache = res.logits[:,-1:].argmax(-1),res.get('past_key_values')
+        ids = new if kept else torch.cat([ids, new], 1)
+        over |= torch.isin(new[:,0], ends)
+        out.append(torch.where(over, -1, new[:,0]))
         if over.all(): break
         mask = torch.cat([mask, torch.ones_like(mask[:,:1])], 1)
     return [[t for t in row if t >= 0] for row in torch.stack(out, 1).tolist()]
@@ -194,11 +235,13 @@ def generate(
     if new_tokens < 1: raise InputError(f"{new_tokens} new tokens are none; ask for at least 1")
     clf = _speaker(model, tokenizer)
     ids,out = _tokenized(clf, prompts, 'prompt', new_tokens),['']*len(prompts)
-    ivs,ends,encoded,_ = _ready(clf, interventions),_ends(model, tokenizer),_encoded(ids, 'prompts'),clf.takes_positions # Before any edit
+    ivs,ends,_ = _ready(clf, interventions),_ends(model, tokenizer),clf.takes_positions # Before any edit
+    encoded = _encoded(clf, ids, 'prompts', 'left', new_tokens)
+    kept = bool(len(encoded)) and _goes_on(clf, encoded, new_tokens)
     longest = max(map(len, ids), default=1)
     room = (tokens or token_budget(clf.device))*longest//(longest+new_tokens)
     for batch in batches(encoded, tokens=max(1, room), fill=clf.pad_id, side='left'):
-        with evaluating(model), editing(model, ivs, mask=batch.mask): new = _greedy(clf, batch, new_tokens, ends)
+        with evaluating(model), editing(model, ivs, mask=batch.mask): new = _greedy(clf, batch, new_tokens, ends, kept)
         for row,text in zip(batch.rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True): out[row] = text
     return out
 
@@ -333,8 +376,8 @@ def perplexities(
     stride,named = stride or max(1, window//2),_named(clf, conditions)
     pieces = _pieces(clf, text, window, stride, most_tokens)
     first = torch.tensor([f for _,f in pieces])
-    encoded,losses = _encoded([ids for ids,_ in pieces], 'windows'),np.zeros((len(named), len(pieces)))
     counts = np.array([len(ids)-f for ids,f in pieces])
+    encoded,losses = _encoded(clf, [ids for ids,_ in pieces], 'windows'),np.zeros((len(named), len(pieces)))
     def work(batch):
         return [(c, _window_losses(clf, h, batch, first[batch.rows])) for c,h in _tops(clf, batch, list(named.values()))]
     with progress_bar(what='reading', total=len(pieces), unit='window', show=progress) as bar:
@@ -483,7 +526,7 @@ def multiple_choices(
     clf,questions,K = _speaker(model, tokenizer),list(questions),max((len(q.choices) for q in questions), default=0)
     if not questions: raise InputError("no questions")
     letters,named = _letters(clf, K),_named(clf, conditions)
-    encoded = _encoded(_tokenized(clf, [question_prompt(q, shots) for q in questions], 'question'), 'questions')
+    encoded = _encoded(clf, _tokenized(clf, [question_prompt(q, shots) for q in questions], 'question'), 'questions')
     found = np.empty((len(named), len(questions), K), np.float32)
     def work(batch):
         row,at = torch.arange(len(batch)),last_attended(batch.mask)

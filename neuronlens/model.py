@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['READOUTS', 'Batch', 'first_attended', 'last_attended', 'pad', 'readout_weights', 'read', 'Classifier', 'input_device',
-           'call_options', 'padding_id', 'evaluating', 'is_causal', 'takes_positions', 'quiet', 'block_count',
-           'weight_files', 'settings_hash', 'folder_hash', 'weights_hash', 'weights_state', 'settings_state',
-           'half_precision', 'load_model', 'understood', 'reads_alone', 'check_tokenizer', 'most_tokens',
-           'make_classifier', 'load_classifier', 'minilm', 'load_language_model', 'smollm2', 'Encoded', 'encode',
-           'batches', 'token_budget', 'out_of_memory', 'each_batch', 'align']
+           'call_options', 'without_wrapper', 'padding_id', 'evaluating', 'untouched', 'alike', 'is_causal',
+           'turns_by_length', 'takes_positions', 'quiet', 'block_count', 'weight_files', 'settings_hash', 'folder_hash',
+           'weights_hash', 'weights_state', 'settings_state', 'half_precision', 'load_model', 'understood',
+           'reads_alone', 'check_tokenizer', 'most_tokens', 'make_classifier', 'load_classifier', 'minilm',
+           'load_language_model', 'smollm2', 'Encoded', 'proven', 'encode', 'batches', 'token_budget', 'out_of_memory',
+           'each_batch', 'align']
 
 # %% ../nbs/10_model.ipynb #ecc60a6d
 import copy
@@ -19,13 +20,14 @@ import json
 import re
 from array import array
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
 from numbers import Integral
 from pathlib import Path
 from unittest.mock import patch
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import torch
@@ -137,6 +139,7 @@ class Classifier:
         return kw | call_options(self.model)
 
     past = 0 # How many tokens it reads before those of a batch
+    ahead,follows = (),((), ()) # Those tokens; and what a batch has behind its texts: tokens in a row, and their columns in the tail
     def tokens(self, texts): return _tokens(self, texts) # Token ids and special-token masks of texts, and which were cut
     def whole(self): return self # The same model with everything it reads inside the batch
 
@@ -163,8 +166,18 @@ def input_device(
 def call_options(
     model:torch.nn.Module, # Hugging Face model
 )->dict: # `{'use_cache': False}` for a decoder
-    "What a plain pass needs besides its tokens: no key-value cache."
-    return {'use_cache':False} if 'use_cache' in inspect.signature(model.forward).parameters else {}
+    "What a plain pass needs besides its tokens: no key-value cache, and an answer with names whatever the configuration says."
+    named = {} if getattr(model.config, 'return_dict', True) else {'return_dict':True}
+    return named | ({'use_cache':False} if 'use_cache' in inspect.signature(model.forward).parameters else {})
+
+def without_wrapper(
+    model:torch.nn.Module, # Hugging Face model, maybe wrapped by PEFT
+)->torch.nn.Module: # The model of transformers inside, its adapters in their places
+    "The model itself; refuses adapters that are no layers but tokens put before every text."
+    if not callable(getattr(model, 'get_base_model', None)): return model
+    if getattr(getattr(model, 'active_peft_config', None), 'is_prompt_learning', False):
+        raise InputError(f"{type(model).__name__} puts learned tokens before every text; such a model cannot be studied")
+    return model.get_base_model()
 
 def padding_id(
     model:torch.nn.Module, # Hugging Face model
@@ -185,12 +198,37 @@ def _trial_ids(model, n=4):
 def evaluating(
     model:torch.nn.Module, # Any model
 ): # Every module is in the mode it was in afterwards, error or not
-    "Without dropout, which would be recorded as if it were the model."
+    "Without dropout, which would be recorded as if it were the model; a model that a pass changes is as before, too."
     on = [m for m in model.modules() if m.training]
     for m in on: m.training = False
-    try: yield
+    try:
+        with untouched(model) if model in _RESTLESS else nullcontext(): yield
     finally:
         for m in on: m.training = True
+
+_NOTHING,_RESTLESS = object(),WeakSet() # The models that a pass changes
+
+@contextmanager
+def untouched(
+    model:torch.nn.Module, # Any model
+): # A list, afterwards of the names of what had changed; all of it is as it was, error or not
+    "What a pass changes in the model itself (a length it remembers, a part it exchanges) is undone."
+    kept,changed = [(n, d, dict(d)) for n,m in model.named_modules() for d in (m.__dict__, m._buffers, m._modules)],[]
+    try: yield changed
+    finally:
+        for name,now,was in kept:
+            for k in [k for k in {**now, **was} if now.get(k, _NOTHING) is not was.get(k, _NOTHING)]:
+                changed.append(f'{name}.{k}'.lstrip('.'))
+                if k in was: now[k] = was[k]
+                else: del now[k]
+
+def alike(
+    a:Tensor, # Numbers
+    b:Tensor, # What they should be
+    dtype:torch.dtype, # In which they were computed
+)->bool: # True for numbers that are none
+    "Whether two computations of one thing differ by rounding alone, measured by the largest number."
+    return not bool((a.float()-b.float()).abs().max() > (1e-4 if dtype in (torch.float32, torch.float64) else .02)*b.float().abs().max())
 
 @torch.no_grad()
 def is_causal(
@@ -201,6 +239,23 @@ def is_causal(
     b = torch.cat([a[:,:-1], a[:,:1]], 1)
     hidden = [model.base_model(x, **call_options(model.base_model))[0][:,0] for x in (a, b)]
     return bool(torch.allclose(*hidden, atol=1e-6))
+
+def turns_by_length(
+    model:torch.nn.Module, # Hugging Face model
+)->bool: # True for rotary positions of the kinds 'longrope' and 'dynamic'
+    "Whether the positions of a whole text turn otherwise once it is longer than a limit; what was computed before is of no use then."
+    rope = getattr(model.config.get_text_config(), 'rope_parameters', None) or {}
+    return any(r.get('rope_type') in ('longrope', 'dynamic') for r in (rope, *rope.values()) if isinstance(r, dict))
+
+@torch.no_grad()
+def _positions(model):
+    "How many positions its table has from the first that is used (RoBERTa begins after its pad id): by watching what is looked up."
+    ids,found,look = _trial_ids(model)[:,[1, 0, 3, 2]],[],torch.nn.functional.embedding
+    def watched(at, table, *args, **kw):
+        if at.shape[-1] == 4 and at.numel() == 4 and (at.flatten().diff() == 1).all(): found.append(len(table)-int(at.min()))
+        return look(at, table, *args, **kw)
+    with patch('torch.nn.functional.embedding', watched): model.base_model(ids, **call_options(model.base_model))
+    return min(found, default=1<<20)
 
 @torch.no_grad()
 def takes_positions(
@@ -465,9 +520,9 @@ def understood(
     model:torch.nn.Module, # Hugging Face model
     source:str='', # Folder or hub name; '': not known
 ): # Errors of trials become one sentence
-    "A model of an unknown build trips over the first trial, which is said by its name."
+    "A model of an unknown build trips over the first trial, which is said by its name; what a trial changes in it is undone."
     try:
-        with quiet(): yield
+        with quiet(), untouched(model): yield
     except InputError: raise
     except _TRIPS as e:
         name = f"model {source!r} ({type(model).__name__})" if source else type(model).__name__
@@ -484,7 +539,7 @@ def reads_alone(
     mask[0,4:] = 0
     alone = model.base_model(ids, attention_mask=mask[1:,:4], **kw)[0][0].float()
     beside = model.base_model(wide, attention_mask=mask, **kw)[0][0,:4].float()
-    return not bool((alone-beside).abs().max() > (1e-4 if model.dtype in (torch.float32, torch.float64) else .02)*alone.abs().max())
+    return alike(beside, alone, model.dtype)
 
 # %% ../nbs/10_model.ipynb #fcd8c9f4
 def check_tokenizer(
@@ -499,11 +554,19 @@ def check_tokenizer(
     if most is None: raise InputError(f"model {source!r} has a tokenizer without a single word; its folder lacks the tokenizer's files")
     if most >= n: raise InputError(f"model {source!r} has embeddings of {n} tokens, but its tokenizer makes {most+1}")
 
+def _own_names(config, source):
+    "The model's own names in the order of their numbers, which may begin anywhere; refuses numbers with holes."
+    names = {int(i):str(c) for i,c in config.id2label.items()}
+    if (numbers := sorted(names)) != [*range(numbers[0], numbers[0]+len(numbers))]:
+        raise InputError(f"model {source!r}: id2label has the numbers {', '.join(map(str, numbers))}, which do not say what its"
+                         f" {len(numbers)} outputs are; name them in their order by classes=")
+    return tuple(names[i] for i in numbers)
+
 def _class_names(given, config, source):
     "One name for every output; refuses what is not that."
     if isinstance(given, str): raise InputError(f"classes are a list of names, not the one text {given!r}")
     n = config.num_labels
-    names = tuple(given) if given is not None and len(given) else tuple(str(config.id2label[i]) for i in range(n))
+    names = tuple(given) if given is not None and len(given) else _own_names(config, source)
     if odd := [c for c in names if not isinstance(c, str)]: raise InputError(f"classes are a list of names, and {odd[0]!r} is none")
     if len(names) != n: raise InputError(f"model {source!r} has {n} outputs but {len(names)} classes were named")
     if twice := [c for c in dict.fromkeys(names) if names.count(c) > 1]:
@@ -515,10 +578,9 @@ def most_tokens(
     model:torch.nn.Module, # Hugging Face model
     tokenizer:object, # Its tokenizer
 )->int: # Longest text in tokens
-    "How many tokens the model can read, by its tokenizer and its table of positions."
+    "How many tokens the model can read, by its tokenizer, its configuration and its table of positions."
     most = getattr(model.config.get_text_config(), 'max_position_embeddings', None) or 1<<20
-    if not takes_positions(model): most -= padding_id(model, tokenizer)+1
-    return int(min(most, getattr(tokenizer, 'model_max_length', most)))
+    return int(min(most, _positions(model), getattr(tokenizer, 'model_max_length', most)))
 
 def make_classifier(
     model:torch.nn.Module, # Hugging Face model with a sequence classification head
@@ -531,6 +593,7 @@ def make_classifier(
     sha256:str='', # Hash of the weights
 )->Classifier: # The model under study
     "Put a model, its tokenizer and its class names together, and check that they fit."
+    model = without_wrapper(model)
     n,cfg = model.config.num_labels,model.config
     if n < 2 or getattr(cfg, 'problem_type', None) in ('regression', 'multi_label_classification'):
         raise InputError(f"model {source!r} is no single-label classifier ({n} output(s), {cfg.problem_type})")
@@ -646,6 +709,7 @@ class Encoded:
     source:str='texts' # Where the texts are from, for messages
     rows:np.ndarray|None=None # `[N]` int64, row of every text in the source; None: counted from 1
     tail:int=0 # Columns that every batch keeps free on its right
+    mixed:bool=True # Whether texts of different lengths may share a batch
 
     def __len__(self): return len(self.ids)
     def row(self, i): # Of a text by its index from 0
@@ -685,6 +749,63 @@ def _beginnings(clf, texts, chars=8):
     n = chars*clf.max_length
     return [t if len(t) <= n or ' ' not in t[:n] else t[:t.rindex(' ', 0, n)] for t in texts]
 
+# %% ../nbs/10_model.ipynb #7d2a13ee
+_PROVEN = WeakKeyDictionary()
+
+def _plain(clf, ids):
+    "Hidden states `[T, D]` of one text, with what is read before and behind it in the same row, in a plain pass."
+    base,n = clf.model.base_model,len(clf.ahead)
+    return base(torch.tensor([[*clf.ahead, *ids, *clf.follows[0]]], device=clf.device), **call_options(base))[0][0,n:]
+
+def _in_batch(clf, ids, side):
+    "The same of several texts in one batch."
+    batch = pad(ids, [[0]*len(x) for x in ids], np.arange(len(ids)), fill=clf.pad_id, side=side, tail=clf.tail)
+    hidden = clf.model.base_model(**clf.inputs(batch))[0]
+    behind = [batch.mask.shape[1]-clf.tail+c for c in clf.follows[1]]
+    return [torch.cat([h[m == 1], h[behind]]) for h,m in zip(hidden, batch.mask, strict=True)]
+
+def _batched_alike(clf, ids, want, side):
+    try: got = _in_batch(clf, ids, side)
+    except _TRIPS: return False
+    return all(g.shape == w.shape and alike(g, w, clf.model.dtype) for g,w in zip(got, want, strict=True))
+
+def _steady(clf, long):
+    "Whether texts are read the same after a longer and after a shorter one."
+    order = [long[:-1], long, long[:-1], long[:1], long]
+    seen = [_plain(clf, x) for x in order if x]
+    return all(alike(b, a, clf.model.dtype) for i,a in enumerate(seen) for b in seen[i+1:] if a.shape == b.shape)
+
+# %% ../nbs/10_model.ipynb #84f7ae57
+def _prove(clf, long, short, side):
+    "Whether texts as long as these may share a batch; refuses a model that reads them otherwise even alone."
+    with torch.no_grad(), evaluating(clf.model), understood(clf.model, clf.source):
+        with untouched(clf.model) as changed: want = [_plain(clf, x) for x in (long, short)]
+        if changed:
+            _RESTLESS.add(clf.model)
+            with untouched(clf.model): steady = _steady(clf, long)
+            if not steady: raise InputError(f"{_called(clf)} reads a text of {len(long)} tokens differently after another one: a pass"
+                                            f" changes {changed[0]}; such a model cannot be studied on texts so long")
+        if _batched_alike(clf, [long, short], want, side): return True
+        if all(_batched_alike(clf, [x, x], [w, w], side) for x,w in zip((long, short), want, strict=True)): return False
+    raise InputError(f"{_called(clf)} reads a text of {len(long)} tokens differently in a batch"
+                     f"{' behind shots that were computed before'*(clf.past > 0)}; such a model cannot be studied on texts so long")
+
+def _called(clf): return f"model {clf.source!r} ({type(clf.model).__name__})"
+
+def proven(
+    clf:Classifier, # The model under study
+    encoded:Encoded, # Its texts
+    side:str='right', # Where their batches are padded
+)->Encoded: # The same; `mixed` is False if only texts of one length may share a batch
+    "Prove the model on texts as long as these, once for every longer text; refuses one that reads them in no batch as alone."
+    if not len(encoded): return encoded
+    known,key = _PROVEN.setdefault(clf.model, {}),(side, clf.past, clf.tail)
+    by_length = sorted(encoded.ids, key=len)
+    long,short = list(by_length[-1]),list(by_length[0])
+    if len(short) == len(long): short = long[:-(-len(long)//3)]
+    if known.get(key, (0,))[0] < len(long): known[key] = len(long),_prove(clf, long, short, side)
+    return replace(encoded, mixed=known[key][1])
+
 # %% ../nbs/10_model.ipynb #7f0a97e4
 def _tokens(clf, part):
     "Token ids and special-token masks of texts, of the beginnings alone where those fill the limit; and which were longer."
@@ -698,8 +819,9 @@ def encode(
     clf:Classifier, # The model under study
     texts:list[str], # N texts
     of:Texts|None=None, # Where they are from, to name file and row in a complaint
+    side:str='right', # Where their batches are padded
 )->Encoded: # Token ids of every text
-    "Tokenize without padding; a text that gives no token is refused by its row."
+    "Tokenize without padding; a text that gives no token is refused by its row, a model that cannot read so long a text alike by its name."
     ids,special,cut = [],[],0
     for at in range(0, len(texts), 1024):
         a,m,long = clf.tokens(texts[at:at+1024])
@@ -709,13 +831,18 @@ def encode(
     res = Encoded(ids, special, cut, *(('texts', None) if of is None else (of.source, of.rows)), clf.tail)
     if none := [res.row(i) for i,x in enumerate(ids) if not len(x)]:
         raise InputError(f"{res.source}, {some_rows(none)}: the tokenizer makes no token of the text")
-    return res
+    return proven(clf, res, side)
 
 # %% ../nbs/10_model.ipynb #09434dfa
 def _longest_first(encoded):
     "Lengths of the texts, and their indices, longest first."
     lengths = np.array([len(x)+encoded.tail for x in encoded.ids], int)
     return lengths,np.argsort(-lengths, kind='stable')
+
+def _fit(encoded, lengths, order, tokens):
+    "The first of these texts that make up a batch; of one length, where the model needs that."
+    rows = order[:max(1, tokens//lengths[order[0]])]
+    return rows if encoded.mixed else rows[lengths[rows] == lengths[rows[0]]]
 
 def _batch(encoded, rows, **kw):
     return pad([encoded.ids[i] for i in rows], [encoded.special[i] for i in rows], rows, tail=encoded.tail, **kw)
@@ -730,7 +857,7 @@ def batches(
     "Batches of texts of similar length."
     at,(lengths,order) = 0,_longest_first(encoded)
     while at < len(order):
-        rows = order[at:at+max(1, tokens//lengths[order[at]])]
+        rows = _fit(encoded, lengths, order[at:], tokens)
         yield _batch(encoded, rows, fill=fill, side=side)
         at += len(rows)
 
@@ -774,7 +901,7 @@ def each_batch(
     budget,at,(lengths,order) = tokens or token_budget(clf.device),0,_longest_first(encoded)
     while at < len(order):
         longest = int(lengths[order[at]])
-        rows = order[at:at+max(1, budget//longest)]
+        rows = _fit(encoded, lengths, order[at:], budget)
         batch = _batch(encoded, rows, fill=clf.pad_id)
         with evaluating(clf.model): fits,res = _attempt(work, batch)
         if fits:

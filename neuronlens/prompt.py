@@ -39,9 +39,11 @@ from neuronlens.model import (
     quiet,
     smollm2,
     token_budget,
+    turns_by_length,
     understood,
     weights_hash,
     weights_state,
+    without_wrapper,
 )
 
 # %% ../nbs/11_prompt.ipynb #767408f9
@@ -168,6 +170,12 @@ class Tree:
     sees:Tensor # `[E, E]` bool: which tokens each may look at, itself included
     steps:Tensor # `[M, 3]` int64: at place k (0: the end of the prompt, 1..E: the tokens) the token t counts for class c
 
+    @property
+    def longest(self)->tuple: # (tokens, which of `ids` they are)
+        "The longest way down the tree."
+        at = self.sees[int(np.argmax(self.depth))].nonzero()[:,0].tolist()
+        return tuple(self.ids[i] for i in at),tuple(at)
+
 def make_tree(
     verbalizers:tuple[tuple[int,...],...], # Tokens of every class
 )->Tree: # Nothing to read if all are of one token
@@ -197,6 +205,8 @@ class Prompted(Classifier):
     past = property(lambda self: 0 if self.shots is None else len(self.shared))
     tail = property(lambda self: len(self.tree.ids) if self.scoring == 'sum' else 0)
     head_rows = property(lambda self: None if self.tail else [v[0] for v in self.answer_ids])
+    ahead = property(lambda self: self.shared if self.past else ())
+    follows = property(lambda self: self.tree.longest if self.tail else ((), ()))
     about = property(lambda self: dict(prompt=_about(self.prompt, self.scoring, self.calibration)))
 
     @cached_property
@@ -273,9 +283,20 @@ def _with_verbalizers(clf, batch):
     sees[...,P:P+n] = text[:,None]
     sees[:,:n,P:P+n] &= torch.ones(n, n, dtype=torch.bool, device=ids.device).tril()
     sees[:,n:,P+n:] = tree.sees.to(ids.device)
-    kind = next(clf.model.parameters()).dtype
-    far = torch.zeros(sees.shape, dtype=kind, device=ids.device).masked_fill(~sees, torch.finfo(kind).min)
-    return dict(input_ids=ids, attention_mask=far[:,None], position_ids=pos)
+    return dict(input_ids=ids, attention_mask=_masks(clf, sees, pos), position_ids=pos)
+
+def _masks(clf, sees, pos):
+    "Who sees whom `[N, T, P+T]` as the model wants it: narrowed to the window of each kind of its layers, by kind if there are several."
+    cfg,kind = clf.model.config.get_text_config(),next(clf.model.parameters()).dtype
+    to = torch.cat([torch.arange(clf.past, device=pos.device).expand(len(pos), -1), pos], 1)[:,None]
+    near = {'sliding_attention':lambda: pos[...,None]-to < cfg.sliding_window,
+            'chunked_attention':lambda: pos[...,None]//cfg.attention_chunk_size == to//cfg.attention_chunk_size}
+    def mask(layer):
+        seen = sees & near[layer]() if layer in near else sees
+        return torch.zeros(seen.shape, dtype=kind, device=pos.device).masked_fill(~seen, torch.finfo(kind).min)[:,None]
+    one = 'sliding_attention' if getattr(cfg, 'sliding_window', None) else 'full_attention'
+    layers = set(getattr(cfg, 'layer_types', None) or [one])
+    return {l:mask(l) for l in layers} if len(layers) > 1 else mask(*layers)
 
 def _about(prompt, scoring, calibration):
     "All that decides what is asked and how the answer is read, as plain values."
@@ -333,6 +354,7 @@ def make_prompted(
 )->Prompted: # The model under study
     "Put a language model, its tokenizer and a prompt together, and check that they fit."
     _check_asked(prompt, scoring, max_length)
+    model = without_wrapper(model)
     if not getattr(tokenizer, 'is_fast', False): raise InputError(f"model {source!r} has a slow tokenizer; prompts need a fast one")
     with understood(model.eval(), source):
         if not is_causal(model): raise InputError(f"model {source!r} is no causal language model: positions see later tokens")
@@ -350,7 +372,7 @@ def make_prompted(
     if (n := clf.max_length-_least(clf)) < 1:
         raise InputError(f"the prompt takes {_least(clf)} tokens without a text, which leaves {max(0, n)} of {clf.max_length} for one")
     clf = replace(clf, sha256=_hash(sha256, prompt, clf.scoring, None))
-    return _tried(clf)
+    with understood(model, source): return _tried(clf)
 
 # %% ../nbs/11_prompt.ipynb #cf4bae24
 def _check_asked(prompt, scoring, max_length):
@@ -362,10 +384,11 @@ def _check_asked(prompt, scoring, max_length):
         raise InputError(f"max_length must be a whole number above zero, not {max_length!r}")
 
 def _lead(clf):
-    "The special tokens that the tokenizer puts before a text."
+    "The special tokens that the tokenizer puts before a text; none if the prompt begins with them, as chat templates do."
     with quiet(): with_them = clf.tokenizer('a').input_ids
     plain = _split(clf, ['a'])[0].ids
-    return tuple(with_them[:next(i for i in range(len(with_them)) if with_them[i:i+len(plain)] == plain)])
+    lead = tuple(with_them[:next(i for i in range(len(with_them)) if with_them[i:i+len(plain)] == plain)])
+    return () if tuple(_split(clf, [clf.prompt.ask('a')])[0].ids[:len(lead)]) == lead else lead
 
 def _with_tokens(clf):
     "The tokens that all prompts begin with, and those of every verbalizer."
@@ -403,7 +426,7 @@ def _scores(clf, batch):
     return clf.model(**clf.inputs(batch), **kw).logits[:,-1-clf.tail:].float()
 
 def _batches(clf, texts, of=None, tokens=None):
-    return batches(encode(clf, texts, of), tokens=tokens or token_budget(clf.device), fill=clf.pad_id, side='left')
+    return batches(encode(clf, texts, of, 'left'), tokens=tokens or token_budget(clf.device), fill=clf.pad_id, side='left')
 
 def one_by_one(
     clf:Prompted, # The model under study
@@ -424,8 +447,9 @@ _CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotI
 
 def _same(clf, want):
     "Whether the model answers a small padded batch as it does one by one; a model that cannot be called so does not."
-    batch = next(iter(_batches(clf, list(_PROBES[:2]))))
-    try: got = clf.class_logits(_scores(clf, batch))
+    try:
+        batch = next(iter(_batches(clf, list(_PROBES[:2]))))
+        got = clf.class_logits(_scores(clf, batch))
     except _CANNOT: return False
     return torch.allclose(got, want[batch.rows], atol=(1e-3 if clf.model.dtype == torch.float32 else .2))
 
@@ -434,7 +458,7 @@ def _tried(clf):
     "With the shots computed once if that gives the same; refuses a model whose scores in a padded batch are others."
     want = one_by_one(clf, list(_PROBES[:2]))
     with torch.inference_mode(False):
-        if clf.shared:
+        if clf.shared and not turns_by_length(clf.model):
             try: ready = replace(clf, shots=_computed_shots(clf))
             except _CANNOT: ready = clf
             if ready.past and _same(ready, want): return ready
@@ -516,8 +540,17 @@ def calibrated(
     return replace(plain, calibration=mean, sha256=_hash(clf.weights, clf.prompt, clf.scoring, mean))
 
 # %% ../nbs/11_prompt.ipynb #b8d65ae3
+def _reread(clf, batch, n):
+    "The same with everything read anew for every token."
+    for _ in range(n):
+        with evaluating(clf.model): new = _scores(clf, batch)[:,-1].argmax(-1)[:,None].cpu()
+        one = torch.ones_like(new)
+        batch = Batch(*(torch.cat(x, 1) for x in ((batch.ids, new), (batch.mask, one), (batch.special, one < 1))), batch.rows)
+    return batch.ids[:,-n:]
+
 def _continued(clf, batch, n):
     "The n likeliest tokens after a batch padded on the left, one after the other: `[N, n]`."
+    if turns_by_length(clf.model): return _reread(clf, batch, n)
     cache,out = DynamicCache(),[]
     for i,l in enumerate(clf.shots.layers if clf.past else ()):
         cache.update(*(x.expand(len(batch), -1, -1, -1).clone() for x in (l.keys, l.values)), i)
@@ -525,7 +558,7 @@ def _continued(clf, batch, n):
     for _ in range(n):
         with evaluating(clf.model): out.append(clf.model(**kw | dict(past_key_values=cache, use_cache=True)).logits[:,-1].argmax(-1))
         seen = kw['attention_mask']
-        new = dict(input_ids=out[-1][:,None], attention_mask=torch.cat([seen, seen.new_ones(len(seen), 1)], 1))
+        new = call_options(clf.model) | dict(input_ids=out[-1][:,None], attention_mask=torch.cat([seen, seen.new_ones(len(seen), 1)], 1))
         kw = new | ({'position_ids':kw['position_ids'][:,-1:]+1} if 'position_ids' in kw else {})
     return torch.stack(out, 1)
 
@@ -539,6 +572,8 @@ def generated_answers(
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
 )->np.ndarray: # `[N]` int64 class index, or -1 for an answer that is no verbalizer
     "Greedy continuation, cut at `stop`, that equals a verbalizer (Haider et al. 2025, released code)."
+    cfg = clf.model.config.get_text_config()
+    if any(getattr(cfg, w, None) for w in ('sliding_window', 'attention_chunk_size')): clf = clf.whole() # Windows count columns
     clf = replace(clf, scoring='first', max_length=min(clf.max_length, most_tokens(clf.model, clf.tokenizer)-new_tokens))
     names = {v.split(stop)[0].strip():c for c,v in enumerate(clf.prompt.verbalizers)}
     ends,out = set(clf.tokenizer.all_special_ids),np.full(len(texts), -1)

@@ -168,8 +168,8 @@ class Reading:
 
     @cached_property
     def widths(self)->dict[str,int]:
-        widths = anatomy(self.clf.model).widths
-        return {str(s):widths[s.stream] for s in self.sites}
+        a = anatomy(self.clf.model)
+        return {str(s):a.width(s) for s in self.sites}
 
     def __repr__(self): return f"Reading({', '.join(self.widths)} at {self.readout!r}, {self.size} texts a shard)"
 
@@ -191,7 +191,7 @@ def make_reading(
     several = isinstance(sites, Iterable) and not isinstance(sites, str)
     if not (sites := tuple(dict.fromkeys(parse_site(s, len(a)) for s in (sites if several else [sites])))):
         raise InputError("no site was given to read")
-    fit = SHARD_BYTES//(4*sum(a.widths[s.stream] for s in sites))
+    fit = SHARD_BYTES//(4*sum(map(a.width, sites)))
     return Reading(clf, sites, readout, size or max(1, min(SHARD_TEXTS, fit)), **kw)
 
 # %% ../nbs/20_recording.ipynb #a48d0233

@@ -589,7 +589,7 @@ def _sites(spec, clf):
     "The site under study and the blocks to probe; refuses a fraction that is less than a neuron."
     L,m = len(anatomy(clf.model)),spec.method
     site = parse_site(m.site, L)
-    D = anatomy(clf.model).widths[site.stream]
+    D = anatomy(clf.model).width(site)
     check_fractions(m.fractions, D, site)
     return site,[f'residual.{b}' for b in range(L)] if m.layers else []
 
