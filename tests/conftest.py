@@ -210,10 +210,10 @@ def own_cache(tmp_path, monkeypatch):
 
 @pytest.fixture(scope='module')
 def one_thread():
-    "Tiny models are quicker on one thread, above all where other processes want the second core."
+    "Tiny models are quicker on one thread, above all where other processes want the second core; `tests/kernels.py` asks for two."
     import torch
     n = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ.get('NEURONLENS_TEST_THREADS', 1)))
     yield
     torch.set_num_threads(n)
 

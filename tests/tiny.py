@@ -4,6 +4,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from neuronlens.ablation import Intervention, Neurons
 from neuronlens.hooks import parse_site
+from neuronlens.rounding import agree, apart, score_size
+
+BEYOND = 30 # How many times what rounding may make a mistake, or an edit, has to move what is compared at least
 
 WIDTHS = dict(vocab_size=99, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2,
               intermediate_size=24, max_position_embeddings=64, pad_token_id=1, bos_token_id=2, eos_token_id=3,
@@ -26,6 +29,16 @@ def tiny_model(name, seed=0, **kw):
     "A random classifier whose weights are large enough that every mistake moves its answer; its pad token is not zero."
     config = AutoConfig.for_model(name, **WIDTHS | OWN.get(name, {}) | kw)
     return shaken(AutoModelForSequenceClassification.from_config(config), seed)
+
+
+def same_answers(got, want, of, what=""):
+    "Probabilities agree but for the rounding of the scores that they are made of."
+    agree(got, want, of, size=score_size(want), what=what)
+
+
+def answers_apart(a, b, of):
+    "How far probabilities are apart, in what rounding may make."
+    return apart(a, b, of, size=max(score_size(a), score_size(b)))
 
 
 def gap(values, q, near=3, least=1e-3):
