@@ -268,19 +268,20 @@ def check(
         raise InputError(f"{texts.source}: class {few.index[0]!r} has {few.iloc[0]} example(s); every class needs two")
     return texts
 
-# %% ../nbs/00_data.ipynb #2d735e95
-def _want(path, columns, found):
-    "Refuse a file without one of the columns."
-    for c in columns:
-        if c not in found: raise InputError(f"{path}: no column {c!r}; it has {', '.join(map(repr, found))}")
-        if list(found).count(c) > 1: raise InputError(f"{path}: column {c!r} is there {list(found).count(c)} times")
-
+# %% ../nbs/00_data.ipynb #fdcc1d73
 MARKS = {b'\xff\xfe\0\0': 'utf-32', b'\0\0\xfe\xff': 'utf-32', b'\xff\xfe': 'utf-16', b'\xfe\xff': 'utf-16'} # Byte-order marks
 
 def _encoding(path):
     "What a file's byte-order mark says it is written in; without one, UTF-8."
     with open(path, 'rb') as f: start = f.read(4)
     return next((e for mark,e in MARKS.items() if start.startswith(mark)), 'utf-8-sig')
+
+# %% ../nbs/00_data.ipynb #2d735e95
+def _want(path, columns, found):
+    "Refuse a file without one of the columns."
+    for c in columns:
+        if c not in found: raise InputError(f"{path}: no column {c!r}; it has {', '.join(map(repr, found))}")
+        if list(found).count(c) > 1: raise InputError(f"{path}: column {c!r} is there {list(found).count(c)} times")
 
 def _bad_quoting(error, line, sep):
     "What is wrong with the row that begins in a line."
@@ -381,10 +382,11 @@ def _bad_line(path):
 def _blocks(path, columns, size):
     "What the file's reader hands out; its complaints in one sentence."
     reader = READERS[path.suffix.lower()]
+    damage = Exception if reader is _parquet_blocks else (ValueError, OSError) # Of Parquet it comes out as anything
     try: yield from reader(path, columns, size)
     except InputError: raise
-    except UnicodeError if reader is not _parquet_blocks else (): raise InputError(f"{path}: {_bad_line(path)}") from None
-    except (Exception if reader is _parquet_blocks else (ValueError, OSError)) as e: # Damage to Parquet comes out as anything
+    except damage as e:
+        if isinstance(e, UnicodeError) and reader is not _parquet_blocks: raise InputError(f"{path}: {_bad_line(path)}") from None
         raise InputError(f"{path}: cannot be read ({f'{type(e).__name__}: {e}'.splitlines()[0]:.200})") from None
 
 def read_texts(
