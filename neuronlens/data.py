@@ -403,12 +403,11 @@ def _bad_line(path):
 def _blocks(path, columns, size):
     "What the file's reader hands out; its complaints in one sentence."
     reader = READERS[path.suffix.lower()]
+    damage = Exception if reader is _parquet_blocks else (ValueError, OSError) # Of Parquet it comes out as anything
     try: yield from reader(path, columns, size)
     except InputError: raise
-    except Exception as e:
-        parquet = reader is _parquet_blocks # Damage to one comes out as anything
-        if not parquet and isinstance(e, UnicodeError): raise InputError(f"{path}: {_bad_line(path)}") from None
-        if not parquet and not isinstance(e, ValueError|OSError): raise
+    except damage as e:
+        if isinstance(e, UnicodeError) and reader is not _parquet_blocks: raise InputError(f"{path}: {_bad_line(path)}") from None
         raise InputError(f"{path}: cannot be read ({f'{type(e).__name__}: {e}'.splitlines()[0]:.200})") from None
 
 def read_texts(

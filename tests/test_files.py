@@ -1,5 +1,6 @@
 """Data files: read right or refused by file, line and column; at once and in chunks alike."""
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,9 @@ def both_ways(path, **kw):
 def jsonl(path, *rows):
     path.write_text(''.join(r if isinstance(r, str) else json.dumps(r)+'\n' for r in rows), encoding='utf-8')
     return path
+
+
+def labelled(labels): return [f'{{"text": "t{i}", "label": {l}}}\n' for i, l in enumerate(labels)]
 
 
 def parquet(path, columns, names):
@@ -62,15 +66,15 @@ MIXED = [(['1', '1.0', '"1"', '0', '"0"', '0'], "'1' .row 1. and '1.0' .row 2.")
 @pytest.mark.parametrize('labels,said', MIXED)
 def test_labels_written_in_two_ways(tmp_path, labels, said):
     "One class or two? Also where the two ways are in different chunks."
-    f = jsonl(tmp_path/'m.jsonl', *('{"text": "t%d", "label": %s}\n' % (i, l) for i, l in enumerate(labels)))
+    f = jsonl(tmp_path/'m.jsonl', *labelled(labels))
     with pytest.raises(InputError, match=f'm.jsonl: labels {said} both occur'): both_ways(f)
 
 
 def test_numbers_and_their_names_are_one_class(tmp_path):
     labels = ['1', '"1"', '0', '"0"', '"01"', '"01"']
-    f = jsonl(tmp_path/'m.jsonl', *('{"text": "t%d", "label": %s}\n' % (i, l) for i, l in enumerate(labels)))
+    f = jsonl(tmp_path/'m.jsonl', *labelled(labels))
     assert [l for _, l in both_ways(f)] == ['1', '1', '0', '0', '01', '01'] # A leading 0 is no number written in another way
-    f = jsonl(tmp_path/'t.jsonl', *('{"text": "t%d", "label": %s}\n' % (i, l) for i, l in enumerate(['true', 'false', '"True"', 'false'])))
+    f = jsonl(tmp_path/'t.jsonl', *labelled(['true', 'false', '"True"', 'false']))
     assert [l for _, l in both_ways(f)] == ['True', 'False', 'True', 'False']
     assert make_texts(list('abcd'), np.array([1., 0., 1., 0.])).classes == ('0.0', '1.0')
     assert make_texts(list('abcd'), pd.Series([1, 0, 1, 0], dtype='Int64')).classes == ('0', '1')
@@ -164,7 +168,7 @@ def test_random_tables_survive_every_format(tmp_path):
     for i in range(15):
         texts = ['t'+''.join(rng.choice(parts, rng.integers(1, 8))) for _ in range(20)]
         df = pd.DataFrame({'text': texts, 'label': rng.permutation(['x', 'y "z"', '冬', '1']*5)})
-        for ending, write in {'csv': lambda p: df.to_csv(p, index=False), 'tsv': lambda p: df.to_csv(p, index=False, sep='\t'),
-                              'parquet': df.to_parquet, 'jsonl': lambda p: df.to_json(p, orient='records', lines=True)}.items():
+        for ending, write in {'csv': partial(df.to_csv, index=False), 'tsv': partial(df.to_csv, index=False, sep='\t'),
+                              'parquet': df.to_parquet, 'jsonl': partial(df.to_json, orient='records', lines=True)}.items():
             write(f := tmp_path/f'{i}.{ending}')
             assert both_ways(f) == list(df.itertuples(index=False, name=None)), (i, ending)
