@@ -285,7 +285,7 @@ def _load(what, source, **kw):
     "One `from_pretrained` with errors in one sentence, and no progress bars or reports."
     def pickled(*args, **kw): raise InputError('it has pickled weights, which are never read')
     try:
-        with quiet(), patch('torch.load', pickled): return what.from_pretrained(str(source), **kw)
+        with quiet(), patch.object(torch, 'load', pickled): return what.from_pretrained(str(source), **kw)
     except BaseException as e: # Each library below has its own kinds
         if not isinstance(e, Exception) and not _panic(e): raise
         raise InputError(f"model {str(source)!r} cannot be loaded: {_first_line(e)}") from None
@@ -420,6 +420,7 @@ def _placed(device, dtype, device_map):
     if name not in _FLOATS: raise InputError(f"dtype {dtype!r} is none of auto, {', '.join(_FLOATS)}")
     return at,getattr(torch, name)
 
+# %% ../nbs/10_model.ipynb #0c4c6834
 _MOST_TEXT = 128_000_000 # Bytes of a file that is not weights; the largest vocabularies take a third of that
 
 def _check_settings(folder):
@@ -440,6 +441,7 @@ def _check_settings(folder):
     if named is not None and folder/str(named) not in weight_files(folder):
         raise InputError(f"{said}: config.json takes its weights from {named!r}, which is none of the folder's .safetensors files")
 
+# %% ../nbs/10_model.ipynb #3096923d
 def _shapes(folder):
     "The shapes of all weights of a folder, by file, from the headers alone; of a file that cannot be read none, which the library says."
     for f in weight_files(folder):
@@ -460,6 +462,7 @@ def _check_demand(what, config, source):
     if asked > 64_000_000+packed*4*there:
         raise InputError(f"model {str(source)!r}: its configuration asks for {asked/1e6:,.0f} MB, its files hold {there/1e6:,.1f}")
 
+# %% ../nbs/10_model.ipynb #a88f9e4c
 def _check_source(source):
     "Refuse a folder that is missing or has no safetensors."
     if not isinstance(source, str|Path): raise InputError(f"a model is a folder or a name, not {type(source).__name__}")
@@ -717,6 +720,7 @@ class Encoded:
         return int(self.rows[i]) if self.rows is not None else i+1
     def __repr__(self): return f"Encoded({len(self)} texts, {sum(map(len, self.ids))} tokens, {self.cut} cut)"
 
+# %% ../nbs/10_model.ipynb #5896496c
 def _by_words(tok):
     "Whether a tokenizer cuts texts at white space before anything else, and keeps the beginning of long ones."
     before = getattr(getattr(tok, 'backend_tokenizer', None), 'pre_tokenizer', None)

@@ -112,6 +112,7 @@ def _name(s, most=22): return _short(s, most).replace('$', r'\$') # Without mark
 
 def _plain(s): return re.sub(r'(?<!\\)\$', r'\\$', spelled(s)) # Text of several lines without markup, which parts of it may already be
 
+# %% ../nbs/50_plots.ipynb #fec2ff68
 def _wants(given, what, fields):
     "Refuse another object than the kind of result that a figure shows."
     if not all(hasattr(given, f) for f in fields): raise InputError(f"{what} is drawn here, not {type(given).__name__}")
@@ -750,8 +751,11 @@ def _macro_dots(ax, rows, x, wide, measure, style, at):
     ax.plot([x], [rows[measure].mean()], ms=7, mew=1.4, mfc=style['color'] if accuracy <= at+1e-12 else 'w', clip_on=False, **style)
     ax.text(x, 1.02, f"{accuracy:.1%}", rotation=90, ha='center', va='bottom', fontsize=7, transform=ax.get_xaxis_transform())
 
+def _measured(m): return _price(m) if m in ('disturbance', 'broken') else _plain(m.replace('_', ' '))
+
 def _wrapped(name): return '\n'.join(wrap(_short(name, 44), 18)) # Fits under one data set beside others
 
+# %% ../nbs/50_plots.ipynb #65311420
 def plot_matched(
     frame:pd.DataFrame, # Columns dataset, preset, concept, target_accuracy and the measure; one row of each concept, as of `apply`
     measure:str='disturbance', # What to compare
@@ -782,8 +786,7 @@ def plot_matched(
         ax.set_ylim(1e-4 if log and least >= 1e-4 else min(0, least), frame[measure].max()*(1.5 if log else 1.05))
         ax.set_xticks(range(len(sets)), [_plain(s) for s in sets])
         ax.tick_params(axis='x', length=0)
-        what = _price(measure) if measure in ('disturbance', 'broken') else _plain(measure.replace('_', ' '))
-        ax.set(xlim=(-.5, len(sets)-.5), ylabel=what)
+        ax.set(xlim=(-.5, len(sets)-.5), ylabel=_measured(measure))
         for j in range(1, len(sets)): ax.axvline(j-.5, color='.85', lw=.8)
         ax.set_title(_title('above: target accuracy', source), pad=34)
         ax.legend(loc='center left', bbox_to_anchor=(1, .5))

@@ -487,6 +487,7 @@ def _changed(out, name, about):
 
 def _decided(spec, about): return about.get('decides') == json.loads(json.dumps(_decides(spec)))
 
+# %% ../nbs/60_study.ipynb #c3a850d8
 def _check_folder(out, spec, texts):
     if out.exists() and not out.is_dir(): raise InputError(f"output {str(out)!r} is a file, not a folder")
     for f in ('recording', 'figures'):

@@ -6,7 +6,8 @@
 __all__ = ['STYLE', 'KINDS', 'card', 'sentence', 'one_line', 'cut', 'canvas', 'figure_html', 'choice', 'slider', 'offer', 'View',
            'set_controls', 'settings_html', 'texts_around', 'spans', 'bar', 'table', 'NeuronRange', 'neuron_html',
            'offered', 'kind_of', 'range_controls', 'ranked_on', 'fitted_on', 'fitted_statistics', 'rankings_at',
-           'ranking_at', 'with_texts', 'NeuronView', 'EditedText', 'edit_text', 'text_html', 'opening', 'TextView']
+           'ranking_at', 'opened', 'with_texts', 'NeuronView', 'EditedText', 'edit_text', 'text_html', 'opening',
+           'TextView']
 
 # %% ../nbs/52_widgets.ipynb #1cf00626
 import warnings
@@ -433,12 +434,19 @@ def ranking_at(
     rec = ranked_on(study)
     return rank(rec.at(site), rec.labels, name, classes=study.classes, seed=study.spec.seed)
 
+def opened(
+    study, # A study
+    trust_remote_code:bool=False, # Run code that comes with its model
+): # The study with model and texts
+    "Open a study; code runs only if whoever opens it says so."
+    return study.open(trust_remote_code=True) if trust_remote_code else study.open()
+
 def with_texts(
     study, # A study
     trust_remote_code:bool=False, # Run code that comes with its model
 ): # The study with model and texts, or as it was where they cannot be had
     "Open a study if its data and its model are still there."
-    try: return study.open(trust_remote_code=trust_remote_code)
+    try: return opened(study, trust_remote_code)
     except InputError: return study
 
 # %% ../nbs/52_widgets.ipynb #4eed294a
@@ -603,7 +611,7 @@ class TextView(View):
         study, # A `Study`; opened if need be
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
-        self.study,m = study.open(trust_remote_code=trust_remote_code),study.spec.method
+        self.study,m = opened(study, trust_remote_code),study.spec.method
         s = self.study
         self._fit,self._own = fitted_on(s, s.train.site),fitted_statistics(s)
         self._ranges = lru_cache(16)(lambda kind: fit_ranges(*self._fit, kind, statistics=self._own))

@@ -43,6 +43,7 @@ from neuronlens.widgets import (
     kind_of,
     offer,
     offered,
+    opened,
     range_controls,
     ranking_at,
     rankings_at,
@@ -383,7 +384,7 @@ class EraseView(Filling):
         most:int|None=None, # Test texts to measure on; None: 1,000 where only the head has to run, else 48
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
-        self.study,self.note = checked_study(study).open(trust_remote_code=trust_remote_code),w.HTML()
+        self.study,self.note = opened(checked_study(study), trust_remote_code),w.HTML()
         self.live,D = LiveEffects(self.study, most),self.study.test.acts.shape[1]
         own = self.study.spec.method.fractions
         self.fractions = sorted({float(f) for f in (*own, *(FRACTIONS if self.live.quick else ())) if int(f*D+1e-9)})
@@ -634,10 +635,9 @@ class Workbook:
         study, # A `Study`
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
-        self.study = s = checked_study(study).open(trust_remote_code=trust_remote_code)
-        self._make = dict(neuron=lambda: NeuronView(s), erase=lambda: EraseView(s), text=lambda: TextView(s),
-            overlap=lambda: OverlapView(s, self.open_neuron), layers=lambda: LayersView(s))
-        self._views = {}
+        self.study = s = opened(checked_study(study), trust_remote_code)
+        self._make,self._views = dict(neuron=lambda: NeuronView(s), erase=lambda: EraseView(s), text=lambda: TextView(s),
+            overlap=lambda: OverlapView(s, self.open_neuron), layers=lambda: LayersView(s)),{}
         self.tabs = w.Tab([w.VBox([w.Label('…')]) for _ in self._make], titles=[k.capitalize() for k in self._make], selected_index=0)
         self.tabs.observe(lambda _: self.show(), names='selected_index')
         self.show()
