@@ -96,9 +96,10 @@ def _go(spec, out, progress, quiet):
     for line in next_steps(study): typer.echo(f"  - {line}")
     typer.echo(f"  Open {Path(out)/'report.html'} for the figures.")
 
+# %% ../nbs/64_cli.ipynb #5c1d7a3e
 _OUT = Annotated[Path, typer.Option('--out', help='Folder for the results; made if it does not exist.')]
-_PROGRESS = Annotated[bool, typer.Option(help='Show progress bars, or a few lines where standard error is no terminal.')]
-_QUIET = Annotated[bool, typer.Option('--quiet', '-q', help='Print results only: no progress, and not what it will cost; errors are said.')]
+_PROGRESS = Annotated[bool, typer.Option(help='Show how far it is, by bars in a terminal and by a few lines elsewhere.')]
+_QUIET = Annotated[bool, typer.Option('--quiet', '-q', help='Print results only: neither progress nor what it will cost; errors are said.')]
 
 @app.command()
 def demo(out:_OUT=Path('demo'), progress:_PROGRESS=True, quiet:_QUIET=False):

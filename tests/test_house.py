@@ -101,6 +101,14 @@ def test_nothing_is_pickled():
         assert not re.search(r"\bpickle\b(?!d)|torch\.load|joblib|np\.load\(", p.read_text(encoding="utf-8")), p.name
 
 
+def test_nothing_is_printed():
+    "The library logs; only the command line writes to standard output, through typer and rich."
+    for p in (TOP / "neuronlens").glob("*.py"):
+        found = re.findall(r"(?<![\w.])print\(.*|sys\.std(?:out|err)\.write.*|basicConfig.*", p.read_text(encoding="utf-8"))
+        assert not found, (p.name, found)
+        assert p.name == "cli.py" or not re.search(r"typer\.echo|rich\.console", p.read_text(encoding="utf-8")), p.name
+
+
 def test_one_quarto_file():
     "The tracked Quarto configuration is the one at the top."
     tracked = subprocess.run(["git", "ls-files", "*_quarto.yml"], cwd=TOP, capture_output=True, text=True)

@@ -54,9 +54,9 @@ def steps(bar, clock, seconds, n=1):
 
 def test_a_line_for_every_tenth_of_something_long(clock, said):
     with ProgressLog(what='recording', total=1000, unit='text', clock=clock) as bar: steps(bar, clock, [3.]*100, 10)
-    assert said() == ['recording: 1,000 texts',
-        *(f'recording: {k}00 of 1,000 texts ({k}0%) after {progress.said_time(30*k)}, {progress.said_time(300-30*k)} left' for k in range(1, 10)),
-        'recording: 1,000 texts in 5.0 minutes (3.3 a second)']
+    between = [f'recording: {k}00 of 1,000 texts ({k}0%) after {progress.said_time(30*k)}, {progress.said_time(300-30*k)} left'
+               for k in range(1, 10)]
+    assert said() == ['recording: 1,000 texts', *between, 'recording: 1,000 texts in 5.0 minutes (3.3 a second)']
 
 
 @pytest.mark.parametrize('seconds', [1e-3, .5, 20, 100, 1000, 1e5])
@@ -94,8 +94,10 @@ def test_a_total_that_is_known_later(clock, said):
         steps(bar, clock, [40], 100)
         bar.total = 400
         steps(bar, clock, [40, 40, 40], 100)
-    assert said() == ['summarising', 'summarising: 100 texts after 40 s', 'summarising: 200 of 400 texts (50%) after 1.3 minutes, 1.3 minutes left',
-                      'summarising: 300 of 400 texts (75%) after 2.0 minutes, 40 s left', 'summarising: 400 texts in 2.7 minutes (2.5 a second)']
+    assert said() == ['summarising', 'summarising: 100 texts after 40 s',
+                      'summarising: 200 of 400 texts (50%) after 1.3 minutes, 1.3 minutes left',
+                      'summarising: 300 of 400 texts (75%) after 2.0 minutes, 40 s left',
+                      'summarising: 400 texts in 2.7 minutes (2.5 a second)']
 
 
 def test_more_than_the_total(clock, said):
@@ -141,8 +143,8 @@ def test_bars_in_bars(clock, said):
     for k in ProgressLog('ab', 'probing', unit='site', clock=clock):
         with ProgressLog(what=f'reading {k}', total=1, unit='text', clock=clock) as bar: steps(bar, clock, [35])
     assert said() == ['probing: 2 sites', 'reading a: 1 text', 'reading a: 1 text in 35 s (0.029 a second)',
-                      'probing: 1 of 2 sites (50%) after 35 s, 35 s left', 'reading b: 1 text', 'reading b: 1 text in 35 s (0.029 a second)',
-                      'probing: 2 sites in 1.2 minutes (0.029 a second)']
+                      'probing: 1 of 2 sites (50%) after 35 s, 35 s left', 'reading b: 1 text',
+                      'reading b: 1 text in 35 s (0.029 a second)', 'probing: 2 sites in 1.2 minutes (0.029 a second)']
 
 
 def test_the_parts_make_the_whole(data, bert, monkeypatch):
@@ -338,7 +340,8 @@ def test_a_library_is_silent_until_asked(make_study, tmp_path, bare):
 def test_a_notebook_has_its_bar(bare, tmp_path):
     "In a kernel standard error is no terminal, and there is a bar all the same; messages go to whoever listens."
     client, v4 = pytest.importorskip('nbclient'), pytest.importorskip('nbformat.v4')
-    code = ["from neuronlens.progress import progress_bar, say\nwith progress_bar([1, 2], 'counting') as bar: list(bar)\ntype(bar).__mro__[1].__module__",
+    code = ["from neuronlens.progress import progress_bar, say\n"
+            "with progress_bar([1, 2], 'counting') as bar: list(bar)\ntype(bar).__mro__[1].__module__",
             "say('unheard')", "import logging\nlogging.basicConfig(level=logging.INFO, format='%(message)s')\nsay('heard')"]
     nb = v4.new_notebook(cells=[v4.new_code_cell(c) for c in code])
     with pytest.MonkeyPatch.context() as mp:

@@ -359,14 +359,19 @@ def test_too_little_disk_is_refused_with_both_numbers(work, clf, texts, tmp_path
     work(clf, texts, SITES, size=8, folder=tmp_path/'a', progress=False)
 
 
-def test_the_disk_is_said_with_the_bar_only(clf, texts, tmp_path, monkeypatch, capsys):
-    record(clf, texts, folder=tmp_path/'a', progress=False)
+def test_the_disk_is_said_where_something_is_kept(clf, texts, tmp_path, monkeypatch, caplog, capsys):
+    "To whoever listens, and not where all is kept already or `TQDM_DISABLE` is set; nothing is printed."
+    def said(**kw):
+        caplog.clear()
+        record(clf, texts, progress=False, **kw)
+        return [r.getMessage() for r in caplog.records]
+    caplog.set_level('INFO', 'neuronlens')
+    assert said(folder=tmp_path/'a') == []
     monkeypatch.setenv('TQDM_DISABLE', '0')
-    record(clf, texts, progress=True)
-    assert 'disk' not in ''.join(capsys.readouterr())
-    record(clf, texts, folder=tmp_path/'b', progress=True)
-    out, err = capsys.readouterr()
-    assert not out and err.count('what is to be kept takes') == 1 and ' kB of ' in err
+    assert said() == said(folder=tmp_path/'a') == []
+    line, = said(folder=tmp_path/'b')
+    assert line.startswith('what is to be kept takes ') and ' kB of ' in line
+    assert capsys.readouterr() == ('', '')
 
 
 @contextmanager

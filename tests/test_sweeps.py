@@ -119,16 +119,18 @@ def test_memory_runs_out(monkeypatch):
     np.testing.assert_allclose(got.fires, want.fires, atol=1e-6)
 
 
-def test_estimate_is_said_before(case, capfd, monkeypatch):
-    "Number, time and memory are said before anything runs; nothing is said when no progress is wanted."
+def test_estimate_is_said_before(case, caplog, monkeypatch):
+    "Number, time and memory are logged before anything runs; nothing is tried for it without progress, or where nobody listens."
     clf, rec = case
     monkeypatch.setenv("TQDM_DISABLE", "0")
-    monkeypatch.setattr(sweeps, "interventions_on", lambda *a, **kw: pytest.fail("started") if not capfd.readouterr().err.startswith(
-        f"{3*3:,} interventions at 1 site on 6 texts: about ") else iter(()))
+    monkeypatch.setattr(sweeps, "interventions_on", lambda *a, **kw: pytest.fail("started") if not caplog.messages or not
+        caplog.messages[-1].startswith(f"{3*3:,} interventions at 1 site on 6 texts: about ") else iter(()))
+    with caplog.at_level("INFO", "neuronlens"): sweep(clf, rec, LABELLED, sites="residual.0")
+    monkeypatch.setattr(sweeps, "interventions_on", lambda *a, **kw: iter(()))
+    monkeypatch.setattr(sweeps, "estimate", lambda *a, **kw: pytest.fail("tried"))
     sweep(clf, rec, LABELLED, sites="residual.0")
-    monkeypatch.undo()
-    sweep(clf, rec, LABELLED, sites="residual.0", progress=False)
-    assert capfd.readouterr().err == ""
+    with caplog.at_level("INFO", "neuronlens"): sweep(clf, rec, LABELLED, sites="residual.0", progress=False)
+    assert len(caplog.messages) == 1
 
 
 def test_estimate_counts_sites_and_texts(case):
