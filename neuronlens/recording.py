@@ -32,8 +32,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from . import __version__
-from .cache import cache_folder, in_use, said_size, size_limit, trim
-from .data import InputError, Texts, atomic, read_json, some_rows, take
+from .cache import cache_folder, in_use, read_sealed, said_size, size_limit, trim
+from .data import Damaged, InputError, Texts, atomic, read_json, some_rows, take
 from .hooks import Site, anatomy, answer, parse_site, run
 from .model import READOUTS, Classifier, align, each_batch, encode, read, readout_weights, settings_state, token_budget
 from .progress import progress_bar, say, switched_off
@@ -354,7 +354,7 @@ def open_store(
     folder:str|Path|None, # Where shards are kept; None: nowhere
     ask:Reading, # What they hold
     texts:Texts|None, # Of which texts; None: not known beforehand
-    spare:bool=False, # Whether it is only there to spare work, so that a full disk stops nothing
+    spare:bool=False, # Whether it is only there to spare work, so that nothing that is wrong with it stops a run
 )->Store|None: # The store; it remembers how many tokens its batches have
     "The store of a run, checked; refused if it holds anything else."
     if folder is None: return
@@ -616,7 +616,7 @@ def load_recording(
         with open(path, 'rb') as f: own = hashlib.file_digest(f, 'sha256').hexdigest()
         acts = {s:arrays['acts' if s == about['site'] else s] for s in about.get('sites', [about['site']])}
         rec = Recording(acts, arrays['labels'], arrays.get('probabilities'), tuple(about['classes']), about['readout'], about)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as e:
         raise InputError(f"recording {str(path)!r} cannot be read ({type(e).__name__})") from None
     if (read_json(Path(path).with_suffix('.json')) or {}).get('sha256', own) != own:
         raise InputError(f"recording {str(path)!r} is damaged (its checksum does not fit the .json beside it)")
@@ -667,7 +667,8 @@ def recorded(
 def _place(key, settings):
     "The folder of a recording; a second one where the first was made with other settings of the model."
     first = cache_folder('recordings', key)
-    made = (read_json(first/'recording.json') or {}).get('settings_sha256', settings) # Older ones do not say
+    try: made = read_sealed(first/'recording.json').get('settings_sha256', settings) # Older ones do not say
+    except Damaged: made = settings
     return first if made == settings else cache_folder('recordings', f'{key}-{settings[:16]}')
 
 # %% ../nbs/20_recording.ipynb #2aa2f9c2

@@ -8,6 +8,7 @@ __all__ = ['training_order', 'warm_linear', 'fine_tune', 'save_classifier', 'exa
 # %% ../nbs/14_training.ipynb #9528a98b
 import hashlib
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .cache import alone, cache_folder, in_use, size_limit, trim
+from .cache import cache_folder, in_use, kept, seal, size_limit, sparing, trim
 from .data import InputError, Texts, atomic, bbc_news, check, distinct, need_texts, split
 from .hooks import logits
 from neuronlens.model import (
@@ -110,12 +111,17 @@ def fine_tune(
         made_of = dict(encoder=weights_hash(encoder, model.config), encoder_settings=settings_hash(encoder), texts=texts.digest,
                        torch=torch.__version__) | settings
         home = cache_folder('models', hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16])
-        def train():
+        told,made = dict(name=name, texts_name=texts.source, n_texts=len(texts)),[]
+        def make():
             clf = make_classifier(model, tok, texts.classes, max_length=max_length, source=name)
-            return clf,_train(clf, encode(clf, texts.texts, texts), texts.labels, epochs, lr, batch_size, seed, progress)
-        if not cache: return replace(clf := train()[0], sha256=f'trained {home.name}', state=weights_state(clf.model))
-        told = dict(name=name, texts_name=texts.source, n_texts=len(texts))
-        return _kept(home, name, device, trust_remote_code, train, made_of | told, limit)
+            losses = _train(clf, encode(clf, texts.texts, texts), texts.labels, epochs, lr, batch_size, seed, progress)
+            made.append(replace(clf, sha256=f'trained {home.name}', state=weights_state(clf.model)))
+            if cache: _keep(clf, home, made_of | told | {'loss':losses}, limit)
+        with in_use(home) if cache else nullcontext():
+            if cache and kept(home, made_of, make):
+                return replace(load_classifier(home, device=device, trust_remote_code=trust_remote_code), source=name)
+            if not made: make()
+    return made[0]
 
 # %% ../nbs/14_training.ipynb #bcb8262c
 def _check_numbers(epochs, lr, batch_size, seed):
@@ -126,16 +132,11 @@ def _check_numbers(epochs, lr, batch_size, seed):
         if not v > 0: raise InputError(f"{what} must be above zero, not {v}")
     if seed < 0: raise InputError(f"seed must be 0 or more, not {seed}")
 
-def _kept(home, name, device, trust_remote_code, train, about, limit):
-    "The classifier of a folder, trained if it is not there; under the name of what it is, not of where it lies."
-    with in_use(home):
-        if not home.is_dir():
-            with alone(home):
-                if not home.is_dir(): # No other process made it meanwhile
-                    clf,losses = train()
-                    save_classifier(clf, home, about | {'loss':losses})
-                    trim(limit)
-        return replace(load_classifier(home, device=device, trust_remote_code=trust_remote_code), source=name)
+def _keep(clf, home, about, limit):
+    "Keep what was trained, where that can be."
+    with sparing():
+        save_classifier(clf, home, about)
+        trim(limit)
 
 # %% ../nbs/14_training.ipynb #49d4c353
 def save_classifier(
@@ -147,10 +148,10 @@ def save_classifier(
     clf.model.config.id2label = dict(enumerate(clf.classes))
     clf.model.config.label2id = {c:i for i,c in enumerate(clf.classes)}
     clf.tokenizer.model_max_length = clf.max_length
-    with atomic(folder, folder=True) as part:
+    with atomic(folder, folder=True, durable=True) as part:
         with quiet(): clf.model.save_pretrained(part)
         clf.tokenizer.save_pretrained(part)
-        (part/'training.json').write_text(json.dumps(made_of or {}, indent=1))
+        seal(part, made_of or {})
     return Path(folder)
 
 # %% ../nbs/14_training.ipynb #f4505d35

@@ -2,23 +2,33 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
+import warnings
 from contextlib import contextmanager
+from functools import partial
 from threading import Thread
 from types import SimpleNamespace
+from unittest.mock import patch
 
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_frame
+from flips_cache import flips, held, numbers, same
 
-from neuronlens import cache
+from neuronlens import cache, recording
 from neuronlens.cache import cache_folder, clear, entries, hold, in_use, size_limit, trim
-from neuronlens.data import InputError, make_texts, neighbour
+from neuronlens.data import DiskFull, InputError, atomic, make_texts, neighbour, sweep
 from neuronlens.model import load_classifier
-from neuronlens.recording import record, recorded
-from neuronlens.training import fine_tune
+from neuronlens.recording import Recording, record, recorded, save_recording
+from neuronlens.store import Store, write_arrays
+from neuronlens.training import fine_tune, save_classifier
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache')
 DEAD = 2**22+1
@@ -160,7 +170,7 @@ def test_listed_in_the_users_words(encoder, clf, cli, own_cache):
 
 
 def test_an_interrupted_recording_is_listed_as_what_it_is(clf, monkeypatch):
-    from neuronlens import recording, store
+    from neuronlens import store
     monkeypatch.setattr(recording, 'SHARD_TEXTS', 8)
     real = store.write_arrays
     def second(path, *args):
@@ -342,3 +352,439 @@ def test_two_removers():
     for i in range(10): keep('models', f'{i}'*16)
     def remove(say, wait): say(len(clear()[0]))
     with child(remove) as one, child(remove) as other: assert int(one.said())+int(other.said()) >= 10 and entries() == []
+
+
+# --- damaged
+
+def again(work):
+    "What a call gives, and the sentences of its warnings."
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        return work(), [str(w.message) for w in said]
+
+
+def turn(path, at=None, more=0):
+    "Flip a bit of a file: in its middle, at a byte from its end, or so many bytes after some text."
+    data = bytearray(path.read_bytes())
+    data[at if isinstance(at, int) else len(data)//2 if at is None else data.index(at)+more] ^= 1
+    path.write_bytes(data)
+
+
+def swap(folder, other):
+    folder.rename(spare := folder.with_name('spare'))
+    other.rename(folder)
+    spare.rename(other)
+
+
+def instead(path):
+    "A folder in the place of a file."
+    path.unlink()
+    (path/'sub').mkdir(parents=True)
+
+
+def without(path, *keys):
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in keys}, indent=1))
+
+
+MODEL = {'weights': (lambda f, _: turn(f/'model.safetensors'), 'model.safetensors is damaged'),
+         'a class name': (lambda f, _: turn(f/'config.json', b'animal'), 'config.json is damaged'),
+         'a word': (lambda f, _: turn(f/'tokenizer.json', b'"cat"', 1), 'tokenizer.json is damaged'),
+         'cut': (lambda f, _: os.truncate(f/'model.safetensors', 99), 'model.safetensors is damaged'),
+         'gone': (lambda f, _: (f/'tokenizer_config.json').unlink(), 'tokenizer_config.json is damaged'),
+         'one more': (lambda f, _: (f/'added_tokens.json').write_text('{}'), 'added_tokens.json is damaged'),
+         'a folder': (lambda f, _: instead(f/'config.json'), 'config.json is damaged'),
+         'another': (swap, 'holds another model'),
+         'an older version': (lambda f, _: without(f/'training.json', 'files', 'sha256'), 'training.json has no checksum'),
+         'the checksums': (lambda f, _: without(f/'training.json', 'files'), 'training.json is damaged'),
+         'no training.json': (lambda f, _: (f/'training.json').unlink(), 'training.json cannot be read'),
+         'empty': (lambda f, _: (f/'training.json').write_bytes(b''), 'training.json cannot be read'),
+         'nested': (lambda f, _: (f/'training.json').write_text('['*100_000), 'training.json cannot be read (RecursionError)'),
+         'a folder for training.json': (lambda f, _: instead(f/'training.json'), 'training.json cannot be read'),
+         'nothing left': (lambda f, _: (shutil.rmtree(f), f.mkdir()), 'training.json cannot be read')}
+
+
+@pytest.fixture(scope='module')
+def tuned(encoder, tmp_path_factory):
+    "A cache with two fine-tuned models, and what the first is."
+    home = tmp_path_factory.mktemp('tuned')
+    with patch.dict(os.environ, NEURONLENS_CACHE=str(home)):
+        what = numbers(tune(encoder, some(1)))
+        first = entries()[0].folder.name
+        tune(encoder, some(2))
+    return SimpleNamespace(home=home, what=what, first=first)
+
+
+@pytest.mark.parametrize('how', MODEL)
+def test_a_damaged_model_is_trained_again(how, tuned, encoder, own_cache):
+    "With a warning that names the file; the numbers are those it had, and the next call only loads."
+    shutil.copytree(tuned.home, own_cache)
+    spoil, said = MODEL[how]
+    first = cache_folder('models', tuned.first)
+    files = {p.name: p.read_bytes() for p in first.iterdir()}
+    spoil(first, next(p for p in first.parent.iterdir() if p != first))
+    clf, told = again(lambda: tune(encoder, some(1)))
+    assert same(numbers(clf), tuned.what) and len(told) == 1
+    assert str(first) in told[0] and said in told[0] and told[0].endswith('; it is made again')
+    assert {p.name: p.read_bytes() for p in first.iterdir()} == files
+    with patch('neuronlens.training._train', lambda *a: pytest.fail('trained again')): assert again(lambda: tune(encoder, some(1)))[1] == []
+
+
+def test_a_damaged_conversion_is_made_again(bert, monkeypatch, tmp_path):
+    "The packaged language model, here a tiny one, is converted again where its files are not what was written."
+    from transformers import AutoModel, AutoTokenizer
+
+    from neuronlens import model
+    (tmp_path/'SmolLM2-135M-Instruct.Q4_1.gguf').write_bytes(b'weights')
+    made = []
+    def load(file, device):
+        made.append(file)
+        with model.quiet(): return AutoModel.from_pretrained(bert), AutoTokenizer.from_pretrained(bert)
+    monkeypatch.setattr(model, 'package_folder', lambda name: tmp_path)
+    monkeypatch.setattr(model, 'load_language_model', load)
+    monkeypatch.setattr(model, '_SMOLLM2', model.sha256([tmp_path/'SmolLM2-135M-Instruct.Q4_1.gguf']))
+    monkeypatch.setattr(model, '_SPARE', [])
+    home = model.smollm2()
+    assert model.smollm2() == home and len(made) == 1 and [e.model for e in entries()] == ['SmolLM2-135M-Instruct'] and entries()[0].in_use
+    files = {p.name: p.read_bytes() for p in home.iterdir()}
+    turn(home/'model.safetensors')
+    folder, told = again(model.smollm2)
+    assert folder == home and len(made) == 2 and 'model.safetensors is damaged' in told[0] and len(told) == 1
+    assert {p.name: p.read_bytes() for p in home.iterdir()} == files
+    (tmp_path/'file').write_text('')
+    monkeypatch.setenv('NEURONLENS_CACHE', str(tmp_path/'file'))
+    spare, told = again(model.smollm2)
+    assert len(made) == 4 and len(told) == 1 and str(tmp_path/'file') in told[0] # It cannot be kept, and is written elsewhere for a while
+    assert {p.name: p.read_bytes() for p in spare.iterdir()} == files and model.smollm2() == spare
+    for fd in filter(None, cache._HELD.values()): os.close(fd)
+    cache._HELD.clear()
+
+
+def shard(folder, i): return folder/f'shard-0000{i}.safetensors'
+
+
+RECORDING = {'a key': (lambda f, _: turn(f/'recording.json', b'tokenizer_sha256'), 'recording.json is damaged'),
+             'a value': (lambda f, _: turn(f/'recording.json', b'texts_sha256', 50), 'recording.json is damaged'),
+             'a version': (lambda f, _: turn(f/'recording.json', b'numpy', 10), 'recording.json is damaged'),
+             'an older version': (lambda f, _: without(f/'recording.json', 'sha256'), 'recording.json has no checksum'),
+             'empty': (lambda f, _: (f/'recording.json').write_bytes(b''), 'recording.json cannot be read'),
+             'nested': (lambda f, _: (f/'recording.json').write_text('['*100_000), 'recording.json cannot be read (RecursionError)'),
+             'no recording.json': (lambda f, _: (f/'recording.json').unlink(), 'recording.json cannot be read'),
+             'a folder for recording.json': (lambda f, _: instead(f/'recording.json'), 'recording.json: a folder is in the way'),
+             'a bit of a shard': (lambda f, _: turn(shard(f, 1), -9), 'shard-00001.safetensors is damaged'),
+             'a shard cut': (lambda f, _: os.truncate(shard(f, 1), 99), 'shard-00001.safetensors cannot be read'),
+             'a shard gone': (lambda f, _: shard(f, 1).unlink(), 'shard-00001.safetensors cannot be read'),
+             'a folder for a shard': (lambda f, _: instead(shard(f, 1)), 'shard-00001.safetensors: a folder is in the way'),
+             'shards swapped': (lambda f, _: swap(shard(f, 0), shard(f, 1)), 'of other texts (those of shard 0'),
+             'a shard of another': (lambda f, g: shutil.copy(shard(g, 1), shard(f, 1)), 'holds another recording (texts'),
+             'a shard too many': (lambda f, _: shutil.copy(shard(f, 1), shard(f, 5)), 'shard-00005.safetensors is removed'),
+             'another': (swap, 'holds another recording (texts')}
+
+
+@pytest.fixture(scope='module')
+def seen(clf, tmp_path_factory):
+    "A cache with two recordings of three shards, and what the first is."
+    home = tmp_path_factory.mktemp('seen')
+    with patch.dict(os.environ, NEURONLENS_CACHE=str(home)), patch.object(recording, 'SHARD_TEXTS', 8):
+        what = held(recorded(clf, some(1), progress=False))
+        first = entries()[0].folder.name
+        recorded(clf, some(2), progress=False)
+    return SimpleNamespace(home=home, what=what, first=first)
+
+
+@pytest.mark.parametrize('how', RECORDING)
+def test_a_damaged_recording_is_made_again(how, seen, clf, own_cache, monkeypatch):
+    "With a warning that names file or folder; the numbers are those it had, and the next call only reads."
+    monkeypatch.setattr(recording, 'SHARD_TEXTS', 8)
+    shutil.copytree(seen.home, own_cache)
+    spoil, said = RECORDING[how]
+    first = cache_folder('recordings', seen.first)
+    files = {p.name: p.read_bytes() for p in first.iterdir()}
+    spoil(first, next(p for p in first.parent.iterdir() if p != first))
+    rec, told = again(lambda: recorded(clf, some(1), progress=False))
+    assert same(held(rec), seen.what) and told and all(str(first) in t for t in told) and said in told[0]
+    assert {p.name: p.read_bytes() for p in first.iterdir()} == files
+    monkeypatch.setattr(recording, 'read_shard', lambda *a: pytest.fail('recorded again'))
+    rec, told = again(lambda: recorded(clf, some(1), progress=False))
+    assert same(held(rec), seen.what) and told == []
+
+
+def test_who_made_a_recording_is_known_without_recording_json(seen, clf, own_cache, monkeypatch):
+    "The shards say with which versions they were made."
+    monkeypatch.setattr(recording, 'SHARD_TEXTS', 8)
+    monkeypatch.setattr(recording, 'versions', lambda: {'numpy': '1.0'})
+    first = recorded(clf, some(1), progress=False)
+    monkeypatch.undo()
+    monkeypatch.setenv('NEURONLENS_CACHE', str(own_cache))
+    monkeypatch.setattr(recording, 'SHARD_TEXTS', 8)
+    path, = own_cache.glob('recordings/*/recording.json')
+    other = cache_folder('recordings', seen.first) # The key of this version's
+    path.unlink()
+    path.parent.rename(other)
+    rec, told = again(lambda: recorded(clf, some(1), progress=False))
+    assert 'recording.json cannot be read' in told[0] and rec.provenance['versions'] == first.provenance['versions'] == {'numpy': '1.0'}
+
+
+OWN = {'a key': lambda p: turn(p, b'tokenizer_sha256'), 'a value': lambda p: turn(p, b'texts_sha256', 50),
+       'a number': lambda p: turn(p, b'"max_length": ', 14)}
+
+
+@pytest.mark.parametrize('how', OWN)
+def test_damage_in_a_folder_of_ones_own_is_refused(how, clf, tmp_path, monkeypatch):
+    "One sentence says what to do; when it is done, nothing has to be recorded again."
+    first = record(clf, some(1), size=8, folder=tmp_path/'own', progress=False)
+    OWN[how](path := tmp_path/'own/recording.json')
+    with pytest.raises(InputError) as e: record(clf, some(1), size=8, folder=tmp_path/'own', progress=False)
+    what = 'is damaged (its checksum does not fit); delete it and call again, the shards beside it say what they are of'
+    assert str(e.value) == f'{path} {what}'
+    path.unlink()
+    monkeypatch.setattr(recording, 'read_shard', lambda *a: pytest.fail('recorded again'))
+    assert same(held(record(clf, some(1), size=8, folder=tmp_path/'own', progress=False)), held(first))
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(clf, tmp_path):
+    record(clf, some(1), size=8, folder=tmp_path/'own', progress=False)
+    for path in (tmp_path/'own/recording.json', shard(tmp_path/'own', 1)):
+        data = path.read_bytes()
+        instead(path)
+        with pytest.raises(InputError) as e: record(clf, some(1), size=8, folder=tmp_path/'own', progress=False)
+        assert str(e.value) == f'{path}: a folder is in the way of the file; move it away and call again' and (path/'sub').is_dir()
+        shutil.rmtree(path)
+        path.write_bytes(data)
+
+
+def test_what_cannot_be_read_in_a_folder_of_ones_own_comes_from_the_shards(clf, tmp_path):
+    first = record(clf, some(1), size=8, folder=tmp_path/'own', progress=False)
+    for said in ('['*100_000, '{"half'):
+        (tmp_path/'own/recording.json').write_text(said)
+        rec, told = again(lambda: record(clf, some(1), size=8, folder=tmp_path/'own', progress=False))
+        assert same(held(rec), held(first)) and len(told) == 1 and 'it is made again from the shards beside it' in told[0]
+
+
+def test_flipped_bits(tmp_path, encoder):
+    "A few of many: `python tests/flips_cache.py 500` flips more."
+    assert flips(12, 0, tmp_path/'cache', encoder) == []
+
+
+# --- disks
+
+@pytest.fixture
+def disk(tmp_path):
+    "Mounts a small disk of its own: `disk(size)`, where the machine allows it."
+    mounted = []
+    def mount(size):
+        (at := tmp_path/f'disk{len(mounted)}').mkdir()
+        if not shutil.which('mount'): pytest.skip('no disk can be mounted here: there is no mount')
+        r = subprocess.run(['mount', '-t', 'tmpfs', '-o', f'size={size}', 'tmpfs', at], capture_output=True, text=True)
+        if r.returncode: pytest.skip(f'no disk can be mounted here: {r.stderr.strip()}')
+        mounted.append(at)
+        return at
+    yield mount
+    for at in mounted: subprocess.run(['umount', '-l', at], check=True)
+
+
+def remount(at, option): subprocess.run(['mount', '-o', f'remount,{option}', at], check=True)
+
+
+BIG = {'a': np.zeros(100_000, np.float32)}
+
+
+def fill(at, monkeypatch, clf, encoder, said):
+    "Everything that is written on a disk without room says so, leaves nothing, and stops only what was asked for."
+    with pytest.raises(DiskFull, match=f'/x.safetensors: {said}'): write_arrays(at/'x.safetensors', BIG, {})
+    big = Recording(BIG | {'a': np.zeros((6, 20_000), np.float32)}, np.array([0, 1]*3), None, ('a', 'b'), 'first')
+    with pytest.raises(DiskFull, match=f'/rec.safetensors: {said}'): save_recording(big, at/'rec.safetensors')
+    with pytest.raises(DiskFull, match=f'/table.csv: {said}'), atomic(at/'table.csv') as part: pd.DataFrame(BIG).to_csv(part)
+    with pytest.raises(DiskFull, match=f'/clf: {said}'): save_classifier(clf, at/'clf')
+    store = Store(at/'s', {'keeps': 'activations'}, spare=True)
+    _, told = again(lambda: [store.keep(i, 'd', BIG, {}) for i in range(3)])
+    assert len(told) == 1 and re.search(f'/s: {said}', told[0]) and told[0].endswith('this run goes on without keeping more')
+    assert [n for n in tree(at) if n not in ('s', 's/recording.json')] == []
+    monkeypatch.setenv('NEURONLENS_CACHE', str(at/'cache'))
+    monkeypatch.setattr(shutil, 'disk_usage', lambda p: SimpleNamespace(free=10**9)) # What fits before may no longer fit then
+    made, told = again(lambda: run(clf, encoder))
+    assert len(told) == 1 and re.search(f'/cache: {said}', told[0])
+    assert not [n for n in tree(at) if '.' in n and not n.endswith('recording.json')]
+    monkeypatch.undo()
+    return made
+
+
+def run(clf, encoder):
+    "What a study needs of the cache."
+    sites = ['residual.0', 'residual.1', 'mlp.0', 'mlp.1']
+    return numbers(tune(encoder, some(1))), [held(recorded(clf, t, sites, progress=False)) for t in (some(1, 40), some(2, 40))]
+
+
+@pytest.fixture(scope='module')
+def fits(clf, encoder, tmp_path_factory, one_thread):
+    "The same where there is room."
+    with patch.dict(os.environ, NEURONLENS_CACHE=str(tmp_path_factory.mktemp('room'))): return run(clf, encoder)
+
+
+def alike(made, wanted):
+    (a, recs), (b, others) = made, wanted
+    a, b = ({k: v for k, v in x.items() if k != 'about'} for x in (a, b)) # Its hash says that it was never kept
+    return same(a, b) and all(map(same, recs, others))
+
+
+def test_a_really_full_disk(disk, clf, encoder, monkeypatch, fits):
+    made = fill(disk('24k'), monkeypatch, clf, encoder, 'the disk is full')
+    assert alike(made, fits)
+
+
+def test_a_limit_on_the_size_of_files(clf, encoder, monkeypatch, tmp_path, fits):
+    "As `ulimit -f` sets it; the same as a full disk."
+    resource = pytest.importorskip('resource')
+    (at := tmp_path/'limited').mkdir()
+    was = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN # Python sees to it
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, was[1]))
+    try: made = fill(at, monkeypatch, clf, encoder, r'the disk takes no more \(File too large\)')
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, was)
+    assert alike(made, fits)
+
+
+def test_a_full_disk_for_the_results_is_one_sentence(disk, cli, make_study, no_figures):
+    at = disk('60k')
+    r = cli('run', make_study(), '--out', at/'out')
+    said = f'neuronlens: {at}/out/[a-z/.]+: the disk is full; make room and call again, what is finished stays\n'
+    assert r.exit_code == 2 and re.fullmatch(said, r.stderr), (r.exit_code, r.stderr, r.exception)
+    assert not [n for n in tree(at) if '/.' in n]
+    remount(at, 'size=9m')
+    assert cli('run', make_study(), '--out', at/'out').exit_code == 0
+
+
+def read_only(home, disk, make, monkeypatch):
+    home.symlink_to(disk('1m'))
+    remount(home.resolve(), 'ro')
+
+
+def a_file(home, *args): home.write_text('mine')
+
+
+def files_inside(home, *args):
+    home.mkdir()
+    for kind in ('models', 'recordings', 'used'): (home/kind).write_text('mine')
+
+
+def files_for_entries(home, disk, make, monkeypatch):
+    with patch.dict(os.environ, NEURONLENS_CACHE=str(home)): make()
+    for p in [*home.glob('[mr]*/*')]:
+        shutil.rmtree(p)
+        p.write_text('mine')
+
+
+def no_permission(home, disk, make, monkeypatch):
+    "As for a user who is not root."
+    for name in ('mkdir', 'open'):
+        def guarded(real, path, *args, **kw):
+            if str(path).startswith(str(home)): raise PermissionError(13, 'Permission denied', str(path))
+            return real(path, *args, **kw)
+        monkeypatch.setattr(os, name, partial(guarded, getattr(os, name)))
+
+
+@pytest.mark.parametrize('how', [read_only, a_file, files_inside, files_for_entries, no_permission])
+def test_a_cache_that_cannot_be_written_stops_nothing(how, request, clf, encoder, tmp_path, monkeypatch, fits):
+    "One warning names the folder, and the run gives what it gives with a cache."
+    home = tmp_path/'cache'
+    how(home, lambda size: request.getfixturevalue('disk')(size), lambda: run(clf, encoder), monkeypatch)
+    def mine(): return {p: p.read_text() for p in [home, *home.glob('*'), *home.glob('*/*')] if p.is_file()}
+    before = mine()
+    monkeypatch.setenv('NEURONLENS_CACHE', str(home))
+    made, told = again(lambda: run(clf, encoder))
+    assert len(told) == 1 and str(home) in told[0] and 'cannot be written (' in told[0], told
+    monkeypatch.undo()
+    assert mine().items() >= before.items() and alike(made, fits)
+
+
+def test_a_cache_that_can_only_be_read_is_read(disk, clf, encoder, monkeypatch):
+    at = disk('9m')
+    monkeypatch.setenv('NEURONLENS_CACHE', str(at))
+    first = numbers(tune(encoder, some(1))), held(recorded(clf, some(1), progress=False))
+    remount(at, 'ro')
+    monkeypatch.setattr('neuronlens.training._train', lambda *a: pytest.fail('trained again'))
+    monkeypatch.setattr(recording, 'read_shard', lambda *a: pytest.fail('recorded again'))
+    second, told = again(lambda: (numbers(tune(encoder, some(1))), held(recorded(clf, some(1), progress=False))))
+    assert told == [] and all(map(same, first, second))
+    with pytest.raises(OSError, match='Read-only file system'): clear()
+
+
+def test_nobody_at_home(monkeypatch, cli):
+    def none(): raise RuntimeError('Could not determine home directory.')
+    for k in ('NEURONLENS_CACHE', 'XDG_CACHE_HOME'): monkeypatch.delenv(k, raising=False)
+    monkeypatch.setattr('pathlib.Path.home', none)
+    r = cli('cache')
+    assert (r.exit_code, r.stderr) == (2, 'neuronlens: models and recordings have no home: set NEURONLENS_CACHE to a folder\n')
+
+
+# --- killed, ended, unheard
+
+def test_what_a_kill_leaves_in_the_results_is_swept(cli, make_study, tmp_path, no_figures):
+    "The next run into the folder takes what dead processes left, of this version and the last, and nothing else."
+    out, host = tmp_path/'out', socket.gethostname()
+    assert cli('run', make_study(), '--out', out).exit_code == 0
+    files = tree(out)
+    gone = [f'.effects.csv-abcdefgh.{DEAD}@{host}', '.report.html-abcdefgh', f'recording/.test.safetensors-abcdefgh.{DEAD}@{host}']
+    stay = [f'.study.toml-abcdefgh.{os.getppid()}@{host}', '.provenance.json-abcdefgh.7@elsewhere', '.mine-abcdefgh', '.effects.csv']
+    for name in gone+stay: (out/name).mkdir()
+    for name in gone[1:2]+stay[2:]: os.utime(out/name, (0, 0))
+    assert cli('run', make_study(), '--out', out).exit_code == 0
+    assert tree(out) == sorted(files+stay)
+
+
+def test_killed_while_a_folder_is_exchanged(tmp_path):
+    "Neither the old folder nor the new one is lost: the new one takes its place."
+    with atomic(tmp_path/'a', folder=True) as part: (part/'old').write_text('old')
+    real = os.replace
+    def die(say, wait):
+        def replace(a, b):
+            if b == tmp_path/'a': say('dead'), os.kill(os.getpid(), signal.SIGKILL)
+            real(a, b)
+        os.replace = replace
+        with atomic(tmp_path/'a', folder=True) as part: (part/'new').write_text('new')
+    with child(die) as other: assert other.said() == 'dead'
+    assert not (tmp_path/'a').exists()
+    sweep(tmp_path, 'a')
+    assert tree(tmp_path) == ['a', 'a/new']
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize('when', ['training', 'a result'])
+def test_told_to_end(number, when, cli, make_study, tmp_path, encoder, own_cache, monkeypatch, no_figures):
+    "One sentence and the signal's status; nothing is half written, and the next run goes on."
+    study = make_study(model=dict(encoder=str(encoder), max_length=32), training=dict(epochs=1))
+    from neuronlens import training
+    owner, name = (training, 'logits') if when == 'training' else (pd.DataFrame, 'to_csv')
+    real, calls = getattr(owner, name), []
+    def ended(*args, **kw):
+        calls.append(1)
+        if len(calls) == 2: os.kill(os.getpid(), number)
+        return real(*args, **kw)
+    with monkeypatch.context() as mp:
+        mp.setattr(owner, name, ended)
+        r = cli('run', study, '--out', tmp_path/'out')
+    said = f'neuronlens: ended by {number.name}; finished files are whole, run the same command again to go on\n'
+    assert (r.exit_code, r.stderr) == (128+number, said)
+    assert not [n for f in (tmp_path/'out', own_cache) if f.exists() for n in tree(f) if '/.' in f'/{n}' or n.endswith('.lock')]
+    assert signal.getsignal(number) == signal.SIG_DFL
+    assert cli('run', study, '--out', tmp_path/'out').exit_code == 0
+
+
+def test_an_ignored_signal_stays_ignored(cli, own_cache, monkeypatch):
+    "As `nohup` has it."
+    was = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr(cache, 'entries', lambda: (os.kill(os.getpid(), signal.SIGHUP), [])[1])
+    try: assert cli('cache').exit_code == 0 and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally: signal.signal(signal.SIGHUP, was)
+
+
+@pytest.mark.parametrize('to, status, said', [
+    ('>/dev/full', 2, 'neuronlens: standard output cannot be written (No space left on device); finished files are whole\n'),
+    ('>&-', 0, ''), ('>&- 2>&- <&-', 0, ''), ('| true', 1, '')])
+def test_nobody_listens(to, status, said, own_cache, tmp_path):
+    "A closed or full standard output, and a reader that has gone, end it with a sentence or without a word."
+    keep('models', '0'*16)
+    code = 'from neuronlens.cli import main; main()'
+    call = f'{shlex.join([sys.executable, "-c", code, "cache"])} {to if to.startswith(">") else ""}; echo $? > status'
+    p = subprocess.run(['bash', '-c', f'({call}) {to}' if to.startswith('|') else call], capture_output=True, text=True, cwd=tmp_path,
+                       env=os.environ | dict(PYTHONPATH=os.pathsep.join(sys.path)))
+    assert (p.stderr, int((tmp_path/'status').read_text())) == (said, status)

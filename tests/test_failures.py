@@ -770,10 +770,13 @@ def test_output_name_that_is_too_long(cli, make_study, tmp_path, nothing_slow):
     assert r.exit_code == 2 and 'xxx' in r.stderr and r.stderr.count('\n') == 1
 
 
-def test_store_that_cannot_be_written(refuse, tmp_path, monkeypatch):
+def test_cache_that_cannot_be_written(cli, make_study, tmp_path, monkeypatch, recwarn, no_figures, clean):
+    "The cache only spares work, so the study runs without it and says so once."
     (tmp_path/'file').write_text('mine')
     monkeypatch.setenv('NEURONLENS_CACHE', str(tmp_path/'file'))
-    refuse(tmp_path/'file')
+    finish(cli('run', make_study(), '--out', tmp_path/'out'))
+    assert [str(tmp_path/'file') in str(w.message) for w in recwarn if 'goes on without' in str(w.message)] == [True]
+    assert (tmp_path/'out/effects.csv').read_bytes() == clean and (tmp_path/'file').read_text() == 'mine'
 
 
 def test_repeats_within_the_test_file_are_left_out(cli, make_study, tmp_path, data, test_frame):

@@ -203,7 +203,8 @@ def test_batches_of_a_store_stay_as_they_were_begun(clf, texts, tmp_path, monkey
     begun = list(seen)
     record(clf, texts, SITES, size=8, tokens=30, folder=tmp_path, progress=False)
     for i in range(2, 8): (tmp_path/f'shard-0000{i}.safetensors').unlink()
-    (tmp_path/'recording.json').write_text(json.dumps(json.loads((tmp_path/'recording.json').read_text()) | dict(finished=False)))
+    said = json.loads((tmp_path/'recording.json').read_text()) | dict(finished=False)
+    (tmp_path/'recording.json').write_text(json.dumps({k: v for k, v in said.items() if k != 'sha256'})) # As older versions wrote it
     seen.clear()
     assert equal(record(clf, texts, SITES, size=8, folder=tmp_path, progress=False), whole)
     assert max(begun) < 8 and seen == begun[-len(seen):] and len(seen) > 6
