@@ -730,10 +730,10 @@ class Encoded:
     def __repr__(self): return f"Encoded({len(self)} texts, {sum(map(len, self.ids))} tokens, {self.cut} cut)"
 
 # %% ../nbs/10_model.ipynb #5896496c
-def _by_words(tok):
-    "Whether a tokenizer cuts texts at white space before anything else, and keeps the beginning of long ones."
+def _between_words(tok):
+    "The white space at which a tokenizer cuts texts before anything else."
     before = getattr(getattr(tok, 'backend_tokenizer', None), 'pre_tokenizer', None)
-    return before is not None and tok.truncation_side == 'right' and len(before.pre_tokenize_str('ab cd')) > 1
+    return [c for c in ' \n\t' if len(before.pre_tokenize_str(f'ab{c}cd')) > 1] if before else []
 
 @contextmanager
 def _no_panic(clf):
@@ -756,11 +756,11 @@ def _tokenize(clf, texts):
             long = [bool(e.overflowing) for e in out.encodings]
     return list(out['input_ids']),list(out['special_tokens_mask']),long
 
-def _beginnings(clf, texts, chars=8):
-    "The beginning of texts much longer than the limit, up to a white space; enough to fill it as a rule."
-    if not _by_words(clf.tokenizer): return texts
-    n = chars*clf.max_length
-    return [t if len(t) <= n or ' ' not in t[:n] else t[:t.rindex(' ', 0, n)] for t in texts]
+def _beginning(text, most, blanks):
+    "At most so many characters, up to a blank if there is one, and whether no token reaches beyond: cut there, or the whole."
+    if len(text) <= most: return text,True
+    at = max((text.rfind(c, 0, most) for c in blanks), default=-1)
+    return (text[:at],True) if at > 0 else (text[:max(most, 1024)],len(text) <= 1024)
 
 # %% ../nbs/10_model.ipynb #7d2a13ee
 _PROVEN = WeakKeyDictionary()
@@ -821,12 +821,19 @@ def proven(
 
 # %% ../nbs/10_model.ipynb #7f0a97e4
 def _tokens(clf, part):
-    "Token ids and special-token masks of texts, of the beginnings alone where those fill the limit; and which were longer."
-    short = _beginnings(clf, part)
-    ids,special,long = _tokenize(clf, short)
-    if again := [i for i,over in enumerate(long) if not over and len(short[i]) < len(part[i])]:
-        for i,*one in zip(again, *_tokenize(clf, [part[i] for i in again]), strict=True): ids[i],special[i],long[i] = one
-    return ids,special,long
+    "Token ids and special-token masks of texts, of beginnings alone where these fill the limit; and which were longer."
+    out,todo,most,before = [None]*len(part),range(len(part)),8*clf.max_length,{}
+    if clf.tokenizer.truncation_side != 'right': most = max(map(len, part), default=0)
+    blanks = _between_words(clf.tokenizer)
+    while todo:
+        short = [_beginning(part[i], most, blanks) for i in todo]
+        again = []
+        for i,(text,sure),*(ids,special,long) in zip(todo, short, *_tokenize(clf, [t for t,_ in short]), strict=True):
+            sure = len(text) == len(part[i]) or long and (sure or before.get(i) == ids)
+            if sure: out[i] = ids,special,long
+            else: again,before[i] = [*again, i],ids if long else None
+        todo,most = again,4*max(most, 1024)
+    return tuple(map(list, zip(*out, strict=True))) if out else ([], [], [])
 
 def encode(
     clf:Classifier, # The model under study

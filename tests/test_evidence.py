@@ -1,4 +1,5 @@
 """Intervals cover, null hypotheses survive, planted effects do not, and the trade-off is what its definition says."""
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,21 +8,27 @@ import pytest
 from scipy.stats import binomtest, kstest, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
+from neuronlens import evidence, store
 from neuronlens.data import InputError
-from neuronlens.effects import COLUMNS, Effects, load_effects, measure_effects
+from neuronlens.effects import COLUMNS, Changes, Effects, changes_of, disturbance, load_effects, measure_effects
 from neuronlens.evidence import (
     MATCHED,
     RESAMPLED,
+    SHARES,
     apply,
     choose,
     collateral,
     compare,
+    counted,
+    draw_texts,
     holm,
     intervals,
     matched,
     mcnemar,
     over_seeds,
     random_ranges,
+    resampled,
+    setting_keys,
     shuffled_labels,
     sign_flips,
     staircase,
@@ -76,6 +83,87 @@ def test_intervals_follow_effects():
     again = intervals(o, draws=200)
     pd.testing.assert_frame_equal(found.frame, again.frame)
     assert not intervals(o, draws=200, seed=1).frame.low.equals(found.frame.low)
+
+
+def former_per_text(o):
+    y, N, C = o.labels, len(o.labels), len(o.classes)
+    values = []
+    for p, fires in [*zip(o.after, o.fires, strict=True), (o.before, np.zeros(N))]:
+        right = p.argmax(-1) == y
+        values.append((right, p[np.arange(N), y], fires, disturbance(o.before, p), ~right))
+    right, gold, fires, moved, wrong = (np.array(v, np.float32) for v in zip(*values, strict=True))
+    own = dict(zip(RESAMPLED, (right, gold, fires, right, gold, fires, moved, wrong), strict=True))
+    return {m: np.concatenate([x[:-1], np.repeat(x[-1:], C, 0)]) for m, x in own.items()}
+
+
+def former_intervals(o, draws, seed, level):
+    "value, low and high of every measure, rows before averages, by whole arrays and a product with a matrix of ones."
+    frame, source, own = evidence._sources(o)
+    w, rows, groups = draw_texts(o.labels, draws, seed), counted(o), pd.factorize(evidence._said(frame, setting_keys(frame)))[0]
+    one = np.eye(groups.max()+1)[groups]
+    def ends(x): return np.nanquantile(x, [(1-level)/2, (1+level)/2], axis=0)
+    def average(x):
+        with np.errstate(invalid="ignore"): return np.nan_to_num(x)@one/(~np.isnan(x)@one)
+    for m, x in former_per_text(o).items():
+        once, drawn = (resampled(x, rows[m], own, v)[:, source] for v in (np.ones((1, len(o.labels))), w))
+        yield m, False, once[0], *ends(drawn), rows[m].sum(1)[own[source]]
+        union = np.array([rows[m][own[source[groups == g]]].any(0).sum() for g in range(groups.max()+1)])
+        yield m, True, average(once)[0], *ends(average(drawn)), union
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice")
+def test_intervals_as_before():
+    "The numbers of the former way, whole arrays at once, also where a class is hardly ever right and draws are NaN."
+    o = outcome(60, fractions=(.2, .5, 1.), shift=dict(full=3., range=1.))
+    o.before[o.labels == 1] = [[.9, .05, .05]]
+    o.before[1] = [.1, .8, .1] # The only text of its class that was right: not among all draws
+    for kind in (o, changes_of(o)):
+        df = intervals(kind, draws=50, seed=3, level=.9, progress=False).frame
+        for m, macro, value, low, high, n in former_intervals(o, 50, 3, .9):
+            own = df[(df.measure == m) & ((df.concept == "macro") == macro)]
+            inner = ((value > 0) & (value < 1)) if m in SHARES else np.ones(len(value), bool) # Else the interval is the exact one
+            assert inner.sum() > len(value)/4
+            np.testing.assert_array_equal(own.n, n)
+            for a, b in ((own.value, value), (own.low, low), (own.high, high)):
+                np.testing.assert_allclose(a[inner], b[inner], rtol=1e-14, atol=1e-15)
+    pd.testing.assert_frame_equal(measure_effects(o).frame, measure_effects(changes_of(o)).frame)
+    both = (compare(x, "full", "range", flips=99, draws=50).frame for x in (o, changes_of(o)))
+    pd.testing.assert_frame_equal(*both)
+
+
+def many(C=300, N=300, I=300, seed=0):
+    "`Changes` of many classes."
+    rng = np.random.default_rng(seed)
+    ivs = [iv(i % C, kind=f"gaussian({1+i//C})") for i in range(I)]
+    return Changes(ivs, np.arange(N) % C, tuple(f"c{i}" for i in range(C)), rng.dirichlet(np.ones(C), N).astype(np.float32),
+                   rng.random((I, N)) < .5, rng.random((I, N), np.float32), rng.random((I, N)), rng.random((I, N), np.float32))
+
+
+def test_effects_of_many_classes_need_no_answers():
+    "Of 300 classes, interventions and texts: the answers alone are 108 MB, in float64 216."
+    o = many()
+    tracemalloc.start()
+    measure_effects(o)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 25e6
+
+
+def test_averages_cost_what_is_averaged(monkeypatch):
+    "Numbers touched by the averages of an interval grow as rows, not as rows times settings."
+    touched = {}
+    for I in (300, 3000):
+        real = np.nan_to_num
+        monkeypatch.setattr(np, "nan_to_num", lambda x, I=I, real=real: (touched.__setitem__(I, touched.get(I, 0)+x.size), real(x))[1])
+        intervals(many(3, 30, I), draws=10, progress=False)
+        monkeypatch.undo()
+    assert 0 < touched[3000] <= 10.5*touched[300]
+
+
+def test_intervals_that_do_not_fit_are_refused(monkeypatch):
+    monkeypatch.setattr(store, "free_memory", lambda: 10**5)
+    with pytest.raises(InputError, match=r"^intervals of 6 interventions on 90 texts would take .*, 100.0 kB is free; take fewer"):
+        intervals(outcome(), progress=False)
 
 
 def test_intervals_cover():

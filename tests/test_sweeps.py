@@ -1,19 +1,22 @@
 """Sweeps: the same numbers as hook and rerun, everything planned once, and what is said before it starts."""
+import tracemalloc
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_architectures import LABELLED, NAMES, TEXTS, classifier
 
-from neuronlens import ablation, sweeps
+from neuronlens import ablation, store, sweeps
 from neuronlens.ablation import ablate, within
-from neuronlens.data import InputError
+from neuronlens.data import InputError, Texts
 from neuronlens.effects import COLUMNS, MEASURES, measure, measure_effects
 from neuronlens.hooks import logits
 from neuronlens.model import batches, encode
 from neuronlens.recording import record
-from neuronlens.sweeps import effects_on, estimate, grid, sweep
+from neuronlens.sweeps import changes_on, effects_on, estimate, grid, sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SITES = ["residual.2", "residual.0", "mlp.1", "attention.2"]
@@ -159,3 +162,44 @@ def test_nothing_to_do():
     clf = classifier("bert")
     assert len(effects_on(clf, LABELLED, [], progress=False).frame) == 0
     assert len(measure_effects(ablate(clf, LABELLED, [], progress=False)).frame) == 0
+
+
+def test_changes_are_those_of_all_answers(case):
+    "Whether pieces come from texts or from a recording, what is kept of the answers is what the answers say."
+    clf, rec = case
+    ivs = grid(rec, rankings="dprime", fractions=[.5], sites=SITES[:2])
+    for r in (rec, None):
+        whole, kept = (f(clf, LABELLED, ivs, recording=r, progress=False) for f in (ablate, changes_on))
+        for a, b in ((kept.right, whole.after.argmax(-1) == whole.labels), (kept.fires, whole.fires), (kept.before, whole.before),
+                     (kept.gold, whole.after[:, np.arange(len(LABELLED)), whole.labels])): np.testing.assert_array_equal(a, b)
+        pd.testing.assert_frame_equal(measure_effects(kept).frame, measure_effects(whole).frame)
+
+
+def pieces(C, N, I, rng):
+    "What `interventions_on` gives, a few interventions at a time."
+    yield None, np.arange(N), rng.random((N, C), np.float32), None
+    for i in range(0, I, 5): yield np.arange(i, i+5), np.arange(N), rng.random((5, N, C), np.float32), rng.random((5, N), np.float32)
+
+
+def test_memory_does_not_grow_with_the_classes(monkeypatch):
+    "Of 200 interventions, texts and classes: answers in one array are 32 MB, what is kept of them 0.7."
+    texts = Texts(["a"]*200, np.arange(200), tuple(map(str, range(200))))
+    ivs = [SimpleNamespace(concept=i, condition="range", ranking="r", fraction=.5, kind="full", edit="mean", site="residual.0")
+           for i in range(200)]
+    monkeypatch.setattr(sweeps, "align", lambda texts, clf: texts)
+    monkeypatch.setattr(sweeps, "interventions_on", lambda *_, **__: pieces(200, 200, 200, np.random.default_rng(0)))
+    for run in (changes_on, effects_on):
+        tracemalloc.start()
+        run(SimpleNamespace(classes=texts.classes), texts, ivs, progress=False)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 25e6
+
+
+def test_what_does_not_fit_is_refused_before(case, monkeypatch):
+    clf, rec = case
+    ivs = grid(rec, rankings="dprime", fractions=[.5], sites=SITES[0])
+    monkeypatch.setattr(store, "free_memory", lambda: 100)
+    monkeypatch.setattr(ablation, "_placed", None)
+    for run, said in ((ablate, "the answers of"), (changes_on, "what is kept of")):
+        with pytest.raises(InputError, match=f"^{said}.*would take .*100 bytes is free; `"): run(clf, LABELLED, ivs, progress=False)

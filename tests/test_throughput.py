@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 import weakref
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -263,6 +264,76 @@ def test_tokens_are_kept_small_and_named_beyond_the_first_thousand(clf):
     named = make_texts([*['a b']*2, *texts], list('xy')*1251, source='here', rows=range(11, 2513))
     assert encode(clf, named.texts, named).row(2102) == 2113
     assert encode(clf, texts).row(2100) == 2101
+
+
+# --- long texts
+
+def trained(kind):
+    "A small tokenizer of a kind: cut at white space or at nothing, with pieces of several characters."
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+    corpus = ['the cat and the dog sat', 'a horse, a cow\nand  a bird', '早上好今天天气很好', 'sunshine'*3]*9
+    special = dict(special_tokens=['[UNK]', '[CLS]', '[SEP]', '[PAD]'], show_progress=False)
+    if kind == 'wordpiece':
+        t, how = Tokenizer(models.WordPiece(unk_token='[UNK]')), trainers.WordPieceTrainer(vocab_size=120, **special)
+        t.normalizer, t.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    elif kind == 'bytes':
+        t, how = Tokenizer(models.BPE()), trainers.BpeTrainer(vocab_size=400, **special)
+        t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    elif kind == 'pairs without words':
+        t, how = Tokenizer(models.BPE(unk_token='[UNK]')), trainers.BpeTrainer(vocab_size=120, **special)
+        t.normalizer = normalizers.Replace(' ', '▁')
+    else:
+        t, how = Tokenizer(models.Unigram()), trainers.UnigramTrainer(vocab_size=90, unk_token='[UNK]', **special)
+        t.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(' ', '▁')])
+    t.train_from_iterator(corpus, how)
+    ends = [(x, t.token_to_id(x)) for x in ('[CLS]', '[SEP]')]
+    t.post_processor = processors.TemplateProcessing(single='[CLS] $A [SEP]', special_tokens=ends)
+    return PreTrainedTokenizerFast(tokenizer_object=t, pad_token='[PAD]', unk_token='[UNK]', cls_token='[CLS]', sep_token='[SEP]')
+
+
+class Reader(SimpleNamespace):
+    "What of a classifier `encode` asks for."
+    tail = 0
+    def tokens(self, texts): return model_room._tokens(self, texts)
+
+
+KINDS_OF_TOKENIZER = ['wordpiece', 'bytes', 'pairs without words', 'unigram']
+
+
+@pytest.mark.parametrize('kind', KINDS_OF_TOKENIZER)
+@pytest.mark.parametrize('n', [5, 48])
+def test_tokens_of_long_texts_are_those_of_the_whole(kind, n):
+    tok, rng = trained(kind), np.random.default_rng(0)
+    pieces = ['cat', 'dog', ' ', '\n', '\t', '  ', '早上好', '天', ',', 'x'*99, 'x'*101, 'é', 'e\u0301', 'sunshine', '\u00a0', '']
+    texts = [''.join(rng.choice(pieces, k)) for k in (3, 40, 400, 4000) for _ in range(12)]
+    texts += ['x'*900, 'x'*5000, 'x'*1020+' cat'*50, ' '*9000+'cat', 'cat'+' '*9000, 'sunshin'*900, '好'*3000, 'cat\n'*3000, 'cat dog '*2]
+    texts += [('x'*101+',')*9+','*12+'catdog'*100+',cat'*999] # A word of 600 letters, 94 of them among the first 1,024 characters
+    made = encode(Reader(tokenizer=tok, max_length=n), texts)
+    whole = [tok(t, return_special_tokens_mask=True) for t in texts]
+    cut = [tok(t, truncation=True, max_length=n, return_special_tokens_mask=True) for t in texts]
+    assert [list(i) for i in made.ids] == [c['input_ids'] for c in cut]
+    assert [list(i) for i in made.special] == [c['special_tokens_mask'] for c in cut]
+    assert made.cut == sum(len(w['input_ids']) > n for w in whole)
+
+
+@pytest.mark.parametrize('kind', KINDS_OF_TOKENIZER)
+def test_no_more_is_tokenized_than_is_kept(kind, monkeypatch):
+    "Of texts of 200,000 characters a few thousand, whatever stands between the words."
+    given, real = [], model_room._tokenize
+    monkeypatch.setattr(model_room, '_tokenize', lambda clf, texts: (given.extend(map(len, texts)), real(clf, texts))[1])
+    texts = [('cat'+c+'dog'+c)[:8]*25_000 for c in (' ', '\n', '\t', '好')]
+    made = encode(Reader(tokenizer=trained(kind), max_length=48), texts)
+    assert made.cut == 4 and sum(given) <= 4*(1024+4*1024)
+    made = encode(Reader(tokenizer=trained(kind), max_length=48), ['cat '*20]*9) # A short one is tokenized once
+    assert made.cut in (0, 9) and len(given) <= 4*2+9
+
+
+def test_texts_cut_on_the_left_are_tokenized_whole():
+    tok = trained('wordpiece')
+    tok.truncation_side = 'left'
+    made = encode(Reader(tokenizer=tok, max_length=8), ['cat '*2000+'dog'])
+    assert list(made.ids[0]) == tok('cat '*2000+'dog', truncation=True, max_length=8)['input_ids'] and made.cut == 1
 
 
 def refusing(most, error=torch.OutOfMemoryError, log=None):
