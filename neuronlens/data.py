@@ -534,7 +534,7 @@ def split(
     seed:int=0, # The same seed gives the same split
 )->tuple[Texts,Texts]: # (train, test), disjoint, both in source order
     "Split every class in the same proportion; at least two texts of each go to train and one to test."
-    if not 0 < need_number(test=test) < 1: raise InputError(f"test share {test!r} must lie between 0 and 1")
+    if not isinstance(test, Real) or not 0 < test < 1: raise InputError(f"test share {test!r} must lie between 0 and 1")
     rng,chosen = drawing(seed),[]
     for c,name in enumerate(need_texts(texts, 'split').classes):
         rows = np.flatnonzero(texts.labels == c)

@@ -610,14 +610,14 @@ def index_of(
 def neuron_numbers(
     neurons, # `[k]` whole numbers
     D:int, # How many neurons there are
-    what:str='neurons', # What they are, for messages
+    what:str='the choice of neurons', # What they are, for messages
 )->np.ndarray: # `[k]` int64
     "Numbers of neurons as an array, or an `InputError` that names one that is none."
     at = as_array(neurons, what=what)
     if at.ndim != 1 or at.size and at.dtype.kind not in 'iu':
         raise InputError(f"{what} must list neuron numbers, got {at.dtype} {at.shape}")
     out = (at < 0) | (at >= D)
-    if out.any(): raise InputError(f"{what} hold neuron {at[out][0]}; there are {D}")
+    if out.any(): raise InputError(f"{what} holds neuron {at[out][0]}; there are {D}")
     return at.astype(np.int64)
 
 def inside(
