@@ -165,10 +165,14 @@ def _tokenized(clf, texts, what, room=0):
         raise InputError(f"{what} {long[0]} has {n} tokens{f' and {room} to follow' if room else ''}, the model reads {clf.max_length}")
     return ids
 
+def _some(ids, n):
+    "So many tokens, taken from these texts."
+    return [t for _ in range(n) for x in ids for t in x][:n]
+
 def _encoded(clf, ids, source, side='right', more=0):
     "Token ids as texts to be batched, no token special; the model is proven on texts longer by what it is to write."
     made = lambda ids: Encoded([array('i', x) for x in ids], [array('b', bytes(len(x))) for x in ids], 0, source)
-    return replace(made(ids), mixed=proven(clf, made([[*x, *x[-1:]*more] for x in ids]), side).mixed)
+    return replace(made(ids), mixed=proven(clf, made([[*x, *_some(ids, more)] for x in ids]), side).mixed)
 
 def _ends(model, tokenizer):
     "Tokens that end a text."
@@ -191,7 +195,7 @@ def _goes_on(clf, encoded, more):
     "Whether the longest and the shortest text, and so many tokens, end the same when the last is read with a cache, as `generate` does."
     if turns_by_length(clf.model): return False
     ids = sorted(encoded.ids, key=len)
-    ids = [[*x, *x[-1:]*more] for x in (ids[-1], ids[0] if encoded.mixed else ids[-1])]
+    ids = [[*x, *_some(ids[::-1], more)] for x in (ids[-1], ids[0] if encoded.mixed else ids[-1])]
     known,n = _GOES_ON.get(clf.model, (0, True)),len(ids[0])
     if n <= known[0]: return known[1]
     batch = pad(ids, [[0]*len(x) for x in ids], [0, 1], fill=clf.pad_id, side='left')

@@ -131,7 +131,8 @@ class Classifier:
     def pad_id(self)->int: return padding_id(self.model, self.tokenizer)
 
     @cached_property
-    def takes_positions(self)->bool: return takes_positions(self.model)
+    def takes_positions(self)->bool:
+        with untouched(self.model): return takes_positions(self.model)
 
     def inputs(self, batch:Batch)->dict: # Keyword arguments for `model(...)`
         "What the model is called with: ids, mask and, where the model takes them, positions that skip padding."
@@ -213,10 +214,13 @@ _NOTHING,_RESTLESS = object(),WeakSet() # The models that a pass changes
 def untouched(
     model:torch.nn.Module, # Any model
 ): # A list, afterwards of the names of what had changed; all of it is as it was, error or not
-    "What a pass changes in the model itself (a length it remembers, a part it exchanges) is undone."
+    "What a pass changes in the model itself (a length it remembers, a part it exchanges) is undone, and so are the numbers it draws."
+    drawn,numpys = torch.random.get_rng_state(),np.random.get_state()
     kept,changed = [(n, d, dict(d)) for n,m in model.named_modules() for d in (m.__dict__, m._buffers, m._modules)],[]
     try: yield changed
     finally:
+        torch.random.set_rng_state(drawn)
+        np.random.set_state(numpys)
         for name,now,was in kept:
             for k in [k for k in {**now, **was} if now.get(k, _NOTHING) is not was.get(k, _NOTHING)]:
                 changed.append(f'{name}.{k}'.lstrip('.'))
@@ -583,8 +587,10 @@ def most_tokens(
     tokenizer:object, # Its tokenizer
 )->int: # Longest text in tokens
     "How many tokens the model can read, by its tokenizer, its configuration and its table of positions."
-    most = getattr(model.config.get_text_config(), 'max_position_embeddings', None) or 1<<20
-    return int(min(most, _positions(model), getattr(tokenizer, 'model_max_length', most)))
+    most = getattr(model.config.get_text_config(), 'max_position_embeddings', None) or 0
+    most = most if most > 0 else 1<<20 # XLNet says -1
+    with untouched(model): most = min(most, _positions(model))
+    return int(min(most, getattr(tokenizer, 'model_max_length', most)))
 
 def make_classifier(
     model:torch.nn.Module, # Hugging Face model with a sequence classification head
@@ -789,17 +795,18 @@ def _steady(clf, long):
     return all(alike(b, a, clf.model.dtype) for i,a in enumerate(seen) for b in seen[i+1:] if a.shape == b.shape)
 
 # %% ../nbs/10_model.ipynb #84f7ae57
-def _prove(clf, long, short, side):
-    "Whether texts as long as these may share a batch; refuses a model that reads them otherwise even alone."
+def _prove(clf, some, side):
+    "Whether texts as long as these, the longest first, may share a batch; refuses a model that reads them otherwise even alone."
+    long = some[0]
     with torch.no_grad(), evaluating(clf.model), understood(clf.model, clf.source):
-        with untouched(clf.model) as changed: want = [_plain(clf, x) for x in (long, short)]
+        with untouched(clf.model) as changed: want = [_plain(clf, x) for x in some]
         if changed:
             _RESTLESS.add(clf.model)
             with untouched(clf.model): steady = _steady(clf, long)
             if not steady: raise InputError(f"{_called(clf)} reads a text of {len(long)} tokens differently after another one: a pass"
                                             f" changes {changed[0]}; such a model cannot be studied on texts so long")
-        if _batched_alike(clf, [long, short], want, side): return True
-        if all(_batched_alike(clf, [x, x], [w, w], side) for x,w in zip((long, short), want, strict=True)): return False
+        if _batched_alike(clf, some, want, side): return True
+        if all(_batched_alike(clf, [x, x], [w, w], side) for x,w in zip(some, want, strict=True)): return False
     raise InputError(f"{_called(clf)} reads a text of {len(long)} tokens differently in a batch"
                      f"{' behind shots that were computed before'*(clf.past > 0)}; such a model cannot be studied on texts so long")
 
@@ -813,10 +820,9 @@ def proven(
     "Prove the model on texts as long as these, once for every longer text; refuses one that reads them in no batch as alone."
     if not len(encoded): return encoded
     known,key = _PROVEN.setdefault(clf.model, {}),(side, clf.past, clf.tail)
-    by_length = sorted(encoded.ids, key=len)
-    long,short = list(by_length[-1]),list(by_length[0])
-    if len(short) == len(long): short = long[:-(-len(long)//3)]
-    if known.get(key, (0,))[0] < len(long): known[key] = len(long),_prove(clf, long, short, side)
+    long,short = (list(f(encoded.ids, key=len)) for f in (max, min))
+    some = [long, *[x for x in (short, long[:8]) if len(x) < len(long)]] # A text of one token tells nothing about positions
+    if known.get(key, (0,))[0] < len(long): known[key] = len(long),_prove(clf, some, side)
     return replace(encoded, mixed=known[key][1])
 
 # %% ../nbs/10_model.ipynb #7f0a97e4

@@ -49,7 +49,7 @@ OWN = {"modernbert": WINDOWS, "modernbert-decoder": WINDOWS, "albert": dict(embe
        "mobilebert": dict(embedding_size=16, true_hidden_size=16, intra_bottleneck_size=16), "funnel": dict(num_hidden_layers=None),
        "canine": dict(local_transformer_stride=8, num_hash_functions=4, num_hash_buckets=64), "gpt2": dict(n_inner=24),
        "opt": dict(word_embed_proj_dim=16, ffn_dim=24), "gpt_neo": dict(attention_types=[[["global", "local", "global"], 1]]) | WINDOWS,
-       "xlnet": dict(max_position_embeddings=None), "phi3": {}, "big_bird": dict(block_size=4, num_random_blocks=1),
+       "xlnet": dict(max_position_embeddings=None, d_head=8, d_inner=24), "phi3": {}, "big_bird": dict(block_size=4, num_random_blocks=1),
        "ctrl": dict(dff=24), "distilbert": dict(hidden_dim=24), "rembert": dict(input_embedding_size=16, output_embedding_size=16),
        "gemma": dict(head_dim=8), "gemma2": dict(head_dim=8), "gemma3_text": dict(head_dim=8), "vaultgemma": dict(head_dim=8),
        "hunyuan_v1_dense": dict(head_dim=8), "hunyuan_v1_moe": dict(head_dim=8), "ministral": dict(head_dim=8),
@@ -70,7 +70,7 @@ NAMES = sorted({*CLASSIFIERS, *SPEAKERS, *VARIANTS})
 LENGTHS = (1, 2, 9, 20, 47, 8)
 MOST_WEIGHTS = 60_000_000
 PROJECTIONS = ("o_proj", "dense", "c_proj", "out_proj", "out_lin", "Wo", "down_proj", "lin2", "fc2", "w2", "fc_out", "dense_4h_to_h",
-               "o", "fc_proj", "proj", "output_linear", "out", "wo", "linear2", "dense_out", "down", "output_dense")
+               "o", "fc_proj", "proj", "output_linear", "out", "wo", "linear2", "dense_out", "down", "output_dense", "2")
 
 
 def words(n, seed=0): return " ".join(np.random.default_rng(seed).choice(WORDS, n))
@@ -118,7 +118,7 @@ def tiny(name, auto):
 
 def plain(model, ids, visit=None, **kw):
     "A fresh copy of the model on one text; `visit` is {module name: function of the copy's input, or of a block's output}."
-    m = copy.deepcopy(model)
+    m = copy.deepcopy(model, {id(model.config): model.config})
     with ExitStack() as stack, torch.no_grad():
         for name, (into, fn) in (visit or {}).items():
             mod = m.get_submodule(name)
@@ -235,7 +235,7 @@ def check_sites(clf, fresh, ids, rep, labelled=LABELLED):
     with rep.trying("anatomy"): a = anatomy(clf.model)
     if "anatomy" in rep.refused: return
     names = {s: named(clf.model, a, s)[0] for s in [*(Site("residual", b) for b in range(len(a))), *a.inner]}
-    for site in [Site(s, b) for s in ("residual", "mlp", "attention") for b in range(len(a))]:
+    for site in [Site(s, b) for s in ("residual", "mlp", "attention") for b in rep.blocks or range(len(a))]:
         with rep.trying(str(site)):
             got = record(clf, labelled, str(site), progress=False, readout="last", tokens=150).acts
             name, into = named(clf.model, a, site)
@@ -343,12 +343,13 @@ def check_written(model, fresh, tok, rep):
 ROLES = {"classifier": (check_classifier, CLASSIFIERS), "prompted": (check_prompts, SPEAKERS)}
 
 
-def examine(name, role):
-    "(works, refused, wrong) of one architecture in one role."
+def examine(name, role, quick=False):
+    "(works, refused, wrong) of one architecture in one role; `quick`: at the sites of one block only."
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     warnings.simplefilter("ignore")
     rep = Report()
+    rep.blocks = [1] if quick else None
     try: ROLES[role][0](name, rep)
     except Unbuilt as e: rep.refused["not built"] = str(e)
     except InputError as e: rep.refused["load"] = str(e)

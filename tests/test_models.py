@@ -1,0 +1,203 @@
+"""Every architecture against plain transformers (`tests/models.py`): a few here, all others with `-m slow`; and cases that went wrong."""
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from models import NAMES, ROLES, examine, plain, seen_at, word_tokenizer, words
+from tiny import shaken
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from neuronlens.data import InputError, make_texts
+from neuronlens.hooks import Site, anatomy, hooked
+from neuronlens.language import generate
+from neuronlens.model import encode, load_classifier, make_classifier, without_wrapper
+from neuronlens.prompt import Prompt, make_prompted
+from neuronlens.recording import record
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FEW = {"deberta relative": "classifier", "phi3 longrope": "classifier", "bert chunks": "classifier", "falcon pad": "classifier",
+       "bert tuple": "classifier", "deepseek_v3": "classifier", "mistral": "prompted", "gemma3_text mixed": "prompted", "opt": "classifier",
+       "modernbert": "classifier", "xlnet": "classifier", "gpt_neo": "prompted"}
+ALL = [(n, r) for n in NAMES for r, (_, kinds) in ROLES.items() if n.split()[0] in kinds]
+
+
+def check(name, role, quick=False):
+    works, refused, wrong = examine(name, role, quick)
+    assert not wrong
+    assert works or refused
+    return works
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_few(name): assert check(name, FEW[name], quick=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, role", [x for x in ALL if x not in FEW.items()])
+def test_all(name, role): check(name, role)
+
+
+# --- cases
+
+SHAPE = dict(vocab_size=120, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2, intermediate_size=24,
+             max_position_embeddings=64, pad_token_id=1, bos_token_id=2, eos_token_id=3, num_labels=3)
+TEXTS = [words(n, n) for n in (5, 9, 12, 20, 8, 1)]
+LABELLED = make_texts(TEXTS, list("abcabc"))
+
+
+def made(kind, auto=AutoModelForSequenceClassification, **kw): return shaken(auto.from_config(AutoConfig.for_model(kind, **SHAPE | kw)))
+
+
+def zeroed_output(model, site, module):
+    "The largest number that comes out of a module when all neurons of a site are 0."
+    seen = []
+    h = module.register_forward_hook(lambda m, a, out: seen.append((out[0] if isinstance(out, tuple) else out).abs().max().item()))
+    with torch.no_grad(), hooked(model, {site: torch.zeros_like}): model(torch.tensor([[5, 6, 7]]))
+    h.remove()
+    return seen[0]
+
+
+class Adapted(torch.nn.Module):
+    "What adapter libraries put in the place of a projection."
+    def __init__(self, base, r=4):
+        super().__init__()
+        self.base_layer = base
+        self.lora_A, self.lora_B = torch.nn.Linear(base.in_features, r, bias=False), torch.nn.Linear(r, base.out_features, bias=False)
+
+    def forward(self, x): return self.base_layer(x)+self.lora_B(self.lora_A(x))
+
+
+class Unmarked(Adapted):
+    "The same by an unknown library."
+    def __init__(self, base):
+        super().__init__(base)
+        self.within = self._modules.pop("base_layer")
+
+    def forward(self, x): return self.within(x)+self.lora_B(self.lora_A(x))
+
+
+def adapted(of, ends):
+    model = made("llama")
+    for n, x in list(model.named_modules()):
+        if n.endswith(ends): setattr(model.get_submodule(n.rpartition(".")[0]), n.rpartition(".")[2], of(x))
+    return shaken(model)
+
+
+@pytest.mark.parametrize("ends", [("q_proj", "v_proj"), ("_proj",)])
+def test_unmerged_adapters(ends):
+    "The site is the layer's own projection, adapter included."
+    model = adapted(Adapted, ends)
+    fresh = copy.deepcopy(model)
+    clf = make_classifier(model, word_tokenizer(), ["a", "b", "c"])
+    for stream, module in (("attention", "self_attn.o_proj"), ("mlp", "mlp.down_proj")):
+        rec = record(clf, LABELLED, f"{stream}.1", progress=False)
+        want = [seen_at(fresh, clf.tokenizer(t).input_ids, f"model.layers.1.{module}", True)[-1] for t in TEXTS]
+        np.testing.assert_allclose(rec.acts, torch.stack(want), atol=1e-4)
+        assert zeroed_output(model, Site(stream, 1), model.get_submodule(f"model.layers.1.{module.split('.')[0]}")) == 0
+
+
+def test_adapters_of_an_unknown_kind():
+    "What nobody marks as an adapter is refused where its parts are not the whole."
+    clf = make_classifier(adapted(Unmarked, ("o_proj", "down_proj")), word_tokenizer(), ["a", "b", "c"])
+    with pytest.raises(InputError, match="adapters"): record(clf, LABELLED, "attention.1", progress=False)
+
+
+def test_peft():
+    "A model wrapped by PEFT is the model inside, and answers as PEFT's does."
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    kw = dict(task_type="SEQ_CLS", r=4, target_modules=["q_proj", "v_proj", "down_proj"], init_lora_weights=False)
+    model = peft.get_peft_model(made("llama"), peft.LoraConfig(**kw)).eval()
+    clf = make_classifier(model, word_tokenizer(), ["a", "b", "c"])
+    assert clf.model is without_wrapper(model) is not model
+    with torch.no_grad(): want = [model(torch.tensor([clf.tokenizer(t).input_ids])).logits[0].softmax(-1) for t in TEXTS]
+    rec = record(clf, LABELLED, ["mlp.1", "attention.1"], progress=False)
+    np.testing.assert_allclose(rec.probabilities, torch.stack(want), atol=1e-4)
+    assert zeroed_output(clf.model, Site("mlp", 1), clf.model.model.layers[1].mlp) == 0
+    learned = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
+    with pytest.raises(InputError, match="learned tokens"):
+        make_classifier(peft.get_peft_model(made("llama"), learned), word_tokenizer(), ["a", "b", "c"])
+
+
+def test_blocks_of_different_widths():
+    "Every block has its own width."
+    model = made("llama")
+    mlp = model.model.layers[2].mlp
+    mlp.gate_proj, mlp.up_proj, mlp.down_proj = (torch.nn.Linear(a, b, bias=False) for a, b in ((16, 20), (16, 20), (20, 16)))
+    clf = make_classifier(shaken(model), word_tokenizer(), ["a", "b", "c"])
+    rec = record(clf, LABELLED, ["mlp.0", "mlp.2"], progress=False)
+    assert [rec.at(s).shape[1] for s in ("mlp.0", "mlp.2")] == [24, 20]
+    assert (anatomy(clf.model).width(Site("mlp", 2)), anatomy(clf.model).widths["mlp"]) == (20, 24)
+
+
+def test_experts_are_refused_where_they_are():
+    "Every expert has the same width as the dense block; still no expert and no shared one is taken for the layer."
+    kw = dict(n_routed_experts=4, n_group=1, topk_group=1, num_experts_per_tok=2, first_k_dense_replace=1, moe_intermediate_size=24,
+              q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8, head_dim=4, n_shared_experts=1)
+    model = made("deepseek_v3", **kw)
+    clf = make_classifier(model, word_tokenizer(), ["a", "b", "c"])
+    assert record(clf, LABELLED, ["mlp.0", "attention.1"], progress=False).acts.shape == (6, 24)
+    with pytest.raises(InputError, match="site 'mlp.1' cannot be studied: .*experts"): record(clf, LABELLED, "mlp.1", progress=False)
+
+
+def test_a_trial_leaves_the_model_as_it_was():
+    "BigBird gives up its sparse attention for good after a short text: undone, and long texts are refused, short ones are not."
+    model = made("big_bird", block_size=4, num_random_blocks=1)
+    parts = {n: type(m) for n, m in model.named_modules()}
+    state = torch.random.get_rng_state()
+    clf = make_classifier(model, word_tokenizer(True, 64), ["a", "b", "c"])
+    assert model.bert.attention_type == "block_sparse" and {n: type(m) for n, m in model.named_modules()} == parts
+    assert record(clf, LABELLED, "mlp.1", progress=False).acts.shape == (6, 24)
+    assert model.bert.attention_type == "block_sparse" and torch.equal(torch.random.get_rng_state(), state)
+    with pytest.raises(InputError, match="differently after another one: a pass changes bert.attention_type"):
+        encode(clf, [words(50), words(9)])
+
+
+def test_positions_that_turn_by_what_was_read_before():
+    "Dynamic rotary positions remember the longest text: fine up to the limit, refused beyond."
+    model = made("llama", rope_parameters=dict(rope_type="dynamic", factor=4., rope_theta=1e4), max_position_embeddings=16)
+    clf, fresh = make_classifier(model, word_tokenizer(most=64), ["a", "b", "c"]), copy.deepcopy(model)
+    want = torch.stack([plain(fresh, clf.tokenizer(t).input_ids[:16]).softmax(-1) for t in TEXTS])
+    np.testing.assert_allclose(record(clf, LABELLED, progress=False).probabilities, want, atol=1e-4)
+    with pytest.raises(InputError, match="differently after another one"): encode(replace(clf, max_length=64), TEXTS)
+
+
+def test_numbers_of_classes(tmp_path):
+    "Names in the order of their numbers, wherever those begin; numbers with holes are refused."
+    model = made("bert")
+    model.config.id2label, model.config.label2id = {2: "neu", 1: "neg", 3: "pos"}, {"neg": 1, "neu": 2, "pos": 3}
+    model.save_pretrained(tmp_path)
+    word_tokenizer(True, 64).save_pretrained(tmp_path)
+    assert load_classifier(tmp_path).classes == ("neg", "neu", "pos")
+    model.config.id2label = {0: "a", 2: "b", 5: "c"}
+    with pytest.raises(InputError, match="id2label has the numbers 0, 2, 5.*classes="): make_classifier(model, word_tokenizer(True))
+    assert make_classifier(model, word_tokenizer(True), ["a", "b", "c"]).classes == ("a", "b", "c")
+
+
+def test_most_tokens():
+    "A pad token beyond the positions takes nothing away where positions do not count from it; where they do, it does."
+    falcon = made("falcon", vocab_size=200, ffn_hidden_size=24, alibi=False, pad_token_id=150)
+    assert make_classifier(falcon, word_tokenizer(), ["a", "b", "c"]).max_length == 64
+    for kind, most in (("roberta", 62), ("bert", 64), ("opt", 64)):
+        model = made(kind, **(dict(word_embed_proj_dim=16, ffn_dim=24) if kind == "opt" else {}))
+        clf = make_classifier(model, word_tokenizer(kind != "opt"), ["a", "b", "c"])
+        assert clf.max_length == most
+        ids = torch.arange(most)[None] % 90+5
+        with torch.no_grad(): assert model(ids).logits.shape == (1, 3)
+
+
+def test_one_bos():
+    "A prompt that brings its own BOS gets no second one; one that does not gets the tokenizer's."
+    from tokenizers.processors import TemplateProcessing
+    tok = word_tokenizer()
+    tok.backend_tokenizer.post_processor = TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", 4)])
+    tok.bos_token = "<eos>"
+    model = made("llama", AutoModelForCausalLM)
+    for template, n in (("<eos> Text: {text}\nTopic:", 1), ("Text: {text}\nTopic:", 1)):
+        clf = make_prompted(model, tok, Prompt(template, ("x", "y"), (" river", " stone")))
+        assert clf.whole().tokens([TEXTS[0]])[0][0].count(4) == n
+    with_own, without = (generate(model, tok, [p+words(5, 5)], new_tokens=4) for p in ("<eos> ", ""))
+    assert with_own == without
+
+
