@@ -6,11 +6,11 @@ BIN    := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test lab site bench prepare results paper clean
+.PHONY: help demo test test-kernels lab site bench prepare results paper clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(READY): settings.ini setup.py constraints.txt Makefile
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -25,6 +25,9 @@ demo: $(READY) ## Run the worked example into demo/: which neurons carry which B
 test: $(READY) ## Lint, run every notebook and every test; the last line says how many passed
 	@$(BIN)/ruff check --quiet nbs tests benchmarks results site
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
+
+test-kernels: $(READY) ## Run the numeric tests as if on older processors, too, and on one thread and two: make test-kernels FILES="tests/test_x.py"
+	@$(BIN)/python tests/kernels.py $(FILES)
 
 lab: $(READY) ## Open JupyterLab at the first tutorial
 	@$(BIN)/jupyter lab nbs/tutorials/first_concept.ipynb
