@@ -9,11 +9,11 @@ export NEURONLENS_CACHE ?= $(CURDIR)/build/cache
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-all lab site bench prepare results paper clean
+.PHONY: help demo test test-slow test-all test-kernels test-models test-mutants lab site bench prepare results paper clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(READY): settings.ini setup.py constraints.txt Makefile
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +36,15 @@ test-all: ## Both; the last line counts them together
 	@rm -f build/test.xml build/test-slow.xml
 	@status=0; $(MAKE) --no-print-directory --keep-going test test-slow || status=$$?; \
 	    $(PYTHON) tests/totals.py build/test.xml build/test-slow.xml || status=$$?; exit $$status
+
+test-kernels: $(READY) ## Run the numeric tests as if on older processors, too, and on one thread and two: make test-kernels FILES="tests/test_x.py"
+	@$(BIN)/python tests/kernels.py $(FILES)
+
+test-models: $(READY) ## Compare every architecture that transformers can build with plain passes: make test-models NAMES="bert gpt2"
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/models.py $(NAMES)
+
+test-mutants: $(READY) ## Change formulas one at a time; each change must be noticed: make test-mutants ARGS="--n 100 --rooms ranges"
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(ARGS)
 
 lab: $(READY) ## Open JupyterLab at the first tutorial
 	@$(BIN)/jupyter lab nbs/tutorials/first_concept.ipynb

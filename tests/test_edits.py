@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import ks_2samp
 from test_architectures import LABELLED, TEXTS, classifier
-from tiny import BEYOND, answers_apart, same_answers
+from tiny import BEYOND, answers_apart, clear, everywhere, same_answers
 
 from neuronlens.ablation import (
     EDITS,
@@ -249,11 +249,12 @@ def steepness(iv):
 
 def same_after(got, want, clf, iv, what=""):
     "Probabilities after an edit agree, errors of what it replaces included."
-    agree(got, want, clf, size=score_size(want)*steepness(iv), what=what)
+    same_answers(got, want, clf, what, score_size(want)*steepness(iv))
 
 
 def every(clf, rec, **kw):
-    return [iv for iv in grid(rec, edit=EVERY, ranges="gaussian(1.3)", concepts=[1], fractions=.75, **kw) if iv.condition != "random"]
+    at, ivs = everywhere(clf, TEXTS, SITES), grid(rec, edit=EVERY, ranges="gaussian(1.3)", concepts=[1], fractions=.75, **kw)
+    return [clear(iv, at[iv.site]) for iv in ivs if iv.condition != "random"]
 
 
 @pytest.mark.parametrize("positions", ["all", "readout", "prompt", "generated"])

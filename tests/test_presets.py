@@ -6,6 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import CLASSES
+from tiny import same_answers
+
+from neuronlens.rounding import agree, score_size, steps_of
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache')
 
@@ -20,6 +23,13 @@ def spec_of(data, bert, **method):
 def run(data, bert):
     from neuronlens.study import run_study
     return lambda out=None, **method: run_study(spec_of(data, bert, **method), out, progress=False)
+
+
+@pytest.fixture(scope='module')
+def clf(bert):
+    "The classifier of the studies, whose depth and width say how much rounding makes."
+    from neuronlens.model import load_classifier
+    return load_classifier(bert)
 
 
 def measured(study):
@@ -95,12 +105,11 @@ def test_a_vote_closes_the_gate(run):
     assert fires[0] > fires[1] > fires[2]
 
 
-def test_positions_of_a_study(run):
+def test_positions_of_a_study(run, clf):
     "At the last block of this classifier only the first token is read; behind it nothing is generated."
     from neuronlens.data import InputError
     every, first, prompt = (measured(run(positions=p)) for p in ('all', 'readout', 'prompt'))
-    np.testing.assert_allclose(first, every, atol=1e-6)
-    np.testing.assert_allclose(prompt, every, atol=1e-6)
+    for other in (first, prompt): agree(other, every, clf, size=1)
     assert (every[:, 4] > 0).any()
     with pytest.raises(InputError, match="positions 'generated' edit nothing"): run(positions='generated')
 
@@ -117,14 +126,13 @@ def test_ranges_of_tokens(run, tmp_path):
     np.testing.assert_array_equal(back.statistics.mean, study.statistics.mean) # Of the readout, as ever
 
 
-def test_rankings_that_ask_the_model(run, tmp_path, data, bert):
+def test_rankings_that_ask_the_model(run, tmp_path, data, clf):
     from neuronlens.attribution import attribute
     from neuronlens.data import read_texts
-    from neuronlens.model import load_classifier
     from neuronlens.study import load_study
     study = run(tmp_path/'out', rankings=['gradient_x_activation', 'dprime'])
-    want = attribute(load_classifier(bert), read_texts(data.train), method='gradient_x_activation', progress=False)
-    np.testing.assert_allclose(study.ranking.scores, want.scores, atol=1e-5)
+    want = attribute(clf, read_texts(data.train), method='gradient_x_activation', progress=False)
+    agree(study.ranking.scores, want.scores, 3**.5*steps_of(clf)) # The way back has twice the operations of a pass
     assert set(study.effects.frame.ranking) == {'gradient_x_activation', 'dprime'}
     np.testing.assert_array_equal(load_study(tmp_path/'out').salient, study.salient)
 
@@ -159,7 +167,7 @@ def test_intervals_are_of_the_effects(run, tmp_path):
     for m in ('target_accuracy', 'disturbance', 'fires_on_auxiliary'):
         both = e.merge(df[df.measure == m], on=keys)
         assert len(both) == len(e)
-        np.testing.assert_allclose(both[m], both.value, atol=1e-6)
+        agree(both[m], both.value, len(study.test)**.5, size=1) # Means of the same numbers
         assert (both.low <= both.value+1e-9).all() and (both.value <= both.high+1e-9).all()
     pd.testing.assert_frame_equal(load_study(tmp_path/'out').intervals.frame, df, check_dtype=False)
     assert pd.read_csv(tmp_path/'out/intervals.csv').columns.tolist()[-5:] == ['measure', 'value', 'low', 'high', 'n']
@@ -221,7 +229,7 @@ def speaker(tmp_path_factory):
 
 
 def plain_answers(folder, prompt, texts):
-    "Class probabilities by plain transformers: the first token of every verbalizer behind the whole prompt."
+    "The model, and class probabilities by plain transformers: the first token of every verbalizer behind the whole prompt."
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     model, tok = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
@@ -231,7 +239,7 @@ def plain_answers(folder, prompt, texts):
         first = [tok(prompt.ask(t)+v).input_ids[len(ids)] for v in prompt.verbalizers]
         with torch.no_grad(): out.append(model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)[first].exp().numpy())
     p = np.stack(out)
-    return p/p.sum(1, keepdims=True)
+    return model, p/p.sum(1, keepdims=True)
 
 
 def test_a_prompted_model_from_the_study_file(speaker, cli, make_study, tmp_path, no_figures, data, test_frame):
@@ -245,13 +253,13 @@ def test_a_prompted_model_from_the_study_file(speaker, cli, make_study, tmp_path
     prompt, rest = make_prompt(read_texts(data.train), asked['template'], shots=1)
     back = load_study(tmp_path/'out')
     assert len(back.train) == len(rest) == 59 and back.train.readout == 'last' # One text is the shot
-    mean = plain_answers(speaker, prompt, rest.texts).mean(0)
-    want = plain_answers(speaker, prompt, test_frame.text)/mean
+    model, known = plain_answers(speaker, prompt, rest.texts)
+    want = plain_answers(speaker, prompt, test_frame.text)[1]/known.mean(0)
     want /= want.sum(1, keepdims=True)
-    np.testing.assert_allclose(back.test.probabilities, want, atol=2e-4)
+    same_answers(back.test.probabilities, want, model, size=score_size(known))
     base = back.effects.only(condition='base').frame.set_index('concept')
     for c, name in enumerate(CLASSES):
-        np.testing.assert_allclose(base.target_confidence[name], want[back.test.labels == c, c].mean(), atol=2e-4)
+        agree(base.target_confidence[name], want[back.test.labels == c, c].mean(), model, size=score_size(known))
     said = json.loads((tmp_path/'out/recording/test.json').read_text())
     assert said['prompt']['template'] == asked['template'] and said['prompt']['scoring'] == 'first'
     assert (back.effects.only(condition='full').frame.disturbance > 0).all()

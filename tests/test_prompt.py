@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import OWN, WIDTHS, by_hand, intervention, shaken, touched
+from tiny import BEYOND, OWN, WIDTHS, answers_apart, by_hand, intervention, same_answers, shaken, touched
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from neuronlens import ablation
@@ -14,6 +14,7 @@ from neuronlens.hooks import Site, anatomy, answer, logits, parse_site, run
 from neuronlens.model import batches, encode, pad, readout_weights
 from neuronlens.prompt import Prompt, Prompted, calibrated, class_probabilities, generated_answers, make_prompted, make_tree, one_by_one
 from neuronlens.recording import correct_only, merge_summaries, record, recorded, summarise, vocabulary_confidence
+from neuronlens.rounding import agree, apart, score_size
 
 KINDS = ("llama", "gpt2", "qwen3", "gpt_neox", "opt", "gemma3_text")
 CORPUS = ["the cat sat on the mat", "Text: a red apple is food", "Topic: animal", "Topic: tool", "old machine and new machine"]*3
@@ -80,19 +81,19 @@ def test_answers_are_the_stock_models(kind, verbalizers):
     assert clf.scoring == ("sum" if verbalizers else "first")
     assert clf.past > 20
     want = torch.stack([stock(clf, t) for t in TEXTS])
-    assert (want-want[0]).abs().max() > .1
+    assert answers_apart(want, want[0].expand_as(want), clf) > BEYOND
     for c in (clf, clf.whole()):
         e = encode(c, TEXTS)
         for side in ("left", "right"):
             for tokens in (1, 60, 1000):
                 for b in batches(e, tokens=tokens, side=side, fill=c.pad_id):
                     got = logits(c, b)
-                    assert torch.allclose(got.log_softmax(-1), want[b.rows].log_softmax(-1), atol=1e-4)
+                    agree(got.log_softmax(-1), want[b.rows].log_softmax(-1), clf, size=score_size(want))
         last = Site("residual", len(anatomy(c.model))-1)
         b = next(batches(e, tokens=1000, fill=c.pad_id))
         full = answer(c, run(c, b, [last])[last], b.mask, narrow=False)
-        assert torch.allclose(full, want[b.rows], atol=1e-4)
-    assert torch.allclose(one_by_one(clf, TEXTS), want, atol=1e-4)
+        same_answers(full, want[b.rows], clf)
+    same_answers(one_by_one(clf, TEXTS), want, clf)
     assert not touched(clf.model)
 
 
@@ -102,7 +103,7 @@ def test_first_token_counts_if_first_is_asked_for():
     clf = prompted(verbalizers=(" cat", " old machine", " the mat"), scoring="first")
     want = torch.stack([stock(clf, t) for t in TEXTS])
     assert max(map(len, clf.answer_ids)) > 1
-    assert torch.allclose(torch.tensor(class_probabilities(clf, texts())), want.softmax(-1), atol=1e-5)
+    same_answers(class_probabilities(clf, texts()), want.softmax(-1), clf, size=score_size(want))
 
 
 def texts(labels=("animal", "food", "tool", "animal", "food"), words=TEXTS):
@@ -175,12 +176,12 @@ def test_recording_is_what_a_plain_pass_reads(verbalizers):
     assert rec.readout == "last"
     for i, t in enumerate(TEXTS):
         out = clf.model(torch.tensor([clf.tokenizer(clf.prompt.ask(t)).input_ids]), output_hidden_states=True)
-        assert np.allclose(rec.at("residual.0")[i], out.hidden_states[1][0, -1].detach(), atol=1e-4)
-        assert np.allclose(rec.probabilities[i], stock(clf, t).softmax(-1).detach(), atol=1e-4)
-    for s in rec.sites: assert np.allclose(rec.at(s), small.at(s), atol=1e-4)
-    assert np.allclose(rec.probabilities, small.probabilities, atol=1e-5)
+        agree(rec.at("residual.0")[i], out.hidden_states[1][0, -1], clf)
+        same_answers(rec.probabilities[i], (z := stock(clf, t).detach()).softmax(-1), clf, size=score_size(z))
+    for s in rec.sites: agree(rec.at(s), small.at(s), clf, what=s)
+    same_answers(rec.probabilities, small.probabilities, clf)
     s = summarise(clf, texts(), progress=False)
-    assert np.allclose(s.statistics[s.site].mean[1], rec.acts[[1, 4]].mean(0), atol=1e-4)
+    agree(s.statistics[s.site].mean[1], rec.acts[[1, 4]].mean(0), clf)
 
 
 @pytest.mark.parametrize("positions", ["all", "readout"])
@@ -192,7 +193,7 @@ def test_ablation_is_a_hooked_plain_run(site, positions):
     iv = firing(clf, site, positions=positions)
     out = ablate(clf, texts(), [iv], progress=False)
     a = anatomy(clf.model)
-    assert np.abs(out.after[0]-out.before).max() > (.01 if site == "residual.2" or positions == "all" else 0)
+    assert answers_apart(out.after[0], out.before, clf) > (BEYOND if site == "residual.2" or positions == "all" else 0)
     for i, t in enumerate(TEXTS):
         ids = clf.tokenizer(clf.prompt.ask(t)).input_ids
         places = [len(ids)-1] if positions == "readout" else range(len(ids))
@@ -200,13 +201,12 @@ def test_ablation_is_a_hooked_plain_run(site, positions):
             h = a.blocks[iv.site.block].register_forward_hook(
                 lambda m, x, o, places=places: by_hand(iv, o[0], places)[0][None])
         else: h = a.inner[iv.site].register_forward_pre_hook(lambda m, x, at=places: (by_hand(iv, x[0][0], at)[0][None],))
-        got = stock(clf, t).softmax(-1)
+        edited = stock(clf, t)
         h.remove()
-        assert np.allclose(out.after[0, i], got, atol=1e-4)
-        assert np.allclose(out.before[i], stock(clf, t).softmax(-1), atol=1e-4)
+        for got, z in ((out.after[0, i], edited), (out.before[i], stock(clf, t))): same_answers(got, z.softmax(-1), clf, size=score_size(z))
     cached = prompted()
     for r in (None, record(cached, texts(), progress=False)):
-        assert np.allclose(ablate(cached, texts(), [iv], recording=r, progress=False).after, out.after, atol=1e-4)
+        same_answers(ablate(cached, texts(), [iv], recording=r, progress=False).after, out.after, clf)
 
 
 @pytest.mark.parametrize(("kind", "verbalizers"), [("llama", ()), ("llama", SUM), ("gpt2", ()), ("opt", SUM), ("gemma3_text", ())])
@@ -224,14 +224,14 @@ def test_edited_shots_are_read_once_a_batch(kind, verbalizers, monkeypatch):
     for tokens in (None, 1):
         read.clear()
         got = ablate(clf, texts(), ivs, tokens=tokens, progress=False)
-        assert np.allclose(got.before, want.before, atol=1e-4) and np.allclose(got.after, want.after, atol=2e-4)
-        assert np.allclose(got.fires, want.fires, atol=1e-5)
+        same_answers(got.before, want.before, clf)
+        same_answers(got.after, want.after, clf)
+        agree(got.fires, want.fires, 4)
         below = [iv for iv in ivs if iv.site != Site("residual", 2)]
         reach = sum(iv.positions in ("all", "prompt") for iv in below) # Others may stand in one stack with these
         assert reach <= sum(read)/(1 if tokens is None else len(TEXTS)) <= len(below)
     n = len(sites)
-    alone = np.abs(np.log(want.after[:n]/want.after[n:2*n])).max((1, 2))
-    assert (alone[:2] > .01).all() # What happens in the shots shows in the answer
+    for i in (0, 1): assert answers_apart(want.after[i], want.after[n+i], clf) > BEYOND # What happens in the shots shows in the answer
     assert not touched(clf.model)
 
 
@@ -241,11 +241,11 @@ def test_summed_scores_under_an_edit():
     clf = prompted(verbalizers=SUM).whole()
     iv = firing(clf, "residual.1")
     out = ablate(clf, texts(), [iv], progress=False)
-    assert np.abs(np.log(out.after[0]/out.before)).max() > .1
+    assert answers_apart(out.after[0], out.before, clf) > BEYOND
     h = anatomy(clf.model).blocks[1].register_forward_hook(lambda m, x, o: by_hand(iv, o[0], range(o.shape[1]))[0][None])
-    want = torch.stack([stock(clf, t) for t in TEXTS]).log_softmax(-1)
+    want = torch.stack([stock(clf, t) for t in TEXTS])
     h.remove()
-    assert np.allclose(np.log(out.after[0]), want, atol=1e-3)
+    same_answers(out.after[0], want.log_softmax(-1), clf, size=score_size(want))
 
 
 @pytest.mark.skipif("head_reads" not in vars(ablation), reason="room ablation asks the model's anatomy, not the model under study")
@@ -255,12 +255,12 @@ def test_summed_scores_under_an_edit_of_the_last_block():
     clf = prompted(verbalizers=SUM)
     iv = firing(clf, "residual.2")
     h = anatomy(clf.model).blocks[2].register_forward_hook(lambda m, x, o: by_hand(iv, o[0], range(o.shape[1]))[0][None])
-    want = torch.stack([stock(clf, t) for t in TEXTS]).log_softmax(-1)
+    want = torch.stack([stock(clf, t) for t in TEXTS])
     h.remove()
     for rec in (None, record(clf, texts(), progress=False)):
         out = ablate(clf, texts(), [iv], recording=rec, progress=False)
-        assert np.allclose(np.log(out.after[0]), want, atol=1e-3)
-        assert np.abs(np.log(out.after[0]/out.before)).max() > .1
+        same_answers(out.after[0], want.log_softmax(-1), clf, size=score_size(want))
+        assert answers_apart(out.after[0], out.before, clf) > BEYOND
 
 
 @torch.no_grad()
@@ -276,9 +276,9 @@ def test_calibration():
     plain = class_probabilities(clf, texts())
     got = class_probabilities(calibrated(clf, texts()), texts())
     want = plain/plain.mean(0)
-    assert np.allclose(got, want/want.sum(1, keepdims=True), atol=1e-5)
+    same_answers(got, want/want.sum(1, keepdims=True), clf)
     again = calibrated(calibrated(clf, texts()), record(clf, texts(), progress=False).probabilities)
-    assert np.allclose(again.calibration, calibrated(clf, texts()).calibration, atol=1e-6)
+    same_answers(again.calibration, calibrated(clf, texts()).calibration, clf)
     with pytest.raises(InputError, match="probabilities of 3 classes"): calibrated(clf, plain[:, :2])
     with pytest.raises(InputError, match="class 'food' has no probability"): calibrated(clf, plain*np.array([1, 0, 1]))
 
@@ -300,7 +300,7 @@ def test_recordings_of_another_prompt_are_not_reused(own_cache):
     "Nor those of a model without a hash."
     a, b = prompted(sha256="w"), prompted(sha256="w", shots=SHOTS[:2])
     x, y = recorded(a, texts(), progress=False), recorded(b, texts(), progress=False)
-    assert not np.allclose(x.acts, y.acts)
+    assert apart(x.acts, y.acts, a) > BEYOND
     assert np.array_equal(recorded(a, texts(), progress=False).acts, x.acts)
     folder = own_cache/"kept"
     record(prompted(), texts(), folder=folder, progress=False)
@@ -343,7 +343,7 @@ def test_mean_readout_leaves_the_shots_out():
     "The mean over a text's own tokens is the same with cached shots and with shots in the batch."
     clf = prompted()
     a, b = (record(c, texts(), ["residual.1"], readout="mean", progress=False).acts for c in (clf, clf.whole()))
-    assert np.allclose(a, b, atol=1e-4)
+    agree(a, b, clf)
 
 
 def test_a_prompted_model_is_a_classifier():
@@ -362,13 +362,14 @@ def test_vocabulary_confidence():
     cal = calibrated(clf, texts())
     rec = record(cal, texts(), progress=False)
     iv = firing(clf, "residual.2")
-    want = torch.stack([stock(clf, t)[l] for t, l in zip(TEXTS, rec.labels, strict=True)]).exp()
+    want = torch.stack([stock(clf, t)[l] for t, l in zip(TEXTS, rec.labels, strict=True)])
     edited = torch.stack([by_hand(iv, x[None], [0])[0][0] for x in torch.as_tensor(rec.acts)])
     h = anatomy(clf.model).blocks[2].register_forward_hook(lambda m, x, o: by_hand(iv, o[0], range(o.shape[1]))[0][None])
-    after = torch.stack([stock(clf, t)[l] for t, l in zip(TEXTS, rec.labels, strict=True)]).exp()
+    after = torch.stack([stock(clf, t)[l] for t, l in zip(TEXTS, rec.labels, strict=True)])
     h.remove()
     got = vocabulary_confidence(cal, np.stack([rec.acts, edited]), rec.labels)
-    assert np.allclose(got, torch.stack([want, after]), atol=1e-5) and not np.allclose(want, after, atol=1e-3)
+    same_answers(got, torch.stack([want, after]).exp(), clf)
+    assert answers_apart(want, after, clf) > BEYOND
 
 
 def test_summaries_of_different_prompts_do_not_merge():

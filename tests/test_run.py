@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -14,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import CLASSES, study_text
+from conftest import CLASSES, study_text, tiny_config
 from safetensors.numpy import load_file
+
+from neuronlens import rounding
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache')
 
@@ -112,10 +115,10 @@ def test_recording_holds_what_plain_transformers_gives(finished, bert, test_fram
         gold = np.array([CLASSES.index(c) for c in df.label])
         assert rec['acts'].shape == (len(df), 32)
         assert rec['acts'].dtype == np.float32 and rec['labels'].dtype == np.int64
-        np.testing.assert_allclose(rec['acts'], [h[-1][0] for h in hidden], atol=2e-5)
+        rounding.agree(rec['acts'], [h[-1][0] for h in hidden], steps())
         np.testing.assert_array_equal(rec['labels'], gold)
         np.testing.assert_array_equal(rec['predicted'], probs.argmax(1))
-        np.testing.assert_allclose(rec['confidence'], probs[np.arange(len(gold)), gold], atol=1e-5)
+        rounding.agree(rec['confidence'], probs[np.arange(len(gold)), gold], steps(), size=rounding.score_size(probs))
 
 
 def test_provenance_says_where_a_recording_is_from(finished, bert, frame, test_frame):
@@ -315,6 +318,13 @@ def measured(gold, concept, before, after):
             (~right[kept]).mean()]
 
 
+@cache
+def steps():
+    "Roundings behind what the tiny classifiers say; both kinds are equally deep and wide."
+    from transformers import AutoModelForSequenceClassification
+    return rounding.steps_of(AutoModelForSequenceClassification.from_config(tiny_config('bert')))
+
+
 def agree(out, condition, test_frame, before, after, **chosen):
     "Rows of a condition equal the measures of `after` (`[N, C]`, or one for each concept)."
     gold, df = np.array([CLASSES.index(c) for c in test_frame.label]), effects(out)
@@ -323,7 +333,8 @@ def agree(out, condition, test_frame, before, after, **chosen):
         for k, v in chosen.items(): rows = rows[rows[k] == v]
         assert len(rows)
         want = measured(gold, c, before, after[c] if after.ndim == 3 else after)
-        for row in rows[MEASURES[:6]].to_numpy(): np.testing.assert_allclose(row, want, atol=2e-5, err_msg=name)
+        size = max(map(rounding.score_size, (before, after)))
+        for row in rows[MEASURES[:6]].to_numpy(): rounding.agree(row, want, steps(), size=size, what=name)
 
 
 @pytest.mark.parametrize('kind', ['bert', 'gpt2'])
@@ -389,8 +400,8 @@ def test_last_block_by_hand(kind, range_, edit, cli, make_study, tmp_path, reque
         agree(out, 'full', test_frame, before, whole, ranking=ranking)
         for c, name in enumerate(CLASSES):
             row = df[(df.ranking == ranking) & (df.condition == 'range') & (df.concept == name)].iloc[0]
-            np.testing.assert_allclose([row.fires_on_target, row.fires_on_auxiliary],
-                                       [fires[c][gold == c].mean(), fires[c][gold != c].mean()], atol=1e-6)
+            rounding.agree([row.fires_on_target, row.fires_on_auxiliary],
+                           [fires[c][gold == c].mean(), fires[c][gold != c].mean()], len(gold)**.5, size=1)
     named = {'gaussian': ('gaussian', '1.5'), 'quantile': ('quantile(0.8)', ''), 'full': ('full', 'inf')}[range_]
     assert kinds(df)['range'] == kinds(df)['random'] == {(*named, edit)}
     assert set(df.ranking) == {'max_activation', 'probeless', 'dprime', 'probe', 'random'}
@@ -454,7 +465,7 @@ def test_mean_readout_is_over_words_only(cli, make_study, tmp_path, bert, test_f
     finish(cli('run', study, '--out', tmp_path/'out'))
     _, hidden = answers(bert, test_frame.text, hidden=True)
     rec = load_file(tmp_path/'out/recording/test.safetensors')
-    np.testing.assert_allclose(rec['acts'], [h[1][1:-1].mean(0) for h in hidden], atol=2e-5)
+    rounding.agree(rec['acts'], [h[1][1:-1].mean(0) for h in hidden], steps())
     assert json.loads((tmp_path/'out/recording/test.json').read_text())['readout'] == 'mean'
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from stills import LIVE, still, stills
 from test_prompt import prompted
-from tiny import by_hand, readout_places
+from tiny import by_hand, readout_places, same_answers
 
 from neuronlens.ablation import ablate, plan
 from neuronlens.data import InputError, Texts
@@ -21,6 +21,7 @@ from neuronlens.model import batches, encode
 from neuronlens.overlap import share_inside
 from neuronlens.ranges import fit_ranges
 from neuronlens.recording import record
+from neuronlens.rounding import agree, rounding
 from neuronlens.study import Study, StudySpec, fit_study, parse_study, run_study
 from neuronlens.widgets import (
     KINDS,
@@ -237,8 +238,8 @@ def test_answers_are_those_of_ablate(study):
     res = edit_text(study.clf, v["text"], ivs)
     assert study.clf.model.training
     study.clf.model.eval()
-    assert np.allclose(res.answers["base"], out.before[4], atol=1e-5)
-    for i, iv in enumerate(ivs): assert np.allclose(res.answers[iv.condition], out.after[i, 4], atol=1e-5)
+    same_answers(res.answers["base"], out.before[4], study.clf)
+    for i, iv in enumerate(ivs): same_answers(res.answers[iv.condition], out.after[i, 4], study.clf, iv)
     shown = per_cents(view.html().split("<h4>Tokens")[0].split("<table>")[1])
     assert sorted(shown) == sorted(f"{p:.1%}" for a in res.answers.values() for p in a)
 
@@ -263,16 +264,18 @@ def test_tokens_and_neurons_by_hand(study, site, readout, positions, vote):
     out, share = by_hand(iv, x, list(where))
     free, _ = by_hand(replace(iv, vote=0.), x, [])
     _, alone = by_hand(replace(iv, vote=0.), x, list(range(len(x))))
-    assert np.allclose(res.share, alone, atol=1e-6) and torch.equal(free, x)
+    agree(res.share, alone, 4)
+    assert torch.equal(free, x)
     assert res.edited.tolist() == [round(s*len(iv.neurons)) if t in where else 0 for t, s in enumerate(share)]
     with torch.no_grad(): want = logits(clf, batch, edits={iv.site: lambda _: out[None]}).softmax(-1)[0]
-    assert np.allclose(res.answers["range"], want, atol=1e-5)
+    same_answers(res.answers["range"], want, clf)
     at = readout_places(readout, batch.special[0].tolist())
     was, now = x[at].mean(0), out[at].mean(0)
     n = res.neurons
     assert set(n.neuron) >= set(np.flatnonzero((was != now).numpy())) and len(res.tokens) == len(x)
-    assert np.allclose(n.activation, was[n.neuron], atol=1e-5) and np.allclose(n.new, now[n.neuron], atol=1e-5)
-    assert (abs(n.new-n.activation).diff().dropna() <= 1e-6).all()
+    agree(n.activation, was[n.neuron], clf)
+    agree(n.new, now[n.neuron], clf)
+    assert (abs(n.new-n.activation).diff().dropna() <= rounding(float(x.abs().max()))).all()
     assert iv.neurons[n["rank"].to_numpy()-1].tolist() == n.neuron.tolist()
     held = n.dropna()
     assert ((held.low <= held.activation) & (held.activation <= held.high)).all() and (readout == "mean" or len(held) == len(n))
@@ -286,8 +289,8 @@ def test_a_prompted_model_answers(site, scoring):
     view = TextView(s).set(text=s.texts[1].texts[3], concept="food", tau=1.5)
     ivs = view.interventions(**{k: x for k, x in view.values.items() if k != "text"})
     out, res = ablate(s.clf, s.texts[1], ivs, progress=False), edit_text(s.clf, view.values["text"], ivs)
-    assert np.allclose(res.answers["base"], out.before[3], atol=1e-4) and np.allclose(s.test.probabilities[3], out.before[3], atol=1e-4)
-    for i, iv in enumerate(ivs): assert np.allclose(res.answers[iv.condition], out.after[i, 3], atol=1e-4)
+    for p in (res.answers["base"], s.test.probabilities[3]): same_answers(p, out.before[3], s.clf)
+    for i, iv in enumerate(ivs): same_answers(res.answers[iv.condition], out.after[i, 3], s.clf, iv)
     assert res.readout.tolist() == [0]*(len(res.tokens)-1)+[1] and "".join(res.tokens).endswith("Topic:")
     assert view.html() == text_html(res) and "alert" not in view.html()
 

@@ -11,6 +11,7 @@ import pytest
 import neuronlens as nl
 from neuronlens import workbook as wb
 from neuronlens.data import InputError
+from neuronlens.rounding import agree, score_size
 
 BAD = '<img src=x onerror=alert(1)>'
 
@@ -77,8 +78,7 @@ def test_bars_are_the_librarys_numbers(study, values):
     bars = view.live.sizes(view.setting(**v))[0]
     for m in wb._PANELS:
         for c in wb.CONDITIONS:
-            np.testing.assert_allclose(bars[m][c][0], macro[m][c], atol=1e-5)
-            np.testing.assert_allclose(bars[m][c][1:], sure.loc[(m, c), ['low', 'high']].astype(float), atol=1e-5)
+            agree(bars[m][c], [macro[m][c], *sure.loc[(m, c), ['low', 'high']]], study.clf, size=score_size(outcome.before), what=(m, c))
     drawn = re.findall(r'>disturbance</text>.*?</svg>', view.picture.value, re.S)[0]
     widths = [float(x) for x in re.findall(r'<rect x="62" y="\d+" width="([\d.]+)"', drawn)]
     top = float(re.search(r'opacity=".75">([\d.]+)<', drawn)[1])
@@ -93,8 +93,8 @@ def test_the_curve_goes_through_the_present(study):
     for f in (.25, 1.):
         macro = nl.measure_effects(direct(study, [2], fraction=f)).macro().set_index('condition')
         for r in points[points.fraction == f].itertuples():
-            np.testing.assert_allclose([r.target_accuracy, r.disturbance], macro.loc[r.condition, ['target_accuracy', 'disturbance']]
-                                       .astype(float), atol=1e-5)
+            agree([r.target_accuracy, r.disturbance], macro.loc[r.condition, ['target_accuracy', 'disturbance']], study.clf,
+                  size=score_size(study.test.probabilities))
     rings = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="8" [^>]*data-ring="(\w+)"', view.html())
     now = points[points.fraction == .25].set_index('condition').target_accuracy
     assert [k for *_, k in rings] == ['full', 'range', 'random']
@@ -155,7 +155,7 @@ def test_below_the_last_block_a_sample_is_measured(middle):
     macro = nl.measure_effects(direct(middle, [2], texts=texts)).macro().set_index('condition')
     bars = view.live.sizes(view.setting(**view.values))[0]
     for m in ('target_accuracy', 'auxiliary_confidence', 'disturbance'):
-        np.testing.assert_allclose([bars[m][c][0] for c in macro.index], macro[m], atol=1e-5)
+        agree([bars[m][c][0] for c in macro.index], macro[m], middle.clf, size=score_size(middle.test.probabilities))
     assert re.fullmatch(r'<small>measured and drawn in \d+ ms</small>', view.note.value)
     assert view.fractions == [.25, .5]
 

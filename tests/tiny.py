@@ -1,9 +1,13 @@
 """Tiny random models and what goes with them, for the tests of the rooms that run a model."""
+from dataclasses import replace
+
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from neuronlens.ablation import Intervention, Neurons
-from neuronlens.hooks import parse_site
+from neuronlens.hooks import parse_site, run
+from neuronlens.model import batches, encode
 from neuronlens.rounding import agree, apart, score_size
 
 BEYOND = 30 # How many times what rounding may make a mistake, or an edit, has to move what is compared at least
@@ -31,14 +35,20 @@ def tiny_model(name, seed=0, **kw):
     return shaken(AutoModelForSequenceClassification.from_config(config), seed)
 
 
-def same_answers(got, want, of, what=""):
-    "Probabilities agree but for the rounding of the scores that they are made of."
-    agree(got, want, of, size=score_size(want), what=what)
+def logs(answers):
+    "Probabilities as logarithms, which are as far apart as the scores behind them: near 0 and 1 they would hide a difference."
+    p = np.asarray(answers, np.float64)
+    return np.log(p.clip(1e-30)) if (p > 0).any() else p
+
+
+def same_answers(got, want, of, what="", size=None):
+    "Probabilities, or logarithms of some, agree but for the rounding of the scores that they are made of."
+    agree(logs(got), logs(want), of, size=size or score_size(want), what=what)
 
 
 def answers_apart(a, b, of):
-    "How far probabilities are apart, in what rounding may make."
-    return apart(a, b, of, size=max(score_size(a), score_size(b)))
+    "How far they are apart, in what rounding may make."
+    return apart(logs(a), logs(b), of, size=max(score_size(a), score_size(b)))
 
 
 def gap(values, q, near=3, least=1e-3):
@@ -48,6 +58,27 @@ def gap(values, q, near=3, least=1e-3):
     n = max(range(max(0, i-near), min(len(v)-1, i+near+1)), key=lambda n: v[n+1]-v[n])
     assert v[n+1]-v[n] > least
     return (v[n]+v[n+1])/2
+
+
+def everywhere(clf, texts, sites):
+    "What a model has at sites, `[n, D]` each, at every position of all texts."
+    sites = [parse_site(s) for s in sites]
+    with torch.inference_mode():
+        seen = [(b.mask == 1, run(clf, b, sites)) for b in batches(encode(clf, texts), fill=clf.pad_id)]
+    return {s: torch.cat([h[s][mask] for mask, h in seen]) for s in sites}
+
+
+def clear(iv, values):
+    "The intervention with every end of its ranges halfway between the two values `[n, D]` around it, so that rounding moves none across."
+    if not hasattr(iv, "lo"): return iv
+    v = values.T.sort().values.contiguous()
+
+    def halfway(ends):
+        i = torch.searchsorted(v, ends.contiguous())
+        around = [v.gather(1, (i+k).clamp(0, v.shape[1]-1)) for k in (-1, 0)]
+        new = torch.where(i == 0, around[1]-1, torch.where(i == v.shape[1], around[1]+1, sum(around)/2))
+        return torch.where(ends.isfinite(), new, ends)
+    return replace(iv, lo=halfway(iv.lo), hi=halfway(iv.hi))
 
 
 def intervention(acts, site, edit="mean", positions="all", seed=0, vote=0., **kw):
