@@ -109,6 +109,14 @@ def test_nothing_is_printed():
         assert p.name == "cli.py" or not re.search(r"typer\.echo|rich\.console", p.read_text(encoding="utf-8")), p.name
 
 
+def test_bars_end_with_their_block():
+    "A bar is used in a `with` block, which ends it before an error is said; iterating alone would leave that to the garbage collector."
+    uses = [(p.name, line) for p in (TOP / "neuronlens").glob("*.py") for line in p.read_text(encoding="utf-8").splitlines()
+            if re.search(r"\bprogress_bar\(", line) and not line.startswith("def ")]
+    assert len(uses) >= 12
+    assert not [u for u in uses if not re.match(r" +(with|return) progress_bar\(", u[1])]
+
+
 def test_one_quarto_file():
     "The tracked Quarto configuration is the one at the top."
     tracked = subprocess.run(["git", "ls-files", "*_quarto.yml"], cwd=TOP, capture_output=True, text=True)

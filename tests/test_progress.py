@@ -177,8 +177,9 @@ def test_who_sees_a_bar(on, monkeypatch):
     assert kind() is ProgressLog
     monkeypatch.setitem(sys.modules, 'IPython', SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=1)))
     assert issubclass(kind(), tqdm)
-    monkeypatch.setitem(sys.modules, 'IPython', SimpleNamespace(get_ipython=lambda: None)) # Imported by a script
-    assert kind() is ProgressLog
+    for shell in (None, SimpleNamespace()): # Imported by a script; IPython itself with its output in a file
+        monkeypatch.setitem(sys.modules, 'IPython', SimpleNamespace(get_ipython=lambda shell=shell: shell))
+        assert kind() is ProgressLog
     monkeypatch.setattr(sys, 'stderr', Screen())
     assert issubclass(kind(), tqdm)
     monkeypatch.setattr(sys, 'stderr', None) # A program without a console
@@ -223,6 +224,12 @@ def test_a_message_is_written_by_whoever_listens(on, monkeypatch):
         with progress_bar(what='recording', total=4, unit='text') as bar:
             bar.update(2)
             say('a message')
+            before = paper.text
+            with monkeypatch.context() as m:
+                m.setattr(progress.log, 'disabled', True)
+                progress.log.manager._clear_cache()
+                say('to nobody')
+            assert paper.text == before # The bar is not even redrawn
     finally:
         progress.log.removeHandler(handler)
         progress.log.manager._clear_cache()
@@ -306,6 +313,20 @@ def test_quiet_and_no_progress(on, cli, make_study, tmp_path, own_cache, no_figu
     again, lines = run()
     assert again == results
     matching(lines, [p for p in LINES if 'kept' not in p]) # All is kept by now
+
+
+def test_a_bar_ends_before_the_error_is_said(on, cli, make_study, tmp_path, own_cache, encoder, monkeypatch):
+    from neuronlens import training
+    batches = []
+    def tired(*args):
+        batches.append(args)
+        if len(batches) == 4: raise KeyboardInterrupt
+        return real(*args)
+    real = training.logits
+    monkeypatch.setattr(training, 'logits', tired)
+    study = make_study(model=dict(encoder=str(encoder), max_length=32), training=dict(epochs=2, batch_size=12))
+    said = cli('run', study, '--out', tmp_path/'out').stderr.splitlines()
+    matching(said, ['fine-tuning: 10 steps', r'fine-tuning: stopped at 3 of 10 steps \(30%\) after .*', r'neuronlens: interrupted;.*'])
 
 
 def test_a_mistake_is_said_in_quiet(on, cli, tmp_path):
