@@ -17,6 +17,7 @@ import gc
 import hashlib
 import inspect
 import json
+import os
 import re
 from array import array
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from importlib.util import find_spec
 from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import RLock
 from unittest.mock import patch
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -741,14 +743,37 @@ def _between_words(tok):
     before = getattr(getattr(tok, 'backend_tokenizer', None), 'pre_tokenizer', None)
     return [c for c in ' \n\t' if len(before.pre_tokenize_str(f'ab{c}cd')) > 1] if before else []
 
+_ERRORS = RLock() # Standard error is one for all threads
+
+@contextmanager
+def _aside():
+    "Standard error held in memory, for what Rust writes to it past Python; yields a list, and what is held is said if that stays empty."
+    if not hasattr(os, 'memfd_create'):
+        yield []
+        return
+    with _ERRORS, open(os.memfd_create('errors'), 'w+b') as held:
+        try: real = os.dup(2)
+        except OSError: real = None # There is none
+        if real is not None: os.dup2(held.fileno(), 2)
+        try: yield (drop := [])
+        finally:
+            if real is not None:
+                os.dup2(real, 2)
+                held.seek(0)
+                if not drop and (said := held.read()): os.write(2, said)
+                os.close(real)
+
 @contextmanager
 def _no_panic(clf):
     "A tokenizer that panics, such as over a pattern that takes for ever, is said in one sentence."
-    try: yield
-    except BaseException as e:
-        if not _panic(e): raise
-        raise InputError(f"the tokenizer of model {clf.source!r} fails: {_first_line(e)}") from None
+    with _aside() as drop:
+        try: yield
+        except BaseException as e:
+            if not _panic(e): raise
+            drop.append(True)
+            raise InputError(f"the tokenizer of model {clf.source!r} fails: {_first_line(e)}") from None
 
+# %% ../nbs/10_model.ipynb #88cc1c62
 def _tokenize(clf, texts):
     "Token ids and special-token masks within the limit, and which texts were longer."
     tok,n,kw = clf.tokenizer,clf.max_length,dict(return_special_tokens_mask=True, add_special_tokens=True)

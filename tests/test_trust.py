@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -358,7 +359,8 @@ def test_a_check_of_size_leaves_random_numbers_alone(bert):
     assert torch.equal(torch.rand(3), want)
 
 
-def test_a_tokenizer_that_panics_is_one_sentence(bert, tmp_path, cli, make_study, frame):
+def test_a_tokenizer_that_panics_is_one_sentence(bert, tmp_path, cli, make_study, frame, capfd):
+    "Also past Python: Rust writes a trace of its own."
     folder = shutil.copytree(bert, tmp_path/'m')
     tok = json.loads((folder/'tokenizer.json').read_text())
     tok['pre_tokenizer'] = dict(type='Split', pattern=dict(Regex='(a+)+$'), behavior='Isolated', invert=False)
@@ -369,6 +371,18 @@ def test_a_tokenizer_that_panics_is_one_sentence(bert, tmp_path, cli, make_study
     r = cli('run', make_study(model=dict(classifier=str(folder)), data=dict(train='t.jsonl')), '--out', tmp_path/'out')
     assert r.exit_code == 2 and isinstance(r.exception, SystemExit), r.exception
     assert re.fullmatch(r'neuronlens: [^\n]*tokenizer[^\n]*\n', r.stderr) and str(folder) in r.stderr
+    assert capfd.readouterr().err == ''
+
+
+def test_what_else_is_said_while_tokenizing_is_not_lost(bert, capfd, monkeypatch):
+    clf = load_classifier(bert)
+    real = type(clf.tokenizer).__call__
+    def talks(self, *args, **kw):
+        os.write(2, b'a warning')
+        return real(self, *args, **kw)
+    monkeypatch.setattr(type(clf.tokenizer), '__call__', talks)
+    clf.tokens(['cat dog'])
+    assert capfd.readouterr().err == 'a warning'
 
 
 # --- opening is not running
@@ -473,6 +487,23 @@ def test_classes_that_are_formulas(cli, make_study, tmp_path, frame, test_frame,
     assert set(back.effects.frame.concept) == set(names.values()) == set(back.classes)
     assert set(back.intervals.frame.concept) == {*names.values(), 'macro'}
     for f in ('effects.csv', 'intervals.csv'): assert not re.search(r'(?m)^"?[=@-]', (tmp_path/'out'/f).read_text())
+
+
+@pytest.mark.slow
+def test_a_report_of_odd_names(cli, make_study, tmp_path, frame, test_frame, bert, monkeypatch, no_figures):
+    "Dollars in the name of the model, Chinese and control characters in those of classes: a whole report, without a complaint."
+    monkeypatch.setattr('neuronlens.report.write_figures', no_figures) # The real one
+    folder = shutil.copytree(bert, tmp_path/r'mo$\frac{$del')
+    names = dict(zip(CLASSES, ['日本語', 'a$x^$', 'b\x1b[31m'], strict=True))
+    for part, df in (('train', frame), ('test', test_frame)):
+        df.replace({'label': names}).to_json(tmp_path/f'd$x^${part}.jsonl', orient='records', lines=True)
+    study = make_study(data=dict(train='d$x^$train.jsonl', test='d$x^$test.jsonl'),
+                       model=dict(classifier=str(folder), classes=[*names.values()]), method=dict(layers=True))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        r = cli('run', study, '--out', tmp_path/'out', '--no-progress')
+    assert (r.exit_code, r.stderr) == (0, ''), (r.stderr, r.exception)
+    assert '日本語' in (tmp_path/'out/report.html').read_text(encoding='utf-8') and len(list((tmp_path/'out/figures').iterdir())) > 5
 
 
 # --- versions
