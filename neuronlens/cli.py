@@ -45,7 +45,7 @@ def _open_streams():
 
 def _is_mute():
     "Whether standard output takes nothing, not even a line's end; then the rest leads nowhere."
-    try: print(flush=True)
+    try: typer.echo()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True

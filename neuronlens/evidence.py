@@ -219,14 +219,15 @@ def intervals(
     w,rows,groups = draw_texts(outcome.labels, draws, seed),counted(outcome),pd.factorize(_said(frame, setting_keys(frame)))[0]
     first = frame.iloc[np.unique(groups, return_index=True)[1]].assign(concept='macro')
     ones,C,parts,macros = np.ones((1, size[2])),np.bincount(groups),[],[]
-    for m in progress_bar(RESAMPLED, 'intervals', show=progress):
-        x = contributions(outcome, m)
-        once,drawn = (resampled(x, rows[m], own, v) for v in (ones, w))
-        n,union = rows[m].sum(1)[own[source]],_unions(rows[m], own[source], groups)
-        tops = (unseen(n, level), _top(n, groups, union, C, level)) if m in SHARES else (None, None)
-        parts.append(frame.assign(measure=m, **_with_ends(once[0, source], _ends(drawn, level)[:,source], tops[0]), n=n))
-        value,drawn = (_average(v, groups, source) for v in (once, drawn))
-        macros.append(first.assign(measure=m, **_with_ends(value[0], _ends(drawn, level), tops[1]), n=union))
+    with progress_bar(RESAMPLED, 'intervals', show=progress) as bar:
+        for m in bar:
+            x = contributions(outcome, m)
+            once,drawn = (resampled(x, rows[m], own, v) for v in (ones, w))
+            n,union = rows[m].sum(1)[own[source]],_unions(rows[m], own[source], groups)
+            tops = (unseen(n, level), _top(n, groups, union, C, level)) if m in SHARES else (None, None)
+            parts.append(frame.assign(measure=m, **_with_ends(once[0, source], _ends(drawn, level)[:,source], tops[0]), n=n))
+            value,drawn = (_average(v, groups, source) for v in (once, drawn))
+            macros.append(first.assign(measure=m, **_with_ends(value[0], _ends(drawn, level), tops[1]), n=union))
     whole = [pd.concat(p).sort_index(kind='stable') for p in (parts, macros)]
     return Evidence(pd.concat(whole, ignore_index=True), draws, seed, level)
 

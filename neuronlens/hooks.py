@@ -109,6 +109,7 @@ def _projecting(block):
             inside |= {*m.modules()}
             yield m
 
+# %% ../nbs/12_hooks.ipynb #18296360
 def _trial_rows(model):
     "Two rows of five tokens, none of which is the padding."
     ids = [i for i in range(7) if i != padding_id(model)][:6]
@@ -161,6 +162,7 @@ def _mixes(block, args, kw, attn):
     g = _slopes(block, args, kw, [attn])[0]
     return g is not None and bool(g[:,:-1].any())
 
+# %% ../nbs/12_hooks.ipynb #87b37f21
 @contextmanager
 def _with_slopes(parameters):
     "All of these parameters have slopes; afterwards those that had."
@@ -345,6 +347,7 @@ def hooked(
         for site,fn in edits.items(): _at(stack, a, parse_site(site, len(a)), fn)
         yield
 
+# %% ../nbs/12_hooks.ipynb #ea716c27
 def _at(stack, a, site, fn):
     "Hook `fn` (hidden to hidden, or None to leave it) to a site until the stack is left."
     rows,block,calls = [],a.blocks[site.block],[]

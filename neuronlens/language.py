@@ -182,6 +182,7 @@ def _ends(model, tokenizer):
 
 _CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, NotImplementedError)
 
+# %% ../nbs/48_language.ipynb #65028eed
 def _step(clf, ids, mask, cache=None, kept=True):
     "A pass over the newest tokens `ids` behind what is in the cache; its answer holds the scores of the last position."
     kw = call_options(clf.model) | dict(input_ids=ids, attention_mask=mask)
@@ -209,6 +210,7 @@ def _goes_on(clf, encoded, more):
     _GOES_ON[clf.model] = n,same
     return same
 
+# %% ../nbs/48_language.ipynb #aa2703ce
 def _greedy(clf, batch, n, ends, kept):
     "Up to `n` tokens for every row, as lists that stop before an end token; without a cache, all is read anew for each."
     ids,mask,cache,out = batch.ids.to(clf.device),batch.mask.to(clf.device),None,[]

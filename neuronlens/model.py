@@ -229,6 +229,7 @@ def untouched(
                 if k in was: now[k] = was[k]
                 else: del now[k]
 
+# %% ../nbs/10_model.ipynb #96c76ada
 def alike(
     a:Tensor, # Numbers
     b:Tensor, # What they should be
@@ -254,6 +255,7 @@ def turns_by_length(
     rope = getattr(model.config.get_text_config(), 'rope_parameters', None) or {}
     return any(r.get('rope_type') in ('longrope', 'dynamic') for r in (rope, *rope.values()) if isinstance(r, dict))
 
+# %% ../nbs/10_model.ipynb #73512a21
 @torch.no_grad()
 def _positions(model):
     "How many positions its table has from the first that is used (RoBERTa begins after its pad id): by watching what is looked up."
@@ -854,7 +856,7 @@ def proven(
 def _tokens(clf, part):
     "Token ids and special-token masks of texts, of beginnings alone where these fill the limit; and which were longer."
     out,todo,most,before = [None]*len(part),range(len(part)),8*clf.max_length,{}
-    if clf.tokenizer.truncation_side != 'right': most = max(map(len, part), default=0)
+    if getattr(clf.tokenizer, 'truncation_side', 'right') != 'right': most = max(map(len, part), default=0)
     blanks = _between_words(clf.tokenizer)
     while todo:
         short = [_beginning(part[i], most, blanks) for i in todo]

@@ -285,6 +285,7 @@ def _with_verbalizers(clf, batch):
     sees[:,n:,P+n:] = tree.sees.to(ids.device)
     return dict(input_ids=ids, attention_mask=_masks(clf, sees, pos), position_ids=pos)
 
+# %% ../nbs/11_prompt.ipynb #f7099ba7
 def _masks(clf, sees, pos):
     "Who sees whom `[N, T, P+T]` as the model wants it: narrowed to the window of each kind of its layers, by kind if there are several."
     cfg,kind = clf.model.config.get_text_config(),next(clf.model.parameters()).dtype

@@ -104,6 +104,7 @@ def spared(
 # %% ../nbs/18_store.ipynb #c57fc0ef
 _SHARDS = r'shard-\d+\.safetensors'
 
+# %% ../nbs/18_store.ipynb #f0b4bb27
 class Store:
     "A folder of shards: `shard-00000.safetensors`, .. and `recording.json`."
     def __init__(self,

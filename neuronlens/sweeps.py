@@ -227,7 +227,7 @@ def changes_on(
     "Run interventions and keep, of every answer, what effects and their intervals are made of."
     texts,N,C,I = align(texts, clf),len(texts),len(clf.classes),len(interventions)
     need_memory(PER_TEXT*I*N, f"what is kept of {I:,} interventions on {N:,} texts", "`effects_on` keeps sums alone")
-    if progress: say_estimate(clf, texts, interventions, recording=recording, kept=PER_TEXT*I*N)
+    say_estimate(clf, texts, interventions, recording=recording, kept=PER_TEXT*I*N)
     base,kept = np.empty((N, C), np.float32),[np.empty((I, N), t) for t in (bool, np.float32, np.float64, np.float32)]
     for which,rows,p,fires in interventions_on(clf, texts, interventions, recording=recording, tokens=tokens, progress=progress):
         if which is None: base[rows] = p

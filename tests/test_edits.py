@@ -139,7 +139,7 @@ def test_rest_quantiles(gauss):
     few = rest_quantiles(gauss.acts, gauss.labels, 0, most=2000, seed=1)
     np.testing.assert_array_equal(few, rest_quantiles(gauss.acts, gauss.labels, 0, most=2000, seed=1))
     assert (few != q).any() and np.abs(few[128]-q[128]).max() < .3
-    with pytest.raises(InputError, match="every example is of class 0"): rest_quantiles(gauss.own, np.zeros(4000), 0)
+    with pytest.raises(InputError, match="every example is of class 0"): rest_quantiles(gauss.own, np.zeros(4000, int), 0)
 
 
 # --- laws

@@ -55,7 +55,7 @@ def finish(result):
 def nothing_slow(monkeypatch):
     "Fails the test as soon as a model is loaded, trained or run."
     def slow(*args, **kw): pytest.fail('something slow was started')
-    for name in ('study.load_classifier', 'study.fine_tune', 'study.recorded', 'study.ablate', 'recording.record',
+    for name in ('study.load_classifier', 'study.fine_tune', 'study.recorded', 'study.changes_on', 'recording.record',
                  'training._train', 'model.load_model', 'training.load_model'):
         monkeypatch.setattr(f'neuronlens.{name}', slow)
 
@@ -64,7 +64,7 @@ def nothing_slow(monkeypatch):
 def no_pass(monkeypatch):
     "Fails the test as soon as a model is trained or run; one may be loaded."
     def slow(*args, **kw): pytest.fail('something slow was started')
-    for name in ('study.ablate', 'recording.record', 'training._train'): monkeypatch.setattr(f'neuronlens.{name}', slow)
+    for name in ('study.changes_on', 'recording.record', 'training._train'): monkeypatch.setattr(f'neuronlens.{name}', slow)
 
 
 # --- the texts

@@ -92,7 +92,8 @@ def test_page_order(page):
             continue
         for room in re.findall(r"^from neuronlens\.(\w+) import", source, flags=re.M):
             assert number[room] < page.stem[:2], f"{page.stem} imports {room}"
-        assert source.count("\n") <= 45, f"{page.stem}: a cell of {source.count(chr(10)) + 1} lines"
+        lines, alone = source.count("\n"), len(re.findall(r"^(?:class|def|@\w)", source, flags=re.M)) <= 2 and "\nclass " in source
+        assert lines <= (60 if alone else 45), f"{page.stem}: a cell of {lines + 1} lines"
 
 
 def test_nothing_is_pickled():

@@ -672,11 +672,12 @@ def test_odd_texts_and_names_are_said_or_refused(bert, frame, test_frame, tmp_pa
 def test_a_study_says_its_cost_before(bert, data, monkeypatch, caplog):
     "Time and memory, with the answers it keeps, are logged before anything is edited."
     from neuronlens import study as room
+    from neuronlens import sweeps
     spec = room.StudySpec(data=room.DataSpec(str(data.train), str(data.test)), model=room.ModelSpec(str(bert)),
                           method=room.MethodSpec(rankings=['dprime'], fractions=[.5], layers=False))
     monkeypatch.setenv('TQDM_DISABLE', '0')
-    monkeypatch.setattr(room, 'say_estimate', lambda *a, kept, real=room.say_estimate, **kw: real(*a, kept=kept+5_000_000_000, **kw))
+    monkeypatch.setattr(sweeps, 'say_estimate', lambda *a, kept, real=sweeps.say_estimate, **kw: real(*a, kept=kept+5_000_000_000, **kw))
     caplog.set_level('INFO', 'neuronlens')
-    monkeypatch.setattr(room, 'ablate', lambda *a, **kw: pytest.fail('started') if '9 interventions at 1 site on 36 texts: about'
+    monkeypatch.setattr(sweeps, 'interventions_on', lambda *a, **kw: pytest.fail('started') if '9 interventions at 1 site on 36 texts: about'
                         not in (said := caplog.messages[-1]) or '5.0 GB of memory' not in said else (_ for _ in ()).throw(EOFError))
     with pytest.raises(EOFError): room.run_study(spec)

@@ -166,7 +166,7 @@ def test_a_table_of_another_hand_is_not_read(own, cli, make_study, tmp_path):
 @pytest.mark.parametrize('how', ['gone', 'bit'])
 def test_a_damaged_study_is_run_again_into_its_folder(file, how, kept, own, cli, monkeypatch):
     monkeypatch.setenv('NEURONLENS_CACHE', str(kept.parent/'cache'))
-    monkeypatch.setattr('neuronlens.study.ablate', lambda *a, **kw: (_ for _ in ()).throw(InputError('it would run')))
+    monkeypatch.setattr('neuronlens.study.changes_on', lambda *a, **kw: (_ for _ in ()).throw(InputError('it would run')))
     if how == 'gone': (own/file).unlink()
     else:
         turned = bytearray((own/file).read_bytes())
