@@ -131,7 +131,7 @@ def plain(model, ids, visit=None, **kw):
                 return (fn(out[0]), *out[1:]) if isinstance(out, tuple) else fn(out)
             h = mod.register_forward_pre_hook(ahead, with_kwargs=True) if into else mod.register_forward_hook(after)
             stack.callback(h.remove)
-        return m(torch.tensor([ids]), **kw)[0][0].float()
+        return m(torch.tensor([ids]), **call_options(m) | kw)[0][0].float()
 
 
 def named(model, a, site):
