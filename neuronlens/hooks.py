@@ -153,7 +153,8 @@ def _slopes(block, args, kw, zeroed, matrices=True):
     "Slopes of what a block returns at the last of its positions along its input, and along its matrices by name, with these at 0."
     own = {n:p.clone() if p.is_inference() else p.detach() for n,p in (*block.named_parameters(), *block.named_buffers())
            if p.device.type != 'meta'} # Kept elsewhere until it is needed
-    along = {n:own[n].requires_grad_() for n,p in block.named_parameters() if matrices and n in own and p.ndim > 1 and p.is_floating_point()}
+    along = {n:own[n] for n,p in block.named_parameters() if matrices and n in own and p.ndim > 1 and p.is_floating_point()}
+    for p in along.values(): p.requires_grad_()
     args,kw = _entered(args, kw, x := _any_like(_entering(args, kw)).requires_grad_())
     with torch.inference_mode(False), torch.enable_grad(), _at_zero(zeroed), _unchunked(block):
         y = _hidden(torch.func.functional_call(block, own, args, kw))[:,-1]
