@@ -150,33 +150,26 @@ def _at_zero(modules):
 
 def _any_like(x): return torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x) # Not what stands there: it may be no number
 
-def _slopes(block, args, kw, zeroed, along=()):
-    "Slopes of what a block returns at the last of its positions along its input, and along these parameters, with these projections at 0."
+def _slopes(block, args, kw, zeroed, matrices=True):
+    "Slopes of what a block returns at the last of its positions along its input, and along its matrices by name, with these at 0."
+    own = {n:p.clone() if p.is_inference() else p.detach() for n,p in (*block.named_parameters(), *block.named_buffers())
+           if p.device.type != 'meta'} # Kept elsewhere until it is needed
+    along = {n:own[n] for n,p in block.named_parameters() if matrices and n in own and p.ndim > 1 and p.is_floating_point()}
+    for p in along.values(): p.requires_grad_()
     args,kw = _entered(args, kw, x := _any_like(_entering(args, kw)).requires_grad_())
     with torch.inference_mode(False), torch.enable_grad(), _at_zero(zeroed), _unchunked(block):
-        y = _hidden(block(*args, **kw))[:,-1]
-        return torch.autograd.grad((y*_any_like(y)).sum(), [x, *along], allow_unused=True) if y.requires_grad else [None]*(1+len(along))
+        y = _hidden(torch.func.functional_call(block, own, args, kw))[:,-1]
+        g = torch.autograd.grad((y*_any_like(y)).sum(), [x, *along.values()], allow_unused=True) if y.requires_grad else [None]
+    return g[0],{n:s for n,s in zip(along, g[1:], strict=False) if s is not None}
 
 def _mixes(block, args, kw, attn):
     "Whether a position still hears of others when this projection reads 0."
-    g = _slopes(block, args, kw, [attn])[0]
+    g = _slopes(block, args, kw, [attn], matrices=False)[0]
     return g is not None and bool(g[:,:-1].any())
-
-# %% ../nbs/12_hooks.ipynb #87b37f21
-@contextmanager
-def _with_slopes(parameters):
-    "All of these parameters have slopes; afterwards those that had."
-    off = [p for p in parameters if not p.requires_grad]
-    for p in off: p.requires_grad_(True)
-    try: yield
-    finally:
-        for p in off: p.requires_grad_(False)
 
 def _counts(block, args, kw, zeroed):
     "The first matrix of a block that still moves its output when these projections read 0, or ''."
-    named = [(n, p) for n,p in block.named_parameters() if p.ndim > 1 and p.is_floating_point()]
-    with _with_slopes([p for _,p in named]): slopes = _slopes(block, args, kw, zeroed, [p for _,p in named])[1:]
-    return next((n for (n,_),g in zip(named, slopes, strict=True) if g is not None and bool(g.any())), '')
+    return next((n for n,g in _slopes(block, args, kw, zeroed)[1].items() if bool(g.any())), '')
 
 # %% ../nbs/12_hooks.ipynb #36a4df1b
 @torch.no_grad()

@@ -124,7 +124,8 @@ def _speaker(model, tokenizer=None, most=0):
     "A language model in the clothes of a classifier, so that the rooms below can run it; refuses what is none."
     model = without_wrapper(model)
     if model.get_output_embeddings() is None: raise InputError(f"{type(model).__name__} has no language-modelling head")
-    return Classifier(model, tokenizer, (), 'last', most or most_tokens(model, tokenizer))
+    with understood(model): clf = Classifier(model, tokenizer, (), 'last', most or most_tokens(model, tokenizer))
+    return clf
 
 def _ready(clf, interventions):
     "Interventions on the model's device, their sites counted from 0; refuses unknown positions."
@@ -241,7 +242,7 @@ def generate(
     if new_tokens < 1: raise InputError(f"{new_tokens} new tokens are none; ask for at least 1")
     clf = _speaker(model, tokenizer)
     ids,out = _tokenized(clf, prompts, 'prompt', new_tokens),['']*len(prompts)
-    ivs,ends,_ = _ready(clf, interventions),_ends(model, tokenizer),clf.takes_positions # Before any edit
+    with understood(clf.model): ivs,ends,_ = _ready(clf, interventions),_ends(model, tokenizer),clf.takes_positions # Before any edit
     encoded = _encoded(clf, ids, 'prompts', 'left', new_tokens)
     kept = bool(len(encoded)) and _goes_on(clf, encoded, new_tokens)
     longest = max(map(len, ids), default=1)

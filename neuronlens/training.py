@@ -21,6 +21,8 @@ from .data import InputError, Texts, atomic, bbc_news, check, distinct, need_tex
 from .hooks import logits
 from neuronlens.model import (
     Classifier,
+    _trial_ids,
+    call_options,
     encode,
     load_classifier,
     load_model,
@@ -68,6 +70,8 @@ def _train(clf, encoded, labels, epochs, lr, batch_size, seed, progress):
     "Train in place; returns the loss of every step."
     model,losses = clf.model.train(),[]
     plan = [rows for e in range(epochs) for rows in training_order(list(map(len, encoded.ids)), batch_size, e, seed)]
+    with torch.no_grad(): # A seed gives the classifier that it gave when this drew numbers for a trial
+        for _ in range(2): model.base_model(_trial_ids(model), **call_options(model.base_model))
     opt = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=.01)
     with progress_bar(plan, 'fine-tuning', unit='step', show=progress) as bar:
         for step,rows in enumerate(bar):

@@ -50,7 +50,8 @@ OWN = {"modernbert": WINDOWS, "modernbert-decoder": WINDOWS, "albert": dict(embe
        "canine": dict(local_transformer_stride=8, num_hash_functions=4, num_hash_buckets=64), "gpt2": dict(n_inner=24),
        "opt": dict(word_embed_proj_dim=16, ffn_dim=24), "gpt_neo": dict(attention_types=[[["global", "local", "global"], 1]]) | WINDOWS,
        "xlnet": dict(max_position_embeddings=None, d_head=8, d_inner=24), "phi3": {}, "big_bird": dict(block_size=4, num_random_blocks=1),
-       "ctrl": dict(dff=24), "distilbert": dict(hidden_dim=24), "rembert": dict(input_embedding_size=16, output_embedding_size=16),
+       "ctrl": dict(dff=24), "gptj": dict(rotary_dim=4, n_inner=24), "codegen": dict(rotary_dim=4, n_inner=24),
+       "distilbert": dict(hidden_dim=24), "rembert": dict(input_embedding_size=16, output_embedding_size=16),
        "gemma": dict(head_dim=8), "gemma2": dict(head_dim=8), "gemma3_text": dict(head_dim=8), "vaultgemma": dict(head_dim=8),
        "hunyuan_v1_dense": dict(head_dim=8), "hunyuan_v1_moe": dict(head_dim=8), "ministral": dict(head_dim=8),
        "deepseek_v2": LATENT, "deepseek_v3": LATENT, "mistral4": LATENT, "minicpm3": LATENT, "youtu": LATENT, "axk1": LATENT}
@@ -131,7 +132,7 @@ def plain(model, ids, visit=None, **kw):
                 return (fn(out[0]), *out[1:]) if isinstance(out, tuple) else fn(out)
             h = mod.register_forward_pre_hook(ahead, with_kwargs=True) if into else mod.register_forward_hook(after)
             stack.callback(h.remove)
-        return m(torch.tensor([ids]), **kw)[0][0].float()
+        return m(torch.tensor([ids]), **call_options(m) | kw)[0][0].float()
 
 
 def named(model, a, site):

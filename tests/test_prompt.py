@@ -125,7 +125,7 @@ def test_a_text_that_melts_into_the_template():
     clf = prompted(template="Text:{text}\nTopic:")
     odd = replace(clf, shared=(*clf.shared, *clf.tokenizer(" the").input_ids), shared_chars=clf.shared_chars+4)
     assert [*odd.shared, *encode(odd.whole(), [" theft of the cat"]).ids[0]][:len(odd.shared)] == list(odd.shared)
-    own = encode(odd, ["x cat"]).ids[0]
+    own = odd.tokens(["x cat"])[0][0]
     assert len(own) and odd.tokenizer.decode(own).endswith("\nTopic:")
 
 
