@@ -320,9 +320,9 @@ def range_overlap(
 )->np.ndarray: # `[C, C, D]` float64 in 0..1; NaN where no activation lies in either
     "Share of activations in both ranges of those in either, for every two classes and every neuron."
     acts = as_array(acts, np.float32)
-    held = [ranges.contains(acts, c) for c in range(len(ranges.classes))]
-    n = np.stack([h.sum(0) for h in held])
-    both = np.stack([[(a & b).sum(0) for b in held] for a in held])
+    held = np.stack([ranges.contains(acts, c) for c in range(len(ranges.classes))])
+    n,both = held.sum(1),np.empty((len(held), len(held), held.shape[2]), np.int64)
+    for j in range(held.shape[2]): both[..., j] = (x := held[..., j].astype(np.float32))@x.T # Whole numbers below 2^24 are exact
     return _ratio(both, n[:, None]+n-both)
 
 def range_jaccard(

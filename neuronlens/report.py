@@ -7,6 +7,7 @@ __all__ = ['FIGURES', 'CONTENTS', 'file_name', 'write_figures', 'headline', 'rep
 
 # %% ../nbs/62_report.ipynb #35282467
 import base64
+import hashlib
 import json
 import re
 from io import BytesIO
@@ -111,12 +112,19 @@ th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:
 td.t,th.t{text-align:left} tr.range td{background:var(--mark)}
 .texts td{white-space:normal} .texts td:first-child{position:static} td.long{min-width:16rem;overflow-wrap:anywhere}
 pre{background:var(--fill);padding:.8rem;overflow-x:auto;font-size:.82rem;border-radius:4px;white-space:pre-wrap;overflow-wrap:anywhere}
+input{font:inherit;width:100%;max-width:24rem;padding:.3rem .5rem;margin:.4rem 0;color:var(--fg);background:var(--bg);
+border:1px solid var(--dim);border-radius:4px} thead button{font:inherit;color:inherit;background:none;border:0;padding:0;cursor:pointer;
+text-align:inherit} thead button::after{content:' \\2195';color:var(--dim)} [aria-sort=ascending] button::after{content:' \\2191'}
+[aria-sort=descending] button::after{content:' \\2193'} .tall{max-height:min(40rem,80vh);overflow:auto;border-block:1px solid var(--line)}
+.tall thead th{position:sticky;top:0;background:var(--bg);z-index:1} .tall thead th:first-child{z-index:2}
+.tall details{border-bottom:1px solid var(--line)} .tall summary b{margin-right:.6rem} [hidden]{display:none!important}
 code{overflow-wrap:anywhere} summary{cursor:pointer;margin:.6rem 0;padding:.2rem 0} .print{display:none}
 @media (max-width:42rem){body{margin-top:.5rem} .wide img{max-width:none} th,td{padding:.3rem .4rem} .texts td{font-size:.8rem}
 td.long{min-width:9rem} h1{font-size:1.6rem} .found .say{font-size:1.05rem}}
 @media print{@page{margin:14mm} body{font-size:10pt;max-width:none;margin:0;padding:0} a{color:inherit} nav a{text-decoration:none}
 h2,h3,.head{break-after:avoid} figure,tr,.found,pre.short{break-inside:avoid} figure img{max-height:105mm;width:auto;max-width:100%}
-.wide{overflow:visible} table{font-size:6.6pt;width:100%} th,td{padding:.12rem .25rem;white-space:normal}
+.wide,.tall{overflow:visible;max-height:none} input{display:none}
+table{font-size:6.6pt;width:100%} th,td{padding:.12rem .25rem;white-space:normal}
 thead{display:table-header-group}
 th:first-child,td:first-child{position:static} .texts td{font-size:7.5pt} td.long{min-width:0} td small{white-space:nowrap}
 .print{display:block} .screen{display:none}
@@ -124,13 +132,45 @@ details::details-content{content-visibility:visible;display:block;height:auto} s
 figcaption,.note{font-size:8.5pt}}
 '''
 
+# %% ../nbs/62_report.ipynb #a5c0de02
+_SCRIPT = '''
+"use strict";
+for (const box of document.querySelectorAll(".tall")) {
+  const rows = box.querySelectorAll(":scope > table > tbody > tr, :scope > details"), find = document.createElement("input");
+  find.type = "search"; find.placeholder = "Search " + rows.length + (box.querySelector("summary") ? " concepts" : " rows");
+  find.setAttribute("aria-label", find.placeholder);
+  find.addEventListener("input", () => {
+    const want = find.value.toLowerCase();
+    for (const r of rows) r.hidden = !(r.querySelector("summary") ?? r).textContent.toLowerCase().includes(want);
+  });
+  box.before(find);
+}
+const value = (row, i) => {
+  const s = (row.cells[i].firstChild?.textContent ?? "").trim(), v = s === "inf" ? Infinity : Number(s);
+  return s === "" ? null : Number.isNaN(v) ? s : v;
+};
+const order = (a, b) => typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
+for (const table of document.querySelectorAll(".tall > table")) table.querySelectorAll("thead th").forEach((th, i) => {
+  const button = document.createElement("button");
+  button.type = "button"; button.append(...th.childNodes); th.append(button);
+  button.addEventListener("click", () => {
+    const up = th.ariaSort === "ascending" ? -1 : 1, body = table.tBodies[0];
+    for (const other of th.parentNode.cells) other.removeAttribute("aria-sort");
+    th.setAttribute("aria-sort", up > 0 ? "ascending" : "descending");
+    const all = [...body.rows].map(r => [value(r, i), r]);
+    body.append(...all.sort(([a], [b]) => a === null ? b === null ? 0 : 1 : b === null ? -1 : up*order(a, b)).map(([, r]) => r));
+  });
+});
+'''
+
 # %% ../nbs/62_report.ipynb #ca9987d1
 _HEAD = '''<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'{{ policy }}">
 <title>{{ title }}</title><style>{{ style|safe }}</style></head><body>
 {%- macro table(rows, names, what, long='') %}<p class="note head">{{ what }}</p>
-<div class="wide" role="region" tabindex="0" aria-label="{{ what }}"><table{{ ' class=texts' if long }}><thead><tr>
+<div class="wide{{ ' tall' if many and rows|length > 40 }}" role="region" tabindex="0" aria-label="{{ what }}">
+{{- '' }}<table{{ ' class=texts' if long }}><thead><tr>
 {% for n in names %}<th scope="col"{{ ' class=t' if rows and rows[0][n] is string }}>
 {{- n.replace('_', ' ') }}</th>{% endfor %}
 </tr></thead><tbody>{% for r in rows %}<tr class="{{ 'range' if r.condition == 'range' }}">{% for n in names %}
@@ -147,7 +187,7 @@ _BODY = '''
 <nav aria-label="Contents"><ul>{% for id, name in contents %}<li><a href="#{{ id }}">{{ name }}</a></li>{% endfor %}</ul></nav>
 <h2 id="done">What was done</h2>
 <p>{{ model }} ({{ n_blocks_note }}) answered {{ n_test }} test texts of {{ classes|length }} concepts
-({{ classes|join(', ') }}); {{ n_train }} training texts served to fit. At {{ site }}, readout {{ readout }}, each neuron was ranked
+({{ named }}); {{ n_train }} training texts served to fit. At {{ site }}, readout {{ readout }}, each neuron was ranked
 for each concept by {{ rankings|join(', ') }}. For each concept the salient neurons were edited ({{ edit }}): whatever their value
 (<b>full</b>), only inside their range, {{ kind }} (<b>range</b>){{ how }}, and inside the ranges of as many neurons drawn at random
 (<b>random</b>, one draw: another would do a little better or worse). <b>base</b> is the model without an edit.</p>
@@ -163,16 +203,20 @@ measured here.</p>
 {% for f in figures if f.name == 'tradeoff' %}{{ figure(f) }}{% endfor %}
 <h2 id="concepts">Concept by concept</h2>
 {{ table(rows, row_names, 'No average hides a class: ' ~ setting ~ ', a row per concept and condition.' ~ intervals) }}
-<p class="print note">All {{ all|length }} rows are in effects.csv beside this page.</p>
-<details class="screen"><summary>All {{ all|length }} rows of effects.csv</summary>{{ table(all, columns, 'effects.csv') }}</details>
+<p class="{{ 'print ' if all|length <= most_rows }}note">All {{ all|length }} rows are in effects.csv beside this page.</p>
+{% if all|length <= most_rows %}<details class="screen"><summary>All {{ all|length }} rows of effects.csv</summary>
+{{- table(all, columns, 'effects.csv') }}</details>{% endif %}
 <h2 id="neurons">The strongest neurons and their ranges</h2>
-{% for c in near %}<h3 id="concept-{{ loop.index0 }}">{{ c.name }}</h3>
+{% if many %}<div class="tall" role="region" tabindex="0" aria-label="Concepts">{% endif %}
+{% for c in near %}{% if many %}<details id="concept-{{ loop.index0 }}"><summary><b>{{ c.name }}</b>{{ c.fared }}</summary>
+{%- else %}<h3 id="concept-{{ loop.index0 }}">{{ c.name }}</h3>{% endif %}
 {% for f in figures if f.name.startswith('neurons-%02d-' % loop.index0) %}{{ figure(f) }}{% else %}{% if figures -%}
 <p class="note">{{ c.instead }}</p>{% endif %}{% endfor %}
 <p class="note">Neuron {{ c.neuron }}, the strongest, has the range {{ c.spans }}. Test texts in it:
-{% for name, share in c.shares %}{{ name }} {{ '%.0f' % (100*share) }} %{{ ', ' if not loop.last else '.' }}{% endfor %}</p>
+{% for name, share in c.shares %}{{ name }} {{ '%.0f' % (100*share) }} %{{ ', ' if not loop.last else c.rest }}{% endfor %}</p>
 {% if c.texts %}{{ table(c.texts, ('where', 'class', 'activation', 'text'), 'Test texts around the range of neuron ' ~ c.neuron ~
-': nearest to the class mean, and nearest to the range outside it.', 'text') }}{% endif %}{% endfor %}
+': nearest to the class mean, and nearest to the range outside it.', 'text') }}{% endif %}{{ '</details>'|safe if many }}{% endfor %}
+{{ '</div>'|safe if many }}
 <h2 id="shared">What the concepts share</h2>
 {% for f in figures if f.name in ('overlap', 'ranges', 'firing') %}{{ figure(f) }}{% endfor %}
 {% if layers %}<h2 id="layers">What each block knows</h2>{% for f in figures if f.name == 'layers' %}{{ figure(f) }}{% endfor %}
@@ -180,7 +224,7 @@ measured here.</p>
 <h2 id="again">To repeat it</h2>
 <p><code>neuronlens run study.toml --out DIR</code> with this study file:</p><pre>{{ toml }}</pre>
 <details><summary>Provenance of model, texts and software</summary><pre>{{ provenance }}</pre></details>
-</main></body></html>'''
+</main>{% if many %}<script>{{ script|safe }}</script>{% endif %}</body></html>'''
 
 # %% ../nbs/62_report.ipynb #59e125c5
 def _cell(v):
@@ -284,7 +328,7 @@ def _alt(study, name, caption):
     return caption.split('. ')[0]
 
 # %% ../nbs/62_report.ipynb #4958787f
-def _near(study, c, k=3):
+def _near(study, c, k=3, most=None):
     "The concept's strongest neuron: its number, the share of every class in range, and texts in and just outside the range."
     from neuronlens.widgets import NeuronRange, one_line, spans
     j = int(study.salient[c][0])
@@ -297,7 +341,16 @@ def _near(study, c, k=3):
             for w,at in r.around(k).items() for i in at] if texts else []
     shares = r.shares()
     order = sorted(range(len(shares)), key=lambda d: (d != c, -np.nan_to_num(shares[d], nan=-1)))
-    return dict(neuron=j, spans=spans(lo, hi), texts=rows, shares=[(study.classes[d], shares[d]) for d in order if shares[d] == shares[d]])
+    known = [(study.classes[d], shares[d]) for d in order if shares[d] == shares[d]]
+    rest = '.' if most is None or len(known) <= most else f'; {len(known)-most} others less.'
+    return dict(neuron=j, spans=spans(lo, hi), texts=rows, shares=known[:most], rest=rest)
+
+def _fared(study):
+    "What editing the range of each concept did, in a line."
+    rows = {(r.concept, r.condition):r for r in study.headline().frame.itertuples()}
+    def said(base, now): return (f"target accuracy {base.target_accuracy:.2f}, edited {now.target_accuracy:.2f};"
+                                 f" disturbance {now.disturbance:.2f}")
+    return [said(rows[c, 'base'], rows[c, 'range']) if (c, 'range') in rows else '' for c in study.classes]
 
 # %% ../nbs/62_report.ipynb #3c0ba3ad
 CONTENTS = dict(done='What was done', happened='What happened', concepts='Concept by concept', neurons='Neurons and ranges',
@@ -315,9 +368,9 @@ def _counts(study):
             ('truncated_texts', f"texts were cut to {n.get('max_length')} tokens"))]
     return '; '.join(said)+'.'
 
-def _pictures(study, figures):
+def _pictures(study, figures, room=4_500_000):
     "The figures as the page wants them: name, caption, alternative text, size on the page, data."
-    out,room = [],4_500_000
+    out = []
     for name,caption,path in sorted(figures, key=lambda f: f[0].startswith('neurons')): # These give way where there are many
         png = Path(path).read_bytes()
         if (room := room-len(png)*4//3) < 0: continue
@@ -335,12 +388,15 @@ def _instead(study, c):
 def _tables(study):
     "Every table of the page: rows as dicts, and the names of their columns."
     probes,show = study.probes and study.probes.to_frame(),('fraction', *MEASURES)
+    C,fared = len(study.classes),_fared(study)
+    few = (3, None) if C <= FIGURES else (3, 6) if C <= 100 else (1, 6) # Texts on either side; other classes named
     macro = study.effects.only(ranking=study.ranking.name).macro().to_dict('records')
     return dict(macro=_with_intervals(macro, study), macro_names=('condition', *show),
         rows=_with_intervals(study.headline().frame.to_dict('records'), study),
         row_names=('concept', 'condition', 'n_target', 'n_auxiliary', *MEASURES),
         all=study.effects.frame.to_dict('records'), columns=COLUMNS,
-        near=[dict(name=name, instead=_instead(study, c), **_near(study, c)) for c,name in enumerate(study.classes)],
+        near=[dict(name=name, instead=_instead(study, c), fared=fared[c], **_near(study, c, *few))
+              for c,name in enumerate(study.classes)],
         layers=[] if probes is None else probes.to_dict('records'),
         layer_names=[] if probes is None else [k for k in _LAYERS if k in probes])
 
@@ -352,15 +408,19 @@ def report_html(
     "The report of a study."
     env = Environment(autoescape=True)
     env.filters['cell'] = _cell
-    m,about,tables = study.spec.method,study.train.provenance,_tables(study)
-    return env.from_string(_HEAD+_BODY).render(
+    m,about,tables,many = study.spec.method,study.train.provenance,_tables(study),len(study.classes) > FIGURES
+    policy = f"; script-src 'sha256-{base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()}'" if many else ''
+    named = ', '.join(study.classes[:FIGURES])+(f' and {len(study.classes)-FIGURES} more' if many else '')
+    def page(figures): return env.from_string(_HEAD+_BODY).render(
         style=_STYLE, title=study.spec.title or f"{about['model']}: {study.train.site}", model=about['model'], counts=_counts(study),
         n_blocks_note=about['dtype'].removeprefix('torch.'), n_train=len(study.train), n_test=len(study.test), classes=study.classes,
         site=study.train.site, readout=study.train.readout, rankings=m.rankings, edit=m.edit, kind=study.ranges.name,
         steps=next_steps(study), setting=_setting(study), how=_how(study), intervals=_sure(study), found=headline(study),
         contents=[(k, v) for k,v in CONTENTS.items() if k != 'layers' or tables['layers']], toml=study_toml(study.spec),
-        provenance=json.dumps({p:getattr(study, p).provenance for p in ('train', 'test')}, indent=1),
-        figures=_pictures(study, figures), **tables)
+        provenance=json.dumps({p:getattr(study, p).provenance for p in ('train', 'test')}, indent=1), many=many, policy=policy,
+        script=_SCRIPT, most_rows=1000 if many else len(study.effects.frame), named=named, figures=figures, **tables)
+    room = 4_500_000-(len(page([]).encode()) if many else 0) # What tables and texts leave to figures
+    return page(_pictures(study, figures, room))
 
 # %% ../nbs/62_report.ipynb #9b9873c8
 def write_report(

@@ -257,3 +257,89 @@ def test_of_many_concepts_the_first_are_drawn(study, tmp_path, monkeypatch):
     html = report.report_html(study, drawn)
     assert html.count('Of 3 concepts only the first 1 have a figure') == 2 and 'Too many figures' not in html
     assert html.count('the strongest, has the range') == 3
+
+
+@pytest.fixture(scope='module')
+def crowd(hostile, figures, tmp_path_factory):
+    "The report of the hostile study as if three concepts were many, and a table of 20 rows a long one."
+    from neuronlens import report
+    path, real = tmp_path_factory.mktemp('crowd')/'report.html', report._HEAD
+    with pytest.MonkeyPatch.context() as mp:
+        mp.setattr(report, 'FIGURES', 1)
+        mp.setattr(report, '_HEAD', real.replace('rows|length > 40', 'rows|length > 10'))
+        assert report._HEAD != real
+        path.write_text(report.report_html(hostile, figures), encoding='utf-8')
+    return path
+
+
+SHOWN = '(s => [...document.querySelectorAll(s)].filter(r => !r.hidden).map(r => r.querySelector("summary, td").innerText))'
+
+
+def test_of_many_concepts_tables_are_sorted_and_searched(crowd, offline):
+    "By a click on a column, there and back; by a word of the row or of the concept's line, not of what is folded below it."
+    shown, trouble = offline(crowd)
+    table, rows = '.tall > table', '.tall > table tbody tr'
+    assert shown.evaluate(f'document.querySelectorAll("{table}").length') == 2 and shown.locator('input').count() == 3
+    def column(i): return shown.evaluate('i => [...document.querySelector(".tall > table").tBodies[0].rows].map(r => r.cells[i].innerText)', i)
+    was, button = column(5), shown.locator(f'{table} >> nth=0').locator('thead button')
+    number = [float(x.split()[0]) for x in was]
+    assert len(set(number)) > 3
+    for order in (False, True):
+        button.nth(5).click()
+        assert [float(x.split()[0]) for x in column(5)] == sorted(number, reverse=order)
+        assert shown.get_attribute('[aria-sort]', 'aria-sort') == ('descending' if order else 'ascending')
+    button.nth(1).click()
+    assert column(1) == sorted(column(1)) and shown.locator('[aria-sort]').count() == 1
+    shown.locator('input').first.fill('RANGE')
+    assert shown.evaluate('[...document.querySelectorAll(".tall")][0].querySelectorAll("tr.range:not([hidden])").length') == 3
+    assert len(shown.evaluate(f'{SHOWN}("{rows}")')) == 3+24 # Of the other table, all
+    name = CLASSES[1]
+    shown.locator('input').last.fill(name)
+    found = shown.evaluate(f'{SHOWN}(".tall > details")')
+    assert len(found) == 1 and found[0].startswith(name)
+    assert not trouble
+
+
+def test_of_many_concepts_nothing_from_the_data_acts(crowd, offline):
+    "The one script is the page's own, named by its hash; markup stays text, also where the script touches it."
+    import base64
+    import hashlib
+    asked = []
+    shown, trouble = offline(crowd)
+    shown.on('dialog', lambda d: (asked.append(d.message), d.dismiss()))
+    shown.locator('input').last.fill('<img')
+    shown.wait_for_timeout(200)
+    html = crowd.read_text()
+    scripts = re.findall('<script>(.*?)</script>', html, re.S)
+    assert html.count('<script') == len(scripts) == 1 and 'innerHTML' not in scripts[0]
+    assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()}'" in html
+    assert not asked and not trouble and shown.evaluate('document.querySelectorAll("img[src=x], b b").length') == 0
+    assert shown.evaluate(f'{SHOWN}(".tall > details")')[0].startswith(BAD)
+
+
+def test_of_many_concepts_all_is_there_without_a_script(crowd, offline):
+    shown, trouble = offline(crowd, java_script_enabled=False)
+    assert not trouble and shown.locator('input').count() == 0
+    shown.locator('summary >> nth=1').click()
+    assert shown.locator('.tall > details[open]').count() == 1 and shown.locator('.tall tbody tr').count() >= 24
+
+
+def test_a_page_of_many_concepts_is_short_and_light(many, tmp_path, offline, monkeypatch):
+    "Folded, of fourteen concepts it is less than half as high and the figures take what tables leave; on paper all unfolds."
+    from neuronlens import report
+    drawn = report.write_figures(many, tmp_path, progress=False)
+    high = []
+    for figures in (14, 13):
+        monkeypatch.setattr(report, 'FIGURES', figures)
+        (tmp_path/'report.html').write_text(report.report_html(many, drawn), encoding='utf-8')
+        shown, trouble = offline(tmp_path/'report.html')
+        high.append(shown.evaluate('document.documentElement.scrollHeight'))
+        assert not trouble
+    assert high[1] < high[0]/2
+    assert shown.evaluate('[...document.querySelectorAll(".tall")].every(b => b.clientHeight < 800)')
+    assert 'and 1 more' in shown.inner_text('#done + p')
+    shown.emulate_media(media='print')
+    assert shown.evaluate('document.documentElement.scrollHeight') > high[0]/2 and not shown.locator('input >> nth=0').is_visible()
+    room = (tmp_path/'report.html').stat().st_size
+    monkeypatch.setattr(report, '_SCRIPT', report._SCRIPT+'/*'+'x'*4_000_000+'*/')
+    assert len(report.report_html(many, drawn)) < 5_000_000 < room+4_000_000
