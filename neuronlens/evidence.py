@@ -219,7 +219,7 @@ def intervals(
     w,rows,groups = draw_texts(outcome.labels, draws, seed),counted(outcome),pd.factorize(_said(frame, setting_keys(frame)))[0]
     first = frame.iloc[np.unique(groups, return_index=True)[1]].assign(concept='macro')
     ones,C,parts,macros = np.ones((1, size[2])),np.bincount(groups),[],[]
-    with progress_bar(RESAMPLED, 'intervals', show=progress) as bar:
+    with progress_bar(RESAMPLED, 'intervals', unit='measure', show=progress) as bar:
         for m in bar:
             x = contributions(outcome, m)
             once,drawn = (resampled(x, rows[m], own, v) for v in (ones, w))

@@ -221,7 +221,7 @@ def _check_blocks(model, passes, alone, n):
 def _check_resuming(model, blocks, in_tuple, hidden):
     "Refuse a model in which an edit of a block's output does more than what the blocks above make of it."
     n,ids = len(blocks),_trial_rows(model)
-    for b in sorted({0, (n-1)//2, n-2} - {-1}):
+    for b in sorted({0, (n-1)//2, n-2} & {*range(n-1)}): # Above the last there is the head, see `_check_top`
         edited,seen = hidden[b].flip(-1),[]
         def swap(mod, args, out, edited=edited): return (edited, *out[1:]) if isinstance(out, tuple|list) else edited
         def keep(mod, args, out, seen=seen): seen.append(_hidden(out))

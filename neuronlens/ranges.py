@@ -377,7 +377,7 @@ def _solve(mean, sd, prior, theta, room=2**15):
         for s,*both in look(x, j):
             for o,v in zip(out, both, strict=True): o[s] = v[np.arange(len(v)), c[s]]
         return out-[[np.log(theta)], [0]]
-    x,found = _places(*about, theta),[]
+    x,found = _places(*about, theta),[(*np.empty((2, 0), int), np.empty(0), np.empty(0, bool))] # Maybe no end at all
     for s in _blocks(x.shape[1]-1, D*C, 8*room):
         own = x[:, s.start:s.stop+1]
         g,d = np.concatenate([both for _,*both in look(own.ravel(), np.repeat(np.arange(D), own.shape[1]))], axis=1)

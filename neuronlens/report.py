@@ -385,6 +385,7 @@ def _instead(study, c):
     return (f'Of {len(study.classes)} concepts only the first {FIGURES} have a figure;'
             f' plot_neurons(study.test.acts, study.test.labels, study.ranges, study.salient, {c}) draws this one.')
 
+# %% ../nbs/62_report.ipynb #7462f1d4
 def _tables(study):
     "Every table of the page: rows as dicts, and the names of their columns."
     probes,show = study.probes and study.probes.to_frame(),('fraction', *MEASURES)

@@ -258,7 +258,7 @@ def bare(tmp_path, own_cache, one_thread):
 
 LINES = [r'recording: 60 texts', r'what is to be kept takes [\d.]+ kB of [\d.]+ .B disk', r'recording: 60 texts in .*',
          r'recording: 36 texts', r'what is to be kept takes [\d.]+ kB of [\d.]+ .B disk', r'recording: 36 texts in .*',
-         r'9 interventions at 1 site on 36 texts: about \d+ s and .*', r'ablating', r'ablating: done in .*']
+         r'9 interventions at 1 site on 36 texts: about \d+ s and .*', r'ablating', r'ablating: done in .*', r'intervals: 8 measures', r'intervals: 8 measures in .*']
 
 
 def matching(lines, patterns):
@@ -296,7 +296,7 @@ def test_a_terminal(make_study, tmp_path, bare):
     finally: os.close(ours)
     assert p.wait(timeout=300) == 0
     bar = r'{}: +100%\|█+\| .*'.format
-    matching(seen(raw.decode()), [LINES[1], bar('recording'), LINES[4], bar('recording'), LINES[6], bar('ablating'), bar('drawing')])
+    matching(seen(raw.decode()), [LINES[1], bar('recording'), LINES[4], bar('recording'), LINES[6], bar('ablating'), bar('intervals'), bar('drawing')])
 
 
 def test_quiet_and_no_progress(on, cli, make_study, tmp_path, own_cache, no_figures):
@@ -355,7 +355,7 @@ def test_a_library_is_silent_until_asked(make_study, tmp_path, bare):
     assert first == ''
     lines = [line.removeprefix('neuronlens: ') for line in lines.splitlines()]
     mine = [q for q in LINES if 'kept' not in q]
-    matching(lines, [*mine, *mine[-3:], LINES[3], LINES[4], LINES[5]])
+    matching(lines, [*mine, *mine[-5:-2], LINES[3], LINES[4], LINES[5]])
 
 
 def test_a_notebook_has_its_bar(bare, tmp_path):
