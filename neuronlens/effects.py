@@ -49,7 +49,7 @@ def disturbance(
 )->np.ndarray: # `[..., N]` 0 (nothing moved) to 1
     "Total-variation distance of every text's class probabilities before and after."
     before,after = as_array(before, np.float64, 'before'),as_array(after, np.float64, 'after')
-    if before.ndim != 2 or after.shape[-2:] != before.shape:
+    if not before.ndim or after.shape[-before.ndim:] != before.shape:
         raise InputError(f"before of shape {before.shape} but after of shape {after.shape}")
     return np.abs(after-before).sum(-1)/2
 
