@@ -90,7 +90,7 @@ def pytest_xdist_make_scheduler(config, log):
 
     class ByFileOrPage(LoadFileScheduling):
         def _split_scope(self, nodeid):
-            return nodeid if 'test_notebooks.py' in nodeid else super()._split_scope(nodeid)
+            return nodeid if 'test_notebooks.py' in nodeid or 'test_models.py::test_all' in nodeid else super()._split_scope(nodeid)
     return ByFileOrPage(config, log)
 
 
