@@ -27,7 +27,7 @@ demo: $(READY) ## Run the worked example into demo/: which neurons carry which B
 
 test: $(READY) ## Lint, run every notebook and every test but the long ones; the last line says how many passed
 	@$(BIN)/ruff check --quiet nbs tests benchmarks results site
-	@$(PYTEST) -m "not slow" --junitxml=build/test.xml
+	@$(PYTEST) -m "not slow and not models" --junitxml=build/test.xml
 
 test-slow: $(READY) ## The long tests: faults by the hundred, growth, the large data sets
 	@$(PYTEST) -m slow --junitxml=build/test-slow.xml

@@ -1,4 +1,4 @@
-"""Every architecture against plain transformers (`tests/models.py`): a few here, all others with `-m slow`; and cases that went wrong."""
+"""Every architecture against plain transformers (`tests/models.py`): a few here, all others with `-m models`; and cases that went wrong."""
 import copy
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def check(name, role, quick=False):
 def test_few(name): assert check(name, FEW[name], quick=True)
 
 
-@pytest.mark.slow
+@pytest.mark.models
 @pytest.mark.parametrize("name, role", [x for x in ALL if x not in FEW.items()])
 def test_all(name, role): check(name, role)
 
