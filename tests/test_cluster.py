@@ -196,7 +196,6 @@ def test_ray_listens_on_loopback_alone(ray):
 
 
 
-@pytest.mark.skip(reason="Ray needs minutes to get going here since it is started on loopback alone; to be looked into")
 def test_two_workers_and_one_of_them_killed(ray, bert, files, alone, tmp_path, monkeypatch):
     """An actor dies by SIGKILL when the first part has come: another takes its place, and nothing is lost or counted twice.
     Of the shards that one machine had made before, the workers make only the damaged one again; in the end the files are the same."""
@@ -296,7 +295,7 @@ def test_a_wrong_address_is_refused_at_once(bert, files, monkeypatch):
     assert time.monotonic()-begun < 20
 
 
-@pytest.mark.skip(reason="Ray needs minutes to get going here since it is started on loopback alone; to be looked into")
+@pytest.mark.skip(reason="a second driver does not get going on a Ray that was started on loopback alone; a known fault, to be mended")
 def test_a_killed_driver_goes_on(ray, bert, files, alone, tmp_path):
     "SIGKILL of the driver of a running cluster when ten shards are there: the next call makes what is missing, and only that."
     where = ray.get_runtime_context().gcs_address
