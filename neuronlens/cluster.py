@@ -148,12 +148,30 @@ def loopback():
     name = 'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER' # Read when Ray is loaded, here and in each of its processes
     with patch.dict(os.environ, {name:'0'}), patch('ray._private.ray_constants.ENABLE_RAY_CLUSTER', False, create=True): yield
 
+def _on_loopback_alone(address):
+    "Whether Ray at an address of this machine is one that `loopback` started: nobody answers at the machine's own address."
+    host,_,port = (address or '').rpartition(':')
+    if host not in ('127.0.0.1', 'localhost') or not port.isdigit(): return False
+    try: socket.create_connection((import_module('ray.util').get_node_ip_address(), int(port)), 5).close()
+    except OSError: return True
+    return False
+
+def _take_token():
+    "Use the token that this machine's Ray asks for, as Ray itself does where it finds the address; older ones ask for none."
+    try: setup = import_module('ray._private.authentication.authentication_token_setup')
+    except ImportError: return
+    setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+
 def _begin(ray, address, cpus):
     "Connect to Ray, or start it here; whatever it stumbles over becomes one sentence, and nothing of it stays behind."
     if address: check_address(address)
     quiet = dict(log_to_driver=False, logging_level=logging.ERROR)
     try:
-        if address: return ray.init(address=address, **quiet)
+        if address:
+            if not _on_loopback_alone(address): return ray.init(address=address, **quiet)
+            with loopback():
+                _take_token()
+                return ray.init(address=address, **quiet)
         with loopback(): ray.init(address='local', num_cpus=cpus, include_dashboard=False, _node_ip_address='127.0.0.1', **quiet)
         if (at := ray.util.get_node_ip_address()) != '127.0.0.1': raise OSError(f"it would listen on all interfaces, as {at}")
     except Exception as e: # A node that does not start in time is no more than that

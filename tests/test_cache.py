@@ -754,18 +754,20 @@ def test_told_to_end(number, when, cli, make_study, tmp_path, encoder, own_cache
     study = make_study(model=dict(encoder=str(encoder), max_length=32), training=dict(epochs=1))
     from neuronlens import training
     owner, name = (training, 'logits') if when == 'training' else (pd.DataFrame, 'to_csv')
-    real, calls = getattr(owner, name), []
+    real, calls, was = getattr(owner, name), [], signal.signal(number, signal.SIG_DFL) # These tests may run under `nohup`
     def ended(*args, **kw):
         calls.append(1)
         if len(calls) == 2: os.kill(os.getpid(), number)
         return real(*args, **kw)
-    with monkeypatch.context() as mp:
-        mp.setattr(owner, name, ended)
-        r = cli('run', study, '--out', tmp_path/'out')
+    try:
+        with monkeypatch.context() as mp:
+            mp.setattr(owner, name, ended)
+            r = cli('run', study, '--out', tmp_path/'out')
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally: signal.signal(number, was)
     said = f'neuronlens: ended by {number.name}; finished files are whole, run the same command again to go on\n'
     assert (r.exit_code, r.stderr) == (128+number, said)
     assert not [n for f in (tmp_path/'out', own_cache) if f.exists() for n in tree(f) if '/.' in f'/{n}' or n.endswith('.lock')]
-    assert signal.getsignal(number) == signal.SIG_DFL
     assert cli('run', study, '--out', tmp_path/'out').exit_code == 0
 
 

@@ -295,7 +295,6 @@ def test_a_wrong_address_is_refused_at_once(bert, files, monkeypatch):
     assert time.monotonic()-begun < 20
 
 
-@pytest.mark.skip(reason="a second driver does not get going on a Ray that was started on loopback alone; a known fault, to be mended")
 def test_a_killed_driver_goes_on(ray, bert, files, alone, tmp_path):
     "SIGKILL of the driver of a running cluster when ten shards are there: the next call makes what is missing, and only that."
     where = ray.get_runtime_context().gcs_address
