@@ -130,14 +130,14 @@ def _trace(model, blocks, n=2):
     return calls,passes,logits
 
 # %% ../nbs/12_hooks.ipynb #d39f5e6a
-def _whole(calls, alone, width):
+def _whole(model, calls, alone, width):
     "Projections that are called once, end as wide as the residual stream, and read `[N, T, D]` (or `[N T, D]`), each text as it is alone."
     out,counts,first = [],[m for m,_ in calls],calls[0][1] if calls else None
     for m,x in calls:
         y = next((y for n,y in alone if n is m), None)
         if _weight_shape(m)[1] != width or counts.count(m) > 1 or x is None or y is None or x is first: continue
         if x.numel() != 10*x.shape[-1] or y.numel() != 5*y.shape[-1]: continue
-        if alike(x.reshape(2, 5, -1)[0], y.reshape(5, -1), y.dtype): out.append(m)
+        if alike(x.reshape(2, 5, -1)[0], y.reshape(5, -1), model): out.append(m)
     return out
 
 @contextmanager
@@ -216,7 +216,7 @@ def _check_blocks(model, passes, alone, n):
         x,y,z = _entering(args, kw),_hidden(out),_hidden(own)
         if not x.shape == y.shape == (2, 5, y.shape[-1]) or z.shape != (1, 5, y.shape[-1]):
             raise InputError(f"{name}, block {b}: what it hands on has not one row a text and one column a position")
-        if not alike(y[:1], z, y.dtype): raise InputError(f"{name}, block {b}: what it hands on of a text depends on the texts beside it")
+        if not alike(y[:1], z, model): raise InputError(f"{name}, block {b}: what it hands on of a text depends on the texts beside it")
 
 def _check_resuming(model, blocks, in_tuple, hidden):
     "Refuse a model in which an edit of a block's output does more than what the blocks above make of it."
@@ -230,7 +230,7 @@ def _check_resuming(model, blocks, in_tuple, hidden):
             with resuming(blocks, in_tuple, b, edited): model(input_ids=ids, **call_options(model))
             stack.callback(blocks[b].register_forward_hook(swap).remove)
             model(input_ids=ids, **call_options(model))
-        if not alike(seen[0], seen[1], hidden[b].dtype):
+        if not alike(seen[0], seen[1], model):
             raise InputError(f"{type(model).__name__}: its blocks read more of block {b} than what it hands on")
 
 # %% ../nbs/12_hooks.ipynb #518e1275
@@ -258,7 +258,7 @@ def _stands_in(model, blocks, in_tuple, width):
 def _check_top(model, blocks, in_tuple, hidden, logits):
     "Refuse a model whose answer is made of more than what its last block hands on."
     with torch.no_grad(), resuming(blocks, in_tuple, len(blocks)-1, hidden): again = model(**_dummy(model, *hidden.shape[:2])).logits
-    if again.shape == logits.shape and not (again-logits).abs().max() > .02*max(1., logits.abs().max()): return
+    if again.shape == logits.shape and alike(again, logits, model): return
     raise InputError(f"{type(model).__name__}: its answer is not made of the output of its last block alone")
 
 def _dummy(model, n, t, mask=None):
@@ -286,7 +286,7 @@ def _anatomy(model):
     _check_blocks(model, passes, own, len(blocks))
     out = passes[0][-1]
     width,in_tuple = _hidden(out).shape[-1],len(out) if isinstance(out, tuple|list) else 0
-    inner,refused,widths = _find_sites(model, blocks, passes, [_whole(*c, width) for c in zip(calls, alone, strict=True)])
+    inner,refused,widths = _find_sites(model, blocks, passes, [_whole(model, *c, width) for c in zip(calls, alone, strict=True)])
     hidden = [_hidden(p[-1]) for p in passes]
     _check_top(model, blocks, in_tuple, hidden[-1], logits)
     _check_resuming(model, blocks, in_tuple, hidden)
@@ -424,7 +424,7 @@ def _can_narrow(a, clf):
         with resuming(a.blocks, a.in_tuple, len(a)-1, h):
             full = model(**_dummy(model, 2, 1)).logits[...,:3]
             with narrowed(head, [0, 1, 2]): known = model(**_dummy(model, 2, 1)).logits
-        known = _NARROWS[model] = known.shape == full.shape and torch.allclose(known, full, atol=1e-5, rtol=1e-3)
+        known = _NARROWS[model] = known.shape == full.shape and alike(known, full, model)
     return known
 
 def _most_rows(clf, hidden, most=1<<26):

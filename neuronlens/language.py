@@ -207,7 +207,7 @@ def _goes_on(clf, encoded, more):
                 for x in ids]
         try: got = _step(clf, new[:,-1:], mask, _step(clf, new[:,:-1], mask[:,:-1]).past_key_values).logits
         except _CANNOT: got = None
-        same = got is not None and alike(got[:,-1], torch.stack([w.logits[0,-1] for w in want]), clf.model.dtype)
+        same = got is not None and alike(got[:,-1], torch.stack([w.logits[0,-1] for w in want]), clf.model)
     _GOES_ON[clf.model] = n,same
     return same
 

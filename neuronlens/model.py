@@ -41,6 +41,7 @@ from transformers.utils import logging as hf_logging
 
 from .cache import cache_folder, hold, kept, seal, sparing
 from .data import InputError, Texts, atomic, need_texts, package_folder, sha256, some_rows, take
+from .rounding import rounding, steps_of
 
 # %% ../nbs/10_model.ipynb #a0260abb
 @dataclass(frozen=True, eq=False)
@@ -233,10 +234,12 @@ def untouched(
 def alike(
     a:Tensor, # Numbers
     b:Tensor, # What they should be
-    dtype:torch.dtype, # In which they were computed
+    model:torch.nn.Module, # Hugging Face model that made both
 )->bool: # True for numbers that are none
-    "Whether two computations of one thing differ by rounding alone, measured by the largest number."
-    return not bool((a.float()-b.float()).abs().max() > (1e-4 if dtype in (torch.float32, torch.float64) else .02)*b.float().abs().max())
+    "Whether two computations of one thing differ by rounding alone: by what its type, depth and width may make of the largest number."
+    a,b = (x.detach().cpu().double() for x in (a, b))
+    share = 1 if model.dtype in (torch.float32, torch.float64) else 1/8 # No half precision is known to use more; all of it hides faults
+    return not bool((a-b).abs().max() > share*rounding(b.abs().max().item(), steps_of(model), model.dtype))
 
 @torch.no_grad()
 def is_causal(
@@ -551,7 +554,7 @@ def reads_alone(
     mask[0,4:] = 0
     alone = model.base_model(ids, attention_mask=mask[1:,:4], **kw)[0][0].float()
     beside = model.base_model(wide, attention_mask=mask, **kw)[0][0,:4].float()
-    return alike(beside, alone, model.dtype)
+    return alike(beside, alone, model)
 
 # %% ../nbs/10_model.ipynb #fcd8c9f4
 def check_tokenizer(
@@ -813,13 +816,13 @@ def _in_batch(clf, ids, side):
 def _batched_alike(clf, ids, want, side):
     try: got = _in_batch(clf, ids, side)
     except _TRIPS: return False
-    return all(g.shape == w.shape and alike(g, w, clf.model.dtype) for g,w in zip(got, want, strict=True))
+    return all(g.shape == w.shape and alike(g, w, clf.model) for g,w in zip(got, want, strict=True))
 
 def _steady(clf, long):
     "Whether texts are read the same after a longer and after a shorter one."
     order = [long[:-1], long, long[:-1], long[:1], long]
     seen = [_plain(clf, x) for x in order if x]
-    return all(alike(b, a, clf.model.dtype) for i,a in enumerate(seen) for b in seen[i+1:] if a.shape == b.shape)
+    return all(alike(b, a, clf.model) for i,a in enumerate(seen) for b in seen[i+1:] if a.shape == b.shape)
 
 # %% ../nbs/10_model.ipynb #84f7ae57
 def _prove(clf, some, side):

@@ -27,6 +27,7 @@ from .data import InputError, Texts, balance, bbc_news, distinct, need_texts, sp
 from neuronlens.model import (
     Batch,
     Classifier,
+    alike,
     batches,
     call_options,
     check_tokenizer,
@@ -452,7 +453,7 @@ def _same(clf, want):
         batch = next(iter(_batches(clf, list(_PROBES[:2]))))
         got = clf.class_logits(_scores(clf, batch))
     except _CANNOT: return False
-    return torch.allclose(got, want[batch.rows], atol=(1e-3 if clf.model.dtype == torch.float32 else .2))
+    return alike(got, want[batch.rows], clf.model)
 
 @torch.no_grad()
 def _tried(clf):

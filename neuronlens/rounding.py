@@ -42,9 +42,10 @@ def steps_of(
     "How many roundings lie behind what a model puts out: √operations, each of 1 + √width."
     model = of if hasattr(of, 'config') else getattr(of, 'model', None)
     if not hasattr(model, 'config'): raise InputError(f"a model is needed to count its operations, not {type(of).__name__}")
-    c = model.config.get_text_config()
-    n = IN_A_BLOCK*(c.num_hidden_layers if blocks is None else blocks)+OUTSIDE
-    return n**.5*(1+c.hidden_size**.5*min(1., EPSILONS['float32']/epsilon(model.dtype)))
+    deep,wide = (getattr(model.config.get_text_config(), k, None) for k in ('num_hidden_layers', 'hidden_size'))
+    if deep is None or wide is None: raise InputError(f"the configuration of {type(model).__name__} does not say how deep and wide it is")
+    n = IN_A_BLOCK*(deep if blocks is None else blocks)+OUTSIDE
+    return n**.5*(1+wide**.5*min(1., EPSILONS['float32']/epsilon(model.dtype)))
 
 # %% ../nbs/05_rounding.ipynb #3fc1ea36
 def _numbers(x):
