@@ -166,6 +166,7 @@ def _begin(ray, address, cpus):
     "Connect to Ray, or start it here; whatever it stumbles over becomes one sentence, and nothing of it stays behind."
     if address: check_address(address)
     quiet = dict(log_to_driver=False, logging_level=logging.ERROR)
+    logging.getLogger('ray').setLevel(logging.ERROR) # Some of it speaks before that level holds
     try:
         if address:
             if not _on_loopback_alone(address): return ray.init(address=address, **quiet)

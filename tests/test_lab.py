@@ -159,6 +159,7 @@ show(None)
 VBox([tau, said])"""
 
 
+@pytest.mark.slow
 def test_a_slider_moves_with_the_keyboard(lab, server, pictures):
     "The machinery itself: a page of three lines, the keyboard, an answer from the kernel."
     write_notebook(server.root/'small.ipynb', '1+1', SMALL)

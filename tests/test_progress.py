@@ -266,6 +266,7 @@ def matching(lines, patterns):
     for line, p in zip(lines, patterns, strict=True): assert re.fullmatch(p, line), (line, p)
 
 
+@pytest.mark.slow
 def test_a_log_file(make_study, tmp_path, bare):
     "As under nohup or in CI: a line where something begins and one where it ends. Two figures are drawn, which take most of the time."
     with open(tmp_path/'log', 'wb') as log:
@@ -280,6 +281,7 @@ def test_a_log_file(make_study, tmp_path, bare):
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='pseudo-terminals are of Unix')
+@pytest.mark.slow
 def test_a_terminal(make_study, tmp_path, bare):
     "Bars are drawn, and every message stands in a row of its own."
     import pty

@@ -325,6 +325,7 @@ def test_of_many_concepts_all_is_there_without_a_script(crowd, offline):
     assert shown.locator('.tall > details[open]').count() == 1 and shown.locator('.tall tbody tr').count() >= 24
 
 
+@pytest.mark.slow
 def test_a_page_of_many_concepts_is_short_and_light(many, tmp_path, offline, monkeypatch):
     "Folded, of fourteen concepts it is less than half as high and the figures take what tables leave; on paper all unfolds."
     from neuronlens import report

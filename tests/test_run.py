@@ -208,6 +208,7 @@ def test_written_study_reproduces_the_effects(finished, cli, tmp_path, no_figure
     assert (again/'study.toml').read_bytes() == (out/'study.toml').read_bytes()
 
 
+@pytest.mark.slow
 def test_a_real_process_gives_the_same_bytes(finished, tmp_path, own_cache):
     call = [Path(sys.executable).with_name('neuronlens'), 'run', finished[0].parent/'given.toml', '--out', 'results']
     env = os.environ | {'OMP_NUM_THREADS': '1'}

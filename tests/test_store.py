@@ -145,6 +145,7 @@ def test_killed_at_any_moment(what, bert, clf, texts, whole, total, tmp_path, pa
     assert litter >= 3
 
 
+@pytest.mark.slow
 def test_killed_from_outside(bert, clf, texts, whole, tmp_path):
     "A real process is killed as soon as its second shard is there."
     code = VICTIM+"import time\nreal = recording.read_shard\n" \
