@@ -16,6 +16,7 @@ import json
 import platform
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
@@ -379,12 +380,13 @@ def record(
     ask,texts = make_reading(clf, sites, readout, size, tokens=tokens, answers=answers),align(texts, clf)
     return _record(ask, texts, open_store(folder, ask, texts), progress)
 
-def _record(ask, texts, store, progress):
+def _record(ask, texts, store, progress, sites=None):
     clf,answers,at,cut = ask.clf,ask.answers,0,0
-    about = provenance(clf, texts, ask.sites, ask.readout)
+    sites = sites or ask.sites # Fewer than the store holds
+    about = provenance(clf, texts, sites, ask.readout)
     with progress_bar(what='recording', total=len(texts), unit='text', show=progress) as bar:
         if store is not None: make_room(store, ask, len(texts))
-        kept = {s:np.empty((len(texts), w), np.float32) for s,w in ask.widths.items()}
+        kept = {s:np.empty((len(texts), w), np.float32) for s,w in ask.widths.items() if s in sites}
         if answers: kept['probabilities'] = np.empty((len(texts), len(clf.classes)), np.float32)
         for own,arrays,note in each_shard(ask, texts, store, bar):
             for k,a in kept.items(): a[at:at+len(own)] = arrays[k]
@@ -653,19 +655,34 @@ def recorded(
     "`record`, or the recording that the same call made before; one that was interrupted goes on."
     ask,texts = make_reading(clf, sites, readout),align(texts, clf)
     if clf.sha256 in ('', 'revision None'): return _record(ask, texts, None, progress)
-    about,limit = provenance(clf, texts, ask.sites, ask.readout),size_limit()
-    told = ('model', 'texts', 'settings_sha256')
-    decides = {k:v for k,v in about.items() if k not in told} | {'labels':texts.labels.tolist(), 'shard':ask.size}
-    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
-    with in_use(folder := _place(key, about['settings_sha256'])):
+    limit,sites = size_limit(),ask.sites
+    if not _finished(folder := _place(ask, texts)): ask,folder = _wider(ask, texts) or (ask, folder)
+    with in_use(folder):
         store = open_store(folder, ask, texts, spare=True)
         there = store.found.get('finished')
-        rec = _record(ask, texts, store, progress)
+        rec = _record(ask, texts, store, progress, sites)
         if not there: trim(limit)
     return rec
 
-def _place(key, settings):
+def _finished(folder):
+    "What is told of a recording that is whole; nothing of one that is not."
+    try: told = read_sealed(folder/'recording.json')
+    except Damaged: return {}
+    return told if told.get('finished') else {}
+
+def _wider(ask, texts):
+    "A recording of the same and more sites, as what it reads and where it is."
+    for told,folder in ((_finished(f.parent), f.parent) for f in sorted(cache_folder('recordings').glob('*/recording.json'))):
+        if told.get('texts_sha256') != texts.digest or not {*ask.sites} < {*told.get('sites', ())}: continue
+        with suppress(InputError): # Of another model, perhaps
+            if _place(wide := make_reading(ask.clf, told['sites'], ask.readout), texts) == folder: return wide,folder
+
+def _place(ask, texts):
     "The folder of a recording; a second one where the first was made with other settings of the model."
+    about = provenance(ask.clf, texts, ask.sites, ask.readout)
+    told,settings = ('model', 'texts', 'settings_sha256'),about['settings_sha256']
+    decides = {k:v for k,v in about.items() if k not in told} | {'labels':texts.labels.tolist(), 'shard':ask.size}
+    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
     first = cache_folder('recordings', key)
     try: made = read_sealed(first/'recording.json').get('settings_sha256', settings) # Older ones do not say
     except Damaged: made = settings

@@ -197,6 +197,30 @@ def test_recorded_goes_on(clf, texts, own_cache, monkeypatch, passes):
     assert equal(recorded(clf, texts, SITES, progress=False), first) and len(passes) == 6
 
 
+def test_sites_are_taken_from_a_recording_of_more(clf, bert, texts, passes, own_cache):
+    "Without a pass; a model that was changed, other texts, another readout and what was interrupted are not taken for it."
+    whole = recorded(clf, texts, [*SITES, 'attention.0'], progress=False)
+    for sites in ('mlp.1', ['attention.0', 'residual.0']):
+        passes.clear()
+        got = recorded(clf, texts, sites, progress=False)
+        assert not passes
+        want = record(clf, texts, sites, progress=False)
+        assert equal(got, want) and got.provenance == want.provenance and got.sites == want.sites
+    passes.clear()
+    assert equal(recorded(clf, texts, [*SITES, 'attention.0'], progress=False), whole) and not passes
+    other = load_classifier(bert, device='cpu')
+    with torch.no_grad(): other.model.classifier.weight.mul_(1.5)
+    for args, kw in (((other, texts), {}), ((clf, take(texts, range(40))), {}), ((clf, texts), dict(readout='mean'))):
+        n = len(passes)
+        recorded(*args, 'mlp.1', progress=False, **kw)
+        assert len(passes) == n+1
+    about = next(f for f in own_cache.glob('recordings/*/recording.json') if len(json.loads(f.read_text())['sites']) == 3)
+    about.write_text(about.read_text().replace('"finished"', '"begun"'))
+    n = len(passes)
+    recorded(clf, texts, 'residual.0', progress=False)
+    assert len(passes) == n+1
+
+
 def test_batches_of_a_store_stay_as_they_were_begun(clf, texts, tmp_path, monkeypatch):
     "Where batches are as large as the device allows, a run that goes on elsewhere keeps those it was begun with: bits depend on them."
     seen, real = [], recording._read_batch

@@ -11,6 +11,7 @@ import pytest
 import neuronlens as nl
 from neuronlens.ablation import edited_acts
 from neuronlens.overlap import firing_rates
+from neuronlens.recording import example_recordings
 from neuronlens.training import example_classifier, example_texts
 
 PAGES = sorted((Path(__file__).resolve().parents[1] / "nbs/tutorials").glob("*.ipynb"))
@@ -35,8 +36,7 @@ def test_page_reads(page):
 @pytest.fixture(scope="module")
 def bbc():
     "The model, both recordings, statistics, ranking and ranges that the pages use."
-    clf = example_classifier(progress=False)
-    train, test = (nl.recorded(clf, t, progress=False) for t in example_texts())
+    clf, (train, test) = example_classifier(progress=False), example_recordings(progress=False)
     s = nl.class_statistics(train.acts, train.labels, train.classes)
     return clf, train, test, s, nl.rank(None, None, "dprime", statistics=s), nl.fit_ranges(None, None, "gaussian(2.5)", statistics=s)
 
