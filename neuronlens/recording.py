@@ -382,11 +382,11 @@ def record(
 
 def _record(ask, texts, store, progress, sites=None):
     clf,answers,at,cut = ask.clf,ask.answers,0,0
-    sites = sites or ask.sites # Fewer than the store holds
+    sites = sites or [*ask.widths] # Fewer than the store holds
     about = provenance(clf, texts, sites, ask.readout)
     with progress_bar(what='recording', total=len(texts), unit='text', show=progress) as bar:
         if store is not None: make_room(store, ask, len(texts))
-        kept = {s:np.empty((len(texts), w), np.float32) for s,w in ask.widths.items() if s in sites}
+        kept = {s:np.empty((len(texts), ask.widths[s]), np.float32) for s in sites}
         if answers: kept['probabilities'] = np.empty((len(texts), len(clf.classes)), np.float32)
         for own,arrays,note in each_shard(ask, texts, store, bar):
             for k,a in kept.items(): a[at:at+len(own)] = arrays[k]
@@ -655,7 +655,7 @@ def recorded(
     "`record`, or the recording that the same call made before; one that was interrupted goes on."
     ask,texts = make_reading(clf, sites, readout),align(texts, clf)
     if clf.sha256 in ('', 'revision None'): return _record(ask, texts, None, progress)
-    limit,sites = size_limit(),ask.sites
+    limit,sites = size_limit(),[*ask.widths]
     if not _finished(folder := _place(ask, texts)): ask,folder = _wider(ask, texts) or (ask, folder)
     with in_use(folder):
         store = open_store(folder, ask, texts, spare=True)
@@ -673,7 +673,7 @@ def _finished(folder):
 def _wider(ask, texts):
     "A recording of the same and more sites, as what it reads and where it is."
     for told,folder in ((_finished(f.parent), f.parent) for f in sorted(cache_folder('recordings').glob('*/recording.json'))):
-        if told.get('texts_sha256') != texts.digest or not {*ask.sites} < {*told.get('sites', ())}: continue
+        if told.get('texts_sha256') != texts.digest or not {*ask.widths} < {*told.get('sites', ())}: continue
         with suppress(InputError): # Of another model, perhaps
             if _place(wide := make_reading(ask.clf, told['sites'], ask.readout), texts) == folder: return wide,folder
 
