@@ -9,7 +9,7 @@ export NEURONLENS_CACHE ?= $(CURDIR)/build/cache
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-all test-kernels test-models test-mutants lab site bench prepare results paper clean
+.PHONY: help demo test test-slow test-all test-kernels test-masks test-models test-mutants lab site bench prepare results paper clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -39,6 +39,9 @@ test-all: ## Both; the last line counts them together
 
 test-kernels: $(READY) ## Run the numeric tests as if on older processors, too, and on one thread and two: make test-kernels FILES="tests/test_x.py"
 	@$(BIN)/python tests/kernels.py $(FILES)
+
+test-masks: $(READY) ## Run pages and tutorials on models that were trained with other dropout masks, as another processor might train them
+	@$(BIN)/python tests/masks.py
 
 test-models: $(READY) ## Compare every architecture that transformers can build with plain passes: make test-models NAMES="bert gpt2"
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/models.py $(NAMES)
