@@ -41,6 +41,9 @@ SHAPE = dict(vocab_size=120, hidden_size=16, num_hidden_layers=3, num_attention_
 WINDOWS = dict(sliding_window=8, attention_chunk_size=8, local_attention=8, window_size=8, local_window_size=8)
 EXPERTS = dict(n_routed_experts=4, num_experts=4, num_local_experts=4, moe_num_experts=4, n_group=1, topk_group=1, num_experts_per_tok=2,
                first_k_dense_replace=1, moe_intermediate_size=12, shared_expert_intermediate_size=12, n_shared_experts=1)
+STATES = dict(mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, mamba_chunk_size=8, n_mamba_heads=2, mamba_head_dim=8,
+              linear_num_value_heads=2, linear_num_key_heads=2, linear_key_head_dim=8, linear_value_head_dim=8,
+              vocab_size_per_layer_input=120, hidden_size_per_layer_input=8)
 LATENT = EXPERTS | dict(q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8, head_dim=4)
 LONG = dict(rope_type="longrope", short_factor=[1.]*4, long_factor=[3.]*4, original_max_position_embeddings=16, rope_theta=1e4)
 OWN = {"modernbert": WINDOWS, "modernbert-decoder": WINDOWS, "albert": dict(embedding_size=8), "electra": dict(embedding_size=16),
@@ -101,8 +104,9 @@ def tiny(name, auto):
     kind, last = name.split()[0], None
     own = {k: v for k, v in (OWN.get(kind, {}) | VARIANTS.get(name, {})).items() if v is not None}
     without = {k for k, v in OWN.get(kind, {}).items() if v is None}
-    known = CONFIG_MAPPING[kind]() # A window that a model does not know of would only confuse its cache
-    for more in (WINDOWS | EXPERTS, WINDOWS, {}):
+    try: known = CONFIG_MAPPING[kind]() # A window that a model does not know of would only confuse its cache
+    except Exception as e: raise Unbuilt(f"no configuration without arguments ({type(e).__name__})") from None
+    for more in (WINDOWS | EXPERTS | STATES, WINDOWS | EXPERTS, WINDOWS, {}):
         more = {k: v for k, v in more.items() if hasattr(known, k)}
         try:
             cfg = AutoConfig.for_model(kind, **{k: v for k, v in SHAPE.items() if k not in without} | more | own)

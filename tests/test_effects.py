@@ -89,3 +89,11 @@ def test_what_is_no_answer_is_refused():
     with pytest.raises(InputError, match='class number 2 has answers that are not finite'): measure(GOLD, 2, BEFORE, AFTER*np.nan, FIRES)
     for bad in (dict(before=BEFORE[:3]), dict(after=AFTER[:, :2]), dict(fires=FIRES[:2]), dict(labels=GOLD+1), dict(concept=3)):
         with pytest.raises(InputError): measure(**dict(labels=GOLD, concept=0, before=BEFORE, after=AFTER, fires=FIRES) | bad)
+
+
+def test_answers_that_are_no_numbers_name_an_edit():
+    "Also where one array of answers stands for several edits."
+    before, fires = np.full((4, 2), .5), np.ones((2, 4))
+    for after in (np.full((1, 4, 2), np.nan), np.stack([before, before*np.inf])):
+        with pytest.raises(InputError, match='aimed at class number . has answers that are not finite'):
+            tally(np.array([0, 1, 0, 1]), np.array([0, 1]), before, after, fires)
