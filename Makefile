@@ -29,8 +29,8 @@ test: $(READY) ## Lint, run every notebook and every test but the long ones; the
 	@$(BIN)/ruff check --quiet nbs tests benchmarks results site
 	@$(PYTEST) -m "not slow and not models" --junitxml=build/test.xml
 
-test-slow: $(READY) ## The long tests: faults by the hundred, growth, the large data sets
-	@$(PYTEST) -m slow --junitxml=build/test-slow.xml
+test-slow: $(READY) ## The long tests: faults by the hundred, growth, the large data sets, Ray, the site, every architecture
+	@$(PYTEST) -m "slow or models" --junitxml=build/test-slow.xml
 
 test-all: ## Both; the last line counts them together
 	@rm -f build/test.xml build/test-slow.xml
