@@ -1,8 +1,8 @@
-"""The numeric tests on every kind of arithmetic that this processor has: `python tests/kernels.py [files]`, `make test-kernels`.
+"""The numeric tests on every kind of arithmetic that this processor has: `python tests/kernels.py [which] [files]`, `make test-kernels`.
 
 Torch and the libraries of matrix products pick their code by processor, so that the same sum comes out differently elsewhere. Here they
 are told to pick as if they were on an older one, in a process of its own for each. One line says what became of each; failing tests are
-named, and the exit status is 1 if there are any.
+named, and the exit status is 1 if there are any. `which` is one or more of the combinations, as in `avx2:SSE41:1`; without it all are run.
 """
 import json
 import os
@@ -47,11 +47,13 @@ def run(torch, products, threads, files):
     return json.loads(said) if said else dict(counts={}, failed=[done.stdout[-2000:]+done.stderr[-2000:]], shares={})
 
 
-def main(files):
+def main(args):
     "Run what there is, print a line for each, and the tests that failed; their number."
+    every = {":".join(map(str, c)): c for c in product(TORCH, PRODUCTS, THREADS)}
+    which, files = [c for n, c in every.items() if n in args], [a for a in args if a not in every]
     files, has, failed = files or [str(TESTS/f"test_{n}.py") for n in FILES], features(), {}
     print(f"{'torch':8} {'products':8} {'threads':7}  result")
-    for combination in product(TORCH, PRODUCTS, THREADS):
+    for combination in which or every.values():
         print("{:8} {:8} {:7}  ".format(*combination), end="", flush=True)
         if why := missing(*combination, has, os.cpu_count()): print(f"left out: {why}")
         else:
