@@ -81,7 +81,8 @@ def tally(
 )->tuple: # sums and counts, each `[S, 8]` float64 in the order of `MEASURES`; add them up over batches
     "Sums over the texts that count for each measure, and how many they are."
     if not (fine := np.isfinite(after).all((1, 2))).all():
-        raise InputError(f"an edit aimed at class number {np.asarray(concepts)[np.broadcast_to(~fine, len(concepts))][0]} has answers that are not finite")
+        bad = np.asarray(concepts)[np.broadcast_to(~fine, len(concepts))]
+        raise InputError(f"an edit aimed at class number {bad[0]} has answers that are not finite")
     return _sums(labels, concepts, before, *judged(labels, before, after), fires)
 
 # %% ../nbs/42_effects.ipynb #c1a90e01

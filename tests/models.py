@@ -401,14 +401,15 @@ def main():
         for role, (_, kinds) in ROLES.items():
             if name.split()[0] not in kinds: continue
             works, refused, wrong = apart(name, role, args.seconds)
+            unbuilt = refused.pop("not built", "")
             said, why = summary(works, refused)
-            rows.append(dict(architecture=name, role=role, works=said, refused=why))
+            rows.append(dict(architecture=name, role=role, works=said, refused=why, not_built=unbuilt))
             bad += len(wrong)
-            print(f"{name} ({role}): {said or '-'}" + (f" | refused: {why}" if why else ""), *(f"  WRONG {w}" for w in wrong), sep="\n",
-                  flush=True)
+            line = f"{name} ({role}): {said or '-'}" + f" | refused: {why}"*bool(why) + f" | not built: {unbuilt}"*bool(unbuilt)
+            print(line, *(f"  WRONG {w}" for w in wrong), sep="\n", flush=True)
     if args.out:
         with open(args.out, "w", newline="", encoding="utf-8") as f:
-            w = csv.DictWriter(f, ["architecture", "role", "works", "refused"], lineterminator="\n")
+            w = csv.DictWriter(f, ["architecture", "role", "works", "refused", "not_built"], lineterminator="\n")
             w.writeheader()
             w.writerows(rows)
     print(f"{sum(bool(r['works']) for r in rows)} of {len(rows)} work in part or whole, {bad} things are wrong")

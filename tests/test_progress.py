@@ -258,7 +258,8 @@ def bare(tmp_path, own_cache, one_thread):
 
 LINES = [r'recording: 60 texts', r'what is to be kept takes [\d.]+ kB of [\d.]+ .B disk', r'recording: 60 texts in .*',
          r'recording: 36 texts', r'what is to be kept takes [\d.]+ kB of [\d.]+ .B disk', r'recording: 36 texts in .*',
-         r'9 interventions at 1 site on 36 texts: about \d+ s and .*', r'ablating', r'ablating: done in .*', r'intervals: 8 measures', r'intervals: 8 measures in .*']
+         r'9 interventions at 1 site on 36 texts: about \d+ s and .*', r'ablating', r'ablating: done in .*', r'intervals: 8 measures',
+         r'intervals: 8 measures in .*']
 
 
 def matching(lines, patterns):
@@ -298,10 +299,11 @@ def test_a_terminal(make_study, tmp_path, bare):
     finally: os.close(ours)
     assert p.wait(timeout=300) == 0
     bar = r'{}: +100%\|█+\| .*'.format
-    matching(seen(raw.decode()), [LINES[1], bar('recording'), LINES[4], bar('recording'), LINES[6], bar('ablating'), bar('intervals'), bar('drawing')])
+    bars = [bar(what) for what in ('recording', 'recording', 'ablating', 'intervals', 'drawing')]
+    matching(seen(raw.decode()), [LINES[1], bars[0], LINES[4], bars[1], LINES[6], *bars[2:]])
 
 
-def test_quiet_and_no_progress(on, cli, make_study, tmp_path, own_cache, no_figures):
+def test_quiet_and_no_progress(on, cli, make_study, tmp_path, own_cache, no_figures, monkeypatch):
     "Results are the same; `--no-progress` still says what it will cost, `--quiet` says nothing."
     study, before = make_study(), (progress.log.level, list(progress.log.handlers))
     def run(*how):
@@ -315,6 +317,8 @@ def test_quiet_and_no_progress(on, cli, make_study, tmp_path, own_cache, no_figu
     again, lines = run()
     assert again == results
     matching(lines, [p for p in LINES if 'kept' not in p]) # All is kept by now
+    monkeypatch.setattr(progress, 'watched', lambda *a: True) # In a terminal there are bars, and with `--quiet` there are none
+    assert '100%' in ' '.join(run()[1]) and run('--quiet') == (results, [])
 
 
 def test_a_bar_ends_before_the_error_is_said(on, cli, make_study, tmp_path, own_cache, encoder, monkeypatch):

@@ -280,7 +280,8 @@ def test_of_many_concepts_tables_are_sorted_and_searched(crowd, offline):
     shown, trouble = offline(crowd)
     table, rows = '.tall > table', '.tall > table tbody tr'
     assert shown.evaluate(f'document.querySelectorAll("{table}").length') == 2 and shown.locator('input').count() == 3
-    def column(i): return shown.evaluate('i => [...document.querySelector(".tall > table").tBodies[0].rows].map(r => r.cells[i].innerText)', i)
+    rows_of = 'i => [...document.querySelector(".tall > table").tBodies[0].rows].map(r => r.cells[i].innerText)'
+    def column(i): return shown.evaluate(rows_of, i)
     was, button = column(5), shown.locator(f'{table} >> nth=0').locator('thead button')
     number = [float(x.split()[0]) for x in was]
     assert len(set(number)) > 3
