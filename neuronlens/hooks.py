@@ -335,7 +335,8 @@ def hooked(
     "Let every pass of the model run with these edits, each step of `generate` included."
     model,a = without_wrapper(model),anatomy(model)
     with ExitStack() as stack:
-        if ahead is not None: stack.callback(model.base_model.register_forward_pre_hook(ahead, with_kwargs=True).remove)
+        for m in {model, model.base_model} if ahead is not None else (): # OPT's language model passes by its base model
+            stack.callback(m.register_forward_pre_hook(ahead, with_kwargs=True).remove)
         if behind is not None: stack.callback(model.register_forward_hook(behind).remove)
         for site,fn in edits.items(): _at(stack, a, parse_site(site, len(a)), fn)
         yield

@@ -76,7 +76,7 @@ NAMES = sorted({*CLASSIFIERS, *SPEAKERS, *VARIANTS})
 LENGTHS = (1, 2, 9, 20, 47, 8)
 MOST_WEIGHTS = 60_000_000
 PROJECTIONS = ("o_proj", "dense", "c_proj", "out_proj", "out_lin", "Wo", "down_proj", "lin2", "fc2", "w2", "fc_out", "dense_4h_to_h",
-               "o", "fc_proj", "proj", "output_linear", "out", "wo", "linear2", "dense_out", "down", "output_dense", "2")
+               "o", "fc_proj", "proj", "output_linear", "out", "wo", "linear2", "dense_out", "down", "output_dense", "2", "linear", "linear_out")
 
 
 def words(n, seed=0): return " ".join(np.random.default_rng(seed).choice(WORDS, n))
@@ -135,7 +135,7 @@ def plain(model, ids, visit=None, **kw):
                 return args, k | {"hidden_states": fn(k["hidden_states"])}
 
             def after(_, args, out, fn=fn):
-                return (fn(out[0]), *out[1:]) if isinstance(out, tuple) else fn(out)
+                return type(out)((fn(out[0]), *out[1:])) if isinstance(out, tuple | list) else fn(out)
             h = mod.register_forward_pre_hook(ahead, with_kwargs=True) if into else mod.register_forward_hook(after)
             stack.callback(h.remove)
         return m(torch.tensor([ids]), **call_options(m) | kw)[0][0].float()
@@ -197,7 +197,7 @@ def lawful(model, names, site):
 
     def keep(mod, args, kw): calls.append((args, kw))
 
-    def first(out): return out[0] if isinstance(out, tuple) else out
+    def first(out): return out[0] if isinstance(out, tuple | list) else out
     with torch.no_grad(), ExitStack() as stack:
         h = block.register_forward_pre_hook(keep, with_kwargs=True)
         m(torch.tensor([[5, 6, 7, 8, 9]]), **call_options(m))

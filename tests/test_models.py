@@ -18,7 +18,7 @@ from neuronlens.recording import record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FEW = {"deberta relative": "classifier", "phi3 longrope": "classifier", "bert chunks": "classifier", "falcon pad": "classifier",
-       "bert tuple": "classifier", "deepseek_v3": "classifier", "mistral": "prompted", "gemma3_text mixed": "prompted", "opt": "classifier",
+       "bert tuple": "classifier", "deepseek_v3": "classifier", "mistral": "prompted", "gemma3_text mixed": "prompted", "opt": "prompted",
        "modernbert": "classifier", "gpt_neo": "prompted"}
 ALL = [(n, r) for n in NAMES for r, (_, kinds) in ROLES.items() if n.split()[0] in kinds]
 
