@@ -1,8 +1,11 @@
 """Every architecture against plain transformers (`tests/models.py`): a few here, all others with `-m models`; and cases that went wrong."""
 import copy
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from models import NAMES, ROLES, examine, plain, seen_at, word_tokenizer, words
@@ -104,6 +107,7 @@ def test_adapters_of_an_unknown_kind():
     with pytest.raises(InputError, match="adapters"): record(clf, LABELLED, "attention.1", progress=False)
 
 
+@pytest.mark.slow
 def test_peft():
     "A model wrapped by PEFT is the model inside, and answers as PEFT's does."
     peft = pytest.importorskip("peft", reason="peft is not installed")
@@ -201,3 +205,16 @@ def test_one_bos():
     assert with_own == without
 
 
+
+
+def test_readme_says_what_was_found():
+    "Its numbers are those of results/models.csv: everywhere, in part and refused, as classifiers and prompted."
+    top = Path(__file__).resolve().parents[1]
+    found = pd.read_csv(top/"results/models.csv", keep_default_na=False)
+    assert set(found.architecture) >= set(NAMES) # What another release of transformers brings has to be looked at
+    said, sites = [], "residual, mlp, attention"
+    for role, whole in (("classifier", f"answers, {sites}"), ("prompted", f"first, {sites}, sum, generate")):
+        works = found.works[(found.role == role) & (found.not_built == "")]
+        said += [len(works), (works == whole).sum(), ((works != whole) & (works != "")).sum(), (works == "").sum()]
+    readme = re.search(r"Every architecture of transformers.*?\n\n", (top/"README.md").read_text(encoding="utf-8"), re.S)[0]
+    assert [int(n) for n in re.findall(r"\d+", readme)] == said
