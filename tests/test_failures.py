@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import CLASSES, make_frame
+from kills import kills
 from safetensors import safe_open
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache', 'no_figures')
@@ -874,3 +875,9 @@ def test_an_uncached_classifier_knows_its_weights(encoder, frame, own_cache):
     assert clf.state and clf.changed == {}
     clf.model.classifier.bias.data += 1
     assert list(clf.changed) == ['changed']
+
+
+@pytest.mark.parametrize('n, seed', [(3, 0), pytest.param(100, 1, marks=pytest.mark.slow)])
+def test_a_killed_study_runs_again_to_the_same_bytes(n, seed, tmp_path):
+    hit, wrong = kills(n, seed, tmp_path)
+    assert wrong == [] and hit > n/2
