@@ -25,7 +25,7 @@ $(READY): settings.ini setup.py constraints.txt Makefile
 demo: $(READY) ## Run the worked example into demo/: which neurons carry which BBC News topic, and in which ranges
 	@$(BIN)/neuronlens demo --out demo
 
-test: $(READY) ## Lint, run every notebook and every test but the long ones; the last line says how many passed
+test: $(READY) ## Lint, run the notebooks and the tests, but for the long ones; the last line says how many passed
 	@$(BIN)/ruff check --quiet nbs tests benchmarks results site
 	@$(PYTEST) -m "not slow and not models" --junitxml=build/test.xml
 

@@ -46,7 +46,8 @@ def state_of_checkout():
 
 
 SLOW = {'test_site.py': 'site', 'test_cluster.py': 'ray'} # Fixtures that render every page, or start Ray
-LONG = ('test_page[26_cluster]',) # Starts Ray, too
+LONG = ('26_cluster', '48_language', 'tutorials/below_the_last_block', 'tutorials/prompted_model', 'tutorials/your_own') # Pages: Ray, SmolLM2, ..
+LONG_PAGES = {f'test_page[{name}]' for name in LONG}
 
 
 FIRST = ('test_emotion.py::', 'test_page[14_training]', 'test_lab.py::', 'test_site.py::', 'test_cluster.py::') # What takes longest
@@ -56,7 +57,7 @@ def pytest_collection_modifyitems(items):
     """What takes such a fixture is slow. Two workers shall end together, and not wait for each other: what trains comes first, pages,
     most of which want the example classifier, come last."""
     for item in items:
-        if SLOW.get(item.path.name) in getattr(item, 'fixturenames', ()) or item.name in LONG: item.add_marker(pytest.mark.slow)
+        if SLOW.get(item.path.name) in getattr(item, 'fixturenames', ()) or item.name in LONG_PAGES: item.add_marker(pytest.mark.slow)
     def place(item):
         at = next((i for i, name in enumerate(FIRST) if name in item.nodeid), len(FIRST))
         return at + (at == len(FIRST) and item.path.name == 'test_notebooks.py')
