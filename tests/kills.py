@@ -1,4 +1,4 @@
-"""A study is killed at a random moment, and run again: its files are those of an undisturbed run to the last byte, and nothing else is left.
+"""A study is killed at a random moment and run again: its files are those of an undisturbed run to the last byte, and nothing else is left.
 
 `python tests/kills.py 100 7` kills a hundred with the seed 7. Three studies take turns: of a classifier; of an encoder that is trained
 first; with ranges fitted on tokens. About a third of the runs that go on after a kill are killed again.
