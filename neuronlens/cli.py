@@ -178,7 +178,8 @@ def example():
         typer.echo(study_toml(demo_study()), nl=False)
 
 def main(): # Does not return
-    "What the command `neuronlens` calls."
+    "What the command `neuronlens` calls; what the terminal cannot print is printed by its number."
+    for stream in filter(None, (sys.stdout, sys.stderr)): stream.reconfigure(errors='backslashreplace')
     app()
 
 # %% ../nbs/64_cli.ipynb #b729257c

@@ -982,10 +982,12 @@ def align(
     exact = {c:i for i,c in enumerate(clf.classes)}
     names = {c.lower():i for i,c in enumerate(clf.classes)}
     numbers = {str(i):i for i in range(len(clf.classes))}
-    tried = [exact, {c:names[c.lower()] for c in texts.classes if c.lower() in names}, numbers]
-    known = next((k for k in tried if all(c in k for c in texts.classes)), tried[1] or numbers)
+    by_name = any(exact.get(k, i) != i for k,i in numbers.items()) # Classes called 1 to 3: a label 1 cannot mean the second, too
+    tried = [exact, {c:names[c.lower()] for c in texts.classes if c.lower() in names}, {} if by_name else numbers]
+    known = next((k for k in tried if all(c in k for c in texts.classes)), tried[1] or tried[2])
     if strange := [c for c in texts.classes if c not in known]:
-        raise InputError(f"{texts.source}: class {strange[0]!r} is none of the model's: {', '.join(clf.classes)}")
+        why = '; these names are numbers, so a label is a name and not a place'*by_name
+        raise InputError(f"{texts.source}: class {strange[0]!r} is none of the model's: {', '.join(clf.classes)}{why}")
     to = np.array([known[c] for c in texts.classes])
     if every and (absent := sorted(set(range(len(clf.classes)))-set(to[texts.labels].tolist()))):
         raise InputError(f"{texts.source}: no text of the model's class {clf.classes[absent[0]]!r}")

@@ -51,18 +51,18 @@ def main(args):
     "Run what there is, print a line for each, and the tests that failed; their number."
     every = {":".join(map(str, c)): c for c in product(TORCH, PRODUCTS, THREADS)}
     which, files = [c for n, c in every.items() if n in args], [a for a in args if a not in every]
-    files, has, failed = files or [str(TESTS/f"test_{n}.py") for n in FILES], features(), {}
+    files, has, failed = files or [str(TESTS/f"test_{n}.py") for n in FILES], features(), set()
     print(f"{'torch':8} {'products':8} {'threads':7}  result")
     for combination in which or every.values():
         print("{:8} {:8} {:7}  ".format(*combination), end="", flush=True)
         if why := missing(*combination, has, os.cpu_count()): print(f"left out: {why}")
         else:
             start, said = time.monotonic(), run(*combination, files)
-            for test in said["failed"]: failed.setdefault(test, []).append(" ".join(map(str, combination)))
+            failed.update(said["failed"])
             counts = ", ".join(f"{n} {k}" for k, n in said["counts"].items()) or "nothing ran"
             most = max(said["shares"].items(), key=lambda x: x[1], default=("any", 0.))
             print(f"{counts} in {time.monotonic()-start:.0f} s; at most {most[1]:.2g} of a bound, in {most[0]}", flush=True)
-    for test, where in failed.items(): print(f"FAILED {test} ({'; '.join(where)})")
+            for test in said["failed"]: print(f"FAILED {test}", flush=True)
     return len(failed)
 
 

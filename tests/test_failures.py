@@ -881,3 +881,16 @@ def test_an_uncached_classifier_knows_its_weights(encoder, frame, own_cache):
 def test_a_killed_study_runs_again_to_the_same_bytes(n, seed, tmp_path):
     hit, wrong = kills(n, seed, tmp_path)
     assert wrong == [] and hit > n/2
+
+
+def test_a_terminal_of_another_code_page(make_study, frame, test_frame, bert, tmp_path):
+    "What it cannot print stands there as its number; the run is whole."
+    names = dict(zip(CLASSES, ('été', '冬', 'outil'), strict=True))
+    for df, name in ((frame, 'train'), (test_frame, 'test')): df.replace({'label': names}).to_csv(tmp_path/f'{name}.csv', index=False)
+    study = make_study(data=dict(train=str(tmp_path/'train.csv'), test=str(tmp_path/'test.csv')),
+                       model=dict(classifier=str(bert), classes=[*names.values()]))
+    call = "from neuronlens import report\nreport.write_figures = lambda *a, **kw: []\nfrom neuronlens.cli import main\nmain()"
+    p = subprocess.run([sys.executable, '-c', call, 'run', study, '--out', tmp_path/'out', '--quiet'], capture_output=True,
+                       env=os.environ | dict(PYTHONIOENCODING='cp1252', OMP_NUM_THREADS='1'))
+    assert (p.returncode, p.stderr) == (0, b'')
+    assert '\\u51ac' in p.stdout.decode('cp1252') and (tmp_path/'out/report.html').exists()
