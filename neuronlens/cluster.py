@@ -162,6 +162,7 @@ def _take_token():
     except ImportError: return
     setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
+# %% ../nbs/26_cluster.ipynb #3a7583c3
 def _begin(ray, address, cpus):
     "Connect to Ray, or start it here; whatever it stumbles over becomes one sentence, and nothing of it stays behind."
     if address: check_address(address)

@@ -46,8 +46,9 @@ def state_of_checkout():
 
 
 SLOW = {'test_site.py': 'site', 'test_cluster.py': 'ray'} # Fixtures that render every page, or start Ray
-LONG = ('26_cluster', '48_language', 'tutorials/below_the_last_block', 'tutorials/prompted_model', 'tutorials/your_own')
-LONG_PAGES = {f'test_page[{name}]' for name in LONG} # Ray, SmolLM2, a whole study
+LONG = ['11_prompt', '26_cluster', '48_language']
+LONG += [f'tutorials/{name}' for name in ('below_the_last_block', 'erasing', 'prompted_model', 'trust', 'your_own')]
+LONG_PAGES = {f'test_page[{name}]' for name in LONG} # Ray, SmolLM2, whole studies
 
 
 FIRST = ('test_emotion.py::', 'test_page[14_training]', 'test_lab.py::', 'test_site.py::', 'test_cluster.py::') # What takes longest

@@ -404,6 +404,7 @@ def test_collateral():
     damage = first.frame.pivot(index="text", columns="concept", values="measured").to_numpy()
     assert collateral(damage, o).spearman == pytest.approx(1) and collateral(-damage, o).spearman == pytest.approx(-1)
     right = (o.before.argmax(1) == o.labels) & (o.labels == 0)
+    assert (first.frame.n[first.frame.text == "a"] == right.sum()).all() and right.sum() > 1
     moved = abs(o.after[1]-o.before).sum(1)[right].mean()/2
     assert first.frame.query("text == 'a' and concept == 'b'").measured.iloc[0] == pytest.approx(moved, abs=1e-6)
     with pytest.raises(InputError, match="must be"):

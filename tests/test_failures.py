@@ -883,6 +883,7 @@ def test_a_killed_study_runs_again_to_the_same_bytes(n, seed, tmp_path):
     assert wrong == [] and hit > n/2
 
 
+@pytest.mark.slow
 def test_a_terminal_of_another_code_page(make_study, frame, test_frame, bert, tmp_path):
     "What it cannot print stands there as its number; the run is whole."
     names = dict(zip(CLASSES, ('été', '冬', 'outil'), strict=True))

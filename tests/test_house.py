@@ -145,6 +145,7 @@ def test_release():
     assert f"\n## {version}\n" in (TOP / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_leaves_are_noticed(tmp_path):
     "A test that writes into the user's home, or leaves a file in the checkout, fails the run though it passes itself."
     (tmp_path / "home/.cache/neuronlens").mkdir(parents=True)

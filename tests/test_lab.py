@@ -174,6 +174,7 @@ def test_a_slider_moves_with_the_keyboard(lab, server, pictures):
     assert not page.trouble
 
 
+@pytest.mark.slow
 def test_a_cell_that_fails_is_seen(lab, server):
     "Running all cells reports the error of the first that fails."
     write_notebook(server.root/'broken.ipynb', '1/0', '2')

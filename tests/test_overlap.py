@@ -230,3 +230,12 @@ def test_matching_finds_neurons_through_noise_and_not_in_noise():
     assert cka(a, b) > .7 and abs(cka(a, b)-cka(b, a)) < 1e-12 and cka(a, rng.normal(size=a.shape)) < .25
     with pytest.raises(InputError, match="same texts"): cka(a, b[1:])
     with pytest.raises(InputError, match="three texts or more"): matched_neurons(a[:2], b[:2])
+
+
+def test_mass_of_a_class_without_spread():
+    "All of it lies at one point: in a range that ends there, at 0 as elsewhere, and in none beside it."
+    def held(lo, hi): return Ranges(np.float32([[[lo]]]), np.float32([[[hi]]]), 'hand', None, ('a',))
+    for mean in (0., 2.5, -2.5):
+        s = Normals([[mean]], [[0.]])
+        inside = [normal_rates(held(*ends), s)[0, 0, 0] for ends in ((mean, mean), (mean, mean+1), (mean-1, mean), (mean+.1, mean+1))]
+        assert inside == [1, 1, 1, 0]

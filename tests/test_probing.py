@@ -282,3 +282,21 @@ def test_names_are_escaped():
     path = pb.elastic_net_path(x, y, points=8, classes=names)
     few = pb.sparsest_probe(path, x, y)
     for result in (path, few, pb.probe_by_count([0, 1], x, y, x, y, classes=names)): assert '<b>' not in result._repr_html_()
+
+
+def test_unseen_of_one_text_and_of_none():
+    "1 - .025 ** (1/n), where none counts as one."
+    np.testing.assert_allclose(pb.unseen([0, 1, 2]), [.975, .975, 1-.025**.5])
+
+
+def test_readability_at_the_edge_of_what_is_taken():
+    "Two examples on either side are enough, one is not; a price of 0 or without end, and a class that is none, are refused."
+    x, y = made(40)
+    two = np.r_[np.flatnonzero(y == 1)[:2], np.flatnonzero(y == 0)]
+    classes = ['c0', 'c1', 'c2', 'c3']
+    assert pb.readability(x[two], y[two], x, y, 1, classes=classes).n_train == len(two)
+    with pytest.raises(InputError, match="'c1' has 1 of"): pb.readability(x[two[1:]], y[two[1:]], x, y, 1, classes=classes)
+    for l2 in (0, np.inf):
+        with pytest.raises(InputError, match='l2='): pb.readability(x, y, x, y, 1, l2=l2, classes=classes)
+    for none in (4, -1, 'c4'):
+        with pytest.raises(InputError, match='no class'): pb.readability(x, y, x, y, none, classes=classes)

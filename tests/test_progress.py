@@ -350,6 +350,7 @@ nl.record(study.clf, study.texts[1], folder={folder!r})
 """
 
 
+@pytest.mark.slow
 def test_a_library_is_silent_until_asked(make_study, tmp_path, bare):
     "One process, twice: no logging configured, then logging configured."
     code = SCRIPT.format(study=str(make_study()), folder=str(tmp_path/'a'))
