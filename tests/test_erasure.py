@@ -137,3 +137,13 @@ def test_information_left_takes_another_probe():
         information_left(unedited, x, y, a, np.zeros(30, int), 1)
     with pytest.raises(InputError, match="not a finite"):
         information_left(lambda v: v*np.nan, x, y, a, z, 1)
+
+
+def test_a_probe_that_knows_the_share_alone_has_no_information():
+    "Its loss is that of guessing by the share of the concept in training: nothing is left, whatever the share."
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(90, 3)), np.repeat([0, 1, 2], [10, 30, 50])
+    def knows(a, own, b): return np.full(len(b), np.log(own.mean()/(1-own.mean())))
+    for concept in range(3):
+        left = information_left(unedited, x, y, x, y, concept, probe=knows)
+        assert left.information == pytest.approx(0, abs=1e-9) and left.auc == pytest.approx(.5)
