@@ -599,13 +599,15 @@ with _plain_errors():
 
 
 def test_many_batches_are_not_slow():
-    "A hundred thousand texts in batches take a second or two, not minutes: no list is copied again and again."
+    "Four times the texts in batches take about four times as long, not sixteen: no list is copied again and again."
     import time
     from array import array
 
     from neuronlens.model import Encoded
     rng = np.random.default_rng(0)
     ids = [array('i', range(n)) for n in rng.integers(3, 30, 100_000)]
-    start = time.perf_counter()
-    n = sum(len(b) for b in batches(Encoded(ids, [array('b', bytes(len(i))) for i in ids], 0), tokens=64))
-    assert n == 100_000 and time.perf_counter()-start < 20
+    def took(some):
+        start = time.process_time()
+        assert sum(len(b) for b in batches(Encoded(some, [array('b', bytes(len(i))) for i in some], 0), tokens=64)) == len(some)
+        return time.process_time()-start
+    assert took(ids) < 10*min(took(ids[:25_000]) for _ in range(2))
