@@ -77,7 +77,7 @@ LENGTHS = (1, 2, 9, 20, 47, 8)
 MOST_WEIGHTS = 60_000_000
 PROJECTIONS = ("o_proj", "dense", "c_proj", "out_proj", "out_lin", "Wo", "down_proj", "lin2", "fc2", "w2", "fc_out", "dense_4h_to_h",
                "o", "fc_proj", "proj", "output_linear", "out", "wo", "linear2", "dense_out", "down", "output_dense", "2",
-               "linear", "linear_out")
+               "linear", "linear_out", "proj_down")
 
 
 def words(n, seed=0): return " ".join(np.random.default_rng(seed).choice(WORDS, n))
