@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import socket
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -150,8 +150,7 @@ def loopback():
 
 def _on_loopback_alone(address):
     "Whether Ray at an address of this machine is one that `loopback` started: nobody answers at the machine's own address."
-    host,_,port = (address or '').rpartition(':')
-    if host not in ('127.0.0.1', 'localhost') or not port.isdigit(): return False
+    port = address.rpartition(':')[2]
     try: socket.create_connection((import_module('ray.util').get_node_ip_address(), int(port)), 5).close()
     except OSError: return True
     return False
@@ -170,10 +169,9 @@ def _begin(ray, address, cpus):
     logging.getLogger('ray').setLevel(logging.ERROR) # Some of it speaks before that level holds
     try:
         if address:
-            if not _on_loopback_alone(address): return ray.init(address=address, **quiet)
-            with loopback():
-                _take_token()
-                return ray.init(address=address, **quiet)
+            here = re.fullmatch(r'(127\.0\.0\.1|localhost):\d+', address)
+            if here: _take_token()
+            with loopback() if here and _on_loopback_alone(address) else nullcontext(): return ray.init(address=address, **quiet)
         with loopback(): ray.init(address='local', num_cpus=cpus, include_dashboard=False, _node_ip_address='127.0.0.1', **quiet)
         if (at := ray.util.get_node_ip_address()) != '127.0.0.1': raise OSError(f"it would listen on all interfaces, as {at}")
     except Exception as e: # A node that does not start in time is no more than that

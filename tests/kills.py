@@ -47,12 +47,12 @@ def ended(pid, after=None):
     return 'killed' if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def held(folder): return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
+def held(folder):
+    "Bytes of every file by name, and nothing for a folder: an empty one may be left, too."
+    return {str(p.relative_to(folder)): None if p.is_dir() else p.read_bytes() for p in sorted(folder.rglob('*'))}
 
 
-def named(folder):
-    "Everything in a cache but the marks of use, by name."
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file() and 'used' not in p.relative_to(folder).parts)
+def named(folder): return {name for name in held(folder) if Path(name).parts[0] != 'used'} # But the marks of use
 
 
 def prepared(home):
@@ -94,9 +94,9 @@ def kills(n, seed, home):
             if status == 0 or rng.random() > .3: break
         if (status := ended(started(s, out, cache))) != 0: wrong.append(f'after kill {done} of {s.stem}: status {status}')
         now = held(out)
-        wrong += [f'after kill {done} of {s.stem}: {f} is not what it was' for f in files if now.get(f) != files[f]]
+        wrong += [f'after kill {done} of {s.stem}: {f} is not what it was' for f in files if now.get(f, '') != files[f]]
         wrong += [f'after kill {done} of {s.stem}: {f} is left' for f in {*now} - {*files}]
-        if (there := named(cache)) != kept: wrong.append(f'after kill {done} of {s.stem}: the cache holds {sorted({*there} ^ {*kept})}')
+        if (there := named(cache)) != kept: wrong.append(f'after kill {done} of {s.stem}: the cache holds {sorted(there ^ kept)}')
     return hit, wrong
 
 

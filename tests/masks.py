@@ -29,7 +29,7 @@ def run(draw, tests):
     cache = TOP/f'build/masks-{draw}'
     env = os.environ | dict(NEURONLENS_CACHE=str(cache), NEURONLENS_TEST_CACHE=str(cache), OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1')
     subprocess.run([sys.executable, '-c', MADE, str(draw)], env=env, cwd=TOP, check=True)
-    call = [sys.executable, '-m', 'pytest', '-q', '-n', '2', '--dist', 'loadfile', '--no-loadscope-reorder', '-m', 'not models', *tests]
+    call = [sys.executable, '-m', 'pytest', '-q', '-n', '2', '--dist', 'loadfile', '--no-loadscope-reorder', *tests]
     done = subprocess.run(call, env=env, cwd=TOP, capture_output=True, text=True)
     return done.returncode, done.stdout
 
