@@ -91,9 +91,9 @@ def labelled(
     given = as_array(acts)
     if given.ndim != 2: raise InputError(f"acts must be [examples, neurons], got shape {given.shape}")
     acts,(labels,names) = as_array(given, np.float32),class_labels(labels, classes, given.shape[:1])
-    bad = np.argwhere(~np.isfinite(acts))
-    if len(bad):
-        row,j = bad[0]
+    finite = np.isfinite(acts)
+    if not finite.all():
+        row,j = np.argwhere(~finite)[0]
         raise InputError(f"neuron {j} is {given[row, j]} in row {row}: not a finite number of float32")
     return acts,labels,names
 
@@ -258,7 +258,10 @@ def batch_statistics(
     classes, # C names
 )->ClassStatistics:
     "Statistics of one batch, in which a class may have few examples or none; made to be merged."
-    acts,labels,classes = labelled(acts, labels, classes)
+    return _batch(*labelled(acts, labels, classes))
+
+def _batch(acts, labels, classes):
+    "The same of what `labelled` has seen."
     own = [acts[labels == c] for c in range(len(classes))]
     sums = (np.stack(m) for m in zip(*map(moments, own), strict=True))
     low = np.stack([x.min(0, initial=np.inf) for x in own])
@@ -274,7 +277,7 @@ def class_statistics(
     acts,labels,classes = labelled(acts, labels, classes)
     enough(labels, classes)
     rows = (slice(i, i+4096) for i in range(0, len(acts), 4096))
-    return merge_statistics(batch_statistics(acts[r], labels[r], classes) for r in rows)
+    return merge_statistics(_batch(acts[r], labels[r], classes) for r in rows)
 
 # %% ../nbs/16_statistics.ipynb #fd6fc344
 def _unpack(q):

@@ -34,6 +34,7 @@ from neuronlens.language import generate
 from neuronlens.model import batches, call_options, encode, make_classifier
 from neuronlens.prompt import Prompt, calibrated, class_probabilities, make_prompted
 from neuronlens.recording import record
+from neuronlens.rounding import apart, score_size, steps_of
 
 WORDS = "river stone cloud bread tiger lamp green music window paper salt train".split()
 SHAPE = dict(vocab_size=120, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2, intermediate_size=24,
@@ -166,8 +167,8 @@ def halve(h): return torch.where(torch.arange(h.shape[-1]) % 3 == 0, h/2-.3, h)
 
 
 class Report:
-    "What was found out about one model in one role."
-    def __init__(self): self.works, self.refused, self.wrong = [], {}, []
+    "What was found out about one model in one role; `of` is the model, whose depth and width say how far apart numbers may be."
+    def __init__(self): self.works, self.refused, self.wrong, self.of = [], {}, [], None
 
     @contextmanager
     def trying(self, what):
@@ -180,13 +181,15 @@ class Report:
             at = traceback.extract_tb(e.__traceback__)[-1]
             self.wrong.append(f"{what}: {type(e).__name__} {str(e)[:120]!r} ({Path(at.filename).name}:{at.lineno})")
 
-    def same(self, what, got, want, off=2e-4):
-        got, want = (torch.as_tensor(x).double() for x in (got, want))
+    def same(self, what, got, want, scores=False):
+        "Whether two are the same but for rounding; `scores`: both are probabilities, made of scores as far apart as these say."
+        got, want = torch.as_tensor(got), torch.as_tensor(want)
         if got.shape != want.shape: self.wrong.append(f"{what}: shape {tuple(got.shape)} for {tuple(want.shape)}")
-        elif not (d := (got-want).abs().max().item()) <= off*max(1., want.abs().max().item()):
-            rows = (got-want).abs().flatten(1).amax(1) if got.ndim > 1 else (got-want).abs()
-            self.wrong.append(f"{what}: off by {d:.3g} ({(rows > off*max(1., want.abs().max().item())).sum()} of {len(rows)})")
-        else: return True
+        else:
+            size = score_size(want) if scores else max(1., want.abs().max().item())
+            rows = [apart(g, w, self.of, size=size) for g, w in zip(got, want, strict=True)]
+            if max(rows) <= 1: return True
+            self.wrong.append(f"{what}: {max(rows):.3g} times what rounding makes apart ({sum(r > 1 for r in rows)} of {len(rows)})")
         return False
 
 
@@ -212,16 +215,16 @@ def lawful(model, names, site):
             moved[:, 0] += 1
             other = ((moved, *args[1:]), kw) if args else (args, kw | {"hidden_states": moved})
             was = first(block(*args, **kw))
-            return torch.allclose(was[:, 1:], first(block(*other[0], **other[1]))[:, 1:], atol=1e-5)
+            return apart(first(block(*other[0], **other[1]))[:, 1:], was[:, 1:], steps_of(model, 1)) <= 1
         was = first(block(*args, **kw)).clone()
         for n, p in block.named_parameters():
             if p.ndim > 1 and "norm" not in n.lower(): p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
-        return torch.allclose(was, first(block(*args, **kw)), atol=1e-5)
+        return apart(first(block(*args, **kw)), was, steps_of(model, 1)) <= 1
 
 
 def check_classifier(name, rep):
     "Recording, every site, edits in whole and resumed runs."
-    model = tiny(name, AutoModelForSequenceClassification)
+    model = rep.of = tiny(name, AutoModelForSequenceClassification)
     fresh = copy.deepcopy(model)
     decoder = name.split()[0] in SPEAKERS and not getattr(model.config, "cls_token", None)
     with rep.trying("load"): clf = make_classifier(model, word_tokenizer(brackets=not decoder), ["a", "b", "c"])
@@ -231,7 +234,7 @@ def check_classifier(name, rep):
     for tokens in (None, 70):
         with rep.trying("answers"):
             got = record(clf, LABELLED, progress=False, tokens=tokens).probabilities
-            if rep.same("answers", got, want): rep.works.append("answers")
+            if rep.same("answers", got, want, True): rep.works.append("answers")
     if "answers" in rep.works: check_sites(clf, fresh, ids, rep)
 
 
@@ -265,13 +268,13 @@ def check_edit(clf, fresh, ids, site, name, into, rep):
             for what, kw in (("edited", dict(edits={site: halve})),
                              ("resumed", dict(start=(start, halve(state) if start == site else state), edits=given))):
                 got = logits(clf, batch, **kw).softmax(-1)
-                ok &= rep.same(f"{site} {what}", got, want[batch.rows])
+                ok &= rep.same(f"{site} {what}", got, want[batch.rows], True)
     return ok
 
 
 def check_prompts(name, rep):
     "Prompts with shots, scores by the first token and by the sum, calibration, edits, and what is written."
-    model = tiny(name, AutoModelForCausalLM)
+    model = rep.of = tiny(name, AutoModelForCausalLM)
     fresh, tok = copy.deepcopy(model), word_tokenizer()
     shots = tuple((words(6, i), i) for i in range(2))
     labelled = make_texts(TEXTS, ["x", "y"]*3)
@@ -281,10 +284,11 @@ def check_prompts(name, rep):
             clf = make_prompted(copy.deepcopy(fresh), tok, p)
             want = torch.stack([asked(fresh, clf, tok(p.ask(t)).input_ids) for t in TEXTS])
             for tokens in (None, 90):
-                if rep.same(f"{scoring} recorded", record(clf, labelled, progress=False, tokens=tokens).probabilities, want) & rep.same(
-                        f"{scoring} scored", class_probabilities(clf, labelled, tokens=tokens), want): rep.works.append(scoring)
+                seen = record(clf, labelled, progress=False, tokens=tokens).probabilities
+                if rep.same(f"{scoring} recorded", seen, want, True) & rep.same(
+                        f"{scoring} scored", class_probabilities(clf, labelled, tokens=tokens), want, True): rep.works.append(scoring)
             mean = want.double().mean(0)
-            rep.same(f"{scoring} calibration", calibrated(clf, labelled).calibration, mean/mean.sum())
+            rep.same(f"{scoring} calibration", calibrated(clf, labelled).calibration, mean/mean.sum(), True)
             if scoring == "first":
                 check_sites_of(clf, fresh, [tok(p.ask(t)).input_ids for t in TEXTS], labelled, rep)
     with rep.trying("generate"): check_written(copy.deepcopy(fresh), fresh, tok, rep)
@@ -300,7 +304,7 @@ def fresh_scored(fresh, clf):
     class Scored(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.of, self.config = fresh, fresh.config
+            self.of, self.config, self.dtype = fresh, fresh.config, fresh.dtype
 
         def get_submodule(self, name): return self.of.get_submodule(name)
 
@@ -368,7 +372,7 @@ def examine(name, role, quick=False):
 def _child(pipe, name, role): pipe.send(examine(name, role))
 
 
-def apart(name, role, seconds):
+def alone(name, role, seconds):
     "The same in a process of its own, which may take so long and no longer."
     here, there = multiprocessing.get_context("fork").Pipe(False)
     p = multiprocessing.get_context("fork").Process(target=_child, args=(there, name, role))
@@ -401,7 +405,7 @@ def main():
     for name in args.names or NAMES:
         for role, (_, kinds) in ROLES.items():
             if name.split()[0] not in kinds: continue
-            works, refused, wrong = apart(name, role, args.seconds)
+            works, refused, wrong = alone(name, role, args.seconds)
             unbuilt = refused.pop("not built", "")
             said, why = summary(works, refused)
             rows.append(dict(architecture=name, role=role, works=said, refused=why, not_built=unbuilt))

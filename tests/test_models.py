@@ -4,7 +4,6 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,6 +17,7 @@ from neuronlens.language import generate
 from neuronlens.model import encode, load_classifier, make_classifier, without_wrapper
 from neuronlens.prompt import Prompt, make_prompted
 from neuronlens.recording import record
+from neuronlens.rounding import agree, score_size
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FEW = {"deberta relative": "classifier", "phi3 longrope": "classifier", "bert chunks": "classifier", "falcon pad": "classifier",
@@ -97,7 +97,7 @@ def test_unmerged_adapters(ends):
     for stream, module in (("attention", "self_attn.o_proj"), ("mlp", "mlp.down_proj")):
         rec = record(clf, LABELLED, f"{stream}.1", progress=False)
         want = [seen_at(fresh, clf.tokenizer(t).input_ids, f"model.layers.1.{module}", True)[-1] for t in TEXTS]
-        np.testing.assert_allclose(rec.acts, torch.stack(want), atol=1e-4)
+        agree(rec.acts, torch.stack(want), clf)
         assert zeroed_output(model, Site(stream, 1), model.get_submodule(f"model.layers.1.{module.split('.')[0]}")) == 0
 
 
@@ -117,7 +117,7 @@ def test_peft():
     assert clf.model is without_wrapper(model) is not model
     with torch.no_grad(): want = [model(torch.tensor([clf.tokenizer(t).input_ids])).logits[0].softmax(-1) for t in TEXTS]
     rec = record(clf, LABELLED, ["mlp.1", "attention.1"], progress=False)
-    np.testing.assert_allclose(rec.probabilities, torch.stack(want), atol=1e-4)
+    agree(rec.probabilities, torch.stack(want), clf, size=score_size(torch.stack(want)))
     assert zeroed_output(clf.model, Site("mlp", 1), clf.model.model.layers[1].mlp) == 0
     learned = peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
     with pytest.raises(InputError, match="learned tokens"):
@@ -163,7 +163,7 @@ def test_positions_that_turn_by_what_was_read_before():
     model = made("llama", rope_parameters=dict(rope_type="dynamic", factor=4., rope_theta=1e4), max_position_embeddings=16)
     clf, fresh = make_classifier(model, word_tokenizer(most=64), ["a", "b", "c"]), copy.deepcopy(model)
     want = torch.stack([plain(fresh, clf.tokenizer(t).input_ids[:16]).softmax(-1) for t in TEXTS])
-    np.testing.assert_allclose(record(clf, LABELLED, progress=False).probabilities, want, atol=1e-4)
+    agree(record(clf, LABELLED, progress=False).probabilities, want, clf, size=score_size(want))
     with pytest.raises(InputError, match="differently after another one"): encode(replace(clf, max_length=64), TEXTS)
 
 
@@ -203,7 +203,6 @@ def test_one_bos():
         assert clf.whole().tokens([TEXTS[0]])[0][0].count(4) == n
     with_own, without = (generate(model, tok, [p+words(5, 5)], new_tokens=4) for p in ("<eos> ", ""))
     assert with_own == without
-
 
 
 
