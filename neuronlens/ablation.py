@@ -528,7 +528,25 @@ def interventions_on(
     progress:bool=True, # Show a progress bar with the time left
 )->Iterator[tuple]: # (which `[S]` or None, rows `[n]`, probabilities `[S, n, C]` or `[n, C]`, fires `[S, n]` or None)
     "The answers under every intervention piece by piece, as they are computed; `which` None are those without an edit."
-    ivs,readout = _placed(interventions, clf),readout or clf.readout
+    same,readout = _alike(interventions),readout or clf.readout
+    parts = _pieces(clf, texts, _placed([interventions[m[0]] for m in same], clf), recording, readout, tokens, progress)
+    for which,rows,p,fires in parts:
+        if which is not None and (own := [m for i in which for m in same[i]]) != list(which):
+            at = np.repeat(np.arange(len(which)), [len(same[i]) for i in which])
+            which,p,fires = np.array(own),p[at],fires[at]
+        yield which,rows,p,fires
+
+def _alike(ivs):
+    "Numbers of the interventions, those together that do the same: the control of every ranking is one."
+    out = {}
+    for i,iv in enumerate(ivs):
+        own = [t if t is None else id(t) for t in tensors_of(iv)]
+        if not isinstance(iv, LinearEdit): own[0] = iv.vote,iv.neurons.sort().values.cpu().numpy().tobytes()
+        out.setdefault((iv.concept, str(iv.site), iv.edit, iv.positions, iv.seed, *own), []).append(i)
+    return list(out.values())
+
+def _pieces(clf, texts, ivs, recording, readout, tokens, progress):
+    "The same for interventions that are on the model's device."
     if recording is not None: _checked_recording(clf, texts, recording)
     last = Site('residual', len(anatomy(clf.model))-1)
     fast = recording is not None and recording.readout == readout and reads_recording(clf, recording, [])

@@ -25,6 +25,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
+from itertools import chain
 from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -165,7 +166,7 @@ def input_device(
     model:torch.nn.Module, # Hugging Face model, maybe spread over several devices
 )->torch.device: # Where token ids go
     "The device of the embedding; where that is kept elsewhere until it is needed, of the first weight in memory."
-    weights = (model.get_input_embeddings().weight, *model.parameters())
+    weights = chain([model.get_input_embeddings().weight], model.parameters())
     return next((w.device for w in weights if w.device.type != 'meta'), torch.device('cpu'))
 
 def call_options(

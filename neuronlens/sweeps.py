@@ -17,6 +17,7 @@ from neuronlens.ablation import (
     Intervention,
     _ablate_batch,
     _ablate_recorded,
+    _alike,
     _placed,
     check_fractions,
     interventions_on,
@@ -139,7 +140,8 @@ def estimate(
     recording:Recording|None=None, # A recording of these texts
 )->Estimate: # From a trial of a second or two
     "How long the interventions will take, and how much memory."
-    texts,ivs = align(texts, clf),_placed(interventions, clf)
+    texts,every = align(texts, clf),_placed(interventions, clf)
+    ivs = [every[m[0]] for m in _alike(every)] # What does the same is done once
     last,nothing = Site('residual', len(anatomy(clf.model))-1),lambda site, n: None
     fast = recording is not None and recording.readout == clf.readout and reads_recording(clf, recording, [])
     near,far,seconds = [iv for iv in ivs if fast and iv.site == last],[iv for iv in ivs if not (fast and iv.site == last)],0.
@@ -156,7 +158,7 @@ def estimate(
             times.append((pieces[-1], len(own)))
         whole = min(sum(_seconds(_ablate_batch(clf, batch, [], clf.readout, 1, True, nothing))) for _ in range(2))
         seconds += (whole+sum(t*n for t,n in times))*tokens/batch.ids.numel()
-    return Estimate(len(ivs), len({iv.site for iv in ivs}), len(texts), seconds, _memory(clf, ivs, texts))
+    return Estimate(len(every), len({iv.site for iv in every}), len(texts), seconds, _memory(clf, every, texts))
 
 # %% ../nbs/44_sweeps.ipynb #4d0099e8
 def say_estimate(

@@ -85,6 +85,23 @@ def test_gates_are_computed_once(case, monkeypatch):
     assert len(calls) <= 3*(1+2)*2 # Once more where a stack ends
 
 
+def test_what_does_the_same_runs_once(case, monkeypatch):
+    "Rankings share their control, and at all neurons every set is the same; each still has the answers that it has alone."
+    clf, rec = case
+    ivs, run, above = grid(rec, sites="residual.2", rankings=["dprime", "probeless"], fractions=[.5, 1.]), [], ablation._above
+    monkeypatch.setattr(ablation, "_above", lambda clf, b, site, stack, below: run.append(len(stack)) or above(clf, b, site, stack, below))
+    together = ablate(clf, LABELLED, ivs, recording=rec, tokens=4096, progress=False)
+    assert len(ivs) == 3*2*2*3 and sum(run) == len({(iv.concept, iv.lo.data_ptr(), *sorted(iv.neurons.tolist())) for iv in ivs})
+    assert sum(run) <= 3*((2+2+1)+(1+1)) # Half: full and range of both, one control; all: full, any range
+    apart = [ablate(clf, LABELLED, [iv], recording=rec, progress=False) for iv in ivs]
+    same_answers(together.after, np.concatenate([o.after for o in apart]), clf)
+    agree(together.fires, np.concatenate([o.fires for o in apart]), SHARES)
+    for other in (dict(seed=1), dict(vote=.5), dict(edit="zero"), dict(positions="readout")):
+        run.clear()
+        ablate(clf, LABELLED, [ivs[1], replace(ivs[1], **other)], recording=rec, tokens=4096, progress=False)
+        assert sum(run) == 2
+
+
 def test_prefix_runs_once(monkeypatch):
     "Interventions at several sites share the pass below them: block 0 runs once per batch."
     clf = classifier("bert")
@@ -144,7 +161,7 @@ def test_estimate_counts_sites_and_texts(case):
     clf, rec = case
     said = estimate(clf, LABELLED, grid(rec, **WIDE), recording=rec)
     assert (said.interventions, said.sites, said.texts) == (len(grid(rec, **WIDE)), 4, 6) and said.seconds > 0
-    more = estimate(clf, LABELLED, grid(rec, **WIDE)*20, recording=rec)
+    more = estimate(clf, LABELLED, [replace(iv, seed=i) for i in range(20) for iv in grid(rec, **WIDE)], recording=rec)
     assert more.seconds > 3*said.seconds and more.memory > said.memory
 
 
