@@ -118,6 +118,14 @@ def _on_disk(*paths):
             try: os.fsync(fd)
             finally: os.close(fd)
 
+def _shared(work, part):
+    "Some libraries write for the owner alone: every file is as the user's umask has it."
+    like = work/'.like'
+    with suppress(OSError):
+        like.touch()
+        for f in (part, *part.rglob('*')):
+            if f.is_file() and not f.is_symlink(): shutil.copymode(like, f)
+
 @contextmanager
 def _about(path):
     "Errors of the system name the file that was to be written; libraries in Rust have a number for them, too."
@@ -151,6 +159,7 @@ def atomic(
         part,old = work/path.name,work/'.old'
         if folder: part.mkdir()
         yield part
+        _shared(work, part)
         if durable: _on_disk(*(part.rglob('*') if folder else []), part)
         if folder and path.exists(): os.replace(path, old)
         try: os.replace(part, path)

@@ -491,10 +491,10 @@ SAME = ('model_sha256', 'prompt', 'tokenizer_sha256', 'dtype', 'classes', 'sites
 def merge_summaries(
     parts:Iterable[Summary], # One after the other; of the same model, sites and readout, other texts
 )->Summary: # Of all the texts
-    "Summaries put together from the first to the last, eight at a time: the same parts in the same order give the same bits."
+    "Summaries put together from the first to the last, four at a time: the same parts in the same order give the same bits."
     parts = iter(parts)
     if (total := next(parts, None)) is None: raise InputError("no summary was given to merge")
-    while block := list(islice(parts, 8)): total = _merged([total, *block])
+    while block := list(islice(parts, 4)): total = _merged([total, *block])
     return total
 
 def _merged(parts):
@@ -599,10 +599,7 @@ def save_recording(
     if rec.probabilities is not None:
         arrays |= dict(predicted=rec.predicted, confidence=rec.confidence, probabilities=rec.probabilities)
     about = rec.provenance | dict(site=rec.site, sites=rec.sites, readout=rec.readout, classes=list(rec.classes))
-    with atomic(path) as part:
-        save_file(arrays, part, metadata={'neuronlens':json.dumps(about)})
-        (usual := part.with_name('.mode')).touch()
-        part.chmod(usual.stat().st_mode & 0o777) # As any new file; safetensors makes it readable for one alone
+    with atomic(path) as part: save_file(arrays, part, metadata={'neuronlens':json.dumps(about)})
     about['sha256'] = hashlib.sha256(path.read_bytes()).hexdigest()
     with atomic(path.with_suffix('.json')) as part: part.write_text(json.dumps(about, indent=1))
     return path

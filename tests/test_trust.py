@@ -456,8 +456,11 @@ def test_a_lock_that_is_a_link(tmp_path):
 
 def test_what_is_kept_follows_the_umask(own, tmp_path):
     from neuronlens.recording import load_recording, save_recording
+    from neuronlens.store import write_arrays
     rec, old = load_recording(own/'recording/train.safetensors'), os.umask(0o027)
-    try: save_recording(rec, tmp_path/'kept/r.safetensors')
+    try:
+        save_recording(rec, tmp_path/'kept/r.safetensors')
+        write_arrays(tmp_path/'kept/0.safetensors', dict(labels=rec.labels), {}) # A shard
     finally: os.umask(old)
     assert {oct(p.stat().st_mode & 0o777) for p in (tmp_path/'kept').iterdir()} == {'0o640'}
 
