@@ -10,6 +10,8 @@ __all__ = ['Probe', 'solve', 'elastic_net', 'curvature', 'descend', 'control_tas
            'probe_by_count', 'Readability', 'readability']
 
 # %% ../nbs/30_probing.ipynb #e2f96358
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 
@@ -20,7 +22,7 @@ from scipy.sparse.linalg import eigsh
 from scipy.special import log_softmax
 from scipy.stats import binom, rankdata
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from .data import InputError, drawing, need_number
 from .progress import progress_bar
@@ -342,6 +344,12 @@ def _controls(train_labels, test_labels, C, task, types, shuffles, seed):
     return out
 
 # %% ../nbs/30_probing.ipynb #41c5de9e
+@contextmanager
+def _in_threads(work, items):
+    "What `work` makes of the items, in their order; as many at a time as products may have threads, four at most."
+    n = max((p['num_threads'] for p in threadpool_info()), default=1)
+    with threadpool_limits(1), ThreadPoolExecutor(min(4, n, len(items))) as pool: yield pool.map(work, items)
+
 def probe_layers(
     train:dict, # Site name to `[N, D]` training activations
     train_labels, # `[N]` class index of each training example
@@ -364,18 +372,18 @@ def probe_layers(
     if differ := sorted(set(train) ^ set(test)): raise InputError(f"site {differ[0]!r} is not in both train and test")
     _prices(l1=l1, l2=l2)
     if classes is None: classes = class_labels(train_labels)[1]
-    right,ctl,done,tasks = [],[],[],None
-    with progress_bar(train, 'probing', unit='site', show=progress) as bar:
-        for site in bar:
-            x,y,names = labelled(train[site], train_labels, classes)
-            a,gold,_ = labelled(test[site], test_labels, classes)
-            if not len(gold): raise InputError("no held-out examples")
-            enough(y, names)
-            if tasks is None: tasks = _controls(y, gold, len(names), control, types, shuffles, seed)
-            real,*others = _fit(x, y, [t[0] for t in tasks], names, l1, l2)
-            right.append(real.predict(a) == gold)
-            ctl.append([(p.predict(a[rows]) == want).mean() for p,(_,rows,want) in zip(others, tasks, strict=True)])
-            done.append(all(p.converged for p in (real, *others)))
+    given = [(*labelled(train[s], train_labels, classes), *labelled(test[s], test_labels, classes)) for s in train]
+    _,y,names,_,gold,_ = given[0]
+    if not len(gold): raise InputError("no held-out examples")
+    enough(y, names)
+    tasks = _controls(y, gold, len(names), control, types, shuffles, seed)
+    def at_site(of):
+        x,_,_,a,*_ = of
+        real,*others = _fit(x, y, [t[0] for t in tasks], names, l1, l2)
+        read = [(p.predict(a[rows]) == want).mean() for p,(_,rows,want) in zip(others, tasks, strict=True)]
+        return real.predict(a) == gold,read,all(p.converged for p in (real, *others))
+    with _in_threads(at_site, given) as parts, progress_bar(parts, 'probing', total=len(given), unit='site', show=progress) as bar:
+        right,ctl,done = zip(*bar, strict=True)
     low,high = accuracy_interval(right, seed=seed)
     most = np.mean([np.bincount(want).max()/len(want) for *_,want in tasks])
     return LayerProbes(tuple(train), np.mean(right, 1), np.mean(ctl, 1), float(np.bincount(gold).max()/len(gold)), len(y),
