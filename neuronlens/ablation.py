@@ -6,8 +6,8 @@
 __all__ = ['ROUNDING', 'QUANTILES', 'FOLDS', 'EDITS', 'NUMBERS', 'POSITIONS', 'FITTED', 'CONDITIONS', 'Neurons', 'zero', 'mean',
            'scale', 'dampen', 'adaptive', 'shift', 'transport', 'resample', 'rest_quantiles', 'parse_edit',
            'Intervention', 'said_edit', 'finite_edit', 'within', 'together', 'replacement', 'edited', 'LinearEdit',
-           'check_fractions', 'plan', 'Outcome', 'reads_recording', 'tensors_of', 'interventions_on', 'ablate',
-           'edited_acts', 'firing', 'answers_to', 'record_tokens']
+           'check_fractions', 'plan', 'Outcome', 'reads_recording', 'check_interventions', 'tensors_of',
+           'interventions_on', 'ablate', 'edited_acts', 'firing', 'answers_to', 'record_tokens']
 
 # %% ../nbs/40_ablation.ipynb #d452c803
 import math
@@ -288,6 +288,15 @@ def _checked(votes, positions, fitted, concepts, C):
         if not isinstance(c, int|np.integer) or not 0 <= c < C:
             raise InputError(f"concept {c!r} is not one of the class numbers 0 to {C-1}")
 
+# %% ../nbs/40_ablation.ipynb #6a0b93ce
+def _together(statistics, rankings, ranges):
+    "Refuse rankings and ranges of other classes or neurons than the statistics are of."
+    for what,x,values in (*(('ranking', r, r.scores) for r in rankings), *(('range', r, r.lo) for r in ranges)):
+        if tuple(x.classes) != tuple(statistics.classes):
+            raise InputError(f"{what} {x.name!r} is of classes {x.classes}, the statistics are of {statistics.classes}")
+        if values.shape[:2] != statistics.mean.shape:
+            raise InputError(f"{what} {x.name!r} is of {values.shape[1]} neurons, the statistics are of {statistics.mean.shape[1]}")
+
 def _tensor(a): return torch.as_tensor(np.array(a), dtype=torch.float32)
 
 def _gates(ranges, concept, votes, fitted):
@@ -325,7 +334,9 @@ def plan(
     site,(C,D),_ = parse_site(site),statistics.mean.shape,drawing(seed)
     edits,votes = [format_kind(*parse_edit(e)) for e in _listed(edit)],_listed(vote)
     concepts,out = range(C) if concepts is None else _listed(concepts),[]
+    rankings,fractions = _listed(rankings),_listed(fractions)
     _checked(votes, positions, fitted, concepts, C)
+    _together(statistics, rankings, _listed(ranges))
     check_fractions(fractions, D, site)
     if 'resample' not in edits: acts = None
     elif acts is None or labels is None: raise InputError("edit 'resample' draws from activations: give plan acts= and labels=")
@@ -486,6 +497,34 @@ def _share_of_pass(clf, site):
     share = 1 if site is None else (L-1-before(site).block+(before(site) == EMBEDDING))/L+1e-3
     return round(share*2**20)/2**20 # Of such numbers any sum is exact, so that the parts make the whole
 
+# %% ../nbs/40_ablation.ipynb #2d7fa0b6
+def _wrong(iv, seen):
+    "What is wrong with an intervention, or ''; tensors that were `seen` are fine."
+    D,k = len(iv.lo),iv.neurons
+    if not (k.dtype == torch.int64 and k.ndim == 1): return f"neurons are {k.dtype} of shape {list(k.shape)}, not whole numbers `[k]`"
+    if len(k) and not 0 <= int(k.min()) <= int(k.max()) < D: return f"neuron {int(k.min()) if k.min() < 0 else int(k.max())} is none of {D}"
+    if len(k.unique()) < len(k): return "a neuron is named twice"
+    if not 0 <= iv.vote <= 1: return f"vote {iv.vote} is outside 0 to 1"
+    if iv.positions not in POSITIONS: return f"positions {iv.positions!r} is none of {', '.join(POSITIONS)}"
+    if {id(iv.lo), id(iv.hi), *map(id, iv.about)} <= seen: return ''
+    if not (iv.lo.ndim == 2 and iv.lo.shape == iv.hi.shape): return f"lo {list(iv.lo.shape)} and hi {list(iv.hi.shape)} are not `[D, K]`"
+    if iv.lo.isnan().any() or iv.hi.isnan().any(): return "an end of a range is no number"
+    if odd := [t for t in iv.about if t is not None and t.shape[-1] != D]: return f"what it knows is of {odd[0].shape[-1]} neurons, not {D}"
+    seen |= {id(iv.lo), id(iv.hi), *map(id, iv.about)}
+    return ''
+
+def check_interventions(
+    interventions:list, # Of `Intervention` or `LinearEdit`
+): # Nothing
+    "Refuse what is no list of interventions, and one whose neurons, ranges, vote or positions mean nothing."
+    if not isinstance(interventions, list|tuple):
+        raise InputError(f"interventions are a list, got {type(interventions).__name__}")
+    seen = set()
+    for iv in interventions:
+        if isinstance(iv, LinearEdit): continue
+        if not isinstance(iv, Intervention): raise InputError(f"an intervention is needed, got {type(iv).__name__}")
+        if why := _wrong(iv, seen): raise InputError(f"{said_edit(iv)}: {why}")
+
 # %% ../nbs/40_ablation.ipynb #b6a1db32
 def tensors_of(
     iv, # An `Intervention` or a `LinearEdit`
@@ -495,6 +534,7 @@ def tensors_of(
 
 def _placed(ivs, clf):
     "The interventions with sites counted from 0 and tensors on the model's device, still shared."
+    check_interventions(ivs)
     a,device,moved,out = anatomy(clf.model),clf.device,{},[]
     for iv in ivs:
         for t in tensors_of(iv):
@@ -506,6 +546,8 @@ def _placed(ivs, clf):
     for iv in out:
         if iv.width != (D := a.width(iv.site)):
             raise InputError(f"an intervention at {iv.site} has ranges of {iv.width} neurons, the site has {D}")
+        if clf.classes and not 0 <= iv.concept < len(clf.classes): # An edit for all classes has no text that it is not aimed at
+            raise InputError(f"{said_edit(iv)} is aimed at none of the {len(clf.classes)} classes; give it the number of one")
     return out
 
 def _checked_recording(clf, texts, rec):
@@ -528,6 +570,7 @@ def interventions_on(
     progress:bool=True, # Show a progress bar with the time left
 )->Iterator[tuple]: # (which `[S]` or None, rows `[n]`, probabilities `[S, n, C]` or `[n, C]`, fires `[S, n]` or None)
     "The answers under every intervention piece by piece, as they are computed; `which` None are those without an edit."
+    check_interventions(interventions)
     same,readout = _alike(interventions),readout or clf.readout
     parts = _pieces(clf, texts, _placed([interventions[m[0]] for m in same], clf), recording, readout, tokens, progress)
     for which,rows,p,fires in parts:
@@ -545,6 +588,7 @@ def _alike(ivs):
         out.setdefault((iv.concept, str(iv.site), iv.edit, iv.positions, iv.seed, *own), []).append(i)
     return list(out.values())
 
+# %% ../nbs/40_ablation.ipynb #8e1f6d30
 def _pieces(clf, texts, ivs, recording, readout, tokens, progress):
     "The same for interventions that are on the model's device."
     if recording is not None: _checked_recording(clf, texts, recording)

@@ -125,6 +125,7 @@ def _shared(work, part):
         like.touch()
         for f in (part, *part.rglob('*')):
             if f.is_file() and not f.is_symlink(): shutil.copymode(like, f)
+        like.unlink()
 
 @contextmanager
 def _about(path):

@@ -7,6 +7,7 @@ __all__ = ['STREAMS', 'EMBEDDING', 'Site', 'parse_site', 'Anatomy', 'find_blocks
            'run', 'narrowed', 'answer', 'head_reads', 'logits', 'shots_again']
 
 # %% ../nbs/12_hooks.ipynb #fd88c540
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,7 +18,18 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from .data import InputError
-from .model import Batch, Classifier, alike, call_options, evaluating, input_device, padding_id, understood, without_wrapper
+from neuronlens.model import (
+    Batch,
+    Classifier,
+    alike,
+    call_options,
+    evaluating,
+    input_device,
+    padding_id,
+    parts_of,
+    understood,
+    without_wrapper,
+)
 
 # %% ../nbs/12_hooks.ipynb #ccee96d9
 STREAMS = ('residual', 'mlp', 'attention')
@@ -261,6 +273,25 @@ def _check_top(model, blocks, in_tuple, hidden, logits):
     if again.shape == logits.shape and alike(again, logits, model): return
     raise InputError(f"{type(model).__name__}: its answer is not made of the output of its last block alone")
 
+# %% ../nbs/12_hooks.ipynb #c3b7f215
+@torch.no_grad()
+def _check_beside(model, a):
+    "Refuse a model whose answer to a text is another one beside a longer text, or where the head is given the text's end alone."
+    ids,seen = _trial_rows(model),[]
+    short,mask = ids[:1,:3],torch.ones_like(ids)
+    wide = ids.clone()
+    wide[0,3:],mask[0,3:] = padding_id(model),0
+    handle = a.blocks[-1].register_forward_hook(lambda m, args, out: seen.append(_hidden(out)))
+    with ExitStack() as stack:
+        stack.callback(handle.remove)
+        want = model(input_ids=short, **call_options(model)).logits[0]
+        model(input_ids=wide, attention_mask=mask, **call_options(model))
+    h,m = (seen[1][:1], mask[:1]) if a.head == 'all' else (seen[1][:1,[0 if a.head == 'first' else 2]], None)
+    with resuming(a.blocks, a.in_tuple, len(a)-1, h): got = model(**_dummy(model, *h.shape[:2], m)).logits[0]
+    if want.ndim == 2: want,got = want[-1],got[-1] # A language model's
+    if got.shape != want.shape or not alike(got, want, model):
+        raise InputError(f"{type(model).__name__}: its answer to a text is another one beside a longer text")
+
 def _dummy(model, n, t, mask=None):
     "Inputs for a pass whose blocks are all replaced: their ids do not matter, as long as none is padding."
     device = input_device(model)
@@ -268,16 +299,17 @@ def _dummy(model, n, t, mask=None):
     return dict(input_ids=ids, attention_mask=torch.ones_like(ids) if mask is None else mask.to(device), **call_options(model))
 
 # %% ../nbs/12_hooks.ipynb #0a823b0a
-_ANATOMY = WeakKeyDictionary()
+_ANATOMY = WeakKeyDictionary() # By model, and by what it is made of: parts may be exchanged
 
 def anatomy(
     model:nn.Module, # Hugging Face model with a classification or language-modelling head
-)->Anatomy: # Kept as long as the model lives
+)->Anatomy: # Kept as long as the model lives and is made of the same parts
     "Find the blocks, the projections and what the head reads, by structure and a few small trials; a site is what was proven to be one."
     model = without_wrapper(model)
-    if (a := _ANATOMY.get(model)) is not None: return a
-    with torch.inference_mode(False), evaluating(model), understood(model): res = _ANATOMY[model] = _anatomy(model)
-    return res
+    known,parts = _ANATOMY.setdefault(model, {}),parts_of(model)
+    if parts not in known:
+        with torch.inference_mode(False), evaluating(model), understood(model): known[parts] = _anatomy(model)
+    return known[parts]
 
 def _anatomy(model):
     blocks = find_blocks(model)
@@ -291,7 +323,9 @@ def _anatomy(model):
     _check_top(model, blocks, in_tuple, hidden[-1], logits)
     _check_resuming(model, blocks, in_tuple, hidden)
     trial = model, blocks, in_tuple, width
-    return Anatomy(blocks, inner, refused, {'residual':width} | widths, in_tuple, _head_position(*trial), _stands_in(*trial))
+    res = Anatomy(blocks, inner, refused, {'residual':width} | widths, in_tuple, _head_position(*trial), _stands_in(*trial))
+    _check_beside(model, res)
+    return res
 
 # %% ../nbs/12_hooks.ipynb #e64dd089
 @contextmanager
@@ -311,6 +345,9 @@ def resuming(
             if (own := b.__dict__.get('forward')) is None: stack.callback(b.__dict__.pop, 'forward')
             else: stack.callback(b.__dict__.__setitem__, 'forward', own)
             b.forward = given
+            for k in ('_forward_hooks', '_forward_pre_hooks'): # What others do here they did before
+                stack.callback(setattr, b, k, getattr(b, k))
+                setattr(b, k, OrderedDict())
         yield
 
 # %% ../nbs/12_hooks.ipynb #9f146b71

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['READOUTS', 'Batch', 'first_attended', 'last_attended', 'pad', 'readout_weights', 'read', 'Classifier', 'input_device',
-           'call_options', 'without_wrapper', 'padding_id', 'evaluating', 'untouched', 'alike', 'is_causal',
+           'call_options', 'without_wrapper', 'parts_of', 'padding_id', 'evaluating', 'untouched', 'alike', 'is_causal',
            'turns_by_length', 'takes_positions', 'quiet', 'block_count', 'weight_files', 'settings_hash', 'folder_hash',
            'weights_hash', 'weights_state', 'settings_state', 'half_precision', 'load_model', 'understood',
            'reads_alone', 'check_tokenizer', 'most_tokens', 'make_classifier', 'load_classifier', 'minilm',
            'load_language_model', 'smollm2', 'Encoded', 'proven', 'encode', 'batches', 'token_budget', 'out_of_memory',
-           'each_batch', 'align']
+           'each_batch', 'class_index', 'align']
 
 # %% ../nbs/10_model.ipynb #ecc60a6d
 import copy
@@ -176,14 +176,31 @@ def call_options(
     named = {} if getattr(model.config, 'return_dict', True) else {'return_dict':True}
     return named | ({'use_cache':False} if 'use_cache' in inspect.signature(model.forward).parameters else {})
 
+# %% ../nbs/10_model.ipynb #1f5e9a42
 def without_wrapper(
     model:torch.nn.Module, # Hugging Face model, maybe wrapped by PEFT
 )->torch.nn.Module: # The model of transformers inside, its adapters in their places
-    "The model itself; refuses adapters that are no layers but tokens put before every text."
+    "The model itself, also where it was compiled; refuses adapters that are no layers but tokens, or that change while a text is read."
+    model = getattr(model, '_orig_mod', model) # In compiled code no hook is heard of
     if not callable(getattr(model, 'get_base_model', None)): return model
     if getattr(getattr(model, 'active_peft_config', None), 'is_prompt_learning', False):
         raise InputError(f"{type(model).__name__} puts learned tokens before every text; such a model cannot be studied")
-    return model.get_base_model()
+    for of in getattr(model, 'peft_config', {}).values():
+        if getattr(of, 'alora_invocation_tokens', None) or str(getattr(of, 'peft_type', '')).endswith('XLORA'):
+            raise InputError(f"{type(model).__name__} changes its adapters while it reads a text; such a model cannot be studied")
+    return without_wrapper(model.get_base_model())
+
+def parts_of(
+    model:torch.nn.Module, # Any model
+)->tuple: # Its modules, but for the model itself
+    "What a model is made of now: another tuple once a part of it was exchanged."
+    found,todo = {},[*model._modules.values()]
+    while todo:
+        m = todo.pop()
+        if m is None or m in found: continue
+        found[m] = True
+        todo += m._modules.values()
+    return tuple(found)
 
 def padding_id(
     model:torch.nn.Module, # Hugging Face model
@@ -249,8 +266,7 @@ def is_causal(
     "Whether earlier positions are blind to later tokens: found by changing the last of four."
     a = _trial_ids(model)
     b = torch.cat([a[:,:-1], a[:,:1]], 1)
-    hidden = [model.base_model(x, **call_options(model.base_model))[0][:,0] for x in (a, b)]
-    return bool(torch.allclose(*hidden, atol=1e-6))
+    return alike(*(model.base_model(x, **call_options(model.base_model))[0][:,:-1] for x in (a, b)), model)
 
 def turns_by_length(
     model:torch.nn.Module, # Hugging Face model
@@ -264,9 +280,9 @@ def turns_by_length(
 def _positions(model):
     "How many positions its table has from the first that is used (RoBERTa begins after its pad id): by watching what is looked up."
     ids,found,look = _trial_ids(model)[:,[1, 0, 3, 2]],[],torch.nn.functional.embedding
-    def watched(at, table, *args, **kw):
-        if at.shape[-1] == 4 and at.numel() == 4 and (at.flatten().diff() == 1).all(): found.append(len(table)-int(at.min()))
-        return look(at, table, *args, **kw)
+    def watched(input, weight, *args, **kw): # Named as torch names them
+        if input.shape[-1] == 4 and input.numel() == 4 and (input.flatten().diff() == 1).all(): found.append(len(weight)-int(input.min()))
+        return look(input, weight, *args, **kw)
     with patch('torch.nn.functional.embedding', watched): model.base_model(ids, **call_options(model.base_model))
     return min(found, default=1<<20)
 
@@ -373,24 +389,50 @@ def weights_hash(
     return f"revision {getattr(config, '_commit_hash', None)}"
 
 # %% ../nbs/10_model.ipynb #479db4ef
-_BITS = {1:torch.int8, 2:torch.int16, 4:torch.int32, 8:torch.int64}
+_SPAN,_FACTORS = 1<<17,{} # Numbers that are taken at a time, so that they stay in the processor's cache; what each is multiplied by
 
-def _bit_sums(weight):
-    "The sums of the bits of every row and of every column, as integers that wrap around; of a vector its numbers."
-    bits = weight.detach().view(_BITS[weight.element_size()])
-    return [bits] if bits.ndim < 2 else [bits.flatten(1).sum(k, dtype=bits.dtype) for k in (0, 1)]
+def _bit_sums(held):
+    "Of every 4 kB a number, in which each bit counts by its place: it shows, too, when all signs turn or all numbers double."
+    raw = held.detach().contiguous().flatten().view(torch.uint8)
+    if len(raw) % 4 or raw.data_ptr() % 4: raw = torch.nn.functional.pad(raw, (0, -len(raw) % 4)).clone()
+    raw = raw.view(torch.int32)
+    if (factors := _FACTORS.get(raw.device)) is None:
+        drawn = torch.randint(1<<31, (_SPAN,), generator=torch.Generator().manual_seed(0))
+        factors = _FACTORS[raw.device] = (drawn | 1).to(raw.device, torch.int32)
+    for part in raw.split(_SPAN):
+        mixed = part >> 15
+        mixed ^= part
+        mixed *= factors[:len(part)]
+        yield torch.nn.functional.pad(mixed, (0, -len(mixed) % 1024)).view(-1, 1024).sum(1, dtype=torch.int32)
+
+def _said(v):
+    "A switch, a number, a name, or several of them; of a function its name; None of anything else."
+    if isinstance(v, bool|int|float|str): return v
+    if isinstance(v, list|tuple|set): return [_said(x) for x in (sorted(v, key=str) if isinstance(v, set) else v)]
+    if isinstance(v, dict): return {str(k):_said(x) for k,x in v.items()}
+    return getattr(v, '__qualname__', None) if callable(v) else None
+
+_OF_ADAPTERS,_ASIDE = ('_active_adapter', '_disable_adapters'),('training', 'warnings_issued', 'name_or_path')
+
+def _switches(model):
+    "Kind, switches and numbers of every module, and how many hooks hang on it: what decides a pass and is no tensor."
+    for name,m in model.named_modules():
+        about = {k:_said(v) for k,v in m.__dict__.items() if k in _OF_ADAPTERS or k[0] != '_' and k not in _ASIDE}
+        hooks = [len(h) for h in (m._forward_hooks, m._forward_pre_hooks)]
+        yield name,type(m).__qualname__,{k:v for k,v in about.items() if v is not None},hooks
 
 def weights_state(
     model:torch.nn.Module, # Any model
 )->str: # 16 hex digits
-    "What changes when a weight in memory does: a hash over sums of bits, ten times as fast as one over all bytes."
-    h = hashlib.sha256()
-    for name,p in model.named_parameters():
+    "What changes when a weight, a buffer or a switch in memory does: a hash over sums of bits, faster than one over all bytes."
+    h = hashlib.sha256(json.dumps(list(_switches(model)), sort_keys=True, default=str).encode())
+    for name,p in chain(model.named_parameters(), model.named_buffers()):
         if p.device.type == 'meta': continue # Kept elsewhere until it is needed
-        h.update(name.encode())
-        for x in _bit_sums(p): h.update(x.contiguous().cpu().numpy().tobytes())
+        h.update(f'{name} {tuple(p.shape)} {p.dtype}'.encode())
+        for x in _bit_sums(p): h.update(x.cpu().numpy().tobytes())
     return h.hexdigest()[:16]
 
+# %% ../nbs/10_model.ipynb #5d1c0a7e
 def _changed(clf):
     "`{'changed': state}` if the weights are no longer those of the classifier's hash."
     now = weights_state(clf.model) if clf.state else ''
@@ -563,8 +605,10 @@ def check_tokenizer(
     tokenizer:object, # Its tokenizer
     source:str='given', # Folder or hub name
 ): # Nothing; raises `InputError`
-    "Refuse a tokenizer that knows no word (one made of no file), and one with words that the model has no embedding of."
+    "Refuse a tokenizer that knows no word (made of no file), one with words that the model has no embedding of, one of token types."
     if not hasattr(tokenizer, 'get_vocab'): return
+    if 'token_type_ids' in inspect.signature(model.forward).parameters and any(tokenizer('a').get('token_type_ids') or []):
+        raise InputError(f"model {source!r} has a tokenizer that gives tokens types other than 0, which are not read here")
     special,n = set(tokenizer.all_special_tokens),len(model.get_input_embeddings().weight)
     most = max((i for t,i in tokenizer.get_vocab().items() if t not in special), default=None)
     if most is None: raise InputError(f"model {source!r} has a tokenizer without a single word; its folder lacks the tokenizer's files")
@@ -598,8 +642,20 @@ def most_tokens(
     most = getattr(model.config.get_text_config(), 'max_position_embeddings', None) or 0
     most = most if most > 0 else 1<<20 # XLNet says -1
     with untouched(model): most = min(most, _positions(model))
-    return int(min(most, getattr(tokenizer, 'model_max_length', most)))
+    said = getattr(tokenizer, 'model_max_length', None)
+    if said is not None and not said >= 3: raise InputError(f"the tokenizer's model_max_length is {said}; no text is so short")
+    return int(most if said is None else min(most, said))
 
+@torch.no_grad()
+def _check_answer(model, n, source):
+    "Refuse a head that does not give one score a class."
+    said = f"model {source!r} ({type(model).__name__})"
+    if model.base_model is model: raise InputError(f"{said} has no base model under its head (base_model_prefix), which is needed")
+    out = model(input_ids=_trial_ids(model), **call_options(model))
+    shape = list(getattr(out, 'logits', torch.empty(0)).shape)
+    if shape != [1, n]: raise InputError(f"{said} is no classifier of texts into {n} classes: it gives a text scores of shape {shape}")
+
+# %% ../nbs/10_model.ipynb #b7d24c19
 def make_classifier(
     model:torch.nn.Module, # Hugging Face model with a sequence classification head
     tokenizer:object, # Its tokenizer
@@ -612,6 +668,9 @@ def make_classifier(
 )->Classifier: # The model under study
     "Put a model, its tokenizer and its class names together, and check that they fit."
     model = without_wrapper(model)
+    if not hasattr(getattr(model, 'config', None), 'num_labels') or not callable(tokenizer):
+        what = 'model of transformers' if callable(tokenizer) else 'tokenizer'
+        raise InputError(f"a {what} is needed, got {type(model if callable(tokenizer) else tokenizer).__name__}")
     n,cfg = model.config.num_labels,model.config
     if n < 2 or getattr(cfg, 'problem_type', None) in ('regression', 'multi_label_classification'):
         raise InputError(f"model {source!r} is no single-label classifier ({n} output(s), {cfg.problem_type})")
@@ -623,6 +682,7 @@ def make_classifier(
         if readout == 'auto': readout = 'last' if is_causal(model) else 'first'
         if cfg.get_text_config().pad_token_id is None: cfg.get_text_config().pad_token_id = padding_id(model, tokenizer)
         check_tokenizer(model, tokenizer, source)
+        _check_answer(model, n, source)
         most = most_tokens(model, tokenizer)
         if not reads_alone(model): raise InputError(f"model {source!r} ({type(model).__name__}) reads a text differently where others"
                                                     " stand beside it; such a model cannot be studied in batches")
@@ -850,7 +910,11 @@ def proven(
 )->Encoded: # The same; `mixed` is False if only texts of one length may share a batch
     "Prove the model on texts as long as these, once for every longer text; refuses one that reads them in no batch as alone."
     if not len(encoded): return encoded
-    known,key = _PROVEN.setdefault(clf.model, {}),(side, clf.past, clf.tail)
+    n = len(clf.model.get_input_embeddings().weight)
+    if odd := [i for i,x in enumerate(encoded.ids) if max(x) >= n]: # A special token that was added later
+        raise InputError(f"{encoded.source}, {some_rows([encoded.row(i) for i in odd])}: token {max(encoded.ids[odd[0]])} is none of the"
+                         f" {n} that the model has an embedding of")
+    known,key = _PROVEN.setdefault(clf.model, {}),(parts_of(clf.model), side, clf.past, clf.tail)
     long,short = (list(f(encoded.ids, key=len)) for f in (max, min))
     some = [long, *[x for x in (short, long[:8]) if len(x) < len(long)]] # A text of one token tells nothing about positions
     if known.get(key, (0,))[0] < len(long): known[key] = len(long),_prove(clf, some, side)
@@ -972,6 +1036,26 @@ def each_batch(
         del batch,res
 
 # %% ../nbs/10_model.ipynb #3e5df8bb
+def class_index(
+    names:list[str], # Class names of texts
+    clf:Classifier, # The model under study
+    source:str='given', # Where the texts are from, for the message
+)->dict[str,int]: # Which output of the model each name stands for
+    "Class names as the model's outputs: its names, its names in another case, or their numbers; some may be absent."
+    exact = {c:i for i,c in enumerate(clf.classes)}
+    small = [c.lower() for c in clf.classes]
+    lower = {c:exact.get(c, small.index(c.lower())) for c in names if c in exact or small.count(c.lower()) == 1}
+    numbers = {str(i):i for i in range(len(clf.classes))}
+    by_name = any(exact.get(k, i) != i for k,i in numbers.items()) # Classes called 1 to 3: a label 1 cannot mean the second, too
+    known = next((k for k in (exact, lower, {} if by_name else numbers) if all(c in k for c in names)), lower or numbers)
+    if strange := [c for c in names if c not in known]:
+        why = '; these names are numbers, so a label is a name and not a place'*by_name
+        raise InputError(f"{source}: class {strange[0]!r} is none of the model's: {', '.join(clf.classes)}{why}")
+    for i,c in enumerate(clf.classes):
+        if len(same := [n for n in dict.fromkeys(names) if known[n] == i]) > 1:
+            raise InputError(f"{source}: classes {same[0]!r} and {same[1]!r} are both the model's {c!r}; call them the same")
+    return {c:known[c] for c in names}
+
 def align(
     texts:Texts, # Labelled texts
     clf:Classifier, # The model under study
@@ -980,15 +1064,7 @@ def align(
 )->Texts: # The same texts, `classes` being the model's
     "Labels as the model's outputs; refuses a class the model has not, and one of the model's that has no text."
     need_texts(texts, 'a model')
-    exact = {c:i for i,c in enumerate(clf.classes)}
-    names = {c.lower():i for i,c in enumerate(clf.classes)}
-    numbers = {str(i):i for i in range(len(clf.classes))}
-    by_name = any(exact.get(k, i) != i for k,i in numbers.items()) # Classes called 1 to 3: a label 1 cannot mean the second, too
-    tried = [exact, {c:names[c.lower()] for c in texts.classes if c.lower() in names}, {} if by_name else numbers]
-    known = next((k for k in tried if all(c in k for c in texts.classes)), tried[1] or tried[2])
-    if strange := [c for c in texts.classes if c not in known]:
-        why = '; these names are numbers, so a label is a name and not a place'*by_name
-        raise InputError(f"{texts.source}: class {strange[0]!r} is none of the model's: {', '.join(clf.classes)}{why}")
+    known = class_index(texts.classes, clf, texts.source)
     to = np.array([known[c] for c in texts.classes])
     if every and (absent := sorted(set(range(len(clf.classes)))-set(to[texts.labels].tolist()))):
         raise InputError(f"{texts.source}: no text of the model's class {clf.classes[absent[0]]!r}")

@@ -382,8 +382,8 @@ def probe_layers(
         real,*others = _fit(x, y, [t[0] for t in tasks], names, l1, l2)
         read = [(p.predict(a[rows]) == want).mean() for p,(_,rows,want) in zip(others, tasks, strict=True)]
         return real.predict(a) == gold,read,all(p.converged for p in (real, *others))
-    with _in_threads(at_site, given) as parts, progress_bar(parts, 'probing', total=len(given), unit='site', show=progress) as bar:
-        right,ctl,done = zip(*bar, strict=True)
+    with _in_threads(at_site, given) as parts:
+        with progress_bar(parts, 'probing', total=len(given), unit='site', show=progress) as bar: right,ctl,done = zip(*bar, strict=True)
     low,high = accuracy_interval(right, seed=seed)
     most = np.mean([np.bincount(want).max()/len(want) for *_,want in tasks])
     return LayerProbes(tuple(train), np.mean(right, 1), np.mean(ctl, 1), float(np.bincount(gold).max()/len(gold)), len(y),

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SHARD_TEXTS', 'SHARD_BYTES', 'FIELDS', 'SAME', 'versions', 'Recording', 'recording_frame', 'finite_answers',
-           'tokenizer_hash', 'provenance', 'parameters_hash', 'Reading', 'make_reading', 'class_index', 'shards',
-           'read_shard', 'reading_about', 'disk_need', 'make_room', 'activation_arrays', 'each_shard', 'open_store',
-           'record', 'Summary', 'summary_frame', 'summary_arrays', 'summary_from', 'statistics_arrays',
-           'merge_summaries', 'summarise', 'part_of', 'correct_only', 'vocabulary_confidence', 'save_recording',
-           'load_recording', 'save_summary', 'load_summary', 'recorded', 'example_recordings']
+           'tokenizer_hash', 'provenance', 'parameters_hash', 'Reading', 'make_reading', 'shards', 'read_shard',
+           'reading_about', 'disk_need', 'make_room', 'activation_arrays', 'each_shard', 'open_store', 'record',
+           'Summary', 'summary_frame', 'summary_arrays', 'summary_from', 'statistics_arrays', 'merge_summaries',
+           'summarise', 'part_of', 'correct_only', 'vocabulary_confidence', 'save_recording', 'load_recording',
+           'save_summary', 'load_summary', 'recorded', 'example_recordings']
 
 # %% ../nbs/20_recording.ipynb #f7710e3f
 import hashlib
@@ -36,7 +36,18 @@ from . import __version__
 from .cache import cache_folder, in_use, read_sealed, said_size, size_limit, trim
 from .data import Damaged, InputError, Texts, atomic, read_json, some_rows, take
 from .hooks import Site, anatomy, answer, parse_site, run
-from .model import READOUTS, Classifier, align, each_batch, encode, read, readout_weights, settings_state, token_budget
+from neuronlens.model import (
+    READOUTS,
+    Classifier,
+    align,
+    class_index,
+    each_batch,
+    encode,
+    read,
+    readout_weights,
+    settings_state,
+    token_budget,
+)
 from .progress import progress_bar, say, switched_off
 from .prompt import Prompted
 from .statistics import ClassQuantiles, ClassStatistics, batch_quantiles, batch_statistics, merge_quantiles, merge_statistics
@@ -196,21 +207,6 @@ def make_reading(
     return Reading(clf, sites, readout, size or max(1, min(SHARD_TEXTS, fit)), **kw)
 
 # %% ../nbs/20_recording.ipynb #a48d0233
-def class_index(
-    names:list[str], # Class names of texts
-    clf:Classifier, # The model under study
-    source:str='given', # Where the texts are from, for the message
-)->dict[str,int]: # Which output of the model each name stands for
-    "Class names as the model's outputs: its names, its names in another case, or their numbers; some may be absent."
-    exact = {c:i for i,c in enumerate(clf.classes)}
-    lower = {c.lower():i for i,c in enumerate(clf.classes)}
-    numbers = {str(i):i for i in range(len(clf.classes))}
-    tried = [exact, {c:lower[c.lower()] for c in names if c.lower() in lower}, numbers]
-    known = next((k for k in tried if all(c in k for c in names)), tried[1] or numbers)
-    if strange := [c for c in names if c not in known]:
-        raise InputError(f"{source}: class {strange[0]!r} is none of the model's: {', '.join(clf.classes)}")
-    return {c:known[c] for c in names}
-
 def _renamed(chunks, clf, names):
     "Chunks with the model's classes; a name must mean the same in all of them."
     seen = class_index(names, clf)

@@ -485,6 +485,12 @@ def _changed(out, name, about):
     was = about.get('files', {}).get(name)
     return was is not None and not ((out/name).is_file() and sha256([out/name]) == was)
 
+def _written(out):
+    "Whether the study file of a folder is as a run leaves it."
+    try: given = tomllib.loads(text := (out/'study.toml').read_text(encoding='utf-8'))
+    except (OSError, ValueError, RecursionError): return False
+    return list(given) == ['title', 'seed', *_TABLES] and tomli_w.dumps(given) == text
+
 def _decided(spec, about): return about.get('decides') == json.loads(json.dumps(_decides(spec)))
 
 # %% ../nbs/60_study.ipynb #c3a850d8
@@ -494,6 +500,11 @@ def _check_folder(out, spec, texts):
         if (out/f).is_symlink(): raise InputError(f"output folder {str(out)!r}: {f} is a link to another folder; remove it")
     try: about = _provenance(out)[0]
     except InputError: about = {}
+    ours = [(out/f).resolve() for f in FILES]
+    if own := [p for p in (spec.data.train, spec.data.test) if p and Path(p).is_file() and Path(p).resolve() in ours]:
+        raise InputError(f"output folder {str(out)!r} holds the data {own[0]!r}, which the results would replace; choose a new one")
+    if not about and (out/'study.toml').exists() and not _written(out):
+        raise InputError(f"output folder {str(out)!r} holds a study.toml of your own; choose a new one")
     if (out/'study.toml').exists() or about:
         if not _holds(out, spec, about): raise InputError(f"output folder {str(out)!r} already holds another study; choose a new one")
         for part,was,now in zip(('train', 'test'), about.get('notes', {}).get('texts_sha256', ()), texts or (), strict=False):

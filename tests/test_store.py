@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from itertools import islice
 from types import SimpleNamespace
 
@@ -248,17 +249,18 @@ DAMAGE = {'header': lambda d: flip(d, 20), 'provenance': lambda d: flip(d, d.ind
 
 
 @pytest.mark.parametrize('where', DAMAGE)
-def test_only_the_damaged_shard_is_made_again(where, clf, texts, whole, tmp_path, passes, recwarn):
+def test_only_the_damaged_shard_is_made_again(where, clf, texts, whole, tmp_path, passes, recwarn, monkeypatch):
     go = lambda: record(clf, texts, SITES, size=8, folder=tmp_path, progress=False)
     go()
     path = tmp_path/'shard-00005.safetensors'
     good = path.read_bytes()
     path.write_bytes(DAMAGE[where](good)) if DAMAGE[where] else path.unlink()
     passes.clear()
-    calls, handle = [], clf.model.register_forward_pre_hook(lambda *a: calls.append(1))
+    calls, forward = [], type(clf.model).forward # Not by a hook: a model with one is another
     recwarn.clear()
-    assert equal(go(), whole)
-    handle.remove()
+    with monkeypatch.context() as m:
+        m.setattr(type(clf.model), 'forward', wraps(forward)(lambda *a, **kw: calls.append(1) or forward(*a, **kw)))
+        assert equal(go(), whole)
     assert passes == [8] and len(calls) == 2 # One batch of eight texts, and its head
     assert [str(w.message) for w in recwarn if str(path) in str(w.message) and 'this shard is made again' in str(w.message)]
     assert len(recwarn) == 1 and path.read_bytes() == good
