@@ -7,14 +7,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import transformers
 from models import NAMES, ROLES, examine, plain, seen_at, word_tokenizer, words
 from tiny import shaken
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
 
+from neuronlens.ablation import Intervention, Neurons, ablate
 from neuronlens.data import InputError, make_texts
 from neuronlens.hooks import Site, anatomy, hooked
 from neuronlens.language import generate
-from neuronlens.model import encode, load_classifier, make_classifier, without_wrapper
+from neuronlens.model import encode, load_classifier, make_classifier, weights_state, without_wrapper
 from neuronlens.prompt import Prompt, make_prompted
 from neuronlens.recording import record
 from neuronlens.rounding import agree, score_size
@@ -193,7 +197,6 @@ def test_most_tokens():
 
 def test_one_bos():
     "A prompt that brings its own BOS gets no second one; one that does not gets the tokenizer's."
-    from tokenizers.processors import TemplateProcessing
     tok = word_tokenizer()
     tok.backend_tokenizer.post_processor = TemplateProcessing(single="<eos> $A", special_tokens=[("<eos>", 4)])
     tok.bos_token = "<eos>"
@@ -217,3 +220,180 @@ def test_readme_says_what_was_found():
         said += [len(works), (works == whole).sum(), ((works != whole) & (works != "")).sum(), (works == "").sum()]
     readme = re.search(r"Every architecture of transformers.*?\n\n", (top/"README.md").read_text(encoding="utf-8"), re.S)[0]
     assert [int(n) for n in re.findall(r"\d+", readme)] == said
+
+
+# --- models that change, and what is none
+
+ABC = ["a", "b", "c"]
+
+
+def classified(model, tok=None): return make_classifier(model, tok or word_tokenizer(), ABC)
+
+
+@torch.no_grad()
+def answers(model, tok=None):
+    "Plain transformers, one text at a time."
+    tok = tok or word_tokenizer()
+    return torch.stack([model(**tok(t, return_tensors="pt")).logits[0].float().softmax(-1) for t in TEXTS])
+
+
+def right(got, want, clf): agree(got, want, clf, size=score_size(want))
+
+
+def six_at_zero(site, width=16):
+    inf = torch.full((width, 1), torch.inf)
+    return Intervention(0, "full", "none", 1., "full", "zero", site, torch.arange(6), -inf, inf, Neurons(*torch.zeros(4, width)))
+
+
+def zeroed(mod, args, out=None):
+    x = (args[0] if out is None else out).clone()
+    x[..., :6] = 0
+    return (x, *args[1:]) if out is None else x
+
+
+def edited_by_hand(model, module, inner):
+    h = module.register_forward_pre_hook(zeroed) if inner else module.register_forward_hook(zeroed)
+    try: return answers(model)
+    finally: h.remove()
+
+
+def test_a_compiled_model_has_the_sites_of_the_model():
+    model = made("llama")
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        for t in TEXTS: compiled(**word_tokenizer()(t, return_tensors="pt"), use_cache=False)
+    names = {m: n for n, m in model.named_modules()}
+    found = {str(s): names[m] for s, m in anatomy(classified(compiled).model).inner.items()}
+    assert (found["attention.1"], found["mlp.1"]) == ("model.layers.1.self_attn.o_proj", "model.layers.1.mlp.down_proj")
+
+
+@pytest.mark.parametrize("block", [1, 3, 5])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_hook_of_someone_else_acts_once(block, late):
+    "Steering is a part of the model, whether it hangs there from the beginning or not; also where a pass resumes above it."
+    model, v = made("llama", num_hidden_layers=6), torch.randn(16, generator=torch.Generator().manual_seed(5))
+    clf = classified(model)
+    if late: record(clf, LABELLED, progress=False)
+    model.model.layers[block].register_forward_hook(lambda mod, args, out: out+v)
+    right(record(clf, LABELLED, progress=False).probabilities, answers(model), clf)
+    got = ablate(clf, LABELLED, [six_at_zero(Site("residual", 3))], progress=False)
+    right(got.after[0], edited_by_hand(model, model.model.layers[3], False), clf)
+
+
+def test_parts_that_were_exchanged_are_looked_at_again():
+    model = made("llama")
+    clf = classified(model)
+    record(clf, LABELLED, "mlp.1", progress=False)
+    model.model.layers[1] = shaken(copy.deepcopy(model.model.layers[1]), seed=3)
+    for site, module in ((Site("residual", 1), model.model.layers[1]), (Site("attention", 1), model.model.layers[1].self_attn.o_proj)):
+        got = ablate(clf, LABELLED, [six_at_zero(site)], progress=False).after[0]
+        right(got, edited_by_hand(model, module, site.stream == "attention"), clf)
+
+    class OfAll(torch.nn.Module):
+        def forward(self, h): return h.mean(1, keepdim=True).expand(-1, h.shape[1], -1)[..., :3]
+    model.score = OfAll()
+    with pytest.raises(InputError, match="its answer to a text is another one beside a longer text"): record(clf, LABELLED, progress=False)
+
+
+def switched(model, how):
+    layer = model.model.layers[1]
+    if how == "hook": layer.register_forward_hook(lambda mod, args, out: out*1.5)
+    if how == "activation": layer.mlp.act_fn = torch.nn.ReLU()
+    if how == "epsilon": layer.input_layernorm.variance_epsilon = 5.
+    if how == "buffer": model.model.rotary_emb.inv_freq.mul_(3)
+    with torch.no_grad():
+        if how == "signs": layer.mlp.down_proj.weight.neg_()
+        if how == "double": layer.mlp.down_proj.weight.mul_(2)
+        if how == "one head": layer.self_attn.v_proj.weight[:8].neg_()
+
+
+@pytest.mark.parametrize("how", ["hook", "activation", "epsilon", "buffer", "signs", "double", "one head"])
+def test_what_changes_a_pass_changes_the_state(how):
+    "No recording of the model before is taken for one of the model after."
+    model = made("llama")
+    clf = make_classifier(model, word_tokenizer(), ABC, sha256="of files")
+    before = record(clf, LABELLED, progress=False)
+    assert clf.changed == {}
+    switched(model, how)
+    assert clf.changed and abs(record(clf, LABELLED, progress=False).probabilities-before.probabilities).max() > 1e-3
+    with pytest.raises(InputError, match="of the model with other weights"):
+        ablate(clf, LABELLED, [six_at_zero(Site("residual", 1))], recording=before, progress=False)
+
+
+def test_a_state_counts_every_bit_by_its_place():
+    m = torch.nn.Linear(1024, 1024)
+    seen = {weights_state(m)}
+    with torch.no_grad():
+        for change in (m.weight.neg_, lambda: m.weight.mul_(2), lambda: m.weight.copy_(m.weight.flip(0)), lambda: m.weight[0].neg_(),
+                       lambda: m.bias[3].neg_(), m.half, lambda: m.weight.mul_(.5), lambda: m.weight.neg_()):
+            change()
+            seen.add(weights_state(m))
+    assert len(seen) == 9
+
+
+class Pooled(transformers.BertForSequenceClassification):
+    "A head that takes the mean of all positions, padding included."
+    def forward(self, input_ids=None, attention_mask=None, **kw):
+        h = self.bert(input_ids, attention_mask=attention_mask)[0]
+        return SequenceClassifierOutput(logits=self.classifier(h.mean(1)))
+
+
+def test_heads_that_read_padding_are_refused():
+    clf = classified(shaken(Pooled(AutoConfig.for_model("bert", **SHAPE))), word_tokenizer(True))
+    with pytest.raises(InputError, match="its answer to a text is another one beside a longer text"): record(clf, LABELLED, progress=False)
+
+
+def test_heads_of_other_sizes_are_refused():
+    one, four = made("llama"), made("llama")
+    one.score, four.score = torch.nn.Linear(16, 1), torch.nn.Linear(16, 4)
+    for model in (one, four, made("llama", AutoModelForCausalLM), made("bert", transformers.AutoModelForTokenClassification)):
+        with pytest.raises(InputError, match="is no classifier of texts into 3 classes: it gives a text scores of"): classified(model)
+    for model, tok in (("bert", word_tokenizer()), (made("bert"), None), (torch.nn.DataParallel(made("bert")), word_tokenizer())):
+        with pytest.raises(InputError, match="is needed, got"): make_classifier(model, tok, ABC)
+
+
+def test_tokens_of_other_types_and_beyond_the_embedding_are_refused():
+    tok = word_tokenizer(True)
+    ends = [("[CLS]", 2), ("[SEP]", 3)]
+    tok.backend_tokenizer.post_processor = TemplateProcessing(single="[CLS]:0 $A:1 [SEP]:1", special_tokens=ends)
+    tok.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    with pytest.raises(InputError, match="types other than 0"): classified(made("bert"), tok)
+    tok = word_tokenizer()
+    tok.add_special_tokens({"additional_special_tokens": [f"<x{i}>" for i in range(40)]})
+    texts = make_texts(["river", "stone cloud lamp", "salt <x39>", "lamp salt", "salt", "train"], list("abcabc"))
+    clf = classified(made("llama"), tok)
+    with pytest.raises(InputError, match="row 3: token 144 is none of the 120"): record(clf, texts, progress=False)
+
+
+@pytest.mark.parametrize("said, why", [(-1, "model_max_length is -1"), (0, "model_max_length is 0"), (None, "")])
+def test_what_the_tokenizer_says_of_lengths(said, why):
+    tok = word_tokenizer()
+    tok.model_max_length = said
+    if not why: assert classified(made("llama"), tok).max_length == 64
+    else:
+        with pytest.raises(InputError, match=why): classified(made("llama"), tok)
+
+
+@pytest.mark.slow
+def test_adapters_that_are_switched_or_follow_the_text():
+    "Which adapter is on counts for a recording; trainable tokens work; those that look at the text are refused."
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+
+    def lora(**kw): return peft.LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, **kw)
+    model = peft.get_peft_model(made("llama"), lora()).eval()
+    clf = make_classifier(model, word_tokenizer(), ABC, sha256="of files")
+    rec = record(clf, LABELLED, progress=False)
+    model.base_model.disable_adapter_layers()
+    assert clf.changed
+    right(record(clf, LABELLED, progress=False).probabilities, answers(model), clf)
+    with pytest.raises(InputError, match="of the model with other weights"):
+        ablate(clf, LABELLED, [six_at_zero(Site("residual", 2))], recording=rec, progress=False)
+    few = peft.get_peft_model(made("llama"), lora(trainable_token_indices=[5, 6])).eval()
+    right(record(classified(few), LABELLED, progress=False).probabilities, answers(few), classified(few))
+    merged = peft.get_peft_model(made("llama"), lora()).eval()
+    record(classified(merged), LABELLED, "mlp.1", progress=False)
+    whole = merged.merge_and_unload()
+    right(record(classified(whole), LABELLED, "mlp.1", progress=False).probabilities, answers(whole), classified(whole))
+    invoked = peft.LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"], alora_invocation_tokens=[5])
+    model = peft.get_peft_model(made("llama", AutoModelForCausalLM), invoked)
+    with pytest.raises(InputError, match="changes its adapters while it reads a text"): without_wrapper(model)
