@@ -570,7 +570,6 @@ def interventions_on(
     progress:bool=True, # Show a progress bar with the time left
 )->Iterator[tuple]: # (which `[S]` or None, rows `[n]`, probabilities `[S, n, C]` or `[n, C]`, fires `[S, n]` or None)
     "The answers under every intervention piece by piece, as they are computed; `which` None are those without an edit."
-    check_interventions(interventions)
     same,readout = _alike(interventions),readout or clf.readout
     parts = _pieces(clf, texts, _placed([interventions[m[0]] for m in same], clf), recording, readout, tokens, progress)
     for which,rows,p,fires in parts:
@@ -647,6 +646,7 @@ def ablate(
     progress:bool=True, # Show a progress bar with the time left
 )->Outcome: # Probabilities before `[N, C]` and after `[I, N, C]`, firing `[I, N]`
     "What the model answers under every intervention; the texts are run once, whatever their number."
+    check_interventions(interventions)
     texts,N,C,I = align(texts, clf),len(texts),len(clf.classes),len(interventions)
     need_memory(4*I*N*(C+1), f"the answers of {N:,} texts under {I:,} interventions", "`changes_on` keeps what effects need of them")
     base,after,fires = np.empty((N, C), np.float32),np.empty((I, N, C), np.float32),np.empty((I, N), np.float32)

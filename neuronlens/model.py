@@ -1046,8 +1046,8 @@ def class_index(
     small = [c.lower() for c in clf.classes]
     lower = {c:exact.get(c, small.index(c.lower())) for c in names if c in exact or small.count(c.lower()) == 1}
     numbers = {str(i):i for i in range(len(clf.classes))}
-    by_name = any(exact.get(k, i) != i for k,i in numbers.items()) # Classes called 1 to 3: a label 1 cannot mean the second, too
-    known = next((k for k in (exact, lower, {} if by_name else numbers) if all(c in k for c in names)), lower or numbers)
+    if by_name := any(exact.get(k, i) != i for k,i in numbers.items()): numbers = {} # Classes called 1 to 3: a label 1 is not the second
+    known = next((k for k in (exact, lower, numbers) if all(c in k for c in names)), lower or numbers)
     if strange := [c for c in names if c not in known]:
         why = '; these names are numbers, so a label is a name and not a place'*by_name
         raise InputError(f"{source}: class {strange[0]!r} is none of the model's: {', '.join(clf.classes)}{why}")

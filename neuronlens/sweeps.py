@@ -20,6 +20,7 @@ from neuronlens.ablation import (
     _alike,
     _placed,
     check_fractions,
+    check_interventions,
     interventions_on,
     plan,
     reads_recording,
@@ -185,6 +186,7 @@ def effects_on(
     progress:bool=True, # Say what it will cost, and show a progress bar with the time left
 )->Effects: # A base row for every concept, ranking, fraction and site, and a row for every intervention
     "Run interventions and measure them batch by batch; no answer is kept."
+    check_interventions(interventions)
     texts,C,I = align(texts, clf),len(clf.classes),len(interventions)
     if progress: say_estimate(clf, texts, interventions, recording=recording)
     aims = np.array([iv.concept for iv in interventions], int)
@@ -227,6 +229,7 @@ def changes_on(
     progress:bool=True, # Say what it will cost, and show a progress bar with the time left
 )->Changes: # What `measure_effects`, `intervals` and `compare` need
     "Run interventions and keep, of every answer, what effects and their intervals are made of."
+    check_interventions(interventions)
     texts,N,C,I = align(texts, clf),len(texts),len(clf.classes),len(interventions)
     need_memory(PER_TEXT*I*N, f"what is kept of {I:,} interventions on {N:,} texts", "`effects_on` keeps sums alone")
     say_estimate(clf, texts, interventions, recording=recording, kept=PER_TEXT*I*N)

@@ -484,3 +484,46 @@ def test_an_outcome_that_is_not_finite_is_refused(case):
     out.after[1, 2] = np.nan
     for fn in (measure_effects, intervals):
         with pytest.raises(InputError, match="edit 'zero' for concept 'b': the answers are not finite"): fn(out)
+
+
+# --- what means nothing
+
+def column(value): return torch.full((24, 1), value)
+
+
+@pytest.mark.parametrize("other, why", [
+    (dict(neurons=torch.tensor([0, 0, 1])), "a neuron is named twice"), (dict(neurons=torch.tensor([3, 99])), "neuron 99 is none of"),
+    (dict(neurons=torch.tensor([-1])), "neuron -1 is none of"), (dict(neurons=torch.tensor([0], dtype=torch.int32)), "not whole numbers"),
+    (dict(neurons=torch.arange(24) < 6), "not whole numbers"), (dict(vote=2.), "vote 2.0 is outside 0 to 1"),
+    (dict(vote=float("nan")), "vote nan is outside"), (dict(positions="last"), "positions 'last' is none of"),
+    (dict(lo=column(float("nan"))), "an end of a range is no number"), (dict(lo=torch.zeros(24), hi=torch.ones(24)), "are not `.D, K.`"),
+    (dict(about=Neurons(*torch.zeros(4, 8))), "what it knows is of 8 neurons"), (dict(concept=9), "aimed at none of the 3 classes"),
+    (dict(concept=-1), "aimed at none of the 3 classes")])
+def test_interventions_that_mean_nothing_are_refused(other, why):
+    "Before anything runs, by what is wrong with them."
+    clf = classifier("bert")
+    rec = record(clf, LABELLED, "mlp.1", progress=False)
+    good = grid(rec, sites="mlp.1", fractions=.5)[1]
+    assert good.width == 24 and len(ablate(clf, LABELLED, [good], progress=False).after) == 1
+    with pytest.raises(InputError, match=why): ablate(clf, LABELLED, [good, replace(good, **other)], progress=False)
+    for odd in (good, None, [None], "x"):
+        with pytest.raises(InputError, match="are a list|an intervention is needed"): ablate(clf, LABELLED, odd, progress=False)
+
+
+def test_a_map_for_every_class_has_no_text_to_spare():
+    clf = classifier("bert")
+    every = LinearEdit(-1, "leace", parse_site("residual.2"), np.eye(16), np.zeros(16))
+    with pytest.raises(InputError, match="aimed at none of the 3 classes"): ablate(clf, LABELLED, [every], progress=False)
+
+
+def test_plans_of_other_classes_are_refused():
+    "Rankings and ranges go with statistics of the same classes in the same order, and of as many neurons."
+    x, y = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32), np.arange(60) % 3
+    s = class_statistics(x, y, ("a", "b", "c"))
+    k, r = rank(x, y, statistics=s), fit_ranges(x, y, "gaussian", statistics=s)
+    assert len(plan(s, k, r, "residual.0", fractions=.5)) == 9
+    turned = class_statistics(x, (y+1) % 3, ("c", "a", "b"))
+    narrow = rank(x[:, :4], y, classes=("a", "b", "c"))
+    for args in ((turned, [k], r), (s, [rank(x, y, classes=("c", "b", "a"))], r), (s, [narrow], r),
+                 (s, [k], fit_ranges(x[:, :4], y, "gaussian", classes=("a", "b", "c")))):
+        with pytest.raises(InputError, match="the statistics are of"): plan(*args, "residual.0")

@@ -11,6 +11,7 @@ import pytest
 
 from neuronlens.data import InputError, make_texts, read_chunks, read_texts
 from neuronlens.model import align, load_classifier
+from neuronlens.recording import summarise
 from neuronlens.study import read_study
 
 ROWS = [('a', 'x'), ('b', 'y'), ('c', 'x'), ('d', 'y')]
@@ -187,8 +188,23 @@ def test_names_that_are_numbers(bert, tmp_path, labels, wanted):
         why = "class '0' is none of the model's: 1, 2, 3; these names are numbers"
         for t in (whole, parts[-1]):
             with pytest.raises(InputError, match=why): align(t, clf, every=False)
+        with pytest.raises(InputError, match=why): summarise(clf, read_chunks(tmp_path/'t.csv', size=6), progress=False)
     else:
         assert align(whole, clf, every=False).labels.tolist() == wanted
         assert [n for t in parts for n in align(t, clf, every=False).labels.tolist()] == wanted
     numbered = replace(clf, classes=('0', '1', '2')) # Names and places agree
     if 3 not in labels: assert align(whole, numbered, every=False).labels.tolist() == list(labels)
+
+
+@pytest.mark.parametrize('chunked', [False, True])
+def test_names_that_differ_by_case_alone(bert, tmp_path, chunked):
+    "Two names of texts are never one class; a name in another case is the model's only where that is one."
+    def read(classes, labels):
+        (tmp_path/'t.csv').write_text('text,label\n'+''.join(f'cat {i} dog,{c}\n' for i, c in enumerate(labels)))
+        clf = load_classifier(bert, classes=classes, device='cpu')
+        if chunked: return summarise(clf, read_chunks(tmp_path/'t.csv', size=2), progress=False).n.tolist()
+        return np.bincount(align(read_texts(tmp_path/'t.csv'), clf).labels).tolist()
+    assert read(['Pos', 'pos', 'neg'], ['Pos', 'pos', 'neg']*2) == read(['x', 'y', 'z'], ['X', 'y', 'Z']*2) == [2, 2, 2]
+    with pytest.raises(InputError, match="'POS' is none of the model's"): read(['Pos', 'pos', 'neg'], ['POS', 'pos', 'neg']*2)
+    with pytest.raises(InputError, match="'ANIMAL' and 'Animal' are both the model's 'animal'"):
+        read(['animal', 'food', 'tool'], ['Animal', 'ANIMAL', 'food', 'tool']*2)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -199,6 +200,25 @@ def test_running_again_into_its_folder_gives_the_same_bytes(cli, make_study, tmp
     (out/'effects.csv').write_text('stale')
     finish(cli('run', study, '--out', out)) # From the stored recordings
     assert (out/'effects.csv').read_bytes() == bytes_before and tree(out) == files
+
+
+def test_a_run_does_not_write_over_what_is_not_its_own(cli, make_study, tmp_path, bert, frame, test_frame):
+    "Data that have the names of results, and a study file that someone wrote, stay as they are."
+    home = tmp_path/'home'
+    home.mkdir()
+    for name, data in (('layers.csv', frame), ('test.csv', test_frame), ('intervals.csv', test_frame)): data.to_csv(home/name, index=False)
+    for train, test, says in (('layers.csv', 'test.csv', "holds the data"), ('layers.csv', 'intervals.csv', 'holds the data')):
+        files = dict(train=str(home/train), test=str(home/test))
+        study = shutil.copy(make_study(data=files, model=dict(classifier=str(bert))), home/'given.toml')
+        before = {p.name: p.read_bytes() for p in home.iterdir()}
+        r = cli('run', study, '--out', home)
+        assert r.exit_code == 2 and says in ' '.join(r.stderr.split())
+        assert {p.name: p.read_bytes() for p in home.iterdir()} == before
+    for p in home.glob('*.csv'): p.unlink()
+    study = shutil.copy(make_study(), home/'study.toml')
+    (home/'study.toml').write_text('# mine\n'+(home/'study.toml').read_text())
+    r = cli('run', study, '--out', home)
+    assert r.exit_code == 2 and 'a study.toml of your own' in ' '.join(r.stderr.split())
 
 
 def test_written_study_reproduces_the_effects(finished, cli, tmp_path, no_figures):
