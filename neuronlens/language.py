@@ -8,7 +8,6 @@ __all__ = ['allowed', 'editing', 'generate', 'Perplexity', 'perplexities', 'perp
            'language_effects', 'firing_by_position']
 
 # %% ../nbs/48_language.ipynb #e00ab95e
-import inspect
 import re
 import zlib
 from array import array
@@ -17,7 +16,6 @@ from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from string import ascii_uppercase
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -33,25 +31,22 @@ from neuronlens.model import (
     Classifier,
     Encoded,
     align,
-    alike,
     batches,
-    call_options,
     each_batch,
     encode,
     evaluating,
     last_attended,
     most_tokens,
-    pad,
     proven,
     quiet,
     readout_weights,
     token_budget,
-    turns_by_length,
     understood,
     without_wrapper,
 )
 from .probing import mcnemar
 from .progress import progress_bar
+from .prompt import _goes_on, _greedy, _some
 
 # %% ../nbs/48_language.ipynb #5918bdc4
 def allowed(
@@ -166,10 +161,6 @@ def _tokenized(clf, texts, what, room=0):
         raise InputError(f"{what} {long[0]} has {n} tokens{f' and {room} to follow' if room else ''}, the model reads {clf.max_length}")
     return ids
 
-def _some(ids, n):
-    "So many tokens, taken from these texts."
-    return [t for _ in range(n) for x in ids for t in x][:n]
-
 def _encoded(clf, ids, source, side='right', more=0):
     "Token ids as texts to be batched, no token special; the model is proven on texts longer by what it is to write."
     made = lambda ids: Encoded([array('i', x) for x in ids], [array('b', bytes(len(x))) for x in ids], 0, source)
@@ -180,51 +171,6 @@ def _ends(model, tokenizer):
     ends = getattr(getattr(model, 'generation_config', None), 'eos_token_id', None)
     ends = tokenizer.eos_token_id if ends is None else ends
     return [e for e in (ends if isinstance(ends, list|tuple) else [ends]) if e is not None]
-
-_CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, NotImplementedError)
-
-# %% ../nbs/48_language.ipynb #65028eed
-def _step(clf, ids, mask, cache=None, kept=True):
-    "A pass over the newest tokens `ids` behind what is in the cache; its answer holds the scores of the last position."
-    kw = call_options(clf.model) | dict(input_ids=ids, attention_mask=mask)
-    if 'logits_to_keep' in inspect.signature(clf.model.forward).parameters: kw['logits_to_keep'] = 1
-    if clf.takes_positions: kw['position_ids'] = (mask.cumsum(1)-1).clamp(min=0)[:,-ids.shape[1]:]
-    return clf.model(**kw | (dict(past_key_values=cache, use_cache=True) if kept else {}))
-
-_GOES_ON = WeakKeyDictionary()
-
-def _goes_on(clf, encoded, more):
-    "Whether the longest and the shortest text, and so many tokens, end the same when the last is read with a cache, as `generate` does."
-    if turns_by_length(clf.model): return False
-    ids = sorted(encoded.ids, key=len)
-    ids = [[*x, *_some(ids[::-1], more)] for x in (ids[-1], ids[0] if encoded.mixed else ids[-1])]
-    known,n = _GOES_ON.get(clf.model, (0, True)),len(ids[0])
-    if n <= known[0]: return known[1]
-    batch = pad(ids, [[0]*len(x) for x in ids], [0, 1], fill=clf.pad_id, side='left')
-    new,mask = batch.ids.to(clf.device),batch.mask.to(clf.device)
-    with evaluating(clf.model), understood(clf.model):
-        want = [_step(clf, torch.tensor([x], device=clf.device), torch.ones(1, len(x), dtype=torch.long, device=clf.device), kept=False)
-                for x in ids]
-        try: got = _step(clf, new[:,-1:], mask, _step(clf, new[:,:-1], mask[:,:-1]).past_key_values).logits
-        except _CANNOT: got = None
-        same = got is not None and alike(got[:,-1], torch.stack([w.logits[0,-1] for w in want]), clf.model)
-    _GOES_ON[clf.model] = n,same
-    return same
-
-# %% ../nbs/48_language.ipynb #aa2703ce
-def _greedy(clf, batch, n, ends, kept):
-    "Up to `n` tokens for every row, as lists that stop before an end token; without a cache, all is read anew for each."
-    ids,mask,cache,out = batch.ids.to(clf.device),batch.mask.to(clf.device),None,[]
-    over,ends = torch.zeros(len(batch), dtype=torch.bool, device=clf.device),torch.tensor(ends, dtype=torch.long, device=clf.device)
-    for _ in range(n):
-        res = _step(clf, ids, mask, cache, kept)
-        new,cache = res.logits[:,-1:].argmax(-1),res.get('past_key_values')
-        ids = new if kept else torch.cat([ids, new], 1)
-        over |= torch.isin(new[:,0], ends)
-        out.append(torch.where(over, -1, new[:,0]))
-        if over.all(): break
-        mask = torch.cat([mask, torch.ones_like(mask[:,:1])], 1)
-    return [[t for t in row if t >= 0] for row in torch.stack(out, 1).tolist()]
 
 # %% ../nbs/48_language.ipynb #36d3afdc
 @torch.inference_mode()
@@ -244,7 +190,7 @@ def generate(
     ids,out = _tokenized(clf, prompts, 'prompt', new_tokens),['']*len(prompts)
     with understood(clf.model): ivs,ends,_ = _ready(clf, interventions),_ends(model, tokenizer),clf.takes_positions # Before any edit
     encoded = _encoded(clf, ids, 'prompts', 'left', new_tokens)
-    kept = bool(len(encoded)) and _goes_on(clf, encoded, new_tokens)
+    kept = _goes_on(clf, encoded, new_tokens)
     longest = max(map(len, ids), default=1)
     room = (tokens or token_budget(clf.device))*longest//(longest+new_tokens)
     for batch in batches(encoded, tokens=max(1, room), fill=clf.pad_id, side='left'):

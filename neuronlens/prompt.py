@@ -16,6 +16,7 @@ from functools import cached_property
 from html import escape
 from numbers import Integral
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from neuronlens.model import (
     last_attended,
     load_language_model,
     most_tokens,
+    pad,
     quiet,
     smollm2,
     token_budget,
@@ -445,7 +447,7 @@ def one_by_one(
         else: out.append(torch.stack([scored([*asked, *v])[range(n, n+len(v)),v].sum() for v in clf.answer_ids]))
     return torch.stack(out)
 
-_CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError)
+_CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, NotImplementedError)
 
 def _same(clf, want):
     "Whether the model answers a small padded batch as it does one by one; a model that cannot be called so does not."
@@ -541,29 +543,77 @@ def calibrated(
     mean = tuple((mean/mean.sum()).tolist())
     return replace(plain, calibration=mean, sha256=_hash(clf.weights, clf.prompt, clf.scoring, mean))
 
+# %% ../nbs/11_prompt.ipynb #4f0d8a17
+def _some(ids, n):
+    "So many tokens, taken from these texts."
+    return [t for _ in range(n) for x in ids for t in x][:n]
+
+def _begun(clf, n):
+    "A cache that begins with the shots for `n` rows, and their mask; without shots the model makes its own."
+    ones = torch.ones(n, clf.past, dtype=torch.long, device=clf.device)
+    if not clf.past: return None,ones
+    cache = DynamicCache()
+    for i,l in enumerate(clf.shots.layers): cache.update(*(x.expand(n, -1, -1, -1).clone() for x in (l.keys, l.values)), i)
+    return cache,ones
+
+def _step(clf, ids, mask, cache=None, kept=True):
+    "A pass over the newest tokens `ids` behind what is in the cache; its answer holds the scores of the last position."
+    kw = call_options(clf.model) | dict(input_ids=ids, attention_mask=mask)
+    if 'logits_to_keep' in inspect.signature(clf.model.forward).parameters: kw['logits_to_keep'] = 1
+    if clf.takes_positions: kw['position_ids'] = (mask.cumsum(1)-1).clamp(min=0)[:,-ids.shape[1]:]
+    return clf.model(**kw | (dict(past_key_values=cache, use_cache=True) if kept else {}))
+
+_GOES_ON = WeakKeyDictionary()
+
+def _goes_on(clf, encoded, more):
+    "Whether the longest text with so many tokens, and a shorter one beside it, end the same when the last is read with a cache."
+    if not len(encoded) or turns_by_length(clf.model): return False
+    long = [*max(encoded.ids, key=len), *_some(sorted(encoded.ids, key=len, reverse=True), more)]
+    known,n = _GOES_ON.setdefault(clf.model, {}),len(long)
+    if n <= known.get(clf.past, (0,))[0]: return known[clf.past][1]
+    ids = [long, long[:max(2, n//2)] if encoded.mixed else long]
+    batch,alone = pad(ids, [[0]*len(x) for x in ids], [0, 1], fill=clf.pad_id, side='left'),[torch.tensor([[*clf.ahead, *x]]) for x in ids]
+    with torch.no_grad(), evaluating(clf.model), understood(clf.model):
+        want = torch.stack([_step(clf, x.to(clf.device), torch.ones_like(x).to(clf.device), kept=False).logits[0,-1] for x in alone])
+        try:
+            cache,mask = _begun(clf, 2)
+            new,mask = batch.ids.to(clf.device),torch.cat([mask, batch.mask.to(clf.device)], 1)
+            got = _step(clf, new[:,-1:], mask, _step(clf, new[:,:-1], mask[:,:-1], cache).past_key_values).logits[:,-1]
+        except _CANNOT: got = None
+    same = got is not None and alike(got, want, clf.model)
+    if same or not _edited(clf): known[clf.past] = n,same
+    return same
+
+def _edited(clf): return bool(clf.model._forward_pre_hooks) # Under edits that know their positions, which a plain pass has otherwise
+
+
+# %% ../nbs/11_prompt.ipynb #7be2c950
+def _greedy(clf, batch, n, ends, kept):
+    "Up to `n` tokens for every row, as lists that stop before an end token; without a cache, all is read anew for each."
+    (cache,mask),out = _begun(clf, len(batch)),[]
+    ids,mask = batch.ids.to(clf.device),torch.cat([mask, batch.mask.to(clf.device)], 1)
+    over,ends = torch.zeros(len(batch), dtype=torch.bool, device=clf.device),torch.tensor(ends, dtype=torch.long, device=clf.device)
+    for _ in range(n):
+        res = _step(clf, ids, mask, cache, kept)
+        new,cache = res.logits[:,-1:].argmax(-1),res.get('past_key_values')
+        ids = new if kept else torch.cat([ids, new], 1)
+        over |= torch.isin(new[:,0], ends)
+        out.append(torch.where(over, -1, new[:,0]))
+        if over.all(): break
+        mask = torch.cat([mask, torch.ones_like(mask[:,:1])], 1)
+    return [[t for t in row if t >= 0] for row in torch.stack(out, 1).tolist()]
+
+def _writer(clf, texts, n):
+    "The model that answers texts with `n` tokens, the texts encoded, and whether it keeps a cache: the shots are of use only then."
+    encoded = encode(clf, texts.texts, texts, 'left')
+    kept = _goes_on(clf, encoded, n)
+    if kept or not len(texts): return clf,encoded,kept
+    if clf.past: return _writer(clf.whole(), texts, n)
+    if _edited(clf): raise InputError(f"model {clf.source!r} under edits does not go on from a cache as it reads a text at once;"
+                                      " let it answer these texts without edits first, or write with `generate`")
+    return clf,encoded,False
+
 # %% ../nbs/11_prompt.ipynb #b8d65ae3
-def _reread(clf, batch, n):
-    "The same with everything read anew for every token."
-    for _ in range(n):
-        with evaluating(clf.model): new = _scores(clf, batch)[:,-1].argmax(-1)[:,None].cpu()
-        one = torch.ones_like(new)
-        batch = Batch(*(torch.cat(x, 1) for x in ((batch.ids, new), (batch.mask, one), (batch.special, one < 1))), batch.rows)
-    return batch.ids[:,-n:]
-
-def _continued(clf, batch, n):
-    "The n likeliest tokens after a batch padded on the left, one after the other: `[N, n]`."
-    if turns_by_length(clf.model): return _reread(clf, batch, n)
-    cache,out = DynamicCache(),[]
-    for i,l in enumerate(clf.shots.layers if clf.past else ()):
-        cache.update(*(x.expand(len(batch), -1, -1, -1).clone() for x in (l.keys, l.values)), i)
-    kw = clf.inputs(batch)
-    for _ in range(n):
-        with evaluating(clf.model): out.append(clf.model(**kw | dict(past_key_values=cache, use_cache=True)).logits[:,-1].argmax(-1))
-        seen = kw['attention_mask']
-        new = call_options(clf.model) | dict(input_ids=out[-1][:,None], attention_mask=torch.cat([seen, seen.new_ones(len(seen), 1)], 1))
-        kw = new | ({'position_ids':kw['position_ids'][:,-1:]+1} if 'position_ids' in kw else {})
-    return torch.stack(out, 1)
-
 @torch.inference_mode()
 def generated_answers(
     clf:Prompted, # The model under study; while edits are on, `clf.whole()`, so that they reach the shots, too
@@ -577,10 +627,10 @@ def generated_answers(
     cfg = clf.model.config.get_text_config()
     if any(getattr(cfg, w, None) for w in ('sliding_window', 'attention_chunk_size')): clf = clf.whole() # Windows count columns
     clf = replace(clf, scoring='first', max_length=min(clf.max_length, most_tokens(clf.model, clf.tokenizer)-new_tokens))
+    clf,encoded,kept = _writer(clf, texts, new_tokens)
     names = {v.split(stop)[0].strip():c for c,v in enumerate(clf.prompt.verbalizers)}
-    ends,out = set(clf.tokenizer.all_special_ids),np.full(len(texts), -1)
-    for batch in _batches(clf, texts.texts, texts, tokens):
-        for row,ids in zip(batch.rows, _continued(clf, batch, new_tokens).tolist(), strict=True):
-            end = next((i for i,t in enumerate(ids) if t in ends), len(ids))
-            out[row] = names.get(clf.tokenizer.decode(ids[:end]).split(stop)[0].strip(), -1)
+    ends,out = clf.tokenizer.all_special_ids,np.full(len(texts), -1)
+    for batch in batches(encoded, tokens=tokens or token_budget(clf.device), fill=clf.pad_id, side='left'):
+        with evaluating(clf.model): new = _greedy(clf, batch, new_tokens, ends, kept)
+        for row,ids in zip(batch.rows, new, strict=True): out[row] = names.get(clf.tokenizer.decode(ids).split(stop)[0].strip(), -1)
     return out

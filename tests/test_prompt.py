@@ -1,4 +1,5 @@
 """Prompted language models against plain passes of the stock model, one text at a time."""
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from neuronlens import ablation
 from neuronlens.ablation import ablate
 from neuronlens.data import InputError, Texts
-from neuronlens.hooks import Site, anatomy, answer, logits, parse_site, run
+from neuronlens.hooks import Site, anatomy, answer, hooked, logits, parse_site, run
+from neuronlens.language import editing
 from neuronlens.model import batches, encode, pad, readout_weights
 from neuronlens.prompt import Prompt, Prompted, calibrated, class_probabilities, generated_answers, make_prompted, make_tree, one_by_one
 from neuronlens.recording import correct_only, merge_summaries, record, recorded, summarise, vocabulary_confidence
@@ -307,27 +309,68 @@ def test_recordings_of_another_prompt_are_not_reused(own_cache):
     with pytest.raises(InputError): record(prompted(shots=SHOTS[:2]), texts(), folder=folder, progress=False)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox"])
-def test_generated_answers_are_those_of_generate(kind):
-    "Greedy tokens, text before the stop, exact match."
-    clf = prompted(kind)
+DECODERS = {"llama": {}, "gpt2": {}, "gpt_neox": {}, "mistral": dict(sliding_window=8), "mamba": {}, "falcon_mamba": dict(state_size=4),
+            "rwkv": dict(attention_hidden_size=16), "openai-gpt": {}, "lfm2": dict(layer_types=["conv", "full_attention", "conv"]),
+            "roberta": dict(is_decoder=True), "data2vec-text": dict(is_decoder=True), "recurrent_gemma": dict(attention_window_size=8)}
+
+
+def written_by_hand(clf, text, n=5):
+    "Greedy tokens up to a special one, the stock model reading the whole text anew for each."
+    ids = clf.tokenizer(clf.prompt.ask(text)).input_ids
+    for _ in range(n): ids = [*ids, int(copy.deepcopy(clf.model)(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())]
+    new = ids[-n:]
+    return clf.tokenizer.decode(new[:next((i for i, t in enumerate(new) if t in clf.tokenizer.all_special_ids), n)]).strip()
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@torch.no_grad()
+def test_generated_answers_are_written_by_hand(kind):
+    "Greedy tokens, text before the stop, exact match, whether the model goes on from its cache or not."
+    prompt = Prompt("Text: {text}\nTopic:", ("animal", "food", "tool"), (), SHOTS)
+    clf = make_prompted(language_model(kind, **DECODERS[kind]), byte_tokenizer(), prompt)
+    want = [written_by_hand(clf, t) for t in TEXTS]
+    assert len(set(want)) > 1
+    for c, tokens, stop in ((clf, None, "never"), (clf, 1, want[0][-1]), (clf.whole(), None, "never")):
+        got = generated_answers(replace(c, prompt=_speaking(clf.prompt, want)), texts(), stop=stop, tokens=tokens)
+        assert [want[i].split(stop)[0].strip() for i in got] == [w.split(stop)[0].strip() for w in want] and (got >= 0).all()
+
+
+def test_a_trial_of_one_length_says_nothing_of_others():
+    "Texts of one length first: what is padded afterwards is tried all the same."
+    clf = make_prompted(language_model("roberta", is_decoder=True), byte_tokenizer(), Prompt("{text}\nTopic:", ("animal", "food")))
+    for some in ([TEXTS[-1]], TEXTS[::-1]):
+        want = [written_by_hand(clf, t) for t in some]
+        said = _speaking(clf.prompt, want)
+        assert [want[i] for i in generated_answers(replace(clf, prompt=said), texts(["food"]*len(some), some), stop="never")] == want
+
+
+@torch.no_grad()
+def test_generated_answers_under_edits():
+    "Edits that know what is generated act on it; where the trial cannot tell them from a fault, it is said."
+    clf = prompted().whole()
+    double = ablation.LinearEdit(0, "double", Site("residual", 2), -torch.eye(16), torch.zeros(16), "generated")
+    plain = generated_answers(clf, texts(), new_tokens=1)
     want = []
     for t in TEXTS:
-        ids = torch.tensor([clf.tokenizer(clf.prompt.ask(t)).input_ids])
-        new = clf.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, eos_token_id=None,
-                                 pad_token_id=1)[0, ids.shape[1]:]
-        want.append(clf.tokenizer.decode(new))
-    assert len(set(want)) > 1
-    for c in (clf, clf.whole()):
-        got = generated_answers(replace(c, prompt=_speaking(clf.prompt, want[0])), texts(), stop="}")
-        assert got.tolist() == [0 if w.split("}")[0].strip() == want[0].split("}")[0].strip() else -1 for w in want]
+        ids, n = clf.tokenizer(clf.prompt.ask(t)).input_ids, None
+        for _ in range(3):
+            n = n or len(ids)
+            with hooked(clf.model, {Site("residual", 2): lambda h, n=n: torch.cat([h[:, :n], -h[:, n:]], 1)}):
+                ids = [*ids, int(clf.model(torch.tensor([ids])).logits[0, -1].argmax())]
+        want.append(clf.tokenizer.decode(ids[n:]).strip())
+    spoken = replace(clf, prompt=_speaking(clf.prompt, want))
+    fresh = prompted().whole()
+    with editing(fresh.model, [double]), pytest.raises(InputError, match="under edits"): generated_answers(fresh, texts(), new_tokens=3)
+    generated_answers(spoken, texts(), new_tokens=3)
+    with editing(clf.model, [double]): assert [want[i] for i in generated_answers(spoken, texts(), new_tokens=3)] == want
+    assert generated_answers(clf, texts(), new_tokens=1).tolist() == plain.tolist()
 
 
 def _speaking(prompt, said):
     "The prompt with other verbalizers for its answers, and the shots left as they were."
     other = replace(prompt)
     object.__setattr__(other, "head", prompt.head)
-    object.__setattr__(other, "verbalizers", (said+"}", "never}", "nor this}"))
+    object.__setattr__(other, "verbalizers", tuple(said))
     return other
 
 
