@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from .ablation import POSITIONS, LinearEdit, _placed, said_edit, together, within
 from .data import InputError, Texts, some_rows
@@ -59,10 +60,12 @@ def allowed(
     return None if positions == 'all' else {'readout':at == end, 'prompt':at <= end, 'generated':at > end}[positions]
 
 # %% ../nbs/48_language.ipynb #6b948d15
+_STATES = ('cache_params', 'state') # What models without keys and values hand from pass to pass
+
 class _Columns:
     "Which columns the running pass sees, and where the prompt of every row ends."
     def __init__(self, length=None, mask=None):
-        self.length,self.readout,self.at,self.attended = length,None,None,None
+        self.length,self.readout,self.at,self.attended,self.handed = length,None,None,None,(None, 0)
         self.given = None if mask is None else last_attended(torch.as_tensor(mask).cpu())
 
     def enter(self, module, args, kw):
@@ -70,10 +73,23 @@ class _Columns:
         kw = dict(zip(('input_ids',), args, strict=False)) | kw
         x,cache,mask = kw.get('input_ids'),kw.get('past_key_values'),kw.get('attention_mask')
         n,t = (kw['inputs_embeds'] if x is None else x).shape[:2]
-        past = 0 if cache is None else int(cache.get_seq_length())
+        past = self._passed(kw) if cache is None else int(cache.get_seq_length())
         mask = mask.cpu() if isinstance(mask, Tensor) and mask.ndim == 2 else torch.ones(n, past+t)
         self.at = torch.arange(past, past+t)
         self.attended,self.readout = mask[:,-t:] == 1,self._ends(n, past, mask)
+
+    def _passed(self, kw):
+        "Columns before a pass that goes on from a state, which does not say how many it holds: those of the pass that handed it on."
+        state = next((kw[k] for k in _STATES if kw.get(k) is not None), None)
+        if state is None or state is self.handed[0]: return 0 if state is None else self.handed[1]
+        if not isinstance(state, Cache) or state.has_previous_state():
+            raise InputError("a pass goes on from a state of passes without these edits, which does not say how many columns it has read")
+        return 0
+
+    def leave(self, out):
+        "A hook behind the model: what it hands on, and after how many columns."
+        state = next((s for k in _STATES if (s := getattr(out, k, None)) is not None), None)
+        self.handed = state,int(self.at[-1])+1
 
     def _ends(self, n, past, mask):
         "Where the prompts end: as given, as they began, or with this pass."
@@ -143,6 +159,7 @@ def editing(
     if model.training: raise InputError(f"{type(model).__name__} is in training mode; call its eval() first")
     columns,ivs = _Columns(prompt_length, mask),_ready(_speaker(model, most=1), interventions)
     def leave(module, args, out):
+        columns.leave(out)
         z = out[0] if isinstance(out, tuple) else out.logits
         bad = ~z.amax(-1).isfinite().cpu() & columns.attended[:,-z.shape[1]:]
         if bad.any(): raise InputError(_not_finite(module, ivs, bad.any(1).nonzero()[:,0]+1))

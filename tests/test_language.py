@@ -163,6 +163,27 @@ def test_beams_and_a_prompt_in_chunks(models, positions):
     agree(rest.logits[:, -1], whole.logits[:, -1], model)
 
 
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("name", ["mamba", "falcon_mamba"])
+def test_columns_of_a_state_are_counted(name, positions):
+    "A state without keys and values does not say what it has read; a second text begins anew, a state from elsewhere is refused."
+    model, V = tiny_lm(name), torch.linspace(-1, 1, 16)
+    for ids in PROMPTS[:2]:
+        n, out = len(ids), list(ids)
+        for _ in range(4):
+            places = dict(all=range(len(out)), prompt=range(n), generated=range(n, len(out)), readout=[n-1])[positions]
+            on = torch.tensor([[[float(i in places)] for i in range(len(out))]])
+            with hooked(model, {Site("residual", 1): lambda h, on=on: h*(1-2*on)+V*on}):
+                out.append(int(model(torch.tensor([out]), use_cache=False).logits[0, -1].argmax()))
+        for kw in (dict(prompt_length=n), {}):
+            with editing(model, [LinearEdit(0, "turn", Site("residual", 1), -torch.eye(16), V, positions)], **kw):
+                got = [model.generate(torch.tensor([ids]), max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=1) for _ in "ab"]
+            assert [g[0, n:].tolist() for g in got] == [out[n:]]*2, kw
+    state = model(torch.tensor([ids]), use_cache=True).cache_params
+    with editing(model, []), pytest.raises(InputError, match="a state of passes without these edits"):
+        model(torch.tensor([[5]]), cache_params=state)
+
+
 def test_right_padding_and_rows_of_different_prompts(models):
     "Scoring continuations of different prompts in one right-padded batch: the readout is each prompt's own."
     model, rows = models["qwen3"], [p+[12, 13] for p in PROMPTS]
