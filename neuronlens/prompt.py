@@ -10,6 +10,7 @@ __all__ = ['PLACE', 'Prompt', 'make_prompt', 'Tree', 'make_tree', 'Prompted', 'm
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -199,7 +200,6 @@ class Prompted(Classifier):
     answer_ids:tuple[tuple[int,...],...]=() # Tokens of every verbalizer
     lead:tuple[int,...]=() # What the tokenizer puts before every text
     shared:tuple[int,...]=() # P tokens that all prompts begin with
-    shared_chars:int=0 # How much of the prompt they cover
     scoring:str='first' # 'first' token of the verbalizer, or 'sum' over all of them
     calibration:tuple[float,...]|None=None # C mean class probabilities to divide by
     shots:Cache|None=None # Keys and values of the shared tokens; None: they are in the batch
@@ -318,12 +318,6 @@ def _split(clf, strings):
     "Encodings of strings, with no special token around them."
     with quiet(): return clf.tokenizer(strings, add_special_tokens=False, truncation=False, padding=False).encodings
 
-def _own(clf, text, e):
-    "Tokens of a prompt behind the shared ones."
-    ids,P = [*clf.lead, *e.ids],len(clf.shared)
-    if tuple(ids[:P]) == clf.shared: return ids[P:]
-    return _split(clf, [clf.prompt.ask(text)[clf.shared_chars:]])[0].ids # A text whose beginning melts into the template
-
 def _shorter(clf, text, e, over):
     "The text without its last `over` tokens."
     start = len(clf.prompt.head)+len(clf.prompt.before)
@@ -331,19 +325,23 @@ def _shorter(clf, text, e, over):
     return text[:max(0, min(inside[max(0, len(inside)-1-over)]-start, len(text)-1))]
 
 def _fitted(clf, text, e):
-    "Tokens of a prompt behind the shared ones, and whether its text had to be cut; no tokens if nothing of it is left."
-    most,cut = clf.max_length-len(clf.shared)-max(clf.tree.depth, default=-1)-1,False
-    while text.strip() and len(own := _own(clf, text, e)) > most:
-        text,cut = _shorter(clf, text, e, len(own)-most),True
+    "Tokens of a prompt, and whether its text had to be cut; no tokens if nothing of it is left."
+    most,cut = clf.max_length-len(clf.lead)-max(clf.tree.depth, default=-1)-1,False
+    while text.strip() and (over := len(e.ids)-most) > 0:
+        text,cut = _shorter(clf, text, e, over),True
         e = _split(clf, [clf.prompt.ask(text)])[0]
-    return (own if text.strip() else []),cut
+    ids = [*clf.lead, *e.ids]
+    if clf.past and text.strip() and tuple(ids[:clf.past]) != clf.shared:
+        raise InputError(f"text {text[:40]!r} changes the tokens of the shots before it, which are computed ahead; study `whole()`, where"
+                         " every prompt is read from its beginning")
+    return (ids if text.strip() else []),cut
 
 def _prompt_tokens(clf, texts):
     "Token ids, special-token masks, and whether a text was cut; the shots belong to it only where they are not computed before."
-    first = [] if clf.past else list(clf.shared)
+    P = len(clf.shared)-clf.past
     found = [_fitted(clf, t, e) for t,e in zip(texts, _split(clf, [clf.prompt.ask(t) for t in texts]), strict=True)]
-    ids = [first+own if own else [] for own,_ in found]
-    return ids,[[1]*len(first)+[0]*(len(x)-len(first)) for x in ids],[cut for _,cut in found]
+    ids = [x[clf.past:] for x,_ in found]
+    return ids,[[1]*P+[0]*(len(x)-P) for x in ids],[cut for _,cut in found]
 
 # %% ../nbs/11_prompt.ipynb #2238a6a9
 def make_prompted(
@@ -398,8 +396,8 @@ def _with_tokens(clf):
     "The tokens that all prompts begin with, and those of every verbalizer."
     found,p = [_split(clf, [clf.prompt.ask(t)])[0] for t in _PROBES],clf.prompt
     n = next((i for i,ids in enumerate(zip(*(e.ids for e in found), strict=False)) if len({*ids}) > 1), min(len(e.ids) for e in found))
-    n = min(n, sum(b <= len(p.head)+len(p.before) for _,b in found[0].offsets))
-    clf = replace(clf, shared=(*clf.lead, *found[0].ids[:n]), shared_chars=found[0].offsets[n-1][1] if n else 0)
+    edge = re.search(r'(\s+|^)\S*$', p.head+p.before).start() # Where the last word before a text begins: the text may change its tokens
+    clf = replace(clf, shared=(*clf.lead, *found[0].ids[:min(n, sum(b <= edge for _,b in found[0].offsets))]))
     return replace(clf, answer_ids=tuple(_verbalizer(clf, v) for v in p.verbalizers))
 
 def _verbalizer(clf, word):
@@ -441,8 +439,8 @@ def one_by_one(
         with evaluating(clf.model): z = clf.model(torch.tensor([ids], device=clf.device), **call_options(clf.model)).logits[0]
         return z.float().log_softmax(-1)
     out = []
-    for own,_ in (_fitted(clf, t, _split(clf, [clf.prompt.ask(t)])[0]) for t in texts):
-        asked,n = [*clf.shared, *own],len(clf.shared)+len(own)-1
+    for asked,_ in (_fitted(clf, t, _split(clf, [clf.prompt.ask(t)])[0]) for t in texts):
+        n = len(asked)-1
         if clf.scoring == 'first': out.append(scored(asked)[n,[v[0] for v in clf.answer_ids]])
         else: out.append(torch.stack([scored([*asked, *v])[range(n, n+len(v)),v].sum() for v in clf.answer_ids]))
     return torch.stack(out)

@@ -122,13 +122,41 @@ def test_tokens_are_those_of_the_whole_prompt(lead):
         assert list(both) == [*clf.shared, *own] and list(special) == [1]*len(clf.shared)+[0]*len(own)
 
 
-def test_a_text_that_melts_into_the_template():
-    "The shared tokens stand, whatever a text begins with."
+GLUED = [("{text} ->", ""), ("No 1{text} of", ""), ("No 1{text} of", "\n"), ("the{text}:\n", "\n\n"),
+         ("\n{text}\n\n:", "\n"), ("({text}) is", " ")]
+
+
+def sentence_tokenizer():
+    "Pieces of words that begin with their space, as of SentencePiece."
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+    tok = Tokenizer(models.BPE(unk_token="<unk>"))
+    tok.pre_tokenizer, tok.decoder = pre_tokenizers.Metaspace(prepend_scheme="first"), decoders.Metaspace(prepend_scheme="first")
+    odd = ["No 10 films", "theft of an animal", "toolbox", "foods", "(an", "is animals", "a: -> x \n y"]*30
+    tok.train_from_iterator(CORPUS+odd, trainers.BpeTrainer(vocab_size=320, special_tokens=["<unk>", "<pad>"], show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token="<pad>", unk_token="<unk>", model_max_length=200)
+
+
+@pytest.mark.parametrize("make", [byte_tokenizer, sentence_tokenizer])
+@pytest.mark.parametrize(("template", "separator"), GLUED)
+@torch.no_grad()
+def test_a_text_glued_to_what_stands_before_it(make, template, separator):
+    "Tokens are those of the whole prompt, and answers those of the stock model, whatever a text begins with."
+    clf = make_prompted(language_model("llama"), make(), Prompt(template, ("animal", "food", "tool"), (), SHOTS, separator), scoring="sum")
+    glued = ["0 films", "ft of a cat", "s", "box", " the cat", "\nred", "-", "\" an", "(an odd", "x"]
+    for c in (clf, clf.whole()):
+        for t, own in zip(glued, c.tokens(glued)[0], strict=True):
+            assert [*clf.shared[:c.past], *own] == clf.tokenizer(clf.prompt.ask(t)).input_ids, t
+    assert clf.past
+    agree(one_by_one(clf, glued), torch.stack([stock(clf, t) for t in glued]), clf, size=30)
+
+
+def test_a_text_that_changes_the_shots():
+    "Refused by its name where the shots are computed ahead; read as the tokenizer has it where they are not."
     clf = prompted(template="Text:{text}\nTopic:")
-    odd = replace(clf, shared=(*clf.shared, *clf.tokenizer(" the").input_ids), shared_chars=clf.shared_chars+4)
-    assert [*odd.shared, *encode(odd.whole(), [" theft of the cat"]).ids[0]][:len(odd.shared)] == list(odd.shared)
-    own = odd.tokens(["x cat"])[0][0]
-    assert len(own) and odd.tokenizer.decode(own).endswith("\nTopic:")
+    odd = replace(clf, shared=(*clf.shared, *clf.tokenizer(" the").input_ids))
+    with pytest.raises(InputError, match="text ' theft of the cat' changes the tokens of the shots"): odd.tokens([" theft of the cat"])
+    assert odd.whole().tokens(["x cat"])[0][0] == clf.tokenizer(clf.prompt.ask("x cat")).input_ids
 
 
 def test_long_texts_are_cut_and_counted():
