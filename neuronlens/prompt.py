@@ -313,6 +313,7 @@ def _hash(weights, *asked):
 
 # %% ../nbs/11_prompt.ipynb #1afe027a
 _PROBES = ('The match', 'a', '7 of', '"No', '(x', '\n', '...', 'é', '中', '-', ' b', 'http://')
+_ENDS = ('The match', 'in 7', 'so.', '"No"', '(x)', 'é', '中')
 
 def _split(clf, strings):
     "Encodings of strings, with no special token around them."
@@ -401,12 +402,15 @@ def _with_tokens(clf):
     return replace(clf, answer_ids=tuple(_verbalizer(clf, v) for v in p.verbalizers))
 
 def _verbalizer(clf, word):
-    "Tokens of a verbalizer behind the prompt; refused if they change the prompt's."
-    asked = clf.prompt.question(_PROBES[0])
-    plain,both = (e.ids for e in _split(clf, [asked, asked+word]))
-    if both[:len(plain)] != plain or len(both) == len(plain):
+    "Tokens of a verbalizer behind prompts of texts that end differently; refused if they change a prompt's, or are not the same."
+    if not clf.prompt.after and not word[0].isspace():
+        raise InputError(f"verbalizer {word!r} is glued to the text: template {clf.prompt.template!r} ends with it; put a space between them")
+    asked = [clf.prompt.question(t) for t in _ENDS]
+    plain,both = ([e.ids for e in _split(clf, x)] for x in (asked, [a+word for a in asked]))
+    new = {tuple(b[len(a):]) if b[:len(a)] == a else () for a,b in zip(plain, both, strict=True)}
+    if len(new) > 1 or () in new:
         raise InputError(f"verbalizer {word!r} melts into the end of the template {clf.prompt.template!r}; move the space between them")
-    return tuple(both[len(plain):])
+    return new.pop()
 
 def _spoken(clf): return [*zip(clf.prompt.verbalizers, clf.answer_ids, strict=True)]
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from tiny import BEYOND, OWN, WIDTHS, answers_apart, by_hand, intervention, same_answers, shaken, touched
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Metaspace
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from neuronlens import ablation
@@ -187,6 +189,21 @@ def test_bad_prompts_are_refused():
     with pytest.raises(InputError, match="is no causal language model"):
         make_prompted(AutoModelForCausalLM.from_config(AutoConfig.for_model("bert", **WIDTHS)), byte_tokenizer(), prompted().prompt)
     with pytest.raises(InputError, match="texts, row 2: the tokenizer makes no token"): encode(prompted(), ["cat", " \n"])
+
+
+def test_verbalizers_glued_to_the_text():
+    "With nothing between them a space is needed, and the tokens must be the same behind every text."
+    with pytest.raises(InputError, match="verbalizer 'food' is glued to the text"):
+        prompted(template="Text: {text}", verbalizers=(" animal", "food", " tool"))
+    clf = prompted(template="Text: {text}")
+    for word, ids in zip(clf.prompt.verbalizers, clf.answer_ids, strict=True):
+        for t in (*TEXTS, "in 7", "so.", '"No"'):
+            assert clf.tokenizer(clf.prompt.ask(t)+word).input_ids == [*clf.tokenizer(clf.prompt.ask(t)).input_ids, *ids]
+    merged = byte_tokenizer()
+    merged.backend_tokenizer.pre_tokenizer = Metaspace(replacement="Ġ", split=False)
+    merged._tokenizer.model = BPE({**{c: i for i, c in enumerate("<?Ġtexchamoin7so.No()")}, ".Ġ": 40}, [(".", "Ġ")], unk_token="?")
+    with pytest.raises(InputError, match="verbalizer ' x' melts into the end of the template 'te{text}'"):
+        make_prompted(language_model("llama"), merged, Prompt("te{text}", ("a", "b"), (" x", " o")))
 
 
 def test_nothing_left_of_a_text_is_refused_by_its_row():
