@@ -11,6 +11,7 @@ __all__ = ['allowed', 'editing', 'generate', 'Perplexity', 'perplexities', 'perp
 import re
 import zlib
 from array import array
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
@@ -25,7 +26,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from .ablation import POSITIONS, LinearEdit, _placed, said_edit, together, within
-from .data import InputError, Texts, some_rows
+from .data import InputError, Texts, drawing, need_number, some_rows
 from .effects import write_table
 from .hooks import EMBEDDING, Site, anatomy, answer, before, hooked, run
 from neuronlens.model import (
@@ -47,7 +48,7 @@ from neuronlens.model import (
 )
 from .probing import mcnemar
 from .progress import progress_bar
-from .prompt import _goes_on, _greedy, _some
+from .prompt import _goes_on, _greedy, _readable, _some
 
 # %% ../nbs/48_language.ipynb #5918bdc4
 def allowed(
@@ -168,6 +169,7 @@ def editing(
 # %% ../nbs/48_language.ipynb #5417bb87
 def _tokenized(clf, texts, what, room=0):
     "Token ids of every text; refuses one that gives none, or leaves no room for so many more, by its number."
+    for i,t in enumerate(texts, 1): _readable(t, f'{what} {i}')
     with quiet(): ids = clf.tokenizer(list(texts))['input_ids'] if len(texts) else []
     bos = getattr(clf.tokenizer, 'bos_token_id', None) # Once, where a chat template brought its own
     ids = [x[1:] if bos is not None and x[:2] == [bos, bos] and t.startswith(clf.tokenizer.bos_token) else x
@@ -200,8 +202,10 @@ def generate(
     *,
     tokens:int|None=None, # Most tokens in a batch, padding and what is written included; None: as suits the device
 )->list[str]: # N texts, without the prompts and without the token that ends a text
-    "What the model writes, always the likeliest token; refuses an empty prompt and one too long to go on from."
-    if isinstance(prompts, str): raise InputError("prompts must be a list of texts, not one text")
+    "What the model writes, always the likeliest token whatever its `generation_config` says of beams, draws, penalties or banned tokens."
+    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+        raise InputError(f"prompts must be a list of texts, not {'one text' if isinstance(prompts, str) else repr(prompts)}")
+    prompts,new_tokens = list(prompts),need_number(True, new_tokens=new_tokens)
     if new_tokens < 1: raise InputError(f"{new_tokens} new tokens are none; ask for at least 1")
     clf = _speaker(model, tokenizer)
     ids,out = _tokenized(clf, prompts, 'prompt', new_tokens),['']*len(prompts)
@@ -224,7 +228,7 @@ def _windows(n, window, stride):
 
 def _draws(n, draws, seed):
     "How often each of `n` windows comes up in every bootstrap draw, `[draws, n]`."
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=draws)
+    return drawing(seed).multinomial(n, np.full(n, 1/n), size=draws)
 
 def _limits(values, level):
     "The middle of draws that holds this share of them."
@@ -305,11 +309,13 @@ def _window_losses(clf, hidden, batch, first):
 # %% ../nbs/48_language.ipynb #d40fa80d
 def _pieces(clf, text, window, stride, most):
     "Token ids and first scored token of every window; refuses what leaves nothing to score."
+    if window < 2: raise InputError(f"a window of {window} tokens predicts nothing; give at least 2")
     if not 1 <= stride < window: raise InputError(f"stride {stride} must lie between 1 and window-1 = {window-1}: windows overlap")
     if window > clf.max_length: raise InputError(f"a window of {window} tokens is too long, the model reads {clf.max_length}")
     out,left = [],np.inf if most is None else most
     if left < 2: raise InputError(f"most_tokens={most} leaves nothing to predict; give at least 2")
-    texts = [text] if isinstance(text, str) else list(text)
+    texts = [text] if isinstance(text, str) or not isinstance(text, Iterable) else list(text)
+    for i,t in enumerate(texts, 1): _readable(t, f'text {i}')
     with quiet(): docs = clf.tokenizer(texts)['input_ids'] if texts else []
     if short := [i for i,ids in enumerate(docs, 1) if len(ids) < 2]: raise InputError(f"text {short[0]} is shorter than two tokens")
     if not docs: raise InputError("no text to predict")
@@ -342,8 +348,10 @@ def perplexities(
 )->dict[str,Perplexity]: # For every condition
     "Perplexity under several conditions in one reading of the text, all of which is prompt: see `perplexity`."
     clf = _speaker(model, tokenizer)
-    window = window or min(1024, clf.max_length)
-    stride,named = stride or max(1, window//2),_named(clf, conditions)
+    drawing(seed) # Refused here, not when an interval is asked for
+    window = min(1024, clf.max_length) if window is None else need_number(True, window=window)
+    stride,named = max(1, window//2) if stride is None else need_number(True, stride=stride),_named(clf, conditions)
+    if most_tokens is not None: most_tokens = need_number(True, most_tokens=most_tokens)
     pieces = _pieces(clf, text, window, stride, most_tokens)
     first = torch.tensor([f for _,f in pieces])
     counts = np.array([len(ids)-f for ids,f in pieces])
@@ -421,7 +429,9 @@ def read_questions(
     seed:int=0, # Of the sample
 )->list[Question]: # In the order of the files and in it; the subject is the file's name without `_test`, `_dev` or `_val`
     "Multiple-choice questions from files; every complaint names file and row."
-    if per_subject is not None and per_subject < 1: raise InputError(f"per_subject={per_subject} is no question; give at least 1")
+    drawing(seed)
+    if per_subject is not None and need_number(True, per_subject=per_subject) < 1:
+        raise InputError(f"per_subject={per_subject} is no question; give at least 1")
     paths,out = [Path(p) for p in (path if isinstance(path, list|tuple) else [path])],[]
     files = [f for p in paths for f in (sorted(p.glob('*.csv')) if p.is_dir() else [p])]
     if not files: raise InputError(f"{', '.join(map(str, paths))}: no .csv file")
@@ -429,7 +439,7 @@ def read_questions(
         cells,columns = _cells(file)
         subject,rows = re.sub('_(test|dev|val)$', '', file.stem),np.arange(len(cells))
         if per_subject is not None and per_subject < len(cells):
-            rows = np.sort(np.random.default_rng([seed, zlib.crc32(subject.encode())]).permutation(len(cells))[:per_subject])
+            rows = np.sort(drawing(seed, zlib.crc32(subject.encode())).permutation(len(cells))[:per_subject])
         for i in rows:
             try: out.append(_question(cells[i], columns, subject))
             except InputError as e: raise InputError(f"{file}, row {i+1}: {e}") from None

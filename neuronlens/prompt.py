@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from .data import InputError, Texts, balance, bbc_news, distinct, need_texts, split, take
+from .data import InputError, Texts, balance, bbc_news, distinct, drawing, need_number, need_texts, split, take
 from neuronlens.model import (
     Batch,
     Classifier,
@@ -95,10 +95,15 @@ def _named_verbalizers(template, classes):
     "Class names after a space; without one if the template ends in white space or an opening bracket or quote."
     return tuple(classes) if template[-1:].isspace() or template[-1:] in '{[("\'' else tuple(f' {c}' for c in classes)
 
+def _readable(text, what):
+    "Refuse what is no text, and half a character, which no tokenizer reads."
+    if not isinstance(text, str): raise InputError(f"{what} is a text, not {text!r}")
+    if lone := re.search(r'[\ud800-\udfff]', text): raise InputError(f"{what} has half a character, {lone[0]!r}, at place {lone.start()+1}")
+    return text
+
 def _check_kinds(p):
     "Refuse what is no text where a text belongs, and no list where a list does."
-    for n in ('template', 'separator', 'instruction'):
-        if not isinstance(v := getattr(p, n), str): raise InputError(f"the {n} of a prompt is a text, not {v!r}")
+    for n in ('template', 'separator', 'instruction'): _readable(getattr(p, n), f'the {n} of a prompt')
     for n,of in dict(classes='names', verbalizers='one for each class', shots='pairs of a text and a class number').items():
         v = getattr(p, n)
         if isinstance(v, str) or not isinstance(v, Iterable):
@@ -116,10 +121,10 @@ def _check_prompt(p):
     if len(p.classes) < 2: raise InputError(f"a prompt needs two classes or more, not {len(p.classes)}")
     if len(p.verbalizers) != len(p.classes): raise InputError(f"{len(p.verbalizers)} verbalizers for {len(p.classes)} classes")
     for v in p.verbalizers:
-        if not v.strip(): raise InputError(f"verbalizer {v!r} is empty")
+        if not _readable(v, 'a verbalizer').strip(): raise InputError(f"verbalizer {v!r} is empty")
         if [w.strip() for w in p.verbalizers].count(v.strip()) > 1: raise InputError(f"verbalizer {v!r} stands for more than one class")
     for i,(t,c) in enumerate(p.shots, 1):
-        if not t.strip(): raise InputError(f"shot {i} has an empty text")
+        if not _readable(t, f'the text of shot {i}').strip(): raise InputError(f"shot {i} has an empty text")
         if not 0 <= c < len(p.classes): raise InputError(f"shot {i} has class {c}, the classes are 0 to {len(p.classes)-1}")
 
 # %% ../nbs/11_prompt.ipynb #c0df32f7
@@ -134,9 +139,8 @@ def make_prompt(
     instruction:str='', # Before everything
 )->tuple[Prompt,Texts]: # The prompt, and the texts that are not in it
     "A prompt with shots drawn evenly over the classes, in random order."
-    for what,n in dict(shots=shots, seed=seed).items():
-        if not isinstance(n, Integral) or n < 0: raise InputError(f"{what} must be a whole number from 0, not {n!r}")
-    C,rng = len(need_texts(texts, 'make_prompt').classes),np.random.default_rng(seed)
+    if (shots := need_number(True, shots=shots)) < 0: raise InputError(f"shots={shots} must be a whole number, 0 or more")
+    C,rng = len(need_texts(texts, 'make_prompt').classes),drawing(seed)
     want = shots//C+(rng.permutation(C) < shots % C)
     chosen = []
     for c,name in enumerate(texts.classes):
@@ -359,6 +363,7 @@ def make_prompted(
     _check_asked(prompt, scoring, max_length)
     model = without_wrapper(model)
     if not getattr(tokenizer, 'is_fast', False): raise InputError(f"model {source!r} has a slow tokenizer; prompts need a fast one")
+    if model.get_output_embeddings() is None: raise InputError(f"model {source!r} ({type(model).__name__}) has no language-modelling head")
     with understood(model.eval(), source):
         if not is_causal(model): raise InputError(f"model {source!r} is no causal language model: positions see later tokens")
         check_tokenizer(model, tokenizer, source)
@@ -401,10 +406,11 @@ def _with_tokens(clf):
     clf = replace(clf, shared=(*clf.lead, *found[0].ids[:min(n, sum(b <= edge for _,b in found[0].offsets))]))
     return replace(clf, answer_ids=tuple(_verbalizer(clf, v) for v in p.verbalizers))
 
+# %% ../nbs/11_prompt.ipynb #d9a1c3e0
 def _verbalizer(clf, word):
     "Tokens of a verbalizer behind prompts of texts that end differently; refused if they change a prompt's, or are not the same."
     if not clf.prompt.after and not word[0].isspace():
-        raise InputError(f"verbalizer {word!r} is glued to the text: template {clf.prompt.template!r} ends with it; put a space between them")
+        raise InputError(f"verbalizer {word!r} is glued to the text, with which {clf.prompt.template!r} ends; put a space between them")
     asked = [clf.prompt.question(t) for t in _ENDS]
     plain,both = ([e.ids for e in _split(clf, x)] for x in (asked, [a+word for a in asked]))
     new = {tuple(b[len(a):]) if b[:len(a)] == a else () for a,b in zip(plain, both, strict=True)}
@@ -524,7 +530,7 @@ def class_probabilities(
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
 )->np.ndarray: # `[N, C]` float32, rows sum to 1
     "The probabilities of the verbalizers, renormalised over the classes; without reading any activation."
-    out = np.empty((len(texts), len(clf.classes)), np.float32)
+    out = np.empty((len(need_texts(texts, 'class_probabilities')), len(clf.classes)), np.float32)
     with evaluating(clf.model):
         for batch in _batches(clf, texts.texts, texts, tokens):
             out[batch.rows] = clf.class_logits(_scores(clf, batch)).softmax(-1).cpu().numpy()
@@ -536,7 +542,8 @@ def calibrated(
 )->Prompted: # The same, its class probabilities divided by their mean over these texts and renormalised
     "Take away what the classes are worth whatever the text says."
     plain = replace(clf, calibration=None)
-    probs = class_probabilities(plain, texts) if isinstance(texts, Texts) else np.asarray(texts)
+    try: probs = class_probabilities(plain, texts) if isinstance(texts, Texts) else np.asarray(texts, np.float64)
+    except (TypeError, ValueError): raise InputError(f"calibration needs `Texts`, or rows of numbers, not {texts!r}"[:200]) from None
     if probs.ndim != 2 or probs.shape[1] != len(clf.classes) or not len(probs):
         raise InputError(f"calibration needs texts, or probabilities of {len(clf.classes)} classes; got {probs.shape}")
     mean = probs.mean(0, dtype=np.float64)
@@ -626,13 +633,18 @@ def generated_answers(
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
 )->np.ndarray: # `[N]` int64 class index, or -1 for an answer that is no verbalizer
     "Greedy continuation, cut at `stop`, that equals a verbalizer (Haider et al. 2025, released code)."
+    if not isinstance(stop, str) or not stop: raise InputError(f"stop={stop!r} ends no answer; give a text of at least one character")
+    n,most = need_number(True, new_tokens=new_tokens),most_tokens(clf.model, clf.tokenizer)
+    if n < 1: raise InputError(f"new_tokens={n} are none; ask for at least 1")
+    if most-n <= (least := _least(clf)):
+        raise InputError(f"new_tokens={n} leave no room for a text: the prompt takes {least} tokens without one, the model reads {most}")
     cfg = clf.model.config.get_text_config()
     if any(getattr(cfg, w, None) for w in ('sliding_window', 'attention_chunk_size')): clf = clf.whole() # Windows count columns
-    clf = replace(clf, scoring='first', max_length=min(clf.max_length, most_tokens(clf.model, clf.tokenizer)-new_tokens))
-    clf,encoded,kept = _writer(clf, texts, new_tokens)
+    clf = replace(clf, scoring='first', max_length=min(clf.max_length, most-n))
+    clf,encoded,kept = _writer(clf, need_texts(texts, 'generated_answers'), n)
     names = {v.split(stop)[0].strip():c for c,v in enumerate(clf.prompt.verbalizers)}
     ends,out = clf.tokenizer.all_special_ids,np.full(len(texts), -1)
     for batch in batches(encoded, tokens=tokens or token_budget(clf.device), fill=clf.pad_id, side='left'):
-        with evaluating(clf.model): new = _greedy(clf, batch, new_tokens, ends, kept)
+        with evaluating(clf.model): new = _greedy(clf, batch, n, ends, kept)
         for row,ids in zip(batch.rows, new, strict=True): out[row] = names.get(clf.tokenizer.decode(ids).split(stop)[0].strip(), -1)
     return out

@@ -269,6 +269,36 @@ def test_generate_is_generate(speaker):
     with pytest.raises(InputError, match="must be a list"): generate(model, tok, "cat")
 
 
+@pytest.mark.parametrize(("call", "said"), [
+    (lambda m, t: generate(m, t, ["cat"], new_tokens=2.5), "new_tokens=2.5 must be a whole number"),
+    (lambda m, t: generate(m, t, ["cat"], new_tokens=0), "0 new tokens are none"),
+    (lambda m, t: generate(m, t, None), "must be a list of texts, not None"),
+    (lambda m, t: generate(m, t, ["cat", None]), "prompt 2 is a text, not None"),
+    (lambda m, t: generate(m, t, ["cat", "a\ud800"]), "prompt 2 has half a character, '.ud800', at place 2"),
+    (lambda m, t: perplexity(m, t, None), "text 1 is a text, not None"),
+    (lambda m, t: perplexity(m, t, ["cat dog", "a\udc00 b"]), "text 2 has half a character"),
+    (lambda m, t: perplexity(m, t, "cat dog", window=10.5), "window=10.5 must be a whole number"),
+    (lambda m, t: perplexity(m, t, "cat dog", window=0), "a window of 0 tokens predicts nothing"),
+    (lambda m, t: perplexity(m, t, "cat dog", stride=0), "stride 0 must lie"),
+    (lambda m, t: perplexity(m, t, "cat dog", stride="4"), "stride='4' must be a whole number"),
+    (lambda m, t: perplexity(m, t, "cat dog", most_tokens=None, seed=-1), "seed -1 must be a whole number"),
+    (lambda m, t: perplexity(m, t, "cat dog", most_tokens=2.5), "most_tokens=2.5 must be a whole number"),
+    (lambda m, t: read_questions("none", seed=.5), "seed 0.5 must be a whole number"),
+    (lambda m, t: read_questions("none", per_subject=2.5), "per_subject=2.5 must be a whole number"),
+])
+def test_wrong_arguments(speaker, call, said):
+    "In one sentence, by the name of the argument."
+    with pytest.raises(InputError, match=said): call(*speaker)
+
+
+def test_settings_of_generation_are_not_followed(words):
+    "Always the likeliest token, whatever the model's `generation_config` asks for."
+    model = tiny_lm("llama", vocab_size=len(words), pad_token_id=0, max_position_embeddings=48, eos_token_id=7)
+    plain, asked = generate(model, words, ["cat dog"]), model.generation_config
+    asked.repetition_penalty, asked.num_beams, asked.do_sample, asked.suppress_tokens = 5., 3, True, list(range(8, 40))
+    assert generate(model, words, ["cat dog"]) == plain
+
+
 def plain_loss(model, ids, window, stride):
     "Loss and tokens by the loop of the transformers manual: labels, all but the last `new` of a window ignored."
     loss, tokens, done = 0., 0, 0

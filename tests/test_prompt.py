@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny import BEYOND, OWN, WIDTHS, answers_apart, by_hand, intervention, same_answers, shaken, touched
+from tiny import BEYOND, OWN, WIDTHS, answers_apart, by_hand, intervention, same_answers, shaken, tiny_model, touched
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Metaspace
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -16,7 +16,17 @@ from neuronlens.data import InputError, Texts
 from neuronlens.hooks import Site, anatomy, answer, hooked, logits, parse_site, run
 from neuronlens.language import editing
 from neuronlens.model import batches, encode, pad, readout_weights
-from neuronlens.prompt import Prompt, Prompted, calibrated, class_probabilities, generated_answers, make_prompted, make_tree, one_by_one
+from neuronlens.prompt import (
+    Prompt,
+    Prompted,
+    calibrated,
+    class_probabilities,
+    generated_answers,
+    make_prompt,
+    make_prompted,
+    make_tree,
+    one_by_one,
+)
 from neuronlens.recording import correct_only, merge_summaries, record, recorded, summarise, vocabulary_confidence
 from neuronlens.rounding import agree, apart, score_size
 
@@ -204,6 +214,32 @@ def test_verbalizers_glued_to_the_text():
     merged._tokenizer.model = BPE({**{c: i for i, c in enumerate("<?Ġtexchamoin7so.No()")}, ".Ġ": 40}, [(".", "Ġ")], unk_token="?")
     with pytest.raises(InputError, match="verbalizer ' x' melts into the end of the template 'te{text}'"):
         make_prompted(language_model("llama"), merged, Prompt("te{text}", ("a", "b"), (" x", " o")))
+
+
+LONE = "half a character, '.ud800', at place 3"
+
+
+@pytest.mark.parametrize(("call", "said"), [
+    (lambda c: generated_answers(c, texts(), stop=""), "stop='' ends no answer"),
+    (lambda c: generated_answers(c, texts(), stop=5), "stop=5 ends no answer"),
+    (lambda c: generated_answers(c, texts(), new_tokens=0), "new_tokens=0 are none"),
+    (lambda c: generated_answers(c, texts(), new_tokens=2.5), "new_tokens=2.5 must be a whole number"),
+    (lambda c: generated_answers(c, texts(), new_tokens=180), r"new_tokens=180 leave no room for a text: the prompt takes \d+ tokens"),
+    (lambda c: generated_answers(c, TEXTS), "generated_answers takes `Texts`"),
+    (lambda c: class_probabilities(c, TEXTS), "class_probabilities takes `Texts`"),
+    (lambda c: calibrated(c, np.array([["a", "b", "c"]])), "calibration needs `Texts`, or rows of numbers"),
+    (lambda c: calibrated(c, [[.1, .9], [1.]]), "calibration needs `Texts`, or rows of numbers"),
+    (lambda c: replace(c.prompt, template="ab\ud800{text}"), f"the template of a prompt has {LONE}"),
+    (lambda c: replace(c.prompt, instruction="ab\ud800"), f"the instruction of a prompt has {LONE}"),
+    (lambda c: replace(c.prompt, verbalizers=("x", "y", "ab\ud800")), f"a verbalizer has {LONE}"),
+    (lambda c: replace(c.prompt, shots=[("ab\ud800", 0)]), f"the text of shot 1 has {LONE}"),
+    (lambda c: make_prompt(texts(), shots=1.5), "shots=1.5 must be a whole number"),
+    (lambda c: make_prompt(texts(), seed=-1), "seed -1 must be a whole number"),
+    (lambda c: make_prompted(tiny_model("llama", vocab_size=320), c.tokenizer, c.prompt), "has no language-modelling head"),
+])
+def test_wrong_arguments(call, said):
+    "In one sentence, by the name of the argument."
+    with pytest.raises(InputError, match=said): call(prompted())
 
 
 def test_nothing_left_of_a_text_is_refused_by_its_row():
