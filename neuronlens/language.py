@@ -8,50 +8,47 @@ __all__ = ['allowed', 'editing', 'generate', 'Perplexity', 'perplexities', 'perp
            'language_effects', 'firing_by_position']
 
 # %% ../nbs/48_language.ipynb #e00ab95e
-import inspect
 import re
 import zlib
 from array import array
+from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from string import ascii_uppercase
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from .ablation import POSITIONS, LinearEdit, _placed, said_edit, together, within
-from .data import InputError, Texts, some_rows
+from .data import InputError, Texts, drawing, need_number, some_rows
 from .effects import write_table
 from .hooks import EMBEDDING, Site, anatomy, answer, before, hooked, run
 from neuronlens.model import (
     Classifier,
     Encoded,
     align,
-    alike,
     batches,
-    call_options,
     each_batch,
     encode,
     evaluating,
     last_attended,
     most_tokens,
-    pad,
     proven,
     quiet,
     readout_weights,
     token_budget,
-    turns_by_length,
     understood,
     without_wrapper,
 )
 from .probing import mcnemar
 from .progress import progress_bar
+from .prompt import _goes_on, _greedy, _readable, _some
 
 # %% ../nbs/48_language.ipynb #5918bdc4
 def allowed(
@@ -64,10 +61,12 @@ def allowed(
     return None if positions == 'all' else {'readout':at == end, 'prompt':at <= end, 'generated':at > end}[positions]
 
 # %% ../nbs/48_language.ipynb #6b948d15
+_STATES = ('cache_params', 'state') # What models without keys and values hand from pass to pass
+
 class _Columns:
     "Which columns the running pass sees, and where the prompt of every row ends."
     def __init__(self, length=None, mask=None):
-        self.length,self.readout,self.at,self.attended = length,None,None,None
+        self.length,self.readout,self.at,self.attended,self.handed = length,None,None,None,(None, 0)
         self.given = None if mask is None else last_attended(torch.as_tensor(mask).cpu())
 
     def enter(self, module, args, kw):
@@ -75,10 +74,23 @@ class _Columns:
         kw = dict(zip(('input_ids',), args, strict=False)) | kw
         x,cache,mask = kw.get('input_ids'),kw.get('past_key_values'),kw.get('attention_mask')
         n,t = (kw['inputs_embeds'] if x is None else x).shape[:2]
-        past = 0 if cache is None else int(cache.get_seq_length())
+        past = self._passed(kw) if cache is None else int(cache.get_seq_length())
         mask = mask.cpu() if isinstance(mask, Tensor) and mask.ndim == 2 else torch.ones(n, past+t)
         self.at = torch.arange(past, past+t)
         self.attended,self.readout = mask[:,-t:] == 1,self._ends(n, past, mask)
+
+    def _passed(self, kw):
+        "Columns before a pass that goes on from a state, which does not say how many it holds: those of the pass that handed it on."
+        state = next((kw[k] for k in _STATES if kw.get(k) is not None), None)
+        if state is None or state is self.handed[0]: return 0 if state is None else self.handed[1]
+        if not isinstance(state, Cache) or state.has_previous_state():
+            raise InputError("a pass goes on from a state of passes without these edits, which does not say how many columns it has read")
+        return 0
+
+    def leave(self, out):
+        "A hook behind the model: what it hands on, and after how many columns."
+        state = next((s for k in _STATES if (s := getattr(out, k, None)) is not None), None)
+        self.handed = state,int(self.at[-1])+1
 
     def _ends(self, n, past, mask):
         "Where the prompts end: as given, as they began, or with this pass."
@@ -148,6 +160,7 @@ def editing(
     if model.training: raise InputError(f"{type(model).__name__} is in training mode; call its eval() first")
     columns,ivs = _Columns(prompt_length, mask),_ready(_speaker(model, most=1), interventions)
     def leave(module, args, out):
+        columns.leave(out)
         z = out[0] if isinstance(out, tuple) else out.logits
         bad = ~z.amax(-1).isfinite().cpu() & columns.attended[:,-z.shape[1]:]
         if bad.any(): raise InputError(_not_finite(module, ivs, bad.any(1).nonzero()[:,0]+1))
@@ -156,6 +169,7 @@ def editing(
 # %% ../nbs/48_language.ipynb #5417bb87
 def _tokenized(clf, texts, what, room=0):
     "Token ids of every text; refuses one that gives none, or leaves no room for so many more, by its number."
+    for i,t in enumerate(texts, 1): _readable(t, f'{what} {i}')
     with quiet(): ids = clf.tokenizer(list(texts))['input_ids'] if len(texts) else []
     bos = getattr(clf.tokenizer, 'bos_token_id', None) # Once, where a chat template brought its own
     ids = [x[1:] if bos is not None and x[:2] == [bos, bos] and t.startswith(clf.tokenizer.bos_token) else x
@@ -165,10 +179,6 @@ def _tokenized(clf, texts, what, room=0):
         n = len(ids[long[0]-1])
         raise InputError(f"{what} {long[0]} has {n} tokens{f' and {room} to follow' if room else ''}, the model reads {clf.max_length}")
     return ids
-
-def _some(ids, n):
-    "So many tokens, taken from these texts."
-    return [t for _ in range(n) for x in ids for t in x][:n]
 
 def _encoded(clf, ids, source, side='right', more=0):
     "Token ids as texts to be batched, no token special; the model is proven on texts longer by what it is to write."
@@ -181,51 +191,6 @@ def _ends(model, tokenizer):
     ends = tokenizer.eos_token_id if ends is None else ends
     return [e for e in (ends if isinstance(ends, list|tuple) else [ends]) if e is not None]
 
-_CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, NotImplementedError)
-
-# %% ../nbs/48_language.ipynb #65028eed
-def _step(clf, ids, mask, cache=None, kept=True):
-    "A pass over the newest tokens `ids` behind what is in the cache; its answer holds the scores of the last position."
-    kw = call_options(clf.model) | dict(input_ids=ids, attention_mask=mask)
-    if 'logits_to_keep' in inspect.signature(clf.model.forward).parameters: kw['logits_to_keep'] = 1
-    if clf.takes_positions: kw['position_ids'] = (mask.cumsum(1)-1).clamp(min=0)[:,-ids.shape[1]:]
-    return clf.model(**kw | (dict(past_key_values=cache, use_cache=True) if kept else {}))
-
-_GOES_ON = WeakKeyDictionary()
-
-def _goes_on(clf, encoded, more):
-    "Whether the longest and the shortest text, and so many tokens, end the same when the last is read with a cache, as `generate` does."
-    if turns_by_length(clf.model): return False
-    ids = sorted(encoded.ids, key=len)
-    ids = [[*x, *_some(ids[::-1], more)] for x in (ids[-1], ids[0] if encoded.mixed else ids[-1])]
-    known,n = _GOES_ON.get(clf.model, (0, True)),len(ids[0])
-    if n <= known[0]: return known[1]
-    batch = pad(ids, [[0]*len(x) for x in ids], [0, 1], fill=clf.pad_id, side='left')
-    new,mask = batch.ids.to(clf.device),batch.mask.to(clf.device)
-    with evaluating(clf.model), understood(clf.model):
-        want = [_step(clf, torch.tensor([x], device=clf.device), torch.ones(1, len(x), dtype=torch.long, device=clf.device), kept=False)
-                for x in ids]
-        try: got = _step(clf, new[:,-1:], mask, _step(clf, new[:,:-1], mask[:,:-1]).past_key_values).logits
-        except _CANNOT: got = None
-        same = got is not None and alike(got[:,-1], torch.stack([w.logits[0,-1] for w in want]), clf.model)
-    _GOES_ON[clf.model] = n,same
-    return same
-
-# %% ../nbs/48_language.ipynb #aa2703ce
-def _greedy(clf, batch, n, ends, kept):
-    "Up to `n` tokens for every row, as lists that stop before an end token; without a cache, all is read anew for each."
-    ids,mask,cache,out = batch.ids.to(clf.device),batch.mask.to(clf.device),None,[]
-    over,ends = torch.zeros(len(batch), dtype=torch.bool, device=clf.device),torch.tensor(ends, dtype=torch.long, device=clf.device)
-    for _ in range(n):
-        res = _step(clf, ids, mask, cache, kept)
-        new,cache = res.logits[:,-1:].argmax(-1),res.get('past_key_values')
-        ids = new if kept else torch.cat([ids, new], 1)
-        over |= torch.isin(new[:,0], ends)
-        out.append(torch.where(over, -1, new[:,0]))
-        if over.all(): break
-        mask = torch.cat([mask, torch.ones_like(mask[:,:1])], 1)
-    return [[t for t in row if t >= 0] for row in torch.stack(out, 1).tolist()]
-
 # %% ../nbs/48_language.ipynb #36d3afdc
 @torch.inference_mode()
 def generate(
@@ -237,14 +202,16 @@ def generate(
     *,
     tokens:int|None=None, # Most tokens in a batch, padding and what is written included; None: as suits the device
 )->list[str]: # N texts, without the prompts and without the token that ends a text
-    "What the model writes, always the likeliest token; refuses an empty prompt and one too long to go on from."
-    if isinstance(prompts, str): raise InputError("prompts must be a list of texts, not one text")
+    "What the model writes, always the likeliest token whatever its `generation_config` says of beams, draws, penalties or banned tokens."
+    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+        raise InputError(f"prompts must be a list of texts, not {'one text' if isinstance(prompts, str) else repr(prompts)}")
+    prompts,new_tokens = list(prompts),need_number(True, new_tokens=new_tokens)
     if new_tokens < 1: raise InputError(f"{new_tokens} new tokens are none; ask for at least 1")
     clf = _speaker(model, tokenizer)
     ids,out = _tokenized(clf, prompts, 'prompt', new_tokens),['']*len(prompts)
     with understood(clf.model): ivs,ends,_ = _ready(clf, interventions),_ends(model, tokenizer),clf.takes_positions # Before any edit
     encoded = _encoded(clf, ids, 'prompts', 'left', new_tokens)
-    kept = bool(len(encoded)) and _goes_on(clf, encoded, new_tokens)
+    kept = _goes_on(clf, encoded, new_tokens)
     longest = max(map(len, ids), default=1)
     room = (tokens or token_budget(clf.device))*longest//(longest+new_tokens)
     for batch in batches(encoded, tokens=max(1, room), fill=clf.pad_id, side='left'):
@@ -261,7 +228,7 @@ def _windows(n, window, stride):
 
 def _draws(n, draws, seed):
     "How often each of `n` windows comes up in every bootstrap draw, `[draws, n]`."
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1/n), size=draws)
+    return drawing(seed).multinomial(n, np.full(n, 1/n), size=draws)
 
 def _limits(values, level):
     "The middle of draws that holds this share of them."
@@ -342,11 +309,13 @@ def _window_losses(clf, hidden, batch, first):
 # %% ../nbs/48_language.ipynb #d40fa80d
 def _pieces(clf, text, window, stride, most):
     "Token ids and first scored token of every window; refuses what leaves nothing to score."
+    if window < 2: raise InputError(f"a window of {window} tokens predicts nothing; give at least 2")
     if not 1 <= stride < window: raise InputError(f"stride {stride} must lie between 1 and window-1 = {window-1}: windows overlap")
     if window > clf.max_length: raise InputError(f"a window of {window} tokens is too long, the model reads {clf.max_length}")
     out,left = [],np.inf if most is None else most
     if left < 2: raise InputError(f"most_tokens={most} leaves nothing to predict; give at least 2")
-    texts = [text] if isinstance(text, str) else list(text)
+    texts = [text] if isinstance(text, str) or not isinstance(text, Iterable) else list(text)
+    for i,t in enumerate(texts, 1): _readable(t, f'text {i}')
     with quiet(): docs = clf.tokenizer(texts)['input_ids'] if texts else []
     if short := [i for i,ids in enumerate(docs, 1) if len(ids) < 2]: raise InputError(f"text {short[0]} is shorter than two tokens")
     if not docs: raise InputError("no text to predict")
@@ -379,8 +348,10 @@ def perplexities(
 )->dict[str,Perplexity]: # For every condition
     "Perplexity under several conditions in one reading of the text, all of which is prompt: see `perplexity`."
     clf = _speaker(model, tokenizer)
-    window = window or min(1024, clf.max_length)
-    stride,named = stride or max(1, window//2),_named(clf, conditions)
+    drawing(seed) # Refused here, not when an interval is asked for
+    window = min(1024, clf.max_length) if window is None else need_number(True, window=window)
+    stride,named = max(1, window//2) if stride is None else need_number(True, stride=stride),_named(clf, conditions)
+    if most_tokens is not None: most_tokens = need_number(True, most_tokens=most_tokens)
     pieces = _pieces(clf, text, window, stride, most_tokens)
     first = torch.tensor([f for _,f in pieces])
     counts = np.array([len(ids)-f for ids,f in pieces])
@@ -458,7 +429,9 @@ def read_questions(
     seed:int=0, # Of the sample
 )->list[Question]: # In the order of the files and in it; the subject is the file's name without `_test`, `_dev` or `_val`
     "Multiple-choice questions from files; every complaint names file and row."
-    if per_subject is not None and per_subject < 1: raise InputError(f"per_subject={per_subject} is no question; give at least 1")
+    drawing(seed)
+    if per_subject is not None and need_number(True, per_subject=per_subject) < 1:
+        raise InputError(f"per_subject={per_subject} is no question; give at least 1")
     paths,out = [Path(p) for p in (path if isinstance(path, list|tuple) else [path])],[]
     files = [f for p in paths for f in (sorted(p.glob('*.csv')) if p.is_dir() else [p])]
     if not files: raise InputError(f"{', '.join(map(str, paths))}: no .csv file")
@@ -466,7 +439,7 @@ def read_questions(
         cells,columns = _cells(file)
         subject,rows = re.sub('_(test|dev|val)$', '', file.stem),np.arange(len(cells))
         if per_subject is not None and per_subject < len(cells):
-            rows = np.sort(np.random.default_rng([seed, zlib.crc32(subject.encode())]).permutation(len(cells))[:per_subject])
+            rows = np.sort(drawing(seed, zlib.crc32(subject.encode())).permutation(len(cells))[:per_subject])
         for i in rows:
             try: out.append(_question(cells[i], columns, subject))
             except InputError as e: raise InputError(f"{file}, row {i+1}: {e}") from None

@@ -10,12 +10,14 @@ __all__ = ['PLACE', 'Prompt', 'make_prompt', 'Tree', 'make_tree', 'Prompted', 'm
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from numbers import Integral
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from .data import InputError, Texts, balance, bbc_news, distinct, need_texts, split, take
+from .data import InputError, Texts, balance, bbc_news, distinct, drawing, need_number, need_texts, split, take
 from neuronlens.model import (
     Batch,
     Classifier,
@@ -37,6 +39,7 @@ from neuronlens.model import (
     last_attended,
     load_language_model,
     most_tokens,
+    pad,
     quiet,
     smollm2,
     token_budget,
@@ -92,10 +95,15 @@ def _named_verbalizers(template, classes):
     "Class names after a space; without one if the template ends in white space or an opening bracket or quote."
     return tuple(classes) if template[-1:].isspace() or template[-1:] in '{[("\'' else tuple(f' {c}' for c in classes)
 
+def _readable(text, what):
+    "Refuse what is no text, and half a character, which no tokenizer reads."
+    if not isinstance(text, str): raise InputError(f"{what} is a text, not {text!r}")
+    if lone := re.search(r'[\ud800-\udfff]', text): raise InputError(f"{what} has half a character, {lone[0]!r}, at place {lone.start()+1}")
+    return text
+
 def _check_kinds(p):
     "Refuse what is no text where a text belongs, and no list where a list does."
-    for n in ('template', 'separator', 'instruction'):
-        if not isinstance(v := getattr(p, n), str): raise InputError(f"the {n} of a prompt is a text, not {v!r}")
+    for n in ('template', 'separator', 'instruction'): _readable(getattr(p, n), f'the {n} of a prompt')
     for n,of in dict(classes='names', verbalizers='one for each class', shots='pairs of a text and a class number').items():
         v = getattr(p, n)
         if isinstance(v, str) or not isinstance(v, Iterable):
@@ -113,10 +121,10 @@ def _check_prompt(p):
     if len(p.classes) < 2: raise InputError(f"a prompt needs two classes or more, not {len(p.classes)}")
     if len(p.verbalizers) != len(p.classes): raise InputError(f"{len(p.verbalizers)} verbalizers for {len(p.classes)} classes")
     for v in p.verbalizers:
-        if not v.strip(): raise InputError(f"verbalizer {v!r} is empty")
+        if not _readable(v, 'a verbalizer').strip(): raise InputError(f"verbalizer {v!r} is empty")
         if [w.strip() for w in p.verbalizers].count(v.strip()) > 1: raise InputError(f"verbalizer {v!r} stands for more than one class")
     for i,(t,c) in enumerate(p.shots, 1):
-        if not t.strip(): raise InputError(f"shot {i} has an empty text")
+        if not _readable(t, f'the text of shot {i}').strip(): raise InputError(f"shot {i} has an empty text")
         if not 0 <= c < len(p.classes): raise InputError(f"shot {i} has class {c}, the classes are 0 to {len(p.classes)-1}")
 
 # %% ../nbs/11_prompt.ipynb #c0df32f7
@@ -131,9 +139,8 @@ def make_prompt(
     instruction:str='', # Before everything
 )->tuple[Prompt,Texts]: # The prompt, and the texts that are not in it
     "A prompt with shots drawn evenly over the classes, in random order."
-    for what,n in dict(shots=shots, seed=seed).items():
-        if not isinstance(n, Integral) or n < 0: raise InputError(f"{what} must be a whole number from 0, not {n!r}")
-    C,rng = len(need_texts(texts, 'make_prompt').classes),np.random.default_rng(seed)
+    if (shots := need_number(True, shots=shots)) < 0: raise InputError(f"shots={shots} must be a whole number, 0 or more")
+    C,rng = len(need_texts(texts, 'make_prompt').classes),drawing(seed)
     want = shots//C+(rng.permutation(C) < shots % C)
     chosen = []
     for c,name in enumerate(texts.classes):
@@ -197,7 +204,6 @@ class Prompted(Classifier):
     answer_ids:tuple[tuple[int,...],...]=() # Tokens of every verbalizer
     lead:tuple[int,...]=() # What the tokenizer puts before every text
     shared:tuple[int,...]=() # P tokens that all prompts begin with
-    shared_chars:int=0 # How much of the prompt they cover
     scoring:str='first' # 'first' token of the verbalizer, or 'sum' over all of them
     calibration:tuple[float,...]|None=None # C mean class probabilities to divide by
     shots:Cache|None=None # Keys and values of the shared tokens; None: they are in the batch
@@ -311,16 +317,11 @@ def _hash(weights, *asked):
 
 # %% ../nbs/11_prompt.ipynb #1afe027a
 _PROBES = ('The match', 'a', '7 of', '"No', '(x', '\n', '...', 'é', '中', '-', ' b', 'http://')
+_ENDS = ('The match', 'in 7', 'so.', '"No"', '(x)', 'é', '中')
 
 def _split(clf, strings):
     "Encodings of strings, with no special token around them."
     with quiet(): return clf.tokenizer(strings, add_special_tokens=False, truncation=False, padding=False).encodings
-
-def _own(clf, text, e):
-    "Tokens of a prompt behind the shared ones."
-    ids,P = [*clf.lead, *e.ids],len(clf.shared)
-    if tuple(ids[:P]) == clf.shared: return ids[P:]
-    return _split(clf, [clf.prompt.ask(text)[clf.shared_chars:]])[0].ids # A text whose beginning melts into the template
 
 def _shorter(clf, text, e, over):
     "The text without its last `over` tokens."
@@ -329,19 +330,23 @@ def _shorter(clf, text, e, over):
     return text[:max(0, min(inside[max(0, len(inside)-1-over)]-start, len(text)-1))]
 
 def _fitted(clf, text, e):
-    "Tokens of a prompt behind the shared ones, and whether its text had to be cut; no tokens if nothing of it is left."
-    most,cut = clf.max_length-len(clf.shared)-max(clf.tree.depth, default=-1)-1,False
-    while text.strip() and len(own := _own(clf, text, e)) > most:
-        text,cut = _shorter(clf, text, e, len(own)-most),True
+    "Tokens of a prompt, and whether its text had to be cut; no tokens if nothing of it is left."
+    most,cut = clf.max_length-len(clf.lead)-max(clf.tree.depth, default=-1)-1,False
+    while text.strip() and (over := len(e.ids)-most) > 0:
+        text,cut = _shorter(clf, text, e, over),True
         e = _split(clf, [clf.prompt.ask(text)])[0]
-    return (own if text.strip() else []),cut
+    ids = [*clf.lead, *e.ids]
+    if clf.past and text.strip() and tuple(ids[:clf.past]) != clf.shared:
+        raise InputError(f"text {text[:40]!r} changes the tokens of the shots before it, which are computed ahead; study `whole()`, where"
+                         " every prompt is read from its beginning")
+    return (ids if text.strip() else []),cut
 
 def _prompt_tokens(clf, texts):
     "Token ids, special-token masks, and whether a text was cut; the shots belong to it only where they are not computed before."
-    first = [] if clf.past else list(clf.shared)
+    P = len(clf.shared)-clf.past
     found = [_fitted(clf, t, e) for t,e in zip(texts, _split(clf, [clf.prompt.ask(t) for t in texts]), strict=True)]
-    ids = [first+own if own else [] for own,_ in found]
-    return ids,[[1]*len(first)+[0]*(len(x)-len(first)) for x in ids],[cut for _,cut in found]
+    ids = [x[clf.past:] for x,_ in found]
+    return ids,[[1]*P+[0]*(len(x)-P) for x in ids],[cut for _,cut in found]
 
 # %% ../nbs/11_prompt.ipynb #2238a6a9
 def make_prompted(
@@ -358,6 +363,7 @@ def make_prompted(
     _check_asked(prompt, scoring, max_length)
     model = without_wrapper(model)
     if not getattr(tokenizer, 'is_fast', False): raise InputError(f"model {source!r} has a slow tokenizer; prompts need a fast one")
+    if model.get_output_embeddings() is None: raise InputError(f"model {source!r} ({type(model).__name__}) has no language-modelling head")
     with understood(model.eval(), source):
         if not is_causal(model): raise InputError(f"model {source!r} is no causal language model: positions see later tokens")
         check_tokenizer(model, tokenizer, source)
@@ -396,17 +402,21 @@ def _with_tokens(clf):
     "The tokens that all prompts begin with, and those of every verbalizer."
     found,p = [_split(clf, [clf.prompt.ask(t)])[0] for t in _PROBES],clf.prompt
     n = next((i for i,ids in enumerate(zip(*(e.ids for e in found), strict=False)) if len({*ids}) > 1), min(len(e.ids) for e in found))
-    n = min(n, sum(b <= len(p.head)+len(p.before) for _,b in found[0].offsets))
-    clf = replace(clf, shared=(*clf.lead, *found[0].ids[:n]), shared_chars=found[0].offsets[n-1][1] if n else 0)
+    edge = re.search(r'(\s+|^)\S*$', p.head+p.before).start() # Where the last word before a text begins: the text may change its tokens
+    clf = replace(clf, shared=(*clf.lead, *found[0].ids[:min(n, sum(b <= edge for _,b in found[0].offsets))]))
     return replace(clf, answer_ids=tuple(_verbalizer(clf, v) for v in p.verbalizers))
 
+# %% ../nbs/11_prompt.ipynb #d9a1c3e0
 def _verbalizer(clf, word):
-    "Tokens of a verbalizer behind the prompt; refused if they change the prompt's."
-    asked = clf.prompt.question(_PROBES[0])
-    plain,both = (e.ids for e in _split(clf, [asked, asked+word]))
-    if both[:len(plain)] != plain or len(both) == len(plain):
+    "Tokens of a verbalizer behind prompts of texts that end differently; refused if they change a prompt's, or are not the same."
+    if not clf.prompt.after and not word[0].isspace():
+        raise InputError(f"verbalizer {word!r} is glued to the text, with which {clf.prompt.template!r} ends; put a space between them")
+    asked = [clf.prompt.question(t) for t in _ENDS]
+    plain,both = ([e.ids for e in _split(clf, x)] for x in (asked, [a+word for a in asked]))
+    new = {tuple(b[len(a):]) if b[:len(a)] == a else () for a,b in zip(plain, both, strict=True)}
+    if len(new) > 1 or () in new:
         raise InputError(f"verbalizer {word!r} melts into the end of the template {clf.prompt.template!r}; move the space between them")
-    return tuple(both[len(plain):])
+    return new.pop()
 
 def _spoken(clf): return [*zip(clf.prompt.verbalizers, clf.answer_ids, strict=True)]
 
@@ -439,13 +449,13 @@ def one_by_one(
         with evaluating(clf.model): z = clf.model(torch.tensor([ids], device=clf.device), **call_options(clf.model)).logits[0]
         return z.float().log_softmax(-1)
     out = []
-    for own,_ in (_fitted(clf, t, _split(clf, [clf.prompt.ask(t)])[0]) for t in texts):
-        asked,n = [*clf.shared, *own],len(clf.shared)+len(own)-1
+    for asked,_ in (_fitted(clf, t, _split(clf, [clf.prompt.ask(t)])[0]) for t in texts):
+        n = len(asked)-1
         if clf.scoring == 'first': out.append(scored(asked)[n,[v[0] for v in clf.answer_ids]])
         else: out.append(torch.stack([scored([*asked, *v])[range(n, n+len(v)),v].sum() for v in clf.answer_ids]))
     return torch.stack(out)
 
-_CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError)
+_CANNOT = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError, NotImplementedError)
 
 def _same(clf, want):
     "Whether the model answers a small padded batch as it does one by one; a model that cannot be called so does not."
@@ -520,7 +530,7 @@ def class_probabilities(
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
 )->np.ndarray: # `[N, C]` float32, rows sum to 1
     "The probabilities of the verbalizers, renormalised over the classes; without reading any activation."
-    out = np.empty((len(texts), len(clf.classes)), np.float32)
+    out = np.empty((len(need_texts(texts, 'class_probabilities')), len(clf.classes)), np.float32)
     with evaluating(clf.model):
         for batch in _batches(clf, texts.texts, texts, tokens):
             out[batch.rows] = clf.class_logits(_scores(clf, batch)).softmax(-1).cpu().numpy()
@@ -532,7 +542,8 @@ def calibrated(
 )->Prompted: # The same, its class probabilities divided by their mean over these texts and renormalised
     "Take away what the classes are worth whatever the text says."
     plain = replace(clf, calibration=None)
-    probs = class_probabilities(plain, texts) if isinstance(texts, Texts) else np.asarray(texts)
+    try: probs = class_probabilities(plain, texts) if isinstance(texts, Texts) else np.asarray(texts, np.float64)
+    except (TypeError, ValueError): raise InputError(f"calibration needs `Texts`, or rows of numbers, not {texts!r}"[:200]) from None
     if probs.ndim != 2 or probs.shape[1] != len(clf.classes) or not len(probs):
         raise InputError(f"calibration needs texts, or probabilities of {len(clf.classes)} classes; got {probs.shape}")
     mean = probs.mean(0, dtype=np.float64)
@@ -541,29 +552,77 @@ def calibrated(
     mean = tuple((mean/mean.sum()).tolist())
     return replace(plain, calibration=mean, sha256=_hash(clf.weights, clf.prompt, clf.scoring, mean))
 
+# %% ../nbs/11_prompt.ipynb #4f0d8a17
+def _some(ids, n):
+    "So many tokens, taken from these texts."
+    return [t for _ in range(n) for x in ids for t in x][:n]
+
+def _begun(clf, n):
+    "A cache that begins with the shots for `n` rows, and their mask; without shots the model makes its own."
+    ones = torch.ones(n, clf.past, dtype=torch.long, device=clf.device)
+    if not clf.past: return None,ones
+    cache = DynamicCache()
+    for i,l in enumerate(clf.shots.layers): cache.update(*(x.expand(n, -1, -1, -1).clone() for x in (l.keys, l.values)), i)
+    return cache,ones
+
+def _step(clf, ids, mask, cache=None, kept=True):
+    "A pass over the newest tokens `ids` behind what is in the cache; its answer holds the scores of the last position."
+    kw = call_options(clf.model) | dict(input_ids=ids, attention_mask=mask)
+    if 'logits_to_keep' in inspect.signature(clf.model.forward).parameters: kw['logits_to_keep'] = 1
+    if clf.takes_positions: kw['position_ids'] = (mask.cumsum(1)-1).clamp(min=0)[:,-ids.shape[1]:]
+    return clf.model(**kw | (dict(past_key_values=cache, use_cache=True) if kept else {}))
+
+_GOES_ON = WeakKeyDictionary()
+
+def _goes_on(clf, encoded, more):
+    "Whether the longest text with so many tokens, and a shorter one beside it, end the same when the last is read with a cache."
+    if not len(encoded) or turns_by_length(clf.model): return False
+    long = [*max(encoded.ids, key=len), *_some(sorted(encoded.ids, key=len, reverse=True), more)]
+    known,n = _GOES_ON.setdefault(clf.model, {}),len(long)
+    if n <= known.get(clf.past, (0,))[0]: return known[clf.past][1]
+    ids = [long, long[:max(2, n//2)] if encoded.mixed else long]
+    batch,alone = pad(ids, [[0]*len(x) for x in ids], [0, 1], fill=clf.pad_id, side='left'),[torch.tensor([[*clf.ahead, *x]]) for x in ids]
+    with torch.no_grad(), evaluating(clf.model), understood(clf.model):
+        want = torch.stack([_step(clf, x.to(clf.device), torch.ones_like(x).to(clf.device), kept=False).logits[0,-1] for x in alone])
+        try:
+            cache,mask = _begun(clf, 2)
+            new,mask = batch.ids.to(clf.device),torch.cat([mask, batch.mask.to(clf.device)], 1)
+            got = _step(clf, new[:,-1:], mask, _step(clf, new[:,:-1], mask[:,:-1], cache).past_key_values).logits[:,-1]
+        except _CANNOT: got = None
+    same = got is not None and alike(got, want, clf.model)
+    if same or not _edited(clf): known[clf.past] = n,same
+    return same
+
+def _edited(clf): return bool(clf.model._forward_pre_hooks) # Under edits that know their positions, which a plain pass has otherwise
+
+
+# %% ../nbs/11_prompt.ipynb #7be2c950
+def _greedy(clf, batch, n, ends, kept):
+    "Up to `n` tokens for every row, as lists that stop before an end token; without a cache, all is read anew for each."
+    (cache,mask),out = _begun(clf, len(batch)),[]
+    ids,mask = batch.ids.to(clf.device),torch.cat([mask, batch.mask.to(clf.device)], 1)
+    over,ends = torch.zeros(len(batch), dtype=torch.bool, device=clf.device),torch.tensor(ends, dtype=torch.long, device=clf.device)
+    for _ in range(n):
+        res = _step(clf, ids, mask, cache, kept)
+        new,cache = res.logits[:,-1:].argmax(-1),res.get('past_key_values')
+        ids = new if kept else torch.cat([ids, new], 1)
+        over |= torch.isin(new[:,0], ends)
+        out.append(torch.where(over, -1, new[:,0]))
+        if over.all(): break
+        mask = torch.cat([mask, torch.ones_like(mask[:,:1])], 1)
+    return [[t for t in row if t >= 0] for row in torch.stack(out, 1).tolist()]
+
+def _writer(clf, texts, n):
+    "The model that answers texts with `n` tokens, the texts encoded, and whether it keeps a cache: the shots are of use only then."
+    encoded = encode(clf, texts.texts, texts, 'left')
+    kept = _goes_on(clf, encoded, n)
+    if kept or not len(texts): return clf,encoded,kept
+    if clf.past: return _writer(clf.whole(), texts, n)
+    if _edited(clf): raise InputError(f"model {clf.source!r} under edits does not go on from a cache as it reads a text at once;"
+                                      " let it answer these texts without edits first, or write with `generate`")
+    return clf,encoded,False
+
 # %% ../nbs/11_prompt.ipynb #b8d65ae3
-def _reread(clf, batch, n):
-    "The same with everything read anew for every token."
-    for _ in range(n):
-        with evaluating(clf.model): new = _scores(clf, batch)[:,-1].argmax(-1)[:,None].cpu()
-        one = torch.ones_like(new)
-        batch = Batch(*(torch.cat(x, 1) for x in ((batch.ids, new), (batch.mask, one), (batch.special, one < 1))), batch.rows)
-    return batch.ids[:,-n:]
-
-def _continued(clf, batch, n):
-    "The n likeliest tokens after a batch padded on the left, one after the other: `[N, n]`."
-    if turns_by_length(clf.model): return _reread(clf, batch, n)
-    cache,out = DynamicCache(),[]
-    for i,l in enumerate(clf.shots.layers if clf.past else ()):
-        cache.update(*(x.expand(len(batch), -1, -1, -1).clone() for x in (l.keys, l.values)), i)
-    kw = clf.inputs(batch)
-    for _ in range(n):
-        with evaluating(clf.model): out.append(clf.model(**kw | dict(past_key_values=cache, use_cache=True)).logits[:,-1].argmax(-1))
-        seen = kw['attention_mask']
-        new = call_options(clf.model) | dict(input_ids=out[-1][:,None], attention_mask=torch.cat([seen, seen.new_ones(len(seen), 1)], 1))
-        kw = new | ({'position_ids':kw['position_ids'][:,-1:]+1} if 'position_ids' in kw else {})
-    return torch.stack(out, 1)
-
 @torch.inference_mode()
 def generated_answers(
     clf:Prompted, # The model under study; while edits are on, `clf.whole()`, so that they reach the shots, too
@@ -574,13 +633,18 @@ def generated_answers(
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
 )->np.ndarray: # `[N]` int64 class index, or -1 for an answer that is no verbalizer
     "Greedy continuation, cut at `stop`, that equals a verbalizer (Haider et al. 2025, released code)."
+    if not isinstance(stop, str) or not stop: raise InputError(f"stop={stop!r} ends no answer; give a text of at least one character")
+    n,most = need_number(True, new_tokens=new_tokens),most_tokens(clf.model, clf.tokenizer)
+    if n < 1: raise InputError(f"new_tokens={n} are none; ask for at least 1")
+    if most-n <= (least := _least(clf)):
+        raise InputError(f"new_tokens={n} leave no room for a text: the prompt takes {least} tokens without one, the model reads {most}")
     cfg = clf.model.config.get_text_config()
     if any(getattr(cfg, w, None) for w in ('sliding_window', 'attention_chunk_size')): clf = clf.whole() # Windows count columns
-    clf = replace(clf, scoring='first', max_length=min(clf.max_length, most_tokens(clf.model, clf.tokenizer)-new_tokens))
+    clf = replace(clf, scoring='first', max_length=min(clf.max_length, most-n))
+    clf,encoded,kept = _writer(clf, need_texts(texts, 'generated_answers'), n)
     names = {v.split(stop)[0].strip():c for c,v in enumerate(clf.prompt.verbalizers)}
-    ends,out = set(clf.tokenizer.all_special_ids),np.full(len(texts), -1)
-    for batch in _batches(clf, texts.texts, texts, tokens):
-        for row,ids in zip(batch.rows, _continued(clf, batch, new_tokens).tolist(), strict=True):
-            end = next((i for i,t in enumerate(ids) if t in ends), len(ids))
-            out[row] = names.get(clf.tokenizer.decode(ids[:end]).split(stop)[0].strip(), -1)
+    ends,out = clf.tokenizer.all_special_ids,np.full(len(texts), -1)
+    for batch in batches(encoded, tokens=tokens or token_budget(clf.device), fill=clf.pad_id, side='left'):
+        with evaluating(clf.model): new = _greedy(clf, batch, n, ends, kept)
+        for row,ids in zip(batch.rows, new, strict=True): out[row] = names.get(clf.tokenizer.decode(ids).split(stop)[0].strip(), -1)
     return out

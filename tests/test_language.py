@@ -163,6 +163,28 @@ def test_beams_and_a_prompt_in_chunks(models, positions):
     agree(rest.logits[:, -1], whole.logits[:, -1], model)
 
 
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("name", ["mamba", "falcon_mamba"])
+def test_columns_of_a_state_are_counted(name, positions):
+    "A state without keys and values does not say what it has read; a second text begins anew, a state from elsewhere is refused."
+    model, V = tiny_lm(name), torch.linspace(-1, 1, 16)
+    for ids in PROMPTS[:2]:
+        n, out = len(ids), list(ids)
+        for _ in range(4):
+            places = dict(all=range(len(out)), prompt=range(n), generated=range(n, len(out)), readout=[n-1])[positions]
+            on = torch.tensor([[[float(i in places)] for i in range(len(out))]])
+            with hooked(model, {Site("residual", 1): lambda h, on=on: h*(1-2*on)+V*on}):
+                out.append(int(model(torch.tensor([out]), use_cache=False).logits[0, -1].argmax()))
+        for kw in (dict(prompt_length=n), {}):
+            with editing(model, [LinearEdit(0, "turn", Site("residual", 1), -torch.eye(16), V, positions)], **kw):
+                for _ in "ab":
+                    got = model.generate(torch.tensor([ids]), max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=1)
+                    assert got[0].tolist() == out, kw
+    state = model(torch.tensor([ids]), use_cache=True).cache_params
+    with editing(model, []), pytest.raises(InputError, match="a state of passes without these edits"):
+        model(torch.tensor([[5]]), cache_params=state)
+
+
 def test_right_padding_and_rows_of_different_prompts(models):
     "Scoring continuations of different prompts in one right-padded batch: the readout is each prompt's own."
     model, rows = models["qwen3"], [p+[12, 13] for p in PROMPTS]
@@ -245,6 +267,36 @@ def test_generate_is_generate(speaker):
     with pytest.raises(InputError, match="prompt 2 has 45 tokens and 8 to follow, the model reads 48"):
         generate(model, tok, [prompts[0], some_words(45, 0)], [], 8)
     with pytest.raises(InputError, match="must be a list"): generate(model, tok, "cat")
+
+
+@pytest.mark.parametrize(("call", "said"), [
+    (lambda m, t: generate(m, t, ["cat"], new_tokens=2.5), "new_tokens=2.5 must be a whole number"),
+    (lambda m, t: generate(m, t, ["cat"], new_tokens=0), "0 new tokens are none"),
+    (lambda m, t: generate(m, t, None), "must be a list of texts, not None"),
+    (lambda m, t: generate(m, t, ["cat", None]), "prompt 2 is a text, not None"),
+    (lambda m, t: generate(m, t, ["cat", "a\ud800"]), "prompt 2 has half a character, '.ud800', at place 2"),
+    (lambda m, t: perplexity(m, t, None), "text 1 is a text, not None"),
+    (lambda m, t: perplexity(m, t, ["cat dog", "a\udc00 b"]), "text 2 has half a character"),
+    (lambda m, t: perplexity(m, t, "cat dog", window=10.5), "window=10.5 must be a whole number"),
+    (lambda m, t: perplexity(m, t, "cat dog", window=0), "a window of 0 tokens predicts nothing"),
+    (lambda m, t: perplexity(m, t, "cat dog", stride=0), "stride 0 must lie"),
+    (lambda m, t: perplexity(m, t, "cat dog", stride="4"), "stride='4' must be a whole number"),
+    (lambda m, t: perplexity(m, t, "cat dog", most_tokens=None, seed=-1), "seed -1 must be a whole number"),
+    (lambda m, t: perplexity(m, t, "cat dog", most_tokens=2.5), "most_tokens=2.5 must be a whole number"),
+    (lambda m, t: read_questions("none", seed=.5), "seed 0.5 must be a whole number"),
+    (lambda m, t: read_questions("none", per_subject=2.5), "per_subject=2.5 must be a whole number"),
+])
+def test_wrong_arguments(speaker, call, said):
+    "In one sentence, by the name of the argument."
+    with pytest.raises(InputError, match=said): call(*speaker)
+
+
+def test_settings_of_generation_are_not_followed(words):
+    "Always the likeliest token, whatever the model's `generation_config` asks for."
+    model = tiny_lm("llama", vocab_size=len(words), pad_token_id=0, max_position_embeddings=48, eos_token_id=7)
+    plain, asked = generate(model, words, ["cat dog"]), model.generation_config
+    asked.repetition_penalty, asked.num_beams, asked.do_sample, asked.suppress_tokens = 5., 3, True, list(range(8, 40))
+    assert generate(model, words, ["cat dog"]) == plain
 
 
 def plain_loss(model, ids, window, stride):

@@ -1,18 +1,32 @@
 """Prompted language models against plain passes of the stock model, one text at a time."""
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from tiny import BEYOND, OWN, WIDTHS, answers_apart, by_hand, intervention, same_answers, shaken, touched
+from tiny import BEYOND, OWN, WIDTHS, answers_apart, by_hand, intervention, same_answers, shaken, tiny_model, touched
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Metaspace
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from neuronlens import ablation
 from neuronlens.ablation import ablate
 from neuronlens.data import InputError, Texts
-from neuronlens.hooks import Site, anatomy, answer, logits, parse_site, run
+from neuronlens.hooks import Site, anatomy, answer, hooked, logits, parse_site, run
+from neuronlens.language import editing
 from neuronlens.model import batches, encode, pad, readout_weights
-from neuronlens.prompt import Prompt, Prompted, calibrated, class_probabilities, generated_answers, make_prompted, make_tree, one_by_one
+from neuronlens.prompt import (
+    Prompt,
+    Prompted,
+    calibrated,
+    class_probabilities,
+    generated_answers,
+    make_prompt,
+    make_prompted,
+    make_tree,
+    one_by_one,
+)
 from neuronlens.recording import correct_only, merge_summaries, record, recorded, summarise, vocabulary_confidence
 from neuronlens.rounding import agree, apart, score_size
 
@@ -120,13 +134,41 @@ def test_tokens_are_those_of_the_whole_prompt(lead):
         assert list(both) == [*clf.shared, *own] and list(special) == [1]*len(clf.shared)+[0]*len(own)
 
 
-def test_a_text_that_melts_into_the_template():
-    "The shared tokens stand, whatever a text begins with."
+GLUED = [("{text} ->", ""), ("No 1{text} of", ""), ("No 1{text} of", "\n"), ("the{text}:\n", "\n\n"),
+         ("\n{text}\n\n:", "\n"), ("({text}) is", " ")]
+
+
+def sentence_tokenizer():
+    "Pieces of words that begin with their space, as of SentencePiece."
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+    tok = Tokenizer(models.BPE(unk_token="<unk>"))
+    tok.pre_tokenizer, tok.decoder = pre_tokenizers.Metaspace(prepend_scheme="first"), decoders.Metaspace(prepend_scheme="first")
+    odd = ["No 10 films", "theft of an animal", "toolbox", "foods", "(an", "is animals", "a: -> x \n y"]*30
+    tok.train_from_iterator(CORPUS+odd, trainers.BpeTrainer(vocab_size=320, special_tokens=["<unk>", "<pad>"], show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token="<pad>", unk_token="<unk>", model_max_length=200)
+
+
+@pytest.mark.parametrize("make", [byte_tokenizer, sentence_tokenizer])
+@pytest.mark.parametrize(("template", "separator"), GLUED)
+@torch.no_grad()
+def test_a_text_glued_to_what_stands_before_it(make, template, separator):
+    "Tokens are those of the whole prompt, and answers those of the stock model, whatever a text begins with."
+    clf = make_prompted(language_model("llama"), make(), Prompt(template, ("animal", "food", "tool"), (), SHOTS, separator), scoring="sum")
+    glued = ["0 films", "ft of a cat", "s", "box", " the cat", "\nred", "-", "\" an", "(an odd", "x"]
+    for c in (clf, clf.whole()):
+        for t, own in zip(glued, c.tokens(glued)[0], strict=True):
+            assert [*clf.shared[:c.past], *own] == clf.tokenizer(clf.prompt.ask(t)).input_ids, t
+    assert clf.past
+    agree(one_by_one(clf, glued), torch.stack([stock(clf, t) for t in glued]), clf, size=30)
+
+
+def test_a_text_that_changes_the_shots():
+    "Refused by its name where the shots are computed ahead; read as the tokenizer has it where they are not."
     clf = prompted(template="Text:{text}\nTopic:")
-    odd = replace(clf, shared=(*clf.shared, *clf.tokenizer(" the").input_ids), shared_chars=clf.shared_chars+4)
-    assert [*odd.shared, *encode(odd.whole(), [" theft of the cat"]).ids[0]][:len(odd.shared)] == list(odd.shared)
-    own = odd.tokens(["x cat"])[0][0]
-    assert len(own) and odd.tokenizer.decode(own).endswith("\nTopic:")
+    odd = replace(clf, shared=(*clf.shared, *clf.tokenizer(" the").input_ids))
+    with pytest.raises(InputError, match="text ' theft of the cat' changes the tokens of the shots"): odd.tokens([" theft of the cat"])
+    assert odd.whole().tokens(["x cat"])[0][0] == clf.tokenizer(clf.prompt.ask("x cat")).input_ids
 
 
 def test_long_texts_are_cut_and_counted():
@@ -157,6 +199,47 @@ def test_bad_prompts_are_refused():
     with pytest.raises(InputError, match="is no causal language model"):
         make_prompted(AutoModelForCausalLM.from_config(AutoConfig.for_model("bert", **WIDTHS)), byte_tokenizer(), prompted().prompt)
     with pytest.raises(InputError, match="texts, row 2: the tokenizer makes no token"): encode(prompted(), ["cat", " \n"])
+
+
+def test_verbalizers_glued_to_the_text():
+    "With nothing between them a space is needed, and the tokens must be the same behind every text."
+    with pytest.raises(InputError, match="verbalizer 'food' is glued to the text"):
+        prompted(template="Text: {text}", verbalizers=(" animal", "food", " tool"))
+    clf = prompted(template="Text: {text}")
+    for word, ids in zip(clf.prompt.verbalizers, clf.answer_ids, strict=True):
+        for t in (*TEXTS, "in 7", "so.", '"No"'):
+            assert clf.tokenizer(clf.prompt.ask(t)+word).input_ids == [*clf.tokenizer(clf.prompt.ask(t)).input_ids, *ids]
+    merged = byte_tokenizer()
+    merged.backend_tokenizer.pre_tokenizer = Metaspace(replacement="Ġ", split=False)
+    merged._tokenizer.model = BPE({**{c: i for i, c in enumerate("<?Ġtexchamoin7so.No()")}, ".Ġ": 40}, [(".", "Ġ")], unk_token="?")
+    with pytest.raises(InputError, match="verbalizer ' x' melts into the end of the template 'te{text}'"):
+        make_prompted(language_model("llama"), merged, Prompt("te{text}", ("a", "b"), (" x", " o")))
+
+
+LONE = "half a character, '.ud800', at place 3"
+
+
+@pytest.mark.parametrize(("call", "said"), [
+    (lambda c: generated_answers(c, texts(), stop=""), "stop='' ends no answer"),
+    (lambda c: generated_answers(c, texts(), stop=5), "stop=5 ends no answer"),
+    (lambda c: generated_answers(c, texts(), new_tokens=0), "new_tokens=0 are none"),
+    (lambda c: generated_answers(c, texts(), new_tokens=2.5), "new_tokens=2.5 must be a whole number"),
+    (lambda c: generated_answers(c, texts(), new_tokens=180), r"new_tokens=180 leave no room for a text: the prompt takes \d+ tokens"),
+    (lambda c: generated_answers(c, TEXTS), "generated_answers takes `Texts`"),
+    (lambda c: class_probabilities(c, TEXTS), "class_probabilities takes `Texts`"),
+    (lambda c: calibrated(c, np.array([["a", "b", "c"]])), "calibration needs `Texts`, or rows of numbers"),
+    (lambda c: calibrated(c, [[.1, .9], [1.]]), "calibration needs `Texts`, or rows of numbers"),
+    (lambda c: replace(c.prompt, template="ab\ud800{text}"), f"the template of a prompt has {LONE}"),
+    (lambda c: replace(c.prompt, instruction="ab\ud800"), f"the instruction of a prompt has {LONE}"),
+    (lambda c: replace(c.prompt, verbalizers=("x", "y", "ab\ud800")), f"a verbalizer has {LONE}"),
+    (lambda c: replace(c.prompt, shots=[("ab\ud800", 0)]), f"the text of shot 1 has {LONE}"),
+    (lambda c: make_prompt(texts(), shots=1.5), "shots=1.5 must be a whole number"),
+    (lambda c: make_prompt(texts(), seed=-1), "seed -1 must be a whole number"),
+    (lambda c: make_prompted(tiny_model("llama", vocab_size=320), c.tokenizer, c.prompt), "has no language-modelling head"),
+])
+def test_wrong_arguments(call, said):
+    "In one sentence, by the name of the argument."
+    with pytest.raises(InputError, match=said): call(prompted())
 
 
 def test_nothing_left_of_a_text_is_refused_by_its_row():
@@ -307,27 +390,68 @@ def test_recordings_of_another_prompt_are_not_reused(own_cache):
     with pytest.raises(InputError): record(prompted(shots=SHOTS[:2]), texts(), folder=folder, progress=False)
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox"])
-def test_generated_answers_are_those_of_generate(kind):
-    "Greedy tokens, text before the stop, exact match."
-    clf = prompted(kind)
+DECODERS = {"llama": {}, "gpt2": {}, "gpt_neox": {}, "mistral": dict(sliding_window=8), "mamba": {}, "falcon_mamba": dict(state_size=4),
+            "rwkv": dict(attention_hidden_size=16), "openai-gpt": {}, "lfm2": dict(layer_types=["conv", "full_attention", "conv"]),
+            "roberta": dict(is_decoder=True), "data2vec-text": dict(is_decoder=True), "recurrent_gemma": dict(attention_window_size=8)}
+
+
+def written_by_hand(clf, text, n=5):
+    "Greedy tokens up to a special one, the stock model reading the whole text anew for each."
+    ids = clf.tokenizer(clf.prompt.ask(text)).input_ids
+    for _ in range(n): ids = [*ids, int(copy.deepcopy(clf.model)(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())]
+    new = ids[-n:]
+    return clf.tokenizer.decode(new[:next((i for i, t in enumerate(new) if t in clf.tokenizer.all_special_ids), n)]).strip()
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@torch.no_grad()
+def test_generated_answers_are_written_by_hand(kind):
+    "Greedy tokens, text before the stop, exact match, whether the model goes on from its cache or not."
+    prompt = Prompt("Text: {text}\nTopic:", ("animal", "food", "tool"), (), SHOTS)
+    clf = make_prompted(language_model(kind, **DECODERS[kind]), byte_tokenizer(), prompt)
+    want = [written_by_hand(clf, t) for t in TEXTS]
+    assert len(set(want)) > 1
+    for c, tokens, stop in ((clf, None, "never"), (clf, 1, want[0][-1]), (clf.whole(), None, "never")):
+        got = generated_answers(replace(c, prompt=_speaking(clf.prompt, want)), texts(), stop=stop, tokens=tokens)
+        assert [want[i].split(stop)[0].strip() for i in got] == [w.split(stop)[0].strip() for w in want] and (got >= 0).all()
+
+
+def test_a_trial_of_one_length_says_nothing_of_others():
+    "Texts of one length first: what is padded afterwards is tried all the same."
+    clf = make_prompted(language_model("roberta", is_decoder=True), byte_tokenizer(), Prompt("{text}\nTopic:", ("animal", "food")))
+    for some in ([TEXTS[-1]], TEXTS[::-1]):
+        want = [written_by_hand(clf, t) for t in some]
+        said = _speaking(clf.prompt, want)
+        assert [want[i] for i in generated_answers(replace(clf, prompt=said), texts(["food"]*len(some), some), stop="never")] == want
+
+
+@torch.no_grad()
+def test_generated_answers_under_edits():
+    "Edits that know what is generated act on it; where the trial cannot tell them from a fault, it is said."
+    clf = prompted().whole()
+    double = ablation.LinearEdit(0, "double", Site("residual", 2), -torch.eye(16), torch.zeros(16), "generated")
+    plain = generated_answers(clf, texts(), new_tokens=1)
     want = []
     for t in TEXTS:
-        ids = torch.tensor([clf.tokenizer(clf.prompt.ask(t)).input_ids])
-        new = clf.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False, eos_token_id=None,
-                                 pad_token_id=1)[0, ids.shape[1]:]
-        want.append(clf.tokenizer.decode(new))
-    assert len(set(want)) > 1
-    for c in (clf, clf.whole()):
-        got = generated_answers(replace(c, prompt=_speaking(clf.prompt, want[0])), texts(), stop="}")
-        assert got.tolist() == [0 if w.split("}")[0].strip() == want[0].split("}")[0].strip() else -1 for w in want]
+        ids, n = clf.tokenizer(clf.prompt.ask(t)).input_ids, None
+        for _ in range(3):
+            n = n or len(ids)
+            with hooked(clf.model, {Site("residual", 2): lambda h, n=n: torch.cat([h[:, :n], -h[:, n:]], 1)}):
+                ids = [*ids, int(clf.model(torch.tensor([ids])).logits[0, -1].argmax())]
+        want.append(clf.tokenizer.decode(ids[n:]).strip())
+    spoken = replace(clf, prompt=_speaking(clf.prompt, want))
+    fresh = prompted().whole()
+    with editing(fresh.model, [double]), pytest.raises(InputError, match="under edits"): generated_answers(fresh, texts(), new_tokens=3)
+    generated_answers(spoken, texts(), new_tokens=3)
+    with editing(clf.model, [double]): assert [want[i] for i in generated_answers(spoken, texts(), new_tokens=3)] == want
+    assert generated_answers(clf, texts(), new_tokens=1).tolist() == plain.tolist()
 
 
 def _speaking(prompt, said):
     "The prompt with other verbalizers for its answers, and the shots left as they were."
     other = replace(prompt)
     object.__setattr__(other, "head", prompt.head)
-    object.__setattr__(other, "verbalizers", (said+"}", "never}", "nor this}"))
+    object.__setattr__(other, "verbalizers", tuple(said))
     return other
 
 
