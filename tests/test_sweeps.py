@@ -208,6 +208,7 @@ def test_memory_does_not_grow_with_the_classes(monkeypatch):
     ivs = [SimpleNamespace(concept=i, condition="range", ranking="r", fraction=.5, kind="full", edit="mean", site="residual.0")
            for i in range(200)]
     monkeypatch.setattr(sweeps, "align", lambda texts, clf: texts)
+    monkeypatch.setattr(sweeps, "check_interventions", lambda ivs: None)
     monkeypatch.setattr(sweeps, "interventions_on", lambda *_, **__: pieces(200, 200, 200, np.random.default_rng(0)))
     for run in (changes_on, effects_on):
         tracemalloc.start()
