@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'MEASURES', 'write_table', 'disturbance', 'judged', 'tally', 'measure', 'Effects', 'read_table',
-           'load_effects', 'finite_after', 'effects_of', 'Changes', 'changes_of', 'measure_effects']
+           'load_effects', 'aims_of', 'finite_after', 'effects_of', 'Changes', 'changes_of', 'measure_effects']
 
 # %% ../nbs/42_effects.ipynb #624d4057
 import re
@@ -174,6 +174,16 @@ def _row(concept, condition, ranking, fraction, kind, edit, site, sums, counts):
                 site=str(site), n_target=int(counts[0]), n_auxiliary=int(counts[2])) | dict(zip(MEASURES, sums/counts, strict=True))
 
 # %% ../nbs/42_effects.ipynb #ed868e4e
+def aims_of(
+    interventions:list, # I interventions
+    classes:tuple[str,...], # C class names
+)->np.ndarray: # `[I]` int64
+    "The class that each intervention aims at; refused where that is none of them, as of an edit that erases all classes."
+    for i,iv in enumerate(interventions):
+        try: index_of(iv.concept, classes)
+        except InputError as e: raise InputError(f"intervention {i} ({iv.condition}, {iv.edit}) is of no class: {e}") from None
+    return np.array([iv.concept for iv in interventions], np.int64)
+
 def finite_after(
     outcome, # Fields of `Outcome`: interventions, classes, after `[I, N, C]`
 ): # Nothing
@@ -190,14 +200,14 @@ def effects_of(
     edited:tuple, # `tally` of every intervention: sums and counts, each `[I, 8]`
 )->Effects: # A base row for every concept, ranking, fraction and site, and a row for every intervention
     "The tidy table from sums and counts."
-    rows,seen = [],set()
+    aims,rows,seen = aims_of(interventions, classes),[],set()
     with np.errstate(invalid='ignore'):
-        for i,iv in enumerate(interventions):
-            own = iv.concept,iv.ranking,iv.fraction,str(iv.site)
+        for i,(iv,c) in enumerate(zip(interventions, aims, strict=True)):
+            own = c,iv.ranking,iv.fraction,str(iv.site)
             if own not in seen:
-                rows.append(_row(iv.concept, 'base', *own[1:3], 'none', 'none', iv.site, *(u[iv.concept] for u in unedited)))
+                rows.append(_row(c, 'base', *own[1:3], 'none', 'none', iv.site, *(u[c] for u in unedited)))
             seen.add(own)
-            rows.append(_row(iv.concept, iv.condition, *own[1:3], iv.kind, iv.edit, iv.site, *(e[i] for e in edited)))
+            rows.append(_row(c, iv.condition, *own[1:3], iv.kind, iv.edit, iv.site, *(e[i] for e in edited)))
     df = pd.DataFrame(rows, columns=list(COLUMNS))
     return Effects(df.assign(concept=[classes[c] for c in df.concept]))
 
@@ -221,6 +231,7 @@ def changes_of(
     outcome, # An `Outcome`: interventions, labels `[N]`, classes, before `[N, C]`, after `[I, N, C]`, fires `[I, N]`; or `Changes`
 )->Changes: # `Changes` are given back as they are
     "What an outcome says on every text, without the answers."
+    aims_of(outcome.interventions, outcome.classes)
     if hasattr(outcome, 'moved'): return outcome
     finite_after(outcome)
     about = (getattr(outcome, k) for k in ('interventions', 'labels', 'classes', 'before'))
@@ -231,7 +242,7 @@ def measure_effects(
 )->Effects: # A base row for every concept, ranking, fraction and site, and a row for every intervention
     "Measure every intervention, with the unedited model beside it."
     o,C = changes_of(outcome),len(outcome.classes)
-    aims,N = np.array([iv.concept for iv in o.interventions], int),len(o.labels)
+    aims,N = aims_of(o.interventions, o.classes),len(o.labels)
     unedited = tally(o.labels, np.arange(C), o.before, o.before[None], np.zeros((1, N)))
     step = max(1, (1<<20)//max(1, N))
     parts = [_sums(o.labels, aims[i:i+step], o.before, *(x[i:i+step] for x in (o.right, o.gold, o.moved, o.fires)))

@@ -603,7 +603,7 @@ def index_of(
     classes:tuple, # C names
 )->int: # The same number
     "The number of a class, or an `InputError` if there is none such."
-    if not (isinstance(concept, int | np.integer) and 0 <= concept < len(classes)):
+    if isinstance(concept, bool) or not (isinstance(concept, int | np.integer) and 0 <= concept < len(classes)):
         raise InputError(f"concept {concept!r} is not one of the class numbers 0 to {len(classes)-1} of {classes}")
     return int(concept)
 
