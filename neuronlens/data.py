@@ -297,7 +297,7 @@ def make_texts(
 )->Texts: # The checked texts
     "Check texts and labels and put them together; every complaint names the source and the row or class."
     for what,given in dict(texts=texts, labels=labels).items():
-        if isinstance(given, str|bytes) or not np.iterable(given):
+        if isinstance(given, str|bytes|set|frozenset|dict) or not np.iterable(given):
             raise InputError(f"{source}: {what} must be a list, got {type(given).__name__}")
     try: texts,labels = list(texts),labels.tolist() if hasattr(labels, 'tolist') else list(labels) # A table's column goes by position, too
     except (NotImplementedError, RuntimeError) as e:

@@ -22,7 +22,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from .data import InputError, drawing, need_number
 from .ranges import fit_ranges, inside, neuron_numbers
-from .statistics import as_array, class_statistics, enough, labelled
+from .statistics import as_array, class_names, class_statistics, enough, labelled, need_alike
 
 # %% ../nbs/38_overlap.ipynb #533f6a9d
 def _ratio(a, b):
@@ -86,10 +86,12 @@ def members(
 def _sets(salient, D, classes):
     "Salient sets as arrays of different neuron numbers, and their names."
     if need_number(True, D=D) < 1: raise InputError(f"D={D} neurons are none")
-    if isinstance(salient, dict): salient,classes = [*salient.values()],[*salient] if classes is None else classes
+    if isinstance(salient, dict):
+        need_alike(salient=class_names([*salient]), classes=None if classes is None else class_names(classes))
+        salient,classes = [*salient.values()],[*salient]
     if isinstance(salient, str) or not np.iterable(salient):
         raise InputError(f"salient sets must be lists of neuron numbers, got {salient!r:.80}")
-    names = tuple(map(str, range(len(salient)) if classes is None else classes))
+    names = class_names(range(len(salient)) if classes is None else classes)
     if len(names) != len(salient): raise InputError(f"{len(salient)} salient sets but {len(names)} names")
     if not names: raise InputError("no salient set")
     sets = [neuron_numbers(s, D, f"salient set {n!r}") for n,s in zip(names, salient, strict=True)]
@@ -150,7 +152,7 @@ def family_overlap(
     if len(families) < 2: raise InputError(f"two families of salient sets are needed, got {len(families)}")
     sizes = {len(f) for f in families.values()}
     if len(sizes) > 1: raise InputError(f"families of {sorted(sizes)} classes cannot be compared")
-    classes = tuple(map(str, range(sizes.pop()) if classes is None else classes))
+    classes = class_names(range(sizes.pop()) if classes is None else classes)
     sets = zip(*families.values(), strict=True)
     return FamilyOverlap(tuple(set_overlap(dict(zip(families, s, strict=True)), D) for s in sets), tuple(families), classes)
 
@@ -473,6 +475,7 @@ def firing_matrix(
 )->Firing:
     "Share of each class's activations of each concept's salient neurons that lie in that concept's ranges."
     acts,labels,names = labelled(acts, labels, ranges.classes if classes is None else classes)
+    need_alike(ranges=ranges, classes=names)
     chosen,_ = members(salient, acts.shape[1], names)
     n,rate,gate = np.bincount(labels, minlength=len(names)),[],[]
     for c,(row,need) in enumerate(zip(chosen, needed(chosen.sum(1), vote), strict=True)):
@@ -507,6 +510,7 @@ def normal_rates(
     statistics, # `ClassStatistics` of the same: `mean` and `sd`, both `[C, D]`
 )->np.ndarray: # `[C, C, D]` float64 in 0..1, class of the text first
     "Mass of each class's fitted normal in the range of each class, for every neuron."
+    need_alike(ranges=ranges, statistics=statistics)
     lo,hi = ranges.lo.astype(np.float64),ranges.hi.astype(np.float64)
     out = np.empty((len(statistics.mean), *lo.shape[:2]))
     for row,m,s in zip(out, statistics.mean[..., None], statistics.sd[..., None], strict=True):
@@ -541,6 +545,7 @@ def predicted_collateral(
     rates=None, # `[C, C, D]` such as `firing_rates` of recorded activations; None: `normal_rates`
 )->Firing: # What `firing_matrix` is expected to measure
     "Firing matrix implied by each neuron's distribution alone; neurons are taken as independent."
+    need_alike(ranges=ranges, statistics=statistics)
     rates,names = normal_rates(ranges, statistics) if rates is None else as_array(rates, np.float64, 'rates'),tuple(ranges.classes)
     chosen,_ = members(salient, ranges.lo.shape[1], names)
     size,(rate,gate) = chosen.sum(1),np.full((2, len(names), len(names)), np.nan)
@@ -604,6 +609,8 @@ def ranking_agreement(
     "Rank correlations and common salient neurons of every two rankings, class by class."
     if len(rankings) < 2: raise InputError(f"two rankings are needed, got {len(rankings)}")
     named = [r.classes for r in rankings.values() if hasattr(r, 'classes')]
+    given = None if classes is None else class_names(classes)
+    need_alike(**{f'ranking {k!r}':r for k,r in rankings.items() if hasattr(r, 'classes')}, classes=given)
     scores = {k: as_array(getattr(r, 'scores', r), np.float64, f'ranking {k!r}') for k,r in rankings.items()}
     if len({s.shape for s in scores.values()}) > 1 or any(s.ndim != 2 for s in scores.values()):
         raise InputError(f"rankings must all be [classes, neurons], got {({k: s.shape for k,s in scores.items()})}")
@@ -613,7 +620,7 @@ def ranking_agreement(
         if not 0 < need_number(fraction=f) <= 1: raise InputError(f"fraction={f} must be above 0 and at most 1")
     s = np.stack([*scores.values()])
     R,C,D = s.shape
-    classes = tuple(classes if classes is not None else named[0] if named else map(str, range(C)))
+    classes = given or (named[0] if named else tuple(map(str, range(C))))
     sizes = [int(f*D+1e-9) for f in fractions]
     tops = [_top(s, k).astype(np.float64) for k in sizes]
     shared = np.stack([_ratio(np.einsum('acd,bcd->abc', t, t), k) for t,k in zip(tops, sizes, strict=True)])

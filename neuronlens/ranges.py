@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .data import InputError, need_number
-from .statistics import as_array, class_statistics, enough, enough_examples, labelled
+from .statistics import as_array, class_names, class_statistics, enough, enough_examples, labelled, names_beside, need_alike
 
 # %% ../nbs/36_ranges.ipynb #9174077d
 def parse_kind(
@@ -680,12 +680,12 @@ def fit_ranges(
 # %% ../nbs/36_ranges.ipynb #78296a69
 def _source(name, acts, labels, classes, statistics, quantiles):
     "Names of the classes, the function that draws the range called `name`, and what to give it."
+    if statistics is not None: names_beside(statistics, acts, labels, classes)
     if name in FROM_STATISTICS and not (acts is None and statistics is None):
         statistics = class_statistics(acts, labels, classes) if statistics is None else statistics
         return statistics.classes,FROM_STATISTICS[name],(statistics,)
     if acts is None and name in FROM_QUANTILES and quantiles is not None:
-        if statistics is not None and statistics.classes != quantiles.classes:
-            raise InputError(f"statistics of classes {statistics.classes} but quantiles of {quantiles.classes}")
+        need_alike(statistics=statistics, quantiles=quantiles, classes=None if classes is None else class_names(classes))
         return quantiles.classes,FROM_QUANTILES[name],(quantiles,)
     if acts is None:
         instead = "statistics=ClassStatistics" if name in FROM_STATISTICS else "quantiles=ClassQuantiles"

@@ -18,7 +18,7 @@ from sklearn.feature_selection import mutual_info_classif
 
 from .data import InputError, drawing, need_number
 from .probing import fit_probe
-from .statistics import as_array, class_statistics, enough, labelled
+from .statistics import as_array, class_names, class_statistics, enough, labelled, names_beside
 
 # %% ../nbs/32_saliency.ipynb #ece029f2
 def max_activation(
@@ -186,6 +186,7 @@ class Ranking:
     seed:int=0 # For the rankings that draw
 
     def __post_init__(self):
+        object.__setattr__(self, 'classes', class_names(self.classes))
         object.__setattr__(self, 'scores', as_array(self.scores, np.float64, 'scores'))
         if self.scores.ndim != 2 or len(self.scores) != len(self.classes):
             raise InputError(f"scores must be [{len(self.classes)} classes, neurons], got shape {self.scores.shape}")
@@ -257,13 +258,12 @@ def rank(
 )->Ranking:
     "Score every neuron for every class."
     drawing(seed) # Refused where it is none, also by a ranking that draws nothing
+    known = sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS]) # Asked anew: a user may have added one
+    if ranking not in known: raise InputError(f"no ranking is called {ranking!r}; there are {', '.join(known)}")
+    if statistics is not None: classes = names_beside(statistics, acts, labels, classes)
     if ranking in FROM_STATISTICS:
         s = class_statistics(acts, labels, classes) if statistics is None else statistics
         return Ranking(FROM_STATISTICS[ranking](s), ranking, s.classes, seed)
-    if ranking not in FROM_ACTIVATIONS:
-        known = sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS]) # Asked anew: a user may have added one
-        raise InputError(f"no ranking is called {ranking!r}; there are {', '.join(known)}")
-    names = classes if classes is not None or statistics is None else statistics.classes
-    acts,labels,names = labelled(acts, labels, names)
+    acts,labels,names = labelled(acts, labels, classes)
     enough(labels, names)
     return Ranking(FROM_ACTIVATIONS[ranking](acts, labels, seed), ranking, names, seed)

@@ -61,7 +61,7 @@ def test_a_large_label_allocates_nothing(large):
     y = np.array([*Y[:-1], large], np.uint64 if large > 2**63 else np.int64)
     for fn in (class_statistics, rank, fit_ranges, elastic_net_path, random):
         with pytest.raises(InputError, match=f'label {large} among 12 examples'): fn(X, y)
-    with pytest.raises(InputError, match=f'label {large} is outside the 3 classes'): class_statistics(X, y, 'abc')
+    with pytest.raises(InputError, match=f'label {large} is outside the 3 classes'): class_statistics(X, y, tuple('abc'))
 
 
 def test_sets_among_a_thousand_million_neurons():
