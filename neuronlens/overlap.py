@@ -312,7 +312,10 @@ def share_inside(
 )->np.ndarray: # `[C]` float64 in 0..1; NaN for a class without examples
     "Share of each class's activations of one neuron that lie in any of the intervals."
     values,labels,classes = labelled(as_array(values, what='values')[..., None], labels, classes)
-    hits = inside(values, *(np.asarray(b, dtype=np.float32).reshape(1, -1) for b in (lo, hi)))[:, 0]
+    lo,hi = (as_array(b, np.float32, n).reshape(1, -1) for n,b in (('lo', lo), ('hi', hi)))
+    if lo.shape != hi.shape or np.isnan(lo).any() or np.isnan(hi).any():
+        raise InputError(f"lo={lo[0].tolist()!r:.80} and hi={hi[0].tolist()!r:.80} must be the ends of the same intervals")
+    hits = inside(values, lo, hi)[:, 0]
     return _ratio(np.bincount(labels, hits, len(classes)), np.bincount(labels, minlength=len(classes)))
 
 # %% ../nbs/38_overlap.ipynb #d36ae875

@@ -77,6 +77,12 @@ def _of_objects(out, what):
     except (OverflowError, TypeError): raise InputError(f"{what} hold a number that is too large") from None
 
 # %% ../nbs/16_statistics.ipynb #f58c1350
+def _inside(values, what):
+    "A list with the tensors and masked arrays in it read as they are when alone: numpy would drop a mask, and cannot read every tensor."
+    if not isinstance(values, list|tuple) or {*map(type, values)} <= {int, float, bool, str}: return values
+    def hides(v): return hasattr(v, 'detach') or isinstance(v, np.ma.MaskedArray)
+    return [as_array(v, what=what) if hides(v) else _inside(v, what) for v in values]
+
 def as_array(
     values, # Numbers: list, array, table, or tensor on any device, also of half precision
     dtype=None, # numpy type of the result; None: that of `values`, float32 for a tensor of half precision
@@ -89,6 +95,7 @@ def as_array(
     if hasattr(values, 'nnz') and hasattr(values, 'toarray'):
         raise InputError(f"{what} are a sparse {type(values).__name__}; give toarray()")
     if isinstance(values, str|bytes|dict|set): raise InputError(f"{what} must be an array of numbers, got {type(values).__name__}")
+    values = _inside(values, what)
     try: out = np.asarray(values)
     except (ValueError, TypeError) as e: raise InputError(f"{what} are no array of numbers ({str(e).splitlines()[0]})") from None
     if out.dtype == object: out = _of_objects(out, what)

@@ -7,7 +7,7 @@ from calls import CALLS, STRANGE, Maker, call, calls
 
 from neuronlens.data import InputError, make_texts
 from neuronlens.distributions import compare_fits
-from neuronlens.overlap import cka, firing_rates, members, range_purity, set_overlap
+from neuronlens.overlap import cka, firing_rates, members, range_purity, set_overlap, share_inside
 from neuronlens.probing import elastic_net_path, probe_by_count, sparsest_probe
 from neuronlens.ranges import fit_ranges
 from neuronlens.saliency import Ranking, random, rank
@@ -97,3 +97,20 @@ def test_strange_things_are_strange():
         try: got = class_statistics(fn(m.x), m.y)
         except InputError: continue
         assert np.isfinite(got.mean).all(), i
+
+
+@pytest.mark.parametrize('hide', [list, lambda x: [[*r] for r in x], lambda x: tuple([r] for r in x)])
+def test_what_is_hidden_inside_a_list_is_seen(hide):
+    with pytest.raises(InputError, match='acts are a masked array: 1 values are hidden'):
+        class_statistics(hide(np.ma.masked_array(X, mask=X == X.max())), Y)
+    masked = np.ma.masked_array([0.], mask=True)
+    for ends in ((masked, [1.]), ([0.], masked), ([0.], [np.nan]), ([0., 1], [1.])):
+        with pytest.raises(InputError, match='(lo|hi)'): share_inside(X[:, 0], Y, *ends)
+
+
+@pytest.mark.parametrize('kind', [torch.float32, torch.float64, torch.bfloat16])
+def test_a_list_of_tensors_is_read_one_by_one(kind):
+    rows = [torch.as_tensor(r).to(kind).requires_grad_() for r in X]
+    want = torch.as_tensor(X).to(kind).float().numpy()
+    np.testing.assert_array_equal(labelled(rows, Y)[0], want)
+    np.testing.assert_array_equal(labelled([list(r) for r in rows], list(torch.as_tensor(Y)))[0], want)
