@@ -68,6 +68,7 @@ def leace(
     site:str='', # Where the activations were read
 )->LinearMap: # Of rank D - 1, or D - (C - 1) for all classes
     "Least-squares concept erasure in closed form (Belrose et al. 2023, theorem 4.3), in double precision."
+    if not 0 <= need_number(tol=tol) < 1: raise InputError(f"tol={tol} must be at least 0 and below 1")
     x,mu,z = _indicator(acts, labels, concept)
     N,D = x.shape
     with threadpool_limits(1):

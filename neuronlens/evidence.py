@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from .data import InputError, drawing, need_number
+from .data import InputError, drawing, need_number, need_whole
 from .effects import MEASURES, Effects, changes_of, disturbance, judged, measure_effects
 from .probing import mcnemar, paired_ends, unseen
 from .progress import progress_bar
@@ -31,7 +31,7 @@ def draw_texts(
     seed:int=0, # Of the draws
 )->np.ndarray: # `[B, N]` float32 whole numbers; every row sums to n_c over the texts of class c
     "How often each text is drawn when texts are drawn with replacement within their class (Efron & Tibshirani 1993)."
-    if not 1 <= (draws := need_number(True, draws=draws)) <= 10**6: raise InputError(f"draws={draws} must be 1 or more, at most a million")
+    draws = need_whole(1, 10**6, draws=draws)
     if (labels := as_array(labels, what='labels')).ndim != 1: raise InputError(f"labels must be [texts], got shape {labels.shape}")
     rng,out = drawing(seed),np.empty((draws, len(labels)), np.float32)
     for rows in (np.flatnonzero(labels == c) for c in np.unique(labels)):
@@ -213,7 +213,8 @@ def intervals(
     progress:bool=True, # Show a progress bar
 )->Evidence: # A row per row and measure of `Effects`, then the macro averages
     "Bootstrap intervals of every effect: texts drawn within their class, the same draws for all."
-    outcome,size = changes_of(outcome),(len(outcome.interventions), len(outcome.classes), len(outcome.labels))
+    draws,outcome = need_whole(1, 10**6, draws=draws),changes_of(outcome)
+    size = (len(outcome.interventions), len(outcome.classes), len(outcome.labels))
     need_memory(intervals_memory(*size, draws), f"intervals of {size[0]:,} interventions on {size[2]:,} texts", "take fewer draws")
     frame,source,own = _sources(outcome)
     w,rows,groups = draw_texts(outcome.labels, draws, seed),counted(outcome),pd.factorize(_said(frame, setting_keys(frame)))[0]
@@ -260,8 +261,10 @@ def sign_flips(
     seed:int=0, # Of the signs
 )->np.ndarray: # `[S]` p-values, at least 1/(F+1); 1 where nothing differs
     "Two-sided p-values of the paired sign-flip test; the same signs for all S."
-    if flips < 1: raise InputError(f"flips={flips} must be 1 or more")
-    rng,parts,N = np.random.default_rng(seed),np.asarray(parts, np.float32),parts.shape[1]
+    flips,rng,parts = need_whole(1, flips=flips),drawing(seed),as_array(parts, np.float32, 'parts')
+    if parts.ndim != 2 or not np.isfinite(parts).all():
+        raise InputError(f"parts must be [differences, texts] and finite, got shape {parts.shape}")
+    N = parts.shape[1]
     size,reached = abs(parts.sum(1, dtype=np.float64))-1e-6*abs(parts).sum(1, dtype=np.float64),np.zeros(len(parts), int)
     for start in range(0, flips, step := max(1, (1<<24)//max(1, N))):
         signs = 2*rng.integers(2, size=(min(step, flips-start), N), dtype=np.int8)-1
@@ -350,6 +353,7 @@ def compare(
 )->Comparison: # A row per pair of rows and measure, then the macro averages
     "Differences `a - b` on the same texts, with intervals and p-values."
     if strange := [m for m in measures if m not in RESAMPLED]: raise InputError(f"{strange[0]!r} is none of {', '.join(RESAMPLED)}")
+    draws,flips = need_whole(1, 10**6, draws=draws),need_whole(1, flips=flips)
     frame,source,own = _sources(outcome := changes_of(outcome))
     left,right = _pairs(frame, a, b, on)
     pair,aims,w = (source[left], source[right]),own[source[left]],draw_texts(outcome.labels, draws, seed)
@@ -386,7 +390,7 @@ def shuffled_labels(
     seed:int=0, # Of the permutation
 ): # The same with its labels in another order; class sizes stay
     "Labels that say nothing: fit rankings and ranges on these, and measure on the true ones."
-    mixed = lambda y: np.random.default_rng(seed).permutation(as_array(y))
+    mixed = lambda y: drawing(seed).permutation(as_array(y, what='labels'))
     if not is_dataclass(labelled): return mixed(labelled)
     return replace(labelled, labels=mixed(labelled.labels), provenance=labelled.provenance | {'labels_shuffled':seed})
 
@@ -397,7 +401,7 @@ def random_ranges(
     acts=None, # `[N, D]` training activations; None: every neuron gets the range of another class
 )->Ranges: # Of a kind called '.._swapped' without, '.._moved' with activations
     "Every range elsewhere: that of another class drawn for each neuron, or random quantiles of equal mass."
-    rng,(C,D,_),kind = np.random.default_rng(seed),ranges.lo.shape,f"{ranges.kind}_{'swapped' if acts is None else 'moved'}"
+    rng,(C,D,_),kind = drawing(seed),ranges.lo.shape,f"{ranges.kind}_{'swapped' if acts is None else 'moved'}"
     if C < 2: raise InputError("the ranges of one class cannot be exchanged with those of another")
     if acts is None:
         other,j = (np.arange(C)[:,None]+rng.integers(1, C, (C, D)))%C,np.arange(D)
@@ -526,6 +530,7 @@ def matched(
     presets:dict|None=None, # Name to columns with the values wanted; None: every condition
 )->pd.DataFrame: # A row per preset: setting, macro measures, limit (what had to be `at` or less), reached
     "The cheapest setting of every preset that suppresses well enough; where none does, the one that comes closest."
+    if not 0 <= need_number(at=at) <= 1: raise InputError(f"at={at} must be between 0 and 1")
     df = _macro(with_presets(effects, presets))
     return _best(df, df.target_accuracy, at, cost)
 
@@ -558,7 +563,8 @@ def choose(
     presets:dict|None=None, # Name to columns with the values wanted; None: every condition
 )->Choice:
     "Settle on one setting for every preset, before any test text is seen."
-    if not 0 <= margin <= at < 1: raise InputError(f"margin={margin} and at={at} must fit in 0 <= margin <= at < 1")
+    if not 0 <= need_number(margin=margin) <= need_number(at=at) < 1:
+        raise InputError(f"margin={margin} and at={at} must fit in 0 <= margin <= at < 1")
     df = _macro(with_presets(effects, presets))
     if bounds is None: limit,margin = df.target_accuracy+margin,margin
     else:

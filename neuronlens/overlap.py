@@ -419,7 +419,7 @@ def pair_overlap(
     "Every measure of likeness of two classes on one neuron, with the labels as they are and shuffled."
     acts,labels,classes = labelled(acts, labels, classes)
     enough(labels, classes)
-    shuffled = np.random.default_rng(seed).permutation(labels)
+    shuffled = drawing(seed).permutation(labels)
     both = (_pairs(acts, y, classes, kind) for y in (labels, shuffled))
     return PairOverlap(*both, MEASURES, classes, kind, seed)
 
@@ -550,6 +550,8 @@ def predicted_collateral(
     "Firing matrix implied by each neuron's distribution alone; neurons are taken as independent."
     need_alike(ranges=ranges, statistics=statistics)
     rates,names = normal_rates(ranges, statistics) if rates is None else as_array(rates, np.float64, 'rates'),tuple(ranges.classes)
+    if rates.shape != (want := (len(names), *ranges.lo.shape[:2])) or (rates < 0).any() or (rates > 1).any():
+        raise InputError(f"rates must be of shape {want} and between 0 and 1, got shape {rates.shape}")
     chosen,_ = members(salient, ranges.lo.shape[1], names)
     size,(rate,gate) = chosen.sum(1),np.full((2, len(names), len(names)), np.nan)
     for c,(row,need) in enumerate(zip(chosen, needed(size, vote), strict=True)):

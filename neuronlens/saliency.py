@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_selection import mutual_info_classif
 
-from .data import InputError, drawing, need_number
+from .data import InputError, drawing, need_number, need_whole
 from .probing import fit_probe
 from .statistics import as_array, class_names, class_statistics, enough, labelled, names_beside
 
@@ -104,7 +104,7 @@ def mass_salient(
 
 def _more_left(left, p):
     "For each row of `mass_left` the neurons that hold share `p`."
-    if not need_number(p=p) > 0: raise InputError(f"p={p} must be above 0")
+    if not (p := need_number(p=p)) > 0: raise InputError(f"p={p} must be above 0")
     return [(o := np.argsort(-x, kind='stable'))[x[o] > 1-p] for x in left]
 
 def probe_mass(
@@ -171,7 +171,7 @@ def mutual_information(
 )->np.ndarray: # `[C, D]` float64 nats, 0 or more; 0 for a constant neuron
     "Mutual information of a neuron and the class against the rest, by third neighbours (Ross 2014; sklearn)."
     acts,labels,names = labelled(acts, labels)
-    C,rows = len(enough(labels, names)),_sampled(labels, need_number(True, most=most), seed)
+    C,rows = len(enough(labels, names)),_sampled(labels, need_whole(1, most=most), seed)
     x,y = acts[rows],labels[rows]
     own = [mutual_info_classif(x, y == c, discrete_features=False, random_state=seed) for c in range(C)]
     return np.where(x.min(0) != x.max(0), own, 0.)
@@ -224,7 +224,7 @@ def ranking_frame(
     k:int|None=None, # How many neurons of each class, best first; None: all
 )->pd.DataFrame: # C x k rows
     "One row per (class, place): class, place (from 1), neuron, score."
-    order = ranking.order[:, :k if k is None else need_number(True, k=k)]
+    order = ranking.order[:, :k if k is None else need_whole(0, k=k)]
     C,n = order.shape
     names,place = np.repeat(np.array(ranking.classes, dtype=object), n),np.tile(np.arange(1, n+1), C)
     scores = np.take_along_axis(ranking.scores, order, 1)

@@ -1,16 +1,41 @@
 """The public array functions, called with whatever one might hand them: a right table, or one sentence."""
+from fractions import Fraction
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from calls import CALLS, STRANGE, Maker, call, calls
 
-from neuronlens.data import InputError, make_texts
+from neuronlens import ranges
+from neuronlens.data import InputError, balance, make_texts, read_chunks
 from neuronlens.distributions import compare_fits
-from neuronlens.overlap import cka, firing_rates, members, range_purity, set_overlap, share_inside
-from neuronlens.probing import elastic_net_path, probe_by_count, sparsest_probe
+from neuronlens.effects import changes_of, measure, measure_effects
+from neuronlens.erasure import leace
+from neuronlens.evidence import choose, matched, random_ranges, shuffled_labels, sign_flips
+from neuronlens.overlap import (
+    cka,
+    firing_rates,
+    members,
+    pair_overlap,
+    predicted_collateral,
+    range_purity,
+    set_overlap,
+    share_inside,
+)
+from neuronlens.probing import (
+    accuracy_draws,
+    accuracy_interval,
+    elastic_net_path,
+    fit_probe,
+    probe_by_count,
+    probe_layers,
+    sparsest_probe,
+    unseen,
+)
 from neuronlens.ranges import fit_ranges
-from neuronlens.saliency import Ranking, random, rank
+from neuronlens.saliency import Ranking, mutual_information, random, rank
 from neuronlens.statistics import batch_quantiles, class_statistics, labelled
 
 X = np.random.default_rng(0).normal(size=(12, 3))
@@ -114,3 +139,64 @@ def test_a_list_of_tensors_is_read_one_by_one(kind):
     want = torch.as_tensor(X).to(kind).float().numpy()
     np.testing.assert_array_equal(labelled(rows, Y)[0], want)
     np.testing.assert_array_equal(labelled([list(r) for r in rows], list(torch.as_tensor(Y)))[0], want)
+
+
+S, R = class_statistics(X, Y), fit_ranges(X, Y)
+NAN, TEXTS = X*np.nan, make_texts([*'abcdef'], [*'xxxyyy'])
+OUT = SimpleNamespace(classes=('a', 'b', 'c'), labels=Y, before=np.eye(3)[Y], after=np.eye(3)[Y[::-1]][None], fires=np.ones((1, 12)),
+    interventions=[SimpleNamespace(concept=0, condition='full', ranking='r', fraction=1., kind='full', edit='zero', site='s')])
+PROB, FIRES = OUT.before, np.ones(12)
+SEEDED = [lambda s: pair_overlap(X, Y, seed=s), lambda s: shuffled_labels(Y, s), lambda s: random_ranges(R, s),
+          lambda s: random_ranges(R, s, acts=X), lambda s: sign_flips(X, 9, s)]
+REFUSED = [ # What is called, and what the sentence says
+    (lambda: measure(Y, 1, PROB*np.nan, PROB, FIRES), 'before, the answers without an edit, are not finite'),
+    (lambda: changes_of(SimpleNamespace(**vars(OUT) | dict(before=PROB*np.inf))), 'before, .* not finite'),
+    (lambda: fit_probe(X, Y).predict(NAN), 'neuron 0 is nan in row 0'),
+    (lambda: fit_probe(X, Y).scores(X/0), 'neuron . is .*inf in row 0'),
+    (lambda: sign_flips(NAN, 9), 'parts must be .* finite'),
+    (lambda: sign_flips(X[0], 9), r'parts must be .* got shape \(3,\)'),
+    (lambda: accuracy_interval(np.full((2, 5), np.nan)), 'right must be'),
+    (lambda: accuracy_interval(np.zeros((2, 0), bool)), 'right must be'),
+    (lambda: accuracy_draws(X > 0, draws=0), 'draws=0'),
+    (lambda: leace(X, Y, 0, tol=2), 'tol=2'),
+    (lambda: leace(X, Y, 0, tol=np.nan), 'tol=nan'),
+    (lambda: mutual_information(X, Y, most=0), 'most=0'),
+    (lambda: mutual_information(X, Y, most=-3), 'most=-3'),
+    (lambda: Ranking(X, 'x', range(12)).to_frame(-1), 'k=-1'),
+    (lambda: predicted_collateral(R, S, [[0]]*3, rates=7), r'rates .* got shape \(\)'),
+    (lambda: predicted_collateral(R, S, [[0]]*3, rates=np.full((3, 3, 3), 2.)), 'rates must be .* between 0 and 1'),
+    (lambda: matched(measure_effects(OUT), at=np.nan), 'at=nan'),
+    (lambda: matched(measure_effects(OUT), at='x'), "at='x' must be a number"),
+    (lambda: choose(measure_effects(OUT), at='x'), "at='x' must be a number"),
+    (lambda: choose(measure_effects(OUT), margin=None), 'margin=None'),
+    (lambda: unseen(-1), 'n=-1 must be 0 or more'),
+    (lambda: unseen([3, np.nan]), 'must be 0 or more'),
+    (lambda: fit_ranges(X, Y, 'gaussian(\u0662)'), 'is not a number'),
+    (lambda: fit_ranges(X, Y, 'gaussian(1_0)'), 'is not a number'),
+    (lambda: probe_layers({'a': X}, Y, {'a': X}, Y, shuffles=10**9), 'shuffles=1000000000 must be a whole number from 1 to 10,000'),
+    (lambda: balance(TEXTS, 0), 'most=0 must be a whole number, 1 or more'),
+    (lambda: read_chunks('x.csv', size=.5), 'size=0.5')]
+
+
+@pytest.mark.parametrize('fn, said', REFUSED)
+def test_what_is_no_answer_or_out_of_range_is_refused(fn, said):
+    with np.errstate(all='ignore'), pytest.raises(InputError, match=said): fn()
+
+
+@pytest.mark.parametrize('drawn', SEEDED)
+@pytest.mark.parametrize('seed', [None, 'x', -1, .5])
+def test_a_seed_is_a_whole_number(drawn, seed):
+    drawn(1)
+    with pytest.raises(InputError, match='^seed '): drawn(seed)
+
+
+def test_whole_floats_are_whole_numbers(tmp_path):
+    "And a fraction is a number."
+    (tmp_path/'t.csv').write_text('text,label\na,x\nb,y\nc,x\nd,y\n')
+    assert [len(t) for t in read_chunks(tmp_path/'t.csv', size=2.)] == [2, 2] and len(balance(TEXTS, 2.)) == 4
+    assert len(elastic_net_path(np.vstack([X]*3), np.tile(Y, 3), points=3.).l1) == 3
+    np.testing.assert_array_equal(sign_flips(X, 9.), sign_flips(X, 9))
+    assert len(Ranking(X.T, 'x', tuple('abc')).to_frame(2.)) == 6
+    np.testing.assert_array_equal(ranges.gaussian(S, Fraction(5, 2)), ranges.gaussian(S, 2.5))
+    np.testing.assert_array_equal(ranges.posterior(S, Fraction(1, 2)), ranges.posterior(S, .5))
+    assert unseen(0) == unseen(1) == pytest.approx(.975) and unseen([3]).shape == (1,)
