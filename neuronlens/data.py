@@ -317,13 +317,14 @@ def make_texts(
     rows:list[int]|None=None, # Row of every text in the source; None: counted from 1
 )->Texts: # The checked texts
     "Check texts and labels and put them together; every complaint names the source and the row or class."
-    for what,given in dict(texts=texts, labels=labels).items():
+    for what,given in dict(texts=texts, labels=labels, rows=[] if rows is None else rows).items():
         if isinstance(given, str|bytes|set|frozenset|dict) or not np.iterable(given):
             raise InputError(f"{source}: {what} must be a list, got {type(given).__name__}")
     try: texts,labels = list(texts),labels.tolist() if hasattr(labels, 'tolist') else list(labels) # A table's column goes by position, too
     except (NotImplementedError, RuntimeError) as e:
         raise InputError(f"{source}: labels cannot be read ({str(e).splitlines()[0]})") from None
     if len(texts) != len(labels): raise InputError(f"{source}: {len(texts)} texts but {len(labels)} labels")
+    rows = rows if rows is None else [*rows]
     if rows is not None and len(rows) != len(texts): raise InputError(f"{source}: {len(texts)} texts but {len(rows)} row numbers")
     if not len(texts): raise InputError(f"{source}: no rows")
     res = _put_together(texts, labels, np.arange(1, len(texts)+1) if rows is None else rows, source, skip_empty)
@@ -455,16 +456,24 @@ READERS = {'.csv':_csv_blocks, '.tsv':_csv_blocks, '.jsonl':_json_blocks, '.ndjs
            '.parquet':_parquet_blocks, '.pq':_parquet_blocks}
 
 # %% ../nbs/00_data.ipynb #69053809
+def _known(path):
+    "The path, if it can be looked up."
+    if not isinstance(path, str|os.PathLike): raise InputError(f"path={path!r:.80} is not the path of a file")
+    if '\0' in str(path): raise InputError(f"{str(path)!r}: no such file; a name cannot hold a NUL")
+    try: Path(path).exists()
+    except OSError as e: raise InputError(f"{str(path)!r:.80}: cannot be looked up ({e.strerror})") from None
+    return Path(path)
+
 def _readable(path):
     "The path, if it is a file that one of the readers may read."
-    path = Path(path)
-    if '\0' in str(path): raise InputError(f"{str(path)!r}: no such file; a name cannot hold a NUL")
+    path = _known(path)
     if not path.is_file(): raise InputError(f"{path}: no such file")
     if path.stat().st_size == 0: raise InputError(f"{path}: the file is empty")
     if path.suffix.lower() not in READERS:
         raise InputError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; use .csv, .tsv, .jsonl or .parquet")
     return path
 
+# %% ../nbs/00_data.ipynb #de3ed4e8
 def _bad_line(path):
     "What a file is not written in, and the first line that shows it, from 1."
     if (code := _encoding(path)) != 'utf-8-sig': return f"not {code.upper()} text, as its byte-order mark says"
@@ -502,8 +511,8 @@ def read_texts(
 # %% ../nbs/00_data.ipynb #1306d455
 def _files(path):
     "The files that a path, a folder or a list of them stands for; refuses what cannot be read before anything is."
-    if not isinstance(path, str|Path): return [f for p in path for f in _files(p)]
-    if not (path := Path(path)).is_dir(): return [_readable(path)]
+    if not isinstance(path, str|os.PathLike) and np.iterable(path): return [f for p in path for f in _files(p)]
+    if not (path := _known(path)).is_dir(): return [_readable(path)]
     found = sorted(f for f in path.iterdir() if f.suffix.lower() in READERS and f.name[0] not in '._')
     if not found: raise InputError(f"{path}: the folder holds no .csv, .tsv, .jsonl or .parquet file")
     return [_readable(f) for f in found]
@@ -539,7 +548,11 @@ def take(
     index:np.ndarray, # `[M]` int64 positions, or `[N]` bool
 )->Texts: # The chosen texts, same classes
     "The texts at `index`."
-    index = np.arange(len(texts))[np.asarray(index)]
+    at,N = np.asarray(index),len(need_texts(texts, 'take'))
+    whole = at.ndim == 1 and (at.dtype.kind in 'iu' or not at.size) and np.isin(at, np.arange(-N, N)).all()
+    if not (at.shape == (N,) if at.dtype == bool else whole):
+        raise InputError(f"index={at.tolist()!r:.80} must be positions of the {N} texts, or {N} of True and False")
+    index = np.arange(N)[at if at.size else at.astype(int)]
     return replace(texts, texts=[texts.texts[i] for i in index], labels=texts.labels[index], rows=texts.rows[index])
 
 def _firsts(texts):

@@ -70,6 +70,7 @@ def judged(
     moved = [disturbance(before, after[i:i+step]) for i in range(0, len(after), step)]
     return after.argmax(-1) == labels,after[:,np.arange(len(labels)),labels],np.concatenate(moved) if moved else np.zeros(after.shape[:2])
 
+# %% ../nbs/42_effects.ipynb #eae022d1
 def _sums(labels, concepts, before, right, gold, moved, fires):
     "Sums and counts over the texts, each `[S, 8]`, of what `judged` gives, `[S, n]` each or `[1, n]` for all."
     target = labels == np.asarray(concepts)[:,None]

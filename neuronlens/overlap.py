@@ -152,7 +152,8 @@ def family_overlap(
     if len(families) < 2: raise InputError(f"two families of salient sets are needed, got {len(families)}")
     sizes = {len(f) for f in families.values()}
     if len(sizes) > 1: raise InputError(f"families of {sorted(sizes)} classes cannot be compared")
-    classes = class_names(range(sizes.pop()) if classes is None else classes)
+    C = sizes.pop()
+    classes = class_names(range(C) if classes is None else classes, C)
     sets = zip(*families.values(), strict=True)
     return FamilyOverlap(tuple(set_overlap(dict(zip(families, s, strict=True)), D) for s in sets), tuple(families), classes)
 
@@ -351,7 +352,8 @@ def over_common(
 )->tuple: # `[C, C]` float64 means, NaN where nothing counts; `[C, C]` int64 neurons in common
     "Mean over the neurons in common of what every two classes share on each."
     shares = as_array(shares, np.float64, 'shares')
-    if shares.ndim != 3: raise InputError(f"shares must be [classes, classes, neurons], got shape {shares.shape}")
+    if shares.ndim != 3 or len(shares) != shares.shape[1]:
+        raise InputError(f"shares must be [classes, classes, neurons], got shape {shares.shape}")
     K,_,D = shares.shape
     own = np.ones((K, D), bool) if salient is None else members(salient, D)[0]
     if len(own) != K: raise InputError(f"{len(own)} salient sets for {K} classes")
@@ -621,11 +623,12 @@ def ranking_agreement(
         raise InputError(f"rankings must all be [classes, neurons], got {({k: s.shape for k,s in scores.items()})}")
     bad = [k for k,s in scores.items() if np.isnan(s).any()]
     if bad: raise InputError(f"ranking {bad[0]!r} has a score that is NaN")
+    if not np.iterable(fractions) or not len(fractions): raise InputError(f"fractions={fractions!r} must be a list of shares")
     for f in fractions:
         if not 0 < need_number(fraction=f) <= 1: raise InputError(f"fraction={f} must be above 0 and at most 1")
     s = np.stack([*scores.values()])
     R,C,D = s.shape
-    classes = given or (named[0] if named else tuple(map(str, range(C))))
+    classes = class_names(given or (named[0] if named else range(C)), C)
     sizes = [int(f*D+1e-9) for f in fractions]
     tops = [_top(s, k).astype(np.float64) for k in sizes]
     shared = np.stack([_ratio(np.einsum('acd,bcd->abc', t, t), k) for t,k in zip(tops, sizes, strict=True)])

@@ -181,6 +181,11 @@ def descend(
     return out,done
 
 # %% ../nbs/30_probing.ipynb #39748279
+def _distinct(types):
+    "The different types among the types of examples."
+    try: return set(types)
+    except TypeError as e: raise InputError(f"types must be words or numbers, one for each example ({e})") from None
+
 def control_task(
     types, # `[N]` the type of each training example: words, numbers, anything hashable
     labels:np.ndarray, # `[N]` int64 in 0..C-1; only the share of each class is used
@@ -191,7 +196,7 @@ def control_task(
     "One random class for every type (Hewitt & Liang 2019)."
     if not hasattr(types, '__len__'): raise InputError(f"types must be a list, one for each example, got {type(types).__name__}")
     if len(types) != len(labels): raise InputError(f"{len(types)} types for {len(labels)} examples")
-    kinds = sorted(set(types), key=lambda t: (str(t), type(t).__name__))
+    kinds = sorted(_distinct(types), key=lambda t: (str(t), type(t).__name__))
     if len(kinds) < 2: raise InputError(f"a control by type needs two types, got {len(kinds)}")
     upto = np.cumsum(np.bincount(labels, minlength=C)/len(labels))
     drawn = np.searchsorted(upto, (np.arange(len(kinds))+.5)/len(kinds)).clip(0, C-1)
@@ -345,7 +350,7 @@ def _controls(train_labels, test_labels, C, task, types, shuffles, seed):
         return [(control_labels(train_labels, C, task, None, seed+i), np.arange(len(test_labels)), test_labels)
             for i in range(shuffles)]
     if types is None or len(types) != 2: raise InputError("control='type' needs types=(training types, held-out types)")
-    known,seen = set(types[0]),types[1]
+    known,seen = _distinct(types[0]),types[1]
     if len(seen) != len(test_labels): raise InputError(f"{len(seen)} types for {len(test_labels)} held-out examples")
     rows,out = np.array([m for m,t in enumerate(seen) if t in known], np.int64),[]
     if not len(rows): raise InputError("no held-out example has a type that was seen in training; use control='shuffled'")

@@ -24,6 +24,7 @@ from .data import InputError, need_number
 # %% ../nbs/16_statistics.ipynb #cf338697
 def class_names(
     classes, # C names in their order: text, or numbers that are turned into text
+    C:int|None=None, # How many there must be; None: any number
 )->tuple: # C different texts
     "Names of classes, or an `InputError` where they are no list of names, have no order, or a name is there twice."
     if isinstance(classes, str|bytes|set|frozenset|dict) or not np.iterable(classes):
@@ -33,6 +34,7 @@ def class_names(
         raise InputError(f"classes={given!r:.80} must be a list of names, and {strange[0]!r:.40} is none")
     names = tuple(map(str, given))
     if len(set(names)) < len(names): raise InputError(f"classes={given!r:.80} has the name {max(names, key=names.count)!r} twice")
+    if C is not None and len(names) != C: raise InputError(f"classes={given!r:.80} must be {C} names")
     return names
 
 def class_labels(
@@ -119,7 +121,7 @@ def labelled(
 )->tuple: # `acts [N, D]` float32, `labels [N]` int64, tuple of C names
     "The three as every measure wants them, or an `InputError` that names what is wrong with them."
     given = as_array(acts)
-    if given.ndim != 2: raise InputError(f"acts must be [examples, neurons], got shape {given.shape}")
+    if given.ndim != 2 or not given.shape[1]: raise InputError(f"acts must be [examples, neurons], got shape {given.shape}")
     acts,(labels,names) = as_array(given, np.float32),class_labels(labels, classes, given.shape[:1])
     return need_finite(acts, given),labels,names
 
@@ -261,6 +263,7 @@ def names_beside(
     if (own != n).any(): raise InputError(f"statistics of {n.tolist()!r:.80} examples of the classes but labels of {own.tolist()!r:.80}")
     return statistics.classes
 
+# %% ../nbs/16_statistics.ipynb #673d3631
 def _alike(what, a, b):
     "An `InputError` where two results of `(classes, D)` cannot be merged."
     if a[0] != b[0]: raise InputError(f"cannot merge {what} of classes {a[0]} and {b[0]}")
@@ -431,6 +434,8 @@ def quantiles_from_arrays(
     classes, # C names
 )->ClassQuantiles:
     "The inverse of `to_arrays`, or an `InputError` where the arrays do not fit together."
+    if missing := [name for name in ('n', 'data', 'offsets', 'k') if name not in arrays]:
+        raise InputError(f"no array {missing[0]!r} of quantiles")
     n,data,offsets,k = (np.asarray(arrays[name]) for name in ('n', 'data', 'offsets', 'k'))
     names = class_names(classes)
     whole = len(offsets) > 1 and offsets[0] == 0 and offsets[-1] == len(data) and (np.diff(offsets) > 0).all()

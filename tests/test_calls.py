@@ -9,18 +9,33 @@ import torch
 from calls import CALLS, STRANGE, Maker, call, calls
 
 from neuronlens import ranges
-from neuronlens.data import InputError, balance, make_texts, read_chunks
-from neuronlens.distributions import compare_fits
+from neuronlens.data import InputError, balance, make_texts, read_chunks, read_texts, take
+from neuronlens.distributions import compare_fits, separation
 from neuronlens.effects import changes_of, measure, measure_effects
-from neuronlens.erasure import leace
-from neuronlens.evidence import choose, matched, random_ranges, shuffled_labels, sign_flips
+from neuronlens.erasure import information_left, leace, unedited
+from neuronlens.evidence import (
+    choose,
+    compare,
+    contributions,
+    holm,
+    intervals,
+    matched,
+    over_seeds,
+    random_ranges,
+    shuffled_labels,
+    sign_flips,
+    trade_off,
+)
 from neuronlens.overlap import (
     cka,
+    family_overlap,
     firing_rates,
     members,
+    over_common,
     pair_overlap,
     predicted_collateral,
     range_purity,
+    ranking_agreement,
     set_overlap,
     share_inside,
 )
@@ -35,8 +50,8 @@ from neuronlens.probing import (
     unseen,
 )
 from neuronlens.ranges import fit_ranges
-from neuronlens.saliency import Ranking, mutual_information, random, rank
-from neuronlens.statistics import batch_quantiles, class_statistics, labelled
+from neuronlens.saliency import Ranking, average_precision, mutual_information, random, rank
+from neuronlens.statistics import batch_quantiles, class_statistics, labelled, quantiles_from_arrays
 
 X = np.random.default_rng(0).normal(size=(12, 3))
 Y = np.repeat([0, 1, 2], 4)
@@ -175,7 +190,42 @@ REFUSED = [ # What is called, and what the sentence says
     (lambda: fit_ranges(X, Y, 'gaussian(1_0)'), 'is not a number'),
     (lambda: probe_layers({'a': X}, Y, {'a': X}, Y, shuffles=10**9), 'shuffles=1000000000 must be a whole number from 1 to 10,000'),
     (lambda: balance(TEXTS, 0), 'most=0 must be a whole number, 1 or more'),
-    (lambda: read_chunks('x.csv', size=.5), 'size=0.5')]
+    (lambda: read_chunks('x.csv', size=.5), 'size=0.5'),
+    (lambda: read_texts(None), 'path=None is not the path of a file'),
+    (lambda: list(read_chunks(7)), 'path=7 is not'),
+    (lambda: list(read_chunks([None])), 'path=None is not'),
+    (lambda: read_texts('x'*5000), 'cannot be looked up .File name too long'),
+    (lambda: list(read_chunks('x'*5000)), 'cannot be looked up .File name too long'),
+    (lambda: R.contains(X, True), 'concept True is not'),
+    (lambda: R.to_frame(True), 'concept True is not'),
+    *[(lambda f=f: f(X[:, :0], Y), r'acts must be \[examples, neurons\], got shape \(12, 0\)') for f in (
+        elastic_net_path, ranges.density, average_precision, mutual_information, class_statistics, rank, fit_probe,
+        lambda x, y: leace(x, y, 0), lambda x, y: ranges.posterior_histogram(x, y, .5))],
+    (lambda: over_common([2, 3, 4]), r'shares must be .* got shape \(3,\)'),
+    (lambda: over_common(np.zeros((2, 3, 4))), r'shares must be .* got shape \(2, 3, 4\)'),
+    (lambda: separation(X, Y, 2), 'label 2 is outside the 2 classes'),
+    *[(lambda at=at: take(TEXTS, at), 'index=.* must be positions of the 6 texts') for at in ([9], [True], [.5], [[0]], 'x', 3)],
+    (lambda: family_overlap({'1': [[0], [1]], '2': [[0], [1]]}, 3, ['a']), 'must be 2 names'),
+    (lambda: ranking_agreement({'1': X, '2': X}, ['a']), 'must be 12 names'),
+    (lambda: ranking_agreement({'1': X, '2': X}, fractions=.5), 'fractions=0.5 must be a list'),
+    (lambda: make_texts([*'abcd'], [*'xxyy'], rows=5), 'rows must be a list, got int'),
+    (lambda: compare(OUT, 'full', 'base', flips='x'), "flips='x'"),
+    (lambda: compare(OUT, 'full', 'base', on=['x']), "names 'x'"),
+    (lambda: compare(OUT, 'full', 'base', measures=[]), r'measures=\[\] are none'),
+    (lambda: compare(OUT, 3, 'base'), '3 is neither a condition nor'),
+    (lambda: intervals(OUT, draws='x'), "draws='x'"),
+    (lambda: intervals(OUT, level='x'), "level='x'"),
+    (lambda: trade_off(measure_effects(OUT), presets={}), r'presets=\{\} must be a dict'),
+    (lambda: trade_off(measure_effects(OUT), presets=['full']), r"presets=\['full'\] must be a dict"),
+    (lambda: over_seeds([measure_effects(OUT)], measures=['x']), "'x' is none of target_accuracy"),
+    (lambda: contributions(OUT, 'x'), "'x' is none of target_accuracy"),
+    (lambda: information_left(unedited, X, Y, X, Y, 0, probe=lambda a, t, b: b[:3, 0]), r'12 finite scores, .* got shape \(3,\)'),
+    (lambda: information_left(unedited, X, Y, X, Y, 0, probe=lambda a, t, b: b[:, 0]*np.nan), '12 finite scores'),
+    (lambda: elastic_net_path(X, Y, l1s=.1), r'l1s must be a list .* got shape \(\)'),
+    (lambda: quantiles_from_arrays({}, 'ab'), "no array 'n'"),
+    (lambda: holm([[.1]]), 'p must be a list'),
+    (lambda: holm([.1, np.nan]), 'p must be a list'),
+    (lambda: fit_probe(X, Y, control='type', types=[[1]]*12), 'types must be words')]
 
 
 @pytest.mark.parametrize('fn, said', REFUSED)
