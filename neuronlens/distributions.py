@@ -16,8 +16,8 @@ import pandas as pd
 from scipy.special import ndtr
 from scipy.stats import false_discovery_control
 
-from .data import InputError, drawing, need_number
-from .statistics import ClassStatistics, as_array, class_statistics, labelled
+from .data import InputError, drawing, need_number, need_whole
+from .statistics import ClassStatistics, as_array, class_labels, class_statistics, labelled
 
 # %% ../nbs/34_distributions.ipynb #f9c8bc69
 def normal_mass(
@@ -101,6 +101,7 @@ def separation(
     C:int, # Number of classes
 )->tuple: # threshold `[C, D]`, interval `[C, D]`: float64 in 0..1; NaN for a class without examples, or with all of them
     "Largest difference of shares inside, class against all others: by one threshold, by one interval (Kuiper 1960)."
+    labels = class_labels(labels, range(C := need_whole(1, C=C)), np.shape(acts)[:1])[0]
     n = np.bincount(labels, minlength=C)
     threshold,interval = np.full((2, C, acts.shape[1]), np.nan)
     for j in range(0, acts.shape[1], 64): # A few neurons at a time stay in the processor's cache

@@ -53,7 +53,6 @@ def _indicator(acts, labels, concept):
     "Centred activations, their mean, and centred class indicators `[N, 1]`, or `[N, C]` for all classes."
     acts,labels,classes = labelled(acts, labels)
     enough(labels, classes)
-    if not acts.shape[1]: raise InputError("no neurons to erase anything from")
     own = np.eye(len(classes))[labels]
     z = own if concept is None else own[:,[index_of(concept, classes)]]
     x,mu = acts.astype(np.float64),acts.mean(0, dtype=np.float64)
@@ -68,6 +67,7 @@ def leace(
     site:str='', # Where the activations were read
 )->LinearMap: # Of rank D - 1, or D - (C - 1) for all classes
     "Least-squares concept erasure in closed form (Belrose et al. 2023, theorem 4.3), in double precision."
+    if not 0 <= need_number(tol=tol) < 1: raise InputError(f"tol={tol} must be at least 0 and below 1")
     x,mu,z = _indicator(acts, labels, concept)
     N,D = x.shape
     with threadpool_limits(1):
@@ -166,7 +166,9 @@ def information_left(
         if len(set(labels == concept)) < 2: raise InputError(f"the {what} texts are all of class {names[concept]!r}, or none is")
     try: a,b = (labelled(edit(x), t, names)[0] for x,t in ((a, y), (b, z)))
     except InputError as e: raise InputError(f"{edit!r}, for concept {names[concept]!r}: {e}") from None
-    scores = np.asarray(probe(a, y == concept, b), float)
+    scores = as_array(probe(a, y == concept, b), np.float64, 'scores of the probe')
+    if scores.shape != z.shape or not np.isfinite(scores).all():
+        raise InputError(f"the probe must give {len(z)} finite scores, one a test text, got shape {scores.shape}")
     return _read(scores, (y == concept).mean(), z == concept, draws, seed, level, names[concept], len(y))
 
 def _read(scores, rate, target, draws, seed, level, name, n_train):

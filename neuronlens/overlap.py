@@ -22,7 +22,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from .data import InputError, drawing, need_number
 from .ranges import fit_ranges, inside, neuron_numbers
-from .statistics import as_array, class_statistics, enough, labelled
+from .statistics import as_array, class_names, class_statistics, enough, labelled, need_alike
 
 # %% ../nbs/38_overlap.ipynb #533f6a9d
 def _ratio(a, b):
@@ -86,10 +86,12 @@ def members(
 def _sets(salient, D, classes):
     "Salient sets as arrays of different neuron numbers, and their names."
     if need_number(True, D=D) < 1: raise InputError(f"D={D} neurons are none")
-    if isinstance(salient, dict): salient,classes = [*salient.values()],[*salient] if classes is None else classes
+    if isinstance(salient, dict):
+        need_alike(salient=class_names([*salient]), classes=None if classes is None else class_names(classes))
+        salient,classes = [*salient.values()],[*salient]
     if isinstance(salient, str) or not np.iterable(salient):
         raise InputError(f"salient sets must be lists of neuron numbers, got {salient!r:.80}")
-    names = tuple(map(str, range(len(salient)) if classes is None else classes))
+    names = class_names(range(len(salient)) if classes is None else classes)
     if len(names) != len(salient): raise InputError(f"{len(salient)} salient sets but {len(names)} names")
     if not names: raise InputError("no salient set")
     sets = [neuron_numbers(s, D, f"salient set {n!r}") for n,s in zip(names, salient, strict=True)]
@@ -150,7 +152,8 @@ def family_overlap(
     if len(families) < 2: raise InputError(f"two families of salient sets are needed, got {len(families)}")
     sizes = {len(f) for f in families.values()}
     if len(sizes) > 1: raise InputError(f"families of {sorted(sizes)} classes cannot be compared")
-    classes = tuple(map(str, range(sizes.pop()) if classes is None else classes))
+    C = sizes.pop()
+    classes = class_names(range(C) if classes is None else classes, C)
     sets = zip(*families.values(), strict=True)
     return FamilyOverlap(tuple(set_overlap(dict(zip(families, s, strict=True)), D) for s in sets), tuple(families), classes)
 
@@ -310,7 +313,10 @@ def share_inside(
 )->np.ndarray: # `[C]` float64 in 0..1; NaN for a class without examples
     "Share of each class's activations of one neuron that lie in any of the intervals."
     values,labels,classes = labelled(as_array(values, what='values')[..., None], labels, classes)
-    hits = inside(values, *(np.asarray(b, dtype=np.float32).reshape(1, -1) for b in (lo, hi)))[:, 0]
+    lo,hi = (as_array(b, np.float32, n).reshape(1, -1) for n,b in (('lo', lo), ('hi', hi)))
+    if lo.shape != hi.shape or np.isnan(lo).any() or np.isnan(hi).any():
+        raise InputError(f"lo={lo[0].tolist()!r:.80} and hi={hi[0].tolist()!r:.80} must be the ends of the same intervals")
+    hits = inside(values, lo, hi)[:, 0]
     return _ratio(np.bincount(labels, hits, len(classes)), np.bincount(labels, minlength=len(classes)))
 
 # %% ../nbs/38_overlap.ipynb #d36ae875
@@ -346,7 +352,8 @@ def over_common(
 )->tuple: # `[C, C]` float64 means, NaN where nothing counts; `[C, C]` int64 neurons in common
     "Mean over the neurons in common of what every two classes share on each."
     shares = as_array(shares, np.float64, 'shares')
-    if shares.ndim != 3: raise InputError(f"shares must be [classes, classes, neurons], got shape {shares.shape}")
+    if shares.ndim != 3 or len(shares) != shares.shape[1]:
+        raise InputError(f"shares must be [classes, classes, neurons], got shape {shares.shape}")
     K,_,D = shares.shape
     own = np.ones((K, D), bool) if salient is None else members(salient, D)[0]
     if len(own) != K: raise InputError(f"{len(own)} salient sets for {K} classes")
@@ -414,7 +421,7 @@ def pair_overlap(
     "Every measure of likeness of two classes on one neuron, with the labels as they are and shuffled."
     acts,labels,classes = labelled(acts, labels, classes)
     enough(labels, classes)
-    shuffled = np.random.default_rng(seed).permutation(labels)
+    shuffled = drawing(seed).permutation(labels)
     both = (_pairs(acts, y, classes, kind) for y in (labels, shuffled))
     return PairOverlap(*both, MEASURES, classes, kind, seed)
 
@@ -473,6 +480,7 @@ def firing_matrix(
 )->Firing:
     "Share of each class's activations of each concept's salient neurons that lie in that concept's ranges."
     acts,labels,names = labelled(acts, labels, ranges.classes if classes is None else classes)
+    need_alike(ranges=ranges, classes=names)
     chosen,_ = members(salient, acts.shape[1], names)
     n,rate,gate = np.bincount(labels, minlength=len(names)),[],[]
     for c,(row,need) in enumerate(zip(chosen, needed(chosen.sum(1), vote), strict=True)):
@@ -507,6 +515,7 @@ def normal_rates(
     statistics, # `ClassStatistics` of the same: `mean` and `sd`, both `[C, D]`
 )->np.ndarray: # `[C, C, D]` float64 in 0..1, class of the text first
     "Mass of each class's fitted normal in the range of each class, for every neuron."
+    need_alike(ranges=ranges, statistics=statistics)
     lo,hi = ranges.lo.astype(np.float64),ranges.hi.astype(np.float64)
     out = np.empty((len(statistics.mean), *lo.shape[:2]))
     for row,m,s in zip(out, statistics.mean[..., None], statistics.sd[..., None], strict=True):
@@ -541,7 +550,10 @@ def predicted_collateral(
     rates=None, # `[C, C, D]` such as `firing_rates` of recorded activations; None: `normal_rates`
 )->Firing: # What `firing_matrix` is expected to measure
     "Firing matrix implied by each neuron's distribution alone; neurons are taken as independent."
+    need_alike(ranges=ranges, statistics=statistics)
     rates,names = normal_rates(ranges, statistics) if rates is None else as_array(rates, np.float64, 'rates'),tuple(ranges.classes)
+    if rates.shape != (want := (len(names), *ranges.lo.shape[:2])) or (rates < 0).any() or (rates > 1).any():
+        raise InputError(f"rates must be of shape {want} and between 0 and 1, got shape {rates.shape}")
     chosen,_ = members(salient, ranges.lo.shape[1], names)
     size,(rate,gate) = chosen.sum(1),np.full((2, len(names), len(names)), np.nan)
     for c,(row,need) in enumerate(zip(chosen, needed(size, vote), strict=True)):
@@ -604,16 +616,19 @@ def ranking_agreement(
     "Rank correlations and common salient neurons of every two rankings, class by class."
     if len(rankings) < 2: raise InputError(f"two rankings are needed, got {len(rankings)}")
     named = [r.classes for r in rankings.values() if hasattr(r, 'classes')]
+    given = None if classes is None else class_names(classes)
+    need_alike(**{f'ranking {k!r}':r for k,r in rankings.items() if hasattr(r, 'classes')}, classes=given)
     scores = {k: as_array(getattr(r, 'scores', r), np.float64, f'ranking {k!r}') for k,r in rankings.items()}
     if len({s.shape for s in scores.values()}) > 1 or any(s.ndim != 2 for s in scores.values()):
         raise InputError(f"rankings must all be [classes, neurons], got {({k: s.shape for k,s in scores.items()})}")
     bad = [k for k,s in scores.items() if np.isnan(s).any()]
     if bad: raise InputError(f"ranking {bad[0]!r} has a score that is NaN")
+    if not np.iterable(fractions) or not len(fractions): raise InputError(f"fractions={fractions!r} must be a list of shares")
     for f in fractions:
         if not 0 < need_number(fraction=f) <= 1: raise InputError(f"fraction={f} must be above 0 and at most 1")
     s = np.stack([*scores.values()])
     R,C,D = s.shape
-    classes = tuple(classes if classes is not None else named[0] if named else map(str, range(C)))
+    classes = class_names(given or (named[0] if named else range(C)), C)
     sizes = [int(f*D+1e-9) for f in fractions]
     tops = [_top(s, k).astype(np.float64) for k in sizes]
     shared = np.stack([_ratio(np.einsum('acd,bcd->abc', t, t), k) for t,k in zip(tops, sizes, strict=True)])

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from .data import InputError, need_number
-from .statistics import as_array, class_statistics, enough, enough_examples, labelled
+from .statistics import as_array, class_names, class_statistics, enough, enough_examples, labelled, names_beside, need_alike
 
 # %% ../nbs/36_ranges.ipynb #9174077d
 def parse_kind(
@@ -27,8 +27,8 @@ def parse_kind(
     found = re.fullmatch(r'\s*([a-z]\w*)\s*(?:\(\s*([^()\s]+)\s*\))?\s*', str(text))
     if not found: raise InputError(f"{text!r} is not a name with an optional number, such as 'gaussian(2.5)'")
     name,number = found.groups()
-    try: value = None if number is None else float(number)
-    except ValueError: raise InputError(f"{number!r} in {text!r} is not a number") from None
+    try: value = None if number is None else float(number.encode('ascii').replace(b'_', b' '))
+    except ValueError: value = float('nan') # Python reads other digits as well, and a line between them
     if value != value: raise InputError(f"{number!r} in {text!r} is not a number")
     return name,value
 
@@ -45,7 +45,7 @@ def gaussian(
     tau:float=2.5, # Half width in class standard deviations (ddof 0), 0 or more; inf for everything
 )->tuple: # lo, hi `[C, D]` float64
     "[mu - tau sd, mu + tau sd]; tau = inf is (-inf, inf) for every neuron, also where sd = 0."
-    if not need_number(tau=tau) >= 0: raise InputError(f"tau={tau} must be 0 or more")
+    if not (tau := need_number(tau=tau)) >= 0: raise InputError(f"tau={tau} must be 0 or more")
     if np.isinf(tau): return full(statistics)
     return statistics.mean-tau*statistics.sd,statistics.mean+tau*statistics.sd
 
@@ -54,7 +54,7 @@ def tolerance(
     t:float=.5, # Half width in the unit of the activations, 0 or more
 )->tuple: # lo, hi `[C, D]` float64
     "[mu - t, mu + t], the same t for every neuron (population averaging)."
-    if not need_number(t=t) >= 0: raise InputError(f"t={t} must be 0 or more")
+    if not (t := need_number(t=t)) >= 0: raise InputError(f"t={t} must be 0 or more")
     return statistics.mean-t,statistics.mean+t
 
 def full(
@@ -81,7 +81,7 @@ def left_out(
     q:float, # Share of the class that stays inside at least; above 0, at most 1
 )->np.ndarray: # `[C]` int64
     "How many activations of each class the central mass `q` leaves out at either end."
-    if not 0 < need_number(q=q) <= 1: raise InputError(f"q={q} must be above 0 and at most 1")
+    if not 0 < (q := need_number(q=q)) <= 1: raise InputError(f"q={q} must be above 0 and at most 1")
     return np.minimum(n*(1-q)/2+1e-9, (n-1)//2).astype(np.int64)
 
 # %% ../nbs/36_ranges.ipynb #f45b5fbb
@@ -176,7 +176,7 @@ def density(
     q:float=.95, # Share of the class that stays inside at least; above 0, at most 1
 )->tuple: # lo, hi `[C, D, K]` float64, K at most 8
     "The highest-density region of mass `q` of each class (Hyndman 1996), by a kernel estimate."
-    if not 0 < need_number(q=q) <= 1: raise InputError(f"q={q} must be above 0 and at most 1")
+    if not 0 < (q := need_number(q=q)) <= 1: raise InputError(f"q={q} must be above 0 and at most 1")
     acts,labels,classes = labelled(acts, labels)
     enough(labels, classes)
     def region(own): return _densest(np.sort(own.T.astype(np.float64), axis=1), q)
@@ -417,7 +417,7 @@ def _points(lo, hi, mean, sd, prior, theta):
     return lo,hi
 
 def _posterior(statistics, theta, prior):
-    if not 0 <= need_number(theta=theta) <= 1: raise InputError(f"theta={theta} must be from 0 to 1")
+    if not 0 <= (theta := need_number(theta=theta)) <= 1: raise InputError(f"theta={theta} must be from 0 to 1")
     enough_examples(statistics.n, statistics.classes)
     if theta == 0: return full(statistics)
     (C,D),mean,sd,theta = statistics.mean.shape,statistics.mean,statistics.sd,theta*(1-1e-12)
@@ -480,7 +480,7 @@ def posterior_histogram(
     theta:float, # Least share of the class in a bin, 0 to 1
 )->tuple: # lo, hi `[C, D, K]`, K at most N^(1/3)+1
     "{ x : p(class | x) >= theta }, by counting in bins of equal mass, equal priors."
-    if not 0 <= need_number(theta=theta) <= 1: raise InputError(f"theta={theta} must be from 0 to 1")
+    if not 0 <= (theta := need_number(theta=theta)) <= 1: raise InputError(f"theta={theta} must be from 0 to 1")
     acts,labels,classes = labelled(acts, labels)
     enough(labels, classes)
     parts = []
@@ -603,7 +603,7 @@ def index_of(
     classes:tuple, # C names
 )->int: # The same number
     "The number of a class, or an `InputError` if there is none such."
-    if not (isinstance(concept, int | np.integer) and 0 <= concept < len(classes)):
+    if isinstance(concept, bool) or not (isinstance(concept, int | np.integer) and 0 <= concept < len(classes)):
         raise InputError(f"concept {concept!r} is not one of the class numbers 0 to {len(classes)-1} of {classes}")
     return int(concept)
 
@@ -680,12 +680,12 @@ def fit_ranges(
 # %% ../nbs/36_ranges.ipynb #78296a69
 def _source(name, acts, labels, classes, statistics, quantiles):
     "Names of the classes, the function that draws the range called `name`, and what to give it."
+    if statistics is not None: names_beside(statistics, acts, labels, classes)
     if name in FROM_STATISTICS and not (acts is None and statistics is None):
         statistics = class_statistics(acts, labels, classes) if statistics is None else statistics
         return statistics.classes,FROM_STATISTICS[name],(statistics,)
     if acts is None and name in FROM_QUANTILES and quantiles is not None:
-        if statistics is not None and statistics.classes != quantiles.classes:
-            raise InputError(f"statistics of classes {statistics.classes} but quantiles of {quantiles.classes}")
+        need_alike(statistics=statistics, quantiles=quantiles, classes=None if classes is None else class_names(classes))
         return quantiles.classes,FROM_QUANTILES[name],(quantiles,)
     if acts is None:
         instead = "statistics=ClassStatistics" if name in FROM_STATISTICS else "quantiles=ClassQuantiles"

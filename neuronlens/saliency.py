@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_selection import mutual_info_classif
 
-from .data import InputError, drawing, need_number
+from .data import InputError, drawing, need_number, need_whole
 from .probing import fit_probe
-from .statistics import as_array, class_statistics, enough, labelled
+from .statistics import as_array, class_names, class_statistics, enough, labelled, names_beside
 
 # %% ../nbs/32_saliency.ipynb #ece029f2
 def max_activation(
@@ -104,7 +104,7 @@ def mass_salient(
 
 def _more_left(left, p):
     "For each row of `mass_left` the neurons that hold share `p`."
-    if not need_number(p=p) > 0: raise InputError(f"p={p} must be above 0")
+    if not (p := need_number(p=p)) > 0: raise InputError(f"p={p} must be above 0")
     return [(o := np.argsort(-x, kind='stable'))[x[o] > 1-p] for x in left]
 
 def probe_mass(
@@ -171,7 +171,7 @@ def mutual_information(
 )->np.ndarray: # `[C, D]` float64 nats, 0 or more; 0 for a constant neuron
     "Mutual information of a neuron and the class against the rest, by third neighbours (Ross 2014; sklearn)."
     acts,labels,names = labelled(acts, labels)
-    C,rows = len(enough(labels, names)),_sampled(labels, need_number(True, most=most), seed)
+    C,rows = len(enough(labels, names)),_sampled(labels, need_whole(1, most=most), seed)
     x,y = acts[rows],labels[rows]
     own = [mutual_info_classif(x, y == c, discrete_features=False, random_state=seed) for c in range(C)]
     return np.where(x.min(0) != x.max(0), own, 0.)
@@ -186,6 +186,7 @@ class Ranking:
     seed:int=0 # For the rankings that draw
 
     def __post_init__(self):
+        object.__setattr__(self, 'classes', class_names(self.classes))
         object.__setattr__(self, 'scores', as_array(self.scores, np.float64, 'scores'))
         if self.scores.ndim != 2 or len(self.scores) != len(self.classes):
             raise InputError(f"scores must be [{len(self.classes)} classes, neurons], got shape {self.scores.shape}")
@@ -223,7 +224,7 @@ def ranking_frame(
     k:int|None=None, # How many neurons of each class, best first; None: all
 )->pd.DataFrame: # C x k rows
     "One row per (class, place): class, place (from 1), neuron, score."
-    order = ranking.order[:, :k if k is None else need_number(True, k=k)]
+    order = ranking.order[:, :k if k is None else need_whole(0, k=k)]
     C,n = order.shape
     names,place = np.repeat(np.array(ranking.classes, dtype=object), n),np.tile(np.arange(1, n+1), C)
     scores = np.take_along_axis(ranking.scores, order, 1)
@@ -257,13 +258,12 @@ def rank(
 )->Ranking:
     "Score every neuron for every class."
     drawing(seed) # Refused where it is none, also by a ranking that draws nothing
+    known = sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS]) # Asked anew: a user may have added one
+    if ranking not in known: raise InputError(f"no ranking is called {ranking!r}; there are {', '.join(known)}")
+    if statistics is not None: classes = names_beside(statistics, acts, labels, classes)
     if ranking in FROM_STATISTICS:
         s = class_statistics(acts, labels, classes) if statistics is None else statistics
         return Ranking(FROM_STATISTICS[ranking](s), ranking, s.classes, seed)
-    if ranking not in FROM_ACTIVATIONS:
-        known = sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS]) # Asked anew: a user may have added one
-        raise InputError(f"no ranking is called {ranking!r}; there are {', '.join(known)}")
-    names = classes if classes is not None or statistics is None else statistics.classes
-    acts,labels,names = labelled(acts, labels, names)
+    acts,labels,names = labelled(acts, labels, classes)
     enough(labels, names)
     return Ranking(FROM_ACTIVATIONS[ranking](acts, labels, seed), ranking, names, seed)

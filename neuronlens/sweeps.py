@@ -28,7 +28,7 @@ from neuronlens.ablation import (
 )
 from .cache import said_size
 from .data import InputError, Texts, take
-from .effects import MEASURES, Changes, Effects, effects_of, judged, tally
+from .effects import MEASURES, Changes, Effects, aims_of, effects_of, judged, tally
 from .hooks import Site, anatomy, before
 from .model import Classifier, align, batches, encode, token_budget
 from .progress import log, said_time, say, switched_off
@@ -188,8 +188,8 @@ def effects_on(
     "Run interventions and measure them batch by batch; no answer is kept."
     check_interventions(interventions)
     texts,C,I = align(texts, clf),len(clf.classes),len(interventions)
+    aims = aims_of(interventions, clf.classes)
     if progress: say_estimate(clf, texts, interventions, recording=recording)
-    aims = np.array([iv.concept for iv in interventions], int)
     unedited,edited = [np.zeros((n, len(MEASURES))) for n in (C, C)],[np.zeros((n, len(MEASURES))) for n in (I, I)]
     base = np.empty((len(texts), C), np.float32)
     for which,rows,p,fires in interventions_on(clf, texts, interventions, recording=recording, tokens=tokens, progress=progress):
@@ -231,6 +231,7 @@ def changes_on(
     "Run interventions and keep, of every answer, what effects and their intervals are made of."
     check_interventions(interventions)
     texts,N,C,I = align(texts, clf),len(texts),len(clf.classes),len(interventions)
+    aims_of(interventions, clf.classes)
     need_memory(PER_TEXT*I*N, f"what is kept of {I:,} interventions on {N:,} texts", "`effects_on` keeps sums alone")
     say_estimate(clf, texts, interventions, recording=recording, kept=PER_TEXT*I*N)
     base,kept = np.empty((N, C), np.float32),[np.empty((I, N), t) for t in (bool, np.float32, np.float64, np.float32)]

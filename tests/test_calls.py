@@ -1,17 +1,57 @@
 """The public array functions, called with whatever one might hand them: a right table, or one sentence."""
+from fractions import Fraction
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from calls import CALLS, STRANGE, Maker, call, calls
 
-from neuronlens.data import InputError, make_texts
-from neuronlens.distributions import compare_fits
-from neuronlens.overlap import cka, firing_rates, members, range_purity, set_overlap
-from neuronlens.probing import elastic_net_path, probe_by_count, sparsest_probe
+from neuronlens import ranges
+from neuronlens.data import InputError, balance, make_texts, read_chunks, read_texts, take
+from neuronlens.distributions import compare_fits, separation
+from neuronlens.effects import changes_of, measure, measure_effects
+from neuronlens.erasure import information_left, leace, unedited
+from neuronlens.evidence import (
+    choose,
+    compare,
+    contributions,
+    holm,
+    intervals,
+    matched,
+    over_seeds,
+    random_ranges,
+    shuffled_labels,
+    sign_flips,
+    trade_off,
+)
+from neuronlens.overlap import (
+    cka,
+    family_overlap,
+    firing_rates,
+    members,
+    over_common,
+    pair_overlap,
+    predicted_collateral,
+    range_purity,
+    ranking_agreement,
+    set_overlap,
+    share_inside,
+)
+from neuronlens.probing import (
+    accuracy_draws,
+    accuracy_interval,
+    elastic_net_path,
+    fit_probe,
+    probe_by_count,
+    probe_layers,
+    sparsest_probe,
+    unseen,
+)
 from neuronlens.ranges import fit_ranges
-from neuronlens.saliency import Ranking, random, rank
-from neuronlens.statistics import batch_quantiles, class_statistics, labelled
+from neuronlens.saliency import Ranking, average_precision, mutual_information, random, rank
+from neuronlens.statistics import batch_quantiles, class_statistics, labelled, quantiles_from_arrays
 
 X = np.random.default_rng(0).normal(size=(12, 3))
 Y = np.repeat([0, 1, 2], 4)
@@ -61,7 +101,7 @@ def test_a_large_label_allocates_nothing(large):
     y = np.array([*Y[:-1], large], np.uint64 if large > 2**63 else np.int64)
     for fn in (class_statistics, rank, fit_ranges, elastic_net_path, random):
         with pytest.raises(InputError, match=f'label {large} among 12 examples'): fn(X, y)
-    with pytest.raises(InputError, match=f'label {large} is outside the 3 classes'): class_statistics(X, y, 'abc')
+    with pytest.raises(InputError, match=f'label {large} is outside the 3 classes'): class_statistics(X, y, tuple('abc'))
 
 
 def test_sets_among_a_thousand_million_neurons():
@@ -97,3 +137,116 @@ def test_strange_things_are_strange():
         try: got = class_statistics(fn(m.x), m.y)
         except InputError: continue
         assert np.isfinite(got.mean).all(), i
+
+
+@pytest.mark.parametrize('hide', [list, lambda x: [[*r] for r in x], lambda x: tuple([r] for r in x)])
+def test_what_is_hidden_inside_a_list_is_seen(hide):
+    with pytest.raises(InputError, match='acts are a masked array: 1 values are hidden'):
+        class_statistics(hide(np.ma.masked_array(X, mask=X == X.max())), Y)
+    masked = np.ma.masked_array([0.], mask=True)
+    for ends in ((masked, [1.]), ([0.], masked), ([0.], [np.nan]), ([0., 1], [1.])):
+        with pytest.raises(InputError, match='(lo|hi)'): share_inside(X[:, 0], Y, *ends)
+
+
+@pytest.mark.parametrize('kind', [torch.float32, torch.float64, torch.bfloat16])
+def test_a_list_of_tensors_is_read_one_by_one(kind):
+    rows = [torch.as_tensor(r).to(kind).requires_grad_() for r in X]
+    want = torch.as_tensor(X).to(kind).float().numpy()
+    np.testing.assert_array_equal(labelled(rows, Y)[0], want)
+    np.testing.assert_array_equal(labelled([list(r) for r in rows], list(torch.as_tensor(Y)))[0], want)
+
+
+S, R = class_statistics(X, Y), fit_ranges(X, Y)
+NAN, TEXTS = X*np.nan, make_texts([*'abcdef'], [*'xxxyyy'])
+OUT = SimpleNamespace(classes=('a', 'b', 'c'), labels=Y, before=np.eye(3)[Y], after=np.eye(3)[Y[::-1]][None], fires=np.ones((1, 12)),
+    interventions=[SimpleNamespace(concept=0, condition='full', ranking='r', fraction=1., kind='full', edit='zero', site='s')])
+PROB, FIRES = OUT.before, np.ones(12)
+SEEDED = [lambda s: pair_overlap(X, Y, seed=s), lambda s: shuffled_labels(Y, s), lambda s: random_ranges(R, s),
+          lambda s: random_ranges(R, s, acts=X), lambda s: sign_flips(X, 9, s)]
+REFUSED = [ # What is called, and what the sentence says
+    (lambda: measure(Y, 1, PROB*np.nan, PROB, FIRES), 'before, the answers without an edit, are not finite'),
+    (lambda: changes_of(SimpleNamespace(**vars(OUT) | dict(before=PROB*np.inf))), 'before, .* not finite'),
+    (lambda: fit_probe(X, Y).predict(NAN), 'neuron 0 is nan in row 0'),
+    (lambda: fit_probe(X, Y).scores(X/0), 'neuron . is .*inf in row 0'),
+    (lambda: sign_flips(NAN, 9), 'parts must be .* finite'),
+    (lambda: sign_flips(X[0], 9), r'parts must be .* got shape \(3,\)'),
+    (lambda: accuracy_interval(np.full((2, 5), np.nan)), 'right must be'),
+    (lambda: accuracy_interval(np.zeros((2, 0), bool)), 'right must be'),
+    (lambda: accuracy_draws(X > 0, draws=0), 'draws=0'),
+    (lambda: leace(X, Y, 0, tol=2), 'tol=2'),
+    (lambda: leace(X, Y, 0, tol=np.nan), 'tol=nan'),
+    (lambda: mutual_information(X, Y, most=0), 'most=0'),
+    (lambda: mutual_information(X, Y, most=-3), 'most=-3'),
+    (lambda: Ranking(X, 'x', range(12)).to_frame(-1), 'k=-1'),
+    (lambda: predicted_collateral(R, S, [[0]]*3, rates=7), r'rates .* got shape \(\)'),
+    (lambda: predicted_collateral(R, S, [[0]]*3, rates=np.full((3, 3, 3), 2.)), 'rates must be .* between 0 and 1'),
+    (lambda: matched(measure_effects(OUT), at=np.nan), 'at=nan'),
+    (lambda: matched(measure_effects(OUT), at='x'), "at='x' must be a number"),
+    (lambda: choose(measure_effects(OUT), at='x'), "at='x' must be a number"),
+    (lambda: choose(measure_effects(OUT), margin=None), 'margin=None'),
+    (lambda: unseen(-1), 'n=-1 must be 0 or more'),
+    (lambda: unseen([3, np.nan]), 'must be 0 or more'),
+    (lambda: fit_ranges(X, Y, 'gaussian(\u0662)'), 'is not a number'),
+    (lambda: fit_ranges(X, Y, 'gaussian(1_0)'), 'is not a number'),
+    (lambda: probe_layers({'a': X}, Y, {'a': X}, Y, shuffles=10**9), 'shuffles=1000000000 must be a whole number from 1 to 10,000'),
+    (lambda: balance(TEXTS, 0), 'most=0 must be a whole number, 1 or more'),
+    (lambda: read_chunks('x.csv', size=.5), 'size=0.5'),
+    (lambda: read_texts(None), 'path=None is not the path of a file'),
+    (lambda: list(read_chunks(7)), 'path=7 is not'),
+    (lambda: list(read_chunks([None])), 'path=None is not'),
+    (lambda: read_texts('x'*5000), 'cannot be looked up .File name too long'),
+    (lambda: list(read_chunks('x'*5000)), 'cannot be looked up .File name too long'),
+    (lambda: R.contains(X, True), 'concept True is not'),
+    (lambda: R.to_frame(True), 'concept True is not'),
+    *[(lambda f=f: f(X[:, :0], Y), r'acts must be \[examples, neurons\], got shape \(12, 0\)') for f in (
+        elastic_net_path, ranges.density, average_precision, mutual_information, class_statistics, rank, fit_probe,
+        lambda x, y: leace(x, y, 0), lambda x, y: ranges.posterior_histogram(x, y, .5))],
+    (lambda: over_common([2, 3, 4]), r'shares must be .* got shape \(3,\)'),
+    (lambda: over_common(np.zeros((2, 3, 4))), r'shares must be .* got shape \(2, 3, 4\)'),
+    (lambda: separation(X, Y, 2), 'label 2 is outside the 2 classes'),
+    *[(lambda at=at: take(TEXTS, at), 'index=.* must be positions of the 6 texts') for at in ([9], [True], [.5], [[0]], 'x', 3)],
+    (lambda: family_overlap({'1': [[0], [1]], '2': [[0], [1]]}, 3, ['a']), 'must be 2 names'),
+    (lambda: ranking_agreement({'1': X, '2': X}, ['a']), 'must be 12 names'),
+    (lambda: ranking_agreement({'1': X, '2': X}, fractions=.5), 'fractions=0.5 must be a list'),
+    (lambda: make_texts([*'abcd'], [*'xxyy'], rows=5), 'rows must be a list, got int'),
+    (lambda: compare(OUT, 'full', 'base', flips='x'), "flips='x'"),
+    (lambda: compare(OUT, 'full', 'base', on=['x']), "names 'x'"),
+    (lambda: compare(OUT, 'full', 'base', measures=[]), r'measures=\[\] are none'),
+    (lambda: compare(OUT, 3, 'base'), '3 is neither a condition nor'),
+    (lambda: intervals(OUT, draws='x'), "draws='x'"),
+    (lambda: intervals(OUT, level='x'), "level='x'"),
+    (lambda: trade_off(measure_effects(OUT), presets={}), r'presets=\{\} must be a dict'),
+    (lambda: trade_off(measure_effects(OUT), presets=['full']), r"presets=\['full'\] must be a dict"),
+    (lambda: over_seeds([measure_effects(OUT)], measures=['x']), "'x' is none of target_accuracy"),
+    (lambda: contributions(OUT, 'x'), "'x' is none of target_accuracy"),
+    (lambda: information_left(unedited, X, Y, X, Y, 0, probe=lambda a, t, b: b[:3, 0]), r'12 finite scores, .* got shape \(3,\)'),
+    (lambda: information_left(unedited, X, Y, X, Y, 0, probe=lambda a, t, b: b[:, 0]*np.nan), '12 finite scores'),
+    (lambda: elastic_net_path(X, Y, l1s=.1), r'l1s must be a list .* got shape \(\)'),
+    (lambda: quantiles_from_arrays({}, 'ab'), "no array 'n'"),
+    (lambda: holm([[.1]]), 'p must be a list'),
+    (lambda: holm([.1, np.nan]), 'p must be a list'),
+    (lambda: fit_probe(X, Y, control='type', types=[[1]]*12), 'types must be words')]
+
+
+@pytest.mark.parametrize('fn, said', REFUSED)
+def test_what_is_no_answer_or_out_of_range_is_refused(fn, said):
+    with np.errstate(all='ignore'), pytest.raises(InputError, match=said): fn()
+
+
+@pytest.mark.parametrize('drawn', SEEDED)
+@pytest.mark.parametrize('seed', [None, 'x', -1, .5])
+def test_a_seed_is_a_whole_number(drawn, seed):
+    drawn(1)
+    with pytest.raises(InputError, match='^seed '): drawn(seed)
+
+
+def test_whole_floats_are_whole_numbers(tmp_path):
+    "And a fraction is a number."
+    (tmp_path/'t.csv').write_text('text,label\na,x\nb,y\nc,x\nd,y\n')
+    assert [len(t) for t in read_chunks(tmp_path/'t.csv', size=2.)] == [2, 2] and len(balance(TEXTS, 2.)) == 4
+    assert len(elastic_net_path(np.vstack([X]*3), np.tile(Y, 3), points=3.).l1) == 3
+    np.testing.assert_array_equal(sign_flips(X, 9.), sign_flips(X, 9))
+    assert len(Ranking(X.T, 'x', tuple('abc')).to_frame(2.)) == 6
+    np.testing.assert_array_equal(ranges.gaussian(S, Fraction(5, 2)), ranges.gaussian(S, 2.5))
+    np.testing.assert_array_equal(ranges.posterior(S, Fraction(1, 2)), ranges.posterior(S, .5))
+    assert unseen(0) == unseen(1) == pytest.approx(.975) and unseen([3]).shape == (1,)

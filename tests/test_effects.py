@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from neuronlens.data import InputError
-from neuronlens.effects import MEASURES, disturbance, load_effects, measure, measure_effects, tally
+from neuronlens.effects import MEASURES, changes_of, disturbance, effects_of, load_effects, measure, measure_effects, tally
+from neuronlens.evidence import compare, contributions, intervals
 
 # Five texts of three classes; the edit aims at class 0
 GOLD = np.array([0, 0, 1, 1, 2])
@@ -97,3 +98,14 @@ def test_answers_that_are_no_numbers_name_an_edit():
     for after in (np.full((1, 4, 2), np.nan), np.stack([before, before*np.inf])):
         with pytest.raises(InputError, match='aimed at class number . has answers that are not finite'):
             tally(np.array([0, 1, 0, 1]), np.array([0, 1]), before, after, fires)
+
+
+@pytest.mark.parametrize('of', [measure_effects, changes_of, intervals, lambda o: contributions(o, 'broken'),
+                                lambda o: compare(o, 'full', 'range'),
+                                lambda o: effects_of(o.interventions, o.classes, (np.ones((3, 8)),)*2, (np.ones((3, 8)),)*2)])
+@pytest.mark.parametrize('concept', [-1, 3, True, None])
+def test_an_edit_of_no_class_is_refused(of, concept):
+    "What erases all classes at once has no class of its own: it must not stand in the row of the last."
+    o = outcome()
+    o.interventions[1].concept = concept
+    with pytest.raises(InputError, match=rf"intervention 1 \(range, zero\) is of no class: concept {concept}"): of(o)

@@ -63,7 +63,11 @@ def test_quotes_inside_a_cell(tmp_path, ending, sep):
 MIXED = [(['1', '1.0', '"1"', '0', '"0"', '0'], "'1' .row 1. and '1.0' .row 2."),
          (['1', '0', 'true', 'false'], "'1' .row 1. and 'True' .row 3."),
          (['true', 'false', '"1"', '"0"'], "'True' .row 1. and '1' .row 3."), (['"1."', '"0"', '1', '0'], "'1.' .row 1. and '1' .row 3."),
-         (['1', '0', '2', '2', '0', '1', '1.0', '0'], "'1' .row 1. and '1.0' .row 7.")]
+         (['1', '0', '2', '2', '0', '1', '1.0', '0'], "'1' .row 1. and '1.0' .row 7."),
+         (['true', 'false', '"true"', 'false'], "'True' .row 1. and 'true' .row 3."),
+         (['"FALSE"', 'true', 'false'], "'FALSE' .row 1. and 'False' .row 3."),
+         (['1e16', '10000000000000000', '0', '0'], r"'1e\+16' .row 1. and '10000000000000000' .row 2."),
+         (['"10000000000000000"', '0', '0', '1e16'], r"'10000000000000000' .row 1. and '1e\+16' .row 4.")]
 
 
 @pytest.mark.parametrize('labels,said', MIXED)
@@ -81,6 +85,23 @@ def test_numbers_and_their_names_are_one_class(tmp_path):
     assert [l for _, l in both_ways(f)] == ['True', 'False', 'True', 'False']
     assert make_texts(list('abcd'), np.array([1., 0., 1., 0.])).classes == ('0.0', '1.0')
     assert make_texts(list('abcd'), pd.Series([1, 0, 1, 0], dtype='Int64')).classes == ('0', '1')
+
+
+def test_names_that_differ_by_case_stay_apart(tmp_path):
+    "They are two classes, as are true and TRUE where all labels are text."
+    for names in (['Animal', 'ANIMAL'], ['true', 'TRUE'], ['1e5', '1E5']):
+        f = jsonl(tmp_path/'c.jsonl', *labelled(json.dumps(n) for n in names*2))
+        assert [l for _, l in both_ways(f)] == names*2
+
+
+@pytest.mark.parametrize('first', ['{"text": ""}\n', '{"label": "a"}\n', '{"other": 1}\n'])
+def test_a_key_that_comes_late(tmp_path, first):
+    "Both readers look for it in the whole file, and miss it in the same words."
+    f = jsonl(tmp_path/'late.jsonl', *[first]*3, *labelled(['"x"', '"y"']*2))
+    assert [l for _, l in both_ways(f, skip_empty=True)] == ['x', 'y']*2
+    with pytest.raises(InputError, match='late.jsonl: 3 rows .1, 2, 3. empty'): read_texts(f)
+    f = jsonl(tmp_path/'never.jsonl', *['{"text": "a", "other": 1}\n']*4, '{"text": "b", "last": 2}\n')
+    with pytest.raises(InputError, match="no column 'label'; it has 'text', 'other', 'last'"): both_ways(f, skip_empty=True)
 
 
 def test_labels_of_another_file(tmp_path):

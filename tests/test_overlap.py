@@ -177,7 +177,7 @@ def test_sets_with_names_and_their_chance():
     assert o.classes == ('a', 'b', '<i>') and '<i>' not in o._repr_html_()
     m, v = hypergeom(100, 30, 40).stats('mv')
     np.testing.assert_allclose([o.expected[0, 1], o.z[0, 1]], [m, (10-m)/v**.5])
-    assert members({'a': [1]}, 3, ['x'])[1] == ('x',)
+    assert members([[1]], 3, ['x'])[1] == members({'x': [1]}, 3, ['x'])[1] == ('x',)
     f = family_overlap({'r': [[0, 1], [2]], 's': [[1, 2], [2]], 't': [[], [0]]}, 4, ['tea', 'milk'])
     assert f.to_frame()['count'].tolist() == [1, 0, 0, 1, 0, 0] and len(f.summary()) == 3
     np.testing.assert_allclose(f.summary()['jaccard'][0], (1/3+1)/2)

@@ -258,7 +258,7 @@ def test_readability_against_sklearn_and_after_erasure():
 @pytest.mark.parametrize(("call", "says"), [
     (lambda x, y: pb.fit_probe(x[:3], y[:3]*0+[0, 1, 2]), "has 1 example"),
     (lambda x, y: pb.fit_probe(x, y, l1=np.nan), "l1=nan"),
-    (lambda x, y: pb.elastic_net_path(x, y, l1s=[]), "no l1"),
+    (lambda x, y: pb.elastic_net_path(x, y, l1s=[]), "l1s must be a list of one price or more"),
     (lambda x, y: pb.elastic_net_path(x, y, l1s=[.1, -1]), "l1=-1"),
     (lambda x, y: pb.elastic_net_path(x, y, share=1.), "share=1"),
     (lambda x, y: pb.elastic_net_path(x, y, validation=(x[:0], y[:0])), "no validation"),

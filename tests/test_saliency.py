@@ -92,7 +92,7 @@ def test_f_is_sklearns():
 
 def test_f_of_batches_is_f_of_all():
     acts, labels = made_up(2)
-    parts = merge_statistics([batch_statistics(acts[i:i+17], labels[i:i+17], '0123') for i in range(0, 200, 17)])
+    parts = merge_statistics([batch_statistics(acts[i:i+17], labels[i:i+17], tuple('0123')) for i in range(0, 200, 17)])
     np.testing.assert_allclose(f_statistic(parts), f_statistic(class_statistics(acts, labels)), rtol=1e-9)
 
 
