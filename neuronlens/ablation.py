@@ -26,7 +26,7 @@ from .data import InputError, Texts, drawing, need_number
 from .hooks import EMBEDDING, Site, anatomy, answer, before, head_reads, logits, parse_site, run, shots_again
 from .model import Batch, Classifier, align, each_batch, encode, first_attended, last_attended, readout_weights, token_budget
 from .progress import progress_bar
-from .ranges import Ranges, format_kind, parse_kind
+from .ranges import Ranges, format_kind, index_of, parse_kind
 from .recording import Recording, _finite, finite_answers, make_reading, provenance
 from .saliency import Ranking
 from .statistics import ClassStatistics, as_array, class_labels
@@ -85,7 +85,7 @@ def resample(x:Tensor, about:Neurons, seed:int=0)->Tensor:
     if about.rest is None: raise InputError("edit 'resample' needs the quantiles of the auxiliary activations, `about.rest`")
     R,D = about.rest.shape
     spread = torch.where(_varies(about.sd, about.mean), about.sd, torch.where(about.rest_sd > 0, about.rest_sd, 1.))
-    drawn = np.random.default_rng(seed).random((2, D))
+    drawn = drawing(seed).random((2, D))
     phase,folds = torch.as_tensor(drawn*[[2], [FOLDS]]+[[0], [FOLDS]], dtype=torch.float32, device=about.rest.device)
     turns = folds*(x.float()-about.mean)/spread+phase
     at = torch.nan_to_num((turns.remainder(2)-1).abs())*(R-1)
@@ -102,9 +102,10 @@ def rest_quantiles(
 )->np.ndarray: # `[257, D]` float32, lowest first
     "What `resample` draws from: evenly spaced quantiles of the auxiliary activations, minimum and maximum included."
     acts = as_array(acts, np.float32)
-    rows = np.flatnonzero(class_labels(labels, shape=acts.shape[:1])[0] != concept)
+    labels,classes = class_labels(labels, shape=acts.shape[:1])
+    rows = np.flatnonzero(labels != index_of(concept, classes))
     if not len(rows): raise InputError(f"edit 'resample' has nothing to draw from: every example is of class {concept}")
-    if len(rows) > most: rows = np.sort(np.random.default_rng([seed, concept]).choice(rows, most, replace=False))
+    if len(rows) > most: rows = np.sort(drawing(seed, int(concept)).choice(rows, most, replace=False))
     return np.quantile(acts[rows], np.linspace(0, 1, QUANTILES), axis=0).astype(np.float32)
 
 # %% ../nbs/40_ablation.ipynb #c6be5d96
@@ -340,7 +341,7 @@ def plan(
     check_fractions(fractions, D, site)
     if 'resample' not in edits: acts = None
     elif acts is None or labels is None: raise InputError("edit 'resample' draws from activations: give plan acts= and labels=")
-    drawn = {c:torch.as_tensor(np.random.default_rng([seed, c]).permutation(D)) for c in concepts}
+    drawn = {c:torch.as_tensor(drawing(seed, int(c)).permutation(D)) for c in concepts}
     gates = {c:_gates(_listed(ranges), c, votes, fitted) for c in concepts}
     about = {c:_neurons(statistics, c, acts, labels, seed) for c in concepts}
     for r in rankings:
@@ -721,7 +722,9 @@ def record_tokens(
     progress:bool=True, # Show a progress bar
 )->Recording: # Activations `[M, D]` of M tokens, in the order of the texts and in it; `labels [M]`; readout 'tokens', no answers
     "Activations of attended tokens that are not special, each labelled with the class of its text."
-    if most is not None and most < 1: raise InputError(f"most={most} tokens of a text is none; give at least 1")
+    drawing(seed) # Refused where it is none
+    if most is not None and (most := need_number(True, most=most)) < 1:
+        raise InputError(f"most={most} tokens of a text is none; give at least 1")
     ask,texts = make_reading(clf, sites),align(texts, clf)
     encoded = encode(clf, texts.texts, texts)
     places = _token_places(encoded, most, seed)

@@ -41,7 +41,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.utils import logging as hf_logging
 
 from .cache import cache_folder, hold, kept, seal, sparing
-from .data import InputError, Texts, atomic, need_texts, package_folder, sha256, some_rows, take
+from .data import InputError, Texts, atomic, need_number, need_texts, package_folder, sha256, some_rows, take
 from .rounding import rounding, steps_of
 
 # %% ../nbs/10_model.ipynb #a0260abb
@@ -1019,6 +1019,7 @@ def each_batch(
     bar=None, # A progress bar; moves on by the texts of every finished batch
 )->Iterator[tuple]: # (batch, work(batch)), longest texts first
     "Work through all texts in batches, without dropout; where memory runs out, on with batches of half the tokens."
+    if tokens is not None and need_number(True, tokens=tokens) < 1: raise InputError(f"tokens={tokens} in a batch is none; give at least 1")
     budget,at,(lengths,order) = tokens or token_budget(clf.device),0,_longest_first(encoded)
     while at < len(order):
         longest = int(lengths[order[at]])
