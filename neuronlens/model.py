@@ -607,12 +607,12 @@ def check_tokenizer(
 ): # Nothing; raises `InputError`
     "Refuse a tokenizer that knows no word (made of no file), one with words that the model has no embedding of, one of token types."
     if not hasattr(tokenizer, 'get_vocab'): return
-    if 'token_type_ids' in inspect.signature(model.forward).parameters and any(tokenizer('a').get('token_type_ids') or []):
-        raise InputError(f"model {source!r} has a tokenizer that gives tokens types other than 0, which are not read here")
     special,n = set(tokenizer.all_special_tokens),len(model.get_input_embeddings().weight)
     most = max((i for t,i in tokenizer.get_vocab().items() if t not in special), default=None)
     if most is None: raise InputError(f"model {source!r} has a tokenizer without a single word; its folder lacks the tokenizer's files")
     if most >= n: raise InputError(f"model {source!r} has embeddings of {n} tokens, but its tokenizer makes {most+1}")
+    if 'token_type_ids' in inspect.signature(model.forward).parameters and any(tokenizer('a').get('token_type_ids') or []):
+        raise InputError(f"model {source!r} has a tokenizer that gives tokens types other than 0, which are not read here")
 
 def _own_names(config, source):
     "The model's own names in the order of their numbers, which may begin anywhere; refuses numbers with holes."
