@@ -35,7 +35,9 @@ def hostile(study):
     names = (BAD, *study.classes[1:])
     texts = [replace(t, texts=[f'{BAD} {x}' for x in t.texts], classes=names) for t in study.texts]
     def own(rec): return replace(rec, classes=names, provenance=rec.provenance | dict(model=f'<b>{BAD}</b>'))
-    return replace(study, train=own(study.train), test=own(study.test), texts=tuple(texts),
+    found = {k: replace(getattr(study, k), classes=names) for k in ('statistics', 'ranges')}
+    return replace(study, train=own(study.train), test=own(study.test), texts=tuple(texts), **found,
+                   rankings=[replace(r, classes=names) for r in study.rankings],
                    spec=replace(study.spec, title=f'</title><script>alert(1)</script>{BAD}'))
 
 

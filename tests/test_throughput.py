@@ -112,7 +112,7 @@ def test_what_cannot_be_read_is_refused_before_anything_is_read(tmp_path, frame)
     (tmp_path/'none').mkdir()
     for bad, says in (('gone.csv', 'no such file'), ('e.csv', 'is empty'), ('x.xlsx', 'cannot read .xlsx'), ('none', 'folder holds no')):
         with pytest.raises(InputError, match=says): read_chunks([good, tmp_path/bad])
-    with pytest.raises(InputError, match='chunk of 0 rows'): read_chunks(good, size=0)
+    with pytest.raises(InputError, match='size=0 must be'): read_chunks(good, size=0)
     for path in (good, write(frame, tmp_path/'t.jsonl'), write(frame, tmp_path/'t.parquet')):
         with pytest.raises(InputError, match="no column 'body'; it has 'text', 'label'"): next(read_chunks(path, text='body'))
 
