@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
@@ -61,13 +62,18 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
                   help='Which neurons of a language model carry a concept, in which ranges, and what editing just those'
                        ' ranges does.')
 
+def _say_warning(message, category, filename, lineno, file=None, line=None):
+    "A warning as one line, without the line of Python that it came from."
+    with suppress(OSError): typer.echo(f'warning: {message}', err=True)
+
 @contextmanager
 def _plain_errors():
     "Turn a user's mistake into one sentence and status 2, an interruption into status 128 and the number of its signal."
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
     _open_streams()
     try:
-        with _heeding():
+        with warnings.catch_warnings(), _heeding():
+            warnings.showwarning = _say_warning
             from neuronlens.data import InputError, usable_cpus
             os.environ.setdefault('OMP_NUM_THREADS', str(usable_cpus())) # Before torch is loaded, which reads it once
             try:

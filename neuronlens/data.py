@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'READERS', 'InputError', 'Damaged', 'DiskFull', 'need_number', 'need_whole', 'drawing', 'neighbour',
-           'discard', 'sweep', 'atomic', 'sha256', 'read_json', 'usable_cpus', 'Texts', 'make_texts', 'some_rows',
-           'need_texts', 'check', 'read_texts', 'read_chunks', 'take', 'distinct', 'contradictions', 'split', 'balance',
-           'package_folder', 'bbc_news']
+           'discard', 'sweep', 'known_path', 'atomic', 'sha256', 'read_json', 'usable_cpus', 'Texts', 'make_texts',
+           'some_rows', 'need_texts', 'check', 'read_texts', 'read_chunks', 'take', 'distinct', 'contradictions',
+           'split', 'balance', 'package_folder', 'bbc_news']
 
 # %% ../nbs/00_data.ipynb #ee02d6f8
 import csv
@@ -139,6 +139,16 @@ def _shared(work, part):
             if f.is_file() and not f.is_symlink(): shutil.copymode(like, f)
         like.unlink()
 
+def known_path(
+    path:str|Path, # A file or folder, there or not
+)->Path: # The same
+    "The path, if it can be looked up."
+    if not isinstance(path, str|os.PathLike): raise InputError(f"path={path!r:.80} is not the path of a file")
+    if '\0' in str(path): raise InputError(f"{str(path)!r}: no such file; a name cannot hold a NUL")
+    try: Path(path).exists()
+    except OSError as e: raise InputError(f"{str(path)!r:.80}: cannot be looked up ({e.strerror})") from None
+    return Path(path)
+
 @contextmanager
 def _about(path):
     "Errors of the system name the file that was to be written; libraries in Rust have a number for them, too."
@@ -162,7 +172,7 @@ def atomic(
     durable:bool=False, # True: brought to the disk first, so that a power cut does not take it
 ): # Path of the temporary file (not yet there) or folder (made, empty)
     "Write beside `path`, then move into place; on any exception, Ctrl-C included, nothing is left behind."
-    path = Path(path)
+    path = known_path(path)
     with _about(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent, re.escape(path.name[:40]))
@@ -457,17 +467,9 @@ READERS = {'.csv':_csv_blocks, '.tsv':_csv_blocks, '.jsonl':_json_blocks, '.ndjs
            '.parquet':_parquet_blocks, '.pq':_parquet_blocks}
 
 # %% ../nbs/00_data.ipynb #69053809
-def _known(path):
-    "The path, if it can be looked up."
-    if not isinstance(path, str|os.PathLike): raise InputError(f"path={path!r:.80} is not the path of a file")
-    if '\0' in str(path): raise InputError(f"{str(path)!r}: no such file; a name cannot hold a NUL")
-    try: Path(path).exists()
-    except OSError as e: raise InputError(f"{str(path)!r:.80}: cannot be looked up ({e.strerror})") from None
-    return Path(path)
-
 def _readable(path):
     "The path, if it is a file that one of the readers may read."
-    path = _known(path)
+    path = known_path(path)
     if not path.is_file(): raise InputError(f"{path}: no such file")
     if path.stat().st_size == 0: raise InputError(f"{path}: the file is empty")
     if path.suffix.lower() not in READERS:
@@ -513,7 +515,7 @@ def read_texts(
 def _files(path):
     "The files that a path, a folder or a list of them stands for; refuses what cannot be read before anything is."
     if not isinstance(path, str|os.PathLike) and np.iterable(path): return [f for p in path for f in _files(p)]
-    if not (path := _known(path)).is_dir(): return [_readable(path)]
+    if not (path := known_path(path)).is_dir(): return [_readable(path)]
     found = sorted(f for f in path.iterdir() if f.suffix.lower() in READERS and f.name[0] not in '._')
     if not found: raise InputError(f"{path}: the folder holds no .csv, .tsv, .jsonl or .parquet file")
     return [_readable(f) for f in found]

@@ -312,6 +312,8 @@ def _pairs(frame, a, b, on):
     "Row numbers of every row of `a` and of the one row of `b` that it is compared with, and the columns both share."
     for x in (a, b):
         if not isinstance(x, str|dict): raise InputError(f"{x!r} is neither a condition nor a dict of columns with the values wanted")
+    if on is not None and (isinstance(on, str) or not isinstance(on, list|tuple)):
+        raise InputError(f"on={on!r:.80} is no list of columns of the effects")
     if strange := [k for k in on or () if k not in frame]:
         raise InputError(f"on={on!r} names {strange[0]!r}, which is no column of the effects")
     a,b = (dict(condition=x) if isinstance(x, str) else dict(x) for x in (a, b))

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from .cache import go_without, read_sealed, said_size, sealed
-from .data import Damaged, DiskFull, InputError, Texts, atomic, discard, read_json, sweep
+from .data import Damaged, DiskFull, InputError, Texts, atomic, discard, known_path, read_json, sweep
 
 # %% ../nbs/18_store.ipynb #b04700a5
 def _checksum(arrays, about):
@@ -112,7 +112,7 @@ class Store:
         about:dict, # What its shards are of, with the keys of `DECIDES`
         spare:bool=False, # Whether it is only there to spare work: what is wrong with it is a warning, and is made again
     ):
-        self.folder,self.about,self.spare,self.full = Path(folder),about,spare,False
+        self.folder,self.about,self.spare,self.full = known_path(folder),about,spare,False
         self.found,self.versions = {},None # What `recording.json` says, and who made the shards that were found if none had to be made
         with spared(self): self.found = _found(self)
         self.about.setdefault('tokens', self.found.get('tokens'))

@@ -242,8 +242,10 @@ def read_study(
 )->StudySpec: # Checked
     "The study that a file describes; refuses what it cannot mean before anything runs."
     path = Path(path)
+    if path.is_dir(): raise InputError(f"{path} is a folder; a study is a file in TOML, such as {path/'study.toml'}")
     try: given = tomllib.loads(path.read_text(encoding='utf-8-sig'))
-    except OSError: raise InputError(f"{path}: no such study file") from None
+    except FileNotFoundError: raise InputError(f"{path}: no such study file") from None
+    except OSError as e: raise InputError(f"{path}: the study file cannot be read ({e.strerror})") from None
     except (ValueError, RecursionError) as e: raise InputError(f"{path}: not TOML ({e})") from None
     return parse_study(given, str(path), path.parent)
 

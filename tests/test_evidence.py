@@ -263,6 +263,9 @@ def test_pairs():
         compare(o, "range", "full", on=["ranking"])
     with pytest.raises(InputError, match="no row"):
         compare(o, "range", "leace")
+    for on in (5, "ranking"):
+        with pytest.raises(InputError, match=f"on={on!r} is no list of columns"):
+            compare(o, "range", "full", on=on)
 
 
 def effects(rows, base=.9, concepts=CLASSES):

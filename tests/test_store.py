@@ -160,6 +160,11 @@ def test_killed_from_outside(bert, clf, texts, whole, tmp_path):
     assert equal(record(clf, texts, SITES, size=8, folder=tmp_path/'run', progress=False), whole)
 
 
+def test_a_name_with_nul_is_refused_before_anything_runs(clf, texts, passes):
+    with pytest.raises(InputError, match='cannot hold a NUL'): record(clf, texts, folder='a\0b', progress=False)
+    assert not passes
+
+
 def test_ctrl_c_leaves_no_temporary_file(clf, texts, whole, tmp_path, monkeypatch, passes):
     real = store.save_file
     def struck(arrays, part, **kw):
