@@ -37,6 +37,7 @@ def _heeding():
     finally:
         for s,was in old.items(): signal.signal(s, was)
 
+# %% ../nbs/64_cli.ipynb #a52c6e9e
 def _open_streams():
     "A standard stream that was closed leads nowhere, so that no file of a study takes its place."
     while (fd := os.open(os.devnull, os.O_RDWR)) < 3: pass
@@ -52,6 +53,7 @@ def _is_mute():
         return True
     return False
 
+# %% ../nbs/64_cli.ipynb #c7b22275
 def _end(status, why):
     "End with one sentence, if anybody hears it."
     with suppress(OSError): typer.echo(f'neuronlens: {why}', err=True)
@@ -66,6 +68,7 @@ def _say_warning(message, category, filename, lineno, file=None, line=None):
     "A warning as one line, without the line of Python that it came from."
     with suppress(OSError): typer.echo(f'warning: {message}', err=True)
 
+# %% ../nbs/64_cli.ipynb #899f0ffe
 @contextmanager
 def _plain_errors():
     "Turn a user's mistake into one sentence and status 2, an interruption into status 128 and the number of its signal."
@@ -96,6 +99,7 @@ def _how(m):
                 fitted_at=m.fitted_at != 'readout' and m.fitted_at, correct_only=m.correct_only and 'true')
     return ''.join(f', {k} {v}' for k,v in said.items() if v)
 
+# %% ../nbs/64_cli.ipynb #15dbf6a8
 def _print_table(study):
     "Means over concepts for the first ranking at the first fraction, as a table on standard output."
     from rich.console import Console
@@ -110,6 +114,7 @@ def _print_table(study):
         t.add_row(row['condition'], kind, *(f'{row[n]:.3f}' for n in names))
     Console(width=None if sys.stdout.isatty() else 110).print(t)
 
+# %% ../nbs/64_cli.ipynb #7212dd61
 def _report_counts(study):
     "Say what was left out or cut."
     n,N = study.notes,len(study.train)+len(study.test)
@@ -132,6 +137,7 @@ def _messages(quiet):
         log.removeHandler(handler)
         log.setLevel(before)
 
+# %% ../nbs/64_cli.ipynb #ed3d019e
 def _go(spec, out, progress, quiet):
     "Run a study, write its folder, print what matters."
     from neuronlens.report import write_report
@@ -158,6 +164,7 @@ def demo(out:_OUT=Path('demo'), progress:_PROGRESS=True, quiet:_QUIET=False):
         from neuronlens.study import demo_study
         _go(demo_study(), out, progress, quiet)
 
+# %% ../nbs/64_cli.ipynb #98c272b3
 @app.command()
 def run(
     study:Annotated[Path, typer.Argument(help='Study file (TOML); `neuronlens example` prints one.')],
@@ -183,6 +190,7 @@ def example():
         from neuronlens.study import demo_study, study_toml
         typer.echo(study_toml(demo_study()), nl=False)
 
+# %% ../nbs/64_cli.ipynb #196d5af7
 def main(): # Does not return
     "What the command `neuronlens` calls; what the terminal cannot print is printed by its number."
     for stream in filter(None, (sys.stdout, sys.stderr)): stream.reconfigure(errors='backslashreplace')
@@ -197,6 +205,7 @@ def _entry(e):
     "An entry in a few words."
     return _plain(f"{e.kind} {'' if e.kind == 'model' else 'of '}{e.model}{', ' if e.texts else ''}{e.texts}")
 
+# %% ../nbs/64_cli.ipynb #a6039681
 def _list_cache(there, limit):
     "What is kept, as a table on standard output."
     from rich.console import Console
@@ -214,15 +223,6 @@ def _list_cache(there, limit):
     if there: Console(width=None if sys.stdout.isatty() else 110).print(t)
 
 # %% ../nbs/64_cli.ipynb #ed22454f
-def _clear_cache(older_than):
-    "Remove what is kept, and say what was removed and what is left."
-    from neuronlens.cache import cache_folder, clear, said_size
-    removed,left = clear(older_than)
-    for what,some in (('removed', removed), ('left because in use', left)):
-        if some: typer.echo(f"{cache_folder()}: {what}, {said_size(sum(e.size for e in some))}:")
-        for e in some: typer.echo(f"  - {_entry(e)}, {said_size(e.size)} ({e.folder.parent.name}/{e.folder.name})")
-    if not removed and not left: typer.echo(f"{cache_folder()}: nothing to remove")
-
 @app.command()
 def cache(
     clear:Annotated[bool, typer.Option('--clear', help='Remove what is kept, but for what is in use.')]=False,
@@ -235,3 +235,13 @@ def cache(
         if older_than is not None and not clear: raise InputError("--older-than says what to remove; give --clear with it")
         if clear: _clear_cache(older_than)
         else: _list_cache(entries(), size_limit())
+
+# %% ../nbs/64_cli.ipynb #06184998
+def _clear_cache(older_than):
+    "Remove what is kept, and say what was removed and what is left."
+    from neuronlens.cache import cache_folder, clear, said_size
+    removed,left = clear(older_than)
+    for what,some in (('removed', removed), ('left because in use', left)):
+        if some: typer.echo(f"{cache_folder()}: {what}, {said_size(sum(e.size for e in some))}:")
+        for e in some: typer.echo(f"  - {_entry(e)}, {said_size(e.size)} ({e.folder.parent.name}/{e.folder.name})")
+    if not removed and not left: typer.echo(f"{cache_folder()}: nothing to remove")

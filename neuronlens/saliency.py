@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['FROM_STATISTICS', 'FROM_ACTIVATIONS', 'RANKINGS', 'max_activation', 'probeless', 'dprime', 'f_statistic', 'probe',
-           'random', 'mass_left', 'mass_salient', 'probe_mass', 'average_precision', 'mutual_information', 'Ranking',
-           'ranking_frame', 'ranking_card', 'rank']
+           'random', 'mass_salient', 'probe_mass', 'average_precision', 'mutual_information', 'Ranking', 'rank']
 
 # %% ../nbs/32_saliency.ipynb #5bf3c05d
 from dataclasses import dataclass
@@ -43,6 +42,7 @@ def dprime(
     spread = np.sqrt((statistics.sd**2+statistics.rest_sd**2)/2)
     return _over_spread(abs(statistics.mean-statistics.rest_mean), spread, statistics)
 
+# %% ../nbs/32_saliency.ipynb #a96dc8dd
 def _over_spread(apart, spread, statistics):
     "apart / spread; 0 for a neuron that is constant up to the rounding of float32, inf for a difference without any spread."
     low,high = statistics.low.min(0).astype(np.float64),statistics.high.max(0).astype(np.float64)
@@ -68,6 +68,7 @@ def probe(
     "Absolute weights of a linear probe with L1 and L2 penalty on standardised activations."
     return abs(fit_probe(acts, labels, seed=seed).weights).astype(np.float64)
 
+# %% ../nbs/32_saliency.ipynb #faf317e3
 def random(
     acts, # `[N, D]` activations; only their width counts
     labels, # `[N]` index of the class of each example; only the number of classes counts
@@ -102,11 +103,13 @@ def mass_salient(
     "The smallest set of neurons that holds share `p` of each class's absolute weight (Dalvi et al. 2019)."
     return _more_left(mass_left(weights), p)
 
+# %% ../nbs/32_saliency.ipynb #838e1404
 def _more_left(left, p):
     "For each row of `mass_left` the neurons that hold share `p`."
     if not (p := need_number(p=p)) > 0: raise InputError(f"p={p} must be above 0")
     return [(o := np.argsort(-x, kind='stable'))[x[o] > 1-p] for x in left]
 
+# %% ../nbs/32_saliency.ipynb #41e572d1
 def probe_mass(
     acts, # `[N, D]` activations, finite
     labels, # `[N]` index of the class of each example; every class needs at least two
@@ -138,6 +141,7 @@ def _same(x):
     last = np.minimum.accumulate(np.where(new[:, 1:], at, n)[:, ::-1], axis=1)[:, ::-1]
     return first,last
 
+# %% ../nbs/32_saliency.ipynb #f7729a20
 def _average_precision(acts, labels, C):
     "`[C, d]` for a few neurons: where each example stands among all, and among its class, gives precision at its threshold."
     x,N = np.ascontiguousarray(acts.T),len(labels)
@@ -155,13 +159,6 @@ def _average_precision(acts, labels, C):
     return out
 
 # %% ../nbs/32_saliency.ipynb #a91691de
-def _sampled(labels, most, seed):
-    "Sorted rows of at most about `most` examples: the same share of every class, but no less than four."
-    n,rng = np.bincount(labels),drawing(seed)
-    if len(labels) <= most: return np.arange(len(labels))
-    take = np.minimum(n, np.maximum(4, n*most//len(labels)))
-    return np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:k] for c,k in enumerate(take)]))
-
 def mutual_information(
     acts, # `[N, D]` activations, finite
     labels, # `[N]` index of the class of each example; every class needs at least two
@@ -175,6 +172,14 @@ def mutual_information(
     x,y = acts[rows],labels[rows]
     own = [mutual_info_classif(x, y == c, discrete_features=False, random_state=seed) for c in range(C)]
     return np.where(x.min(0) != x.max(0), own, 0.)
+
+# %% ../nbs/32_saliency.ipynb #69c5c526
+def _sampled(labels, most, seed):
+    "Sorted rows of at most about `most` examples: the same share of every class, but no less than four."
+    n,rng = np.bincount(labels),drawing(seed)
+    if len(labels) <= most: return np.arange(len(labels))
+    take = np.minimum(n, np.maximum(4, n*most//len(labels)))
+    return np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == c))[:k] for c,k in enumerate(take)]))
 
 # %% ../nbs/32_saliency.ipynb #894e481a
 @dataclass(frozen=True, eq=False)
@@ -230,6 +235,7 @@ def ranking_frame(
     scores = np.take_along_axis(ranking.scores, order, 1)
     return pd.DataFrame({'class':names, 'place':place, 'neuron':order.ravel(), 'score':scores.ravel()})
 
+# %% ../nbs/32_saliency.ipynb #af2cf47e
 def ranking_card(
     ranking:Ranking, # Scores of C classes and D neurons
     k:int=5, # Neurons of each class
