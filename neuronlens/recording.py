@@ -133,14 +133,21 @@ def provenance(
     texts:Texts|None, # What it reads; None: not known beforehand
     sites:list[Site], # What is read of it
     readout:str, # And at which position
+    model:dict|None=None, # What `model_identity` said of the model; None: it is asked
 )->dict: # Plain values, ready for JSON
     "Everything that decides what a recording holds."
     of = {} if texts is None else dict(texts=texts.source, texts_sha256=texts.digest, n_texts=len(texts))
-    return dict(model=clf.source, model_sha256=clf.sha256, **clf.changed, tokenizer_sha256=tokenizer_hash(clf.tokenizer),
-                settings_sha256=settings_state(clf), dtype=str(next(clf.model.parameters()).dtype), **of, classes=list(clf.classes),
-                sites=[str(s) for s in sites], readout=readout, max_length=clf.max_length, **clf.about, versions=versions())
+    return dict(**model or model_identity(clf), **of, classes=list(clf.classes), sites=[str(s) for s in sites], readout=readout,
+                max_length=clf.max_length, **clf.about, versions=versions())
 
 # %% ../nbs/20_recording.ipynb #f8ce3e7d
+def model_identity(
+    clf:Classifier, # The model under study
+)->dict: # Hashes and names by what they are of
+    "Which model, tokenizer, settings and type of numbers; every weight in memory is looked at, so it is asked once a run."
+    return dict(model=clf.source, model_sha256=clf.sha256, **clf.changed, tokenizer_sha256=tokenizer_hash(clf.tokenizer),
+                settings_sha256=settings_state(clf), dtype=str(next(clf.model.parameters()).dtype))
+
 def tokenizer_hash(
     tokenizer:object, # Tokenizer of transformers
 )->str: # 64 hex digits
@@ -181,6 +188,11 @@ class Reading:
     def widths(self)->dict[str,int]:
         a = anatomy(self.clf.model)
         return {str(s):a.width(s) for s in self.sites}
+
+    @cached_property
+    def model(self)->dict:
+        "What `model_identity` says of the model when it is first asked."
+        return model_identity(self.clf)
 
     def __repr__(self): return f"Reading({', '.join(self.widths)} at {self.readout!r}, {self.size} texts a shard)"
 
@@ -290,7 +302,7 @@ def reading_about(
     "Provenance and settings: what two folders of shards must have in common to be the same."
     sha = ask.clf.sha256 if ask.clf.sha256 not in ('', 'revision None') else parameters_hash(ask.clf.model)+_asked(ask.clf)
     kept = {k:getattr(ask, k) for k in ('keeps', 'answers', 'quantiles', 'correct_only')}
-    return provenance(ask.clf, texts, ask.sites, ask.readout) | kept | {'model_sha256':sha, 'shard':ask.size}
+    return provenance(ask.clf, texts, ask.sites, ask.readout, ask.model) | kept | {'model_sha256':sha, 'shard':ask.size}
 
 # %% ../nbs/20_recording.ipynb #139d93c8
 def _sketch_bytes(n):
@@ -384,7 +396,7 @@ def record(
 def _record(ask, texts, store, progress, sites=None):
     clf,answers,at,cut = ask.clf,ask.answers,0,0
     sites = sites or [*ask.widths] # Fewer than the store holds
-    about = provenance(clf, texts, sites, ask.readout)
+    about = provenance(clf, texts, sites, ask.readout, ask.model)
     with progress_bar(what='recording', total=len(texts), unit='text', show=progress) as bar:
         if store is not None: make_room(store, ask, len(texts))
         kept = {s:np.empty((len(texts), ask.widths[s]), np.float32) for s in sites}
@@ -533,7 +545,7 @@ def summarise(
         raise InputError(f"texts must be `Texts` or chunks of them, not {type(texts).__name__}")
     texts = align(texts, clf) if (known := isinstance(texts, Texts)) else texts
     N,store = len(texts) if known else None,open_store(folder, ask, texts if known else None)
-    about = provenance(clf, None, ask.sites, ask.readout) | dict(correct_only=correct_only)
+    about = provenance(clf, None, ask.sites, ask.readout, ask.model) | dict(correct_only=correct_only)
     seen = {}
     with progress_bar(what='summarising', total=N, unit='text', show=progress) as bar:
         if store is not None: make_room(store, ask, N)
@@ -685,7 +697,7 @@ def _wider(ask, texts):
 # %% ../nbs/20_recording.ipynb #670f4a8e
 def _place(ask, texts):
     "The folder of a recording; a second one where the first was made with other settings of the model."
-    about = provenance(ask.clf, texts, ask.sites, ask.readout)
+    about = provenance(ask.clf, texts, ask.sites, ask.readout, ask.model)
     told,settings = ('model', 'texts', 'settings_sha256'),about['settings_sha256']
     decides = {k:v for k,v in about.items() if k not in told} | {'labels':texts.labels.tolist(), 'shard':ask.size}
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
