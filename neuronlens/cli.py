@@ -6,6 +6,7 @@
 __all__ = ['app', 'demo', 'run', 'example', 'main', 'cache']
 
 # %% ../nbs/64_cli.ipynb #a2adc58c
+import gc
 import logging
 import os
 import signal
@@ -194,7 +195,9 @@ def example():
 def main(): # Does not return
     "What the command `neuronlens` calls; what the terminal cannot print is printed by its number."
     for stream in filter(None, (sys.stdout, sys.stderr)): stream.reconfigure(errors='backslashreplace')
-    app()
+    gc.set_threshold(100_000, 50, 100) # Imports make half a million objects that stay: to look through them again and again takes seconds,
+    try: app()
+    finally: gc.freeze() # and so does a last look at the end
 
 # %% ../nbs/64_cli.ipynb #b729257c
 def _plain(text):
