@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -154,7 +154,13 @@ def tokenizer_hash(
     "SHA-256 of what decides how texts are cut into tokens."
     fast,vocabulary = getattr(tokenizer, 'backend_tokenizer', None),getattr(tokenizer, 'get_vocab', dict)
     if fast is None: return hashlib.sha256(repr(sorted(vocabulary().items())).encode()).hexdigest()
-    decides = json.loads(fast.to_str()) | dict(truncation=None, padding=None) # Those two are left over from the last call
+    return _decides_tokens(fast.to_str())
+
+# %% ../nbs/20_recording.ipynb #70ce0001
+@lru_cache(8)
+def _decides_tokens(said):
+    "The hash of a tokenizer that says this of itself, without what is left over from its last call."
+    decides = json.loads(said) | dict(truncation=None, padding=None)
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
 
 # %% ../nbs/20_recording.ipynb #10627125
