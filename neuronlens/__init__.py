@@ -8,6 +8,7 @@ from importlib import import_module as _import_module
 
 _ROOMS = {
     "data": "InputError Texts bbc_news distinct make_texts read_chunks read_texts split",
+    "setting": "Setting settings_grid",
     "model": "Classifier load_classifier minilm smollm2",
     "prompt": "Prompt calibrated generated_answers load_prompted make_prompt smollm2_prompted",
     "training": "fine_tune",
@@ -15,13 +16,13 @@ _ROOMS = {
     "cluster": "summarise_on_ray",
     "statistics": "class_statistics",
     "probing": "elastic_net_path fit_probe probe_by_count probe_layers readability site_differences sparsest_probe",
-    "saliency": "RANKINGS rank",
+    "saliency": "RANKINGS rank register_ranking",
     "distributions": "compare_fits fit_distributions",
-    "ranges": "RANGES fit_ranges",
+    "ranges": "RANGES fit_ranges register_range",
     "overlap": "bhattacharyya cka family_overlap firing_matrix matched_neurons pair_overlap polysemantic_counts predicted_collateral"
                " range_purity ranking_agreement set_overlap",
     "attribution": "MODEL_RANKINGS attribute rank_model",
-    "ablation": "EDITS LinearEdit ablate plan record_tokens",
+    "ablation": "EDITS LinearEdit ablate plan record_tokens register_edit",
     "effects": "load_effects measure_effects",
     "evidence": "choose compare intervals matched over_seeds random_ranges shuffled_labels trade_off",
     "sweeps": "grid sweep",

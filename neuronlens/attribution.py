@@ -200,9 +200,13 @@ def rank_model(
     progress:bool=True, # Show a progress bar, for those that run the model
 )->Ranking:
     "Score every neuron for every class, by whatever ranking."
-    known = sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS, *ATTRIBUTIONS]) # Asked anew: a user may have added one
-    if ranking not in known: raise InputError(f"no ranking is called {ranking!r}; there are {', '.join(known)}")
+    if ranking not in (known := model_rankings()): raise InputError(f"no ranking is called {ranking!r}; there are {', '.join(known)}")
     site = parse_site(site or recording.site, len(anatomy(clf.model)))
     if ranking in ATTRIBUTIONS: return attribute(clf, texts, site, ranking, recording=recording, tokens=tokens, progress=progress)
     acts = recording.at(str(site))
     return rank(acts, recording.labels, ranking, classes=recording.classes, statistics=statistics, seed=seed)
+
+# %% ../nbs/39_attribution.ipynb #0a9e0040
+def model_rankings()->list: # Names
+    "All rankings that there are now: those of the package, and what a user has registered."
+    return sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS, *ATTRIBUTIONS])

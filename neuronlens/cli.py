@@ -97,7 +97,9 @@ def _plain_errors():
 def _how(m):
     "Settings of the method that are not as usual, for the head of the table."
     said = dict(preset=m.preset, vote=m.vote and f'{m.vote:g}', positions=m.positions != 'all' and m.positions,
-                fitted_at=m.fitted_at != 'readout' and m.fitted_at, correct_only=m.correct_only and 'true')
+                fitted_at=m.fitted_at != 'readout' and m.fitted_at,
+                covers=m.covers != 'range' and m.covers,
+                scope=m.scope != 'position' and m.scope, correct_only=m.correct_only and 'true')
     return ''.join(f', {k} {v}' for k,v in said.items() if v)
 
 # %% ../nbs/64_cli.ipynb #15dbf6a8
@@ -111,8 +113,7 @@ def _print_table(study):
     names = ['target_accuracy', 'target_confidence', 'auxiliary_accuracy', 'auxiliary_confidence', 'disturbance', 'broken']
     for c in ('condition', 'range', *names): t.add_column(c.replace('_', '\n'), justify='left' if c in ('condition', 'range') else 'right')
     for row in m.to_dict('records'):
-        kind = row['range'].replace('gaussian', f"gaussian({row['tau']:g})", 1)
-        t.add_row(row['condition'], kind, *(f'{row[n]:.3f}' for n in names))
+        t.add_row(row['condition'], row['range'], *(f'{row[n]:.3f}' for n in names))
     Console(width=None if sys.stdout.isatty() else 110).print(t)
 
 # %% ../nbs/64_cli.ipynb #7212dd61

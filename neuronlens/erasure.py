@@ -33,7 +33,7 @@ class LinearMap:
     n:int # Texts it was fitted on
     ranking:str='none' # It ranks no neurons
     fraction:float=1. # It may move all of them
-    kind:str='none' # It has no range
+    range:str='none' # It has none
     edit:str='affine' # What it does to an activation
 
     def __call__(self, acts)->np.ndarray:

@@ -19,6 +19,7 @@ from .effects import MEASURES, Effects, changes_of, disturbance, judged, measure
 from .probing import mcnemar, paired_ends, unseen
 from .progress import progress_bar
 from .ranges import Ranges, inside
+from .setting import SETTINGS, chosen_rows, setting_keys
 from .statistics import as_array
 from .store import need_memory
 
@@ -112,7 +113,7 @@ class Evidence:
         "A setting a row, a measure a column, as 'value [low, high]'."
         df = self.frame[(self.frame.concept == concept) & self.frame.measure.isin(measures)]
         said = [f"{v:.3f} [{a:.3f}, {b:.3f}]" for v,a,b in zip(df.value, df.low, df.high, strict=True)]
-        keys = [k for k in setting_keys(df) if df[k].nunique(dropna=False) > 1 or k == 'condition']
+        keys = [k for k in setting_keys(df, but=('concept',)) if df[k].nunique(dropna=False) > 1 or k == 'condition']
         wide = df.assign(said=said).pivot_table('said', keys, 'measure', aggfunc='first', sort=False, dropna=False)
         return wide.dropna(how='all')[list(measures)].rename_axis(columns=None).reset_index()
 
@@ -125,36 +126,22 @@ class Evidence:
         return f"Evidence({len(self.frame)} numbers, {self.level:.0%} intervals from {self.draws} draws, seed {self.seed})"
     def _repr_html_(self): return f"<p>{escape(repr(self))}; macro</p>{self.table().to_html(index=False)}"
 
-# %% ../nbs/43_evidence.ipynb #7c7befae
-ENDS = {'n_target', 'measure', *MEASURES} # Columns that follow the keys
-
-def setting_keys(
-    frame:pd.DataFrame, # Rows of `Effects`, `Evidence` or anything made of them
-)->list: # Column names, such as condition, ranking, fraction, range, tau, edit and site
-    "The columns that tell one setting from another: those before the counts and measures, without the concept."
-    stop = next((i for i,k in enumerate(frame.columns) if k in ENDS), len(frame.columns))
-    return [k for k in frame.columns[:stop] if k not in ('concept', 'preset')]
-
-def chosen_rows(
-    frame:pd.DataFrame, # Any table
-    chosen:dict, # Column name to a value, or a list of values
-)->pd.DataFrame: # Some of its rows
-    "The rows where each named column has the given value, or one of them."
-    for k,v in chosen.items():
-        if k not in frame: raise InputError(f"effects have no column {k!r}")
-        frame = frame[frame[k].isin(v if isinstance(v, list|tuple|set) else [v])]
-    return frame
-
 # %% ../nbs/43_evidence.ipynb #5863bccd
 def _said(frame, keys):
     "Every row's keys as one text; NaN equals NaN."
     return pd.Series(['|'.join(map(str, r)) for r in frame[list(keys)].itertuples(index=False)], frame.index, dtype=object)
 
+def _groups(*frames):
+    "A number for every row, the same where the settings in all frames are the same but for the concept."
+    parts = [f[list(SETTINGS[1:])].reset_index(drop=True).add_suffix(str(i)) for i,f in enumerate(frames)]
+    both = pd.concat(parts, axis=1)
+    return both.groupby(list(both), dropna=False, sort=False).ngroup().to_numpy()
+
 def _sources(outcome):
     "The rows of `Effects` without its measures, which row of `contributions` each is, and the class each aims at."
     if 'macro' in outcome.classes: raise InputError("a class is called 'macro', the name of the averages over classes: give it another")
     frame = measure_effects(outcome).frame
-    frame = frame[['concept', *setting_keys(frame)]]
+    frame = frame[list(SETTINGS)]
     C,base = len(outcome.classes),(frame.condition == 'base').to_numpy()
     aims = frame.concept.map({c:i for i,c in enumerate(outcome.classes)}).to_numpy()
     source = np.where(base, len(outcome.interventions)+aims, np.cumsum(~base)-1)
@@ -222,7 +209,7 @@ def intervals(
     size = (len(outcome.interventions), len(outcome.classes), len(outcome.labels))
     need_memory(intervals_memory(*size, draws), f"intervals of {size[0]:,} interventions on {size[2]:,} texts", "take fewer draws")
     frame,source,own = _sources(outcome)
-    w,rows,groups = draw_texts(outcome.labels, draws, seed),counted(outcome),pd.factorize(_said(frame, setting_keys(frame)))[0]
+    w,rows,groups = draw_texts(outcome.labels, draws, seed),counted(outcome),_groups(frame)
     first = frame.iloc[np.unique(groups, return_index=True)[1]].assign(concept='macro')
     ones,C,parts,macros = np.ones((1, size[2])),np.bincount(groups),[],[]
     with progress_bar(RESAMPLED, 'intervals', unit='measure', show=progress) as bar:
@@ -327,7 +314,8 @@ def _pairs(frame, a, b, on):
         if not len(rows): raise InputError(f"no row of the effects has {', '.join(f'{k} {v!r}' for k,v in x.items())}")
     if on is None:
         on = [k for k in setting_keys(frame) if set(map(str, left[k])) & set(map(str, right[k]))]
-        on = [k for k in on if k != 'condition' and (k != 'fraction' or 'ranking' in on)]
+        needs = dict(fraction='ranking', vote='range', scope='range', covers='range') # A gate is compared as a whole or not at all
+        on = [k for k in on if k != 'condition' and needs.get(k, k) in on]
     ours,theirs = (_said(x, ['concept', *on]) for x in (left, right))
     if theirs.duplicated().any():
         raise InputError(f"several rows of {b} could be compared with one of {a}: say which, such as dict(condition='range', fraction=.5)")
@@ -381,7 +369,7 @@ def compare(
     left,right = _pairs(frame, a, b, on)
     pair,aims,w = (source[left], source[right]),own[source[left]],draw_texts(outcome.labels, draws, seed)
     keys,rows = frame.loc[left].reset_index(drop=True),counted(outcome)
-    groups = pd.factorize(_said(keys, setting_keys(keys))+'/'+_said(frame.loc[right], keys.columns[1:]).to_numpy())[0]
+    groups = _groups(keys, frame.loc[right])
     macro = keys.iloc[np.unique(groups, return_index=True)[1]].assign(concept='macro')
     both = pd.concat([keys, macro], ignore_index=True)
     def compared(m): return _compared(m, contributions(outcome, m), rows[m], aims, pair, groups, w, flips, seed, level)
@@ -397,7 +385,7 @@ def over_seeds(
     "Mean and spread of every effect over seeds."
     if not effects: raise InputError("no effects to average")
     measures = need_measures(measures, MEASURES)
-    keys,whole = setting_keys(effects[0].frame),[]
+    keys,whole = setting_keys(effects[0].frame, but=('concept', 'seed')),[]
     for e in effects:
         macro = e.frame.groupby(keys, dropna=False, sort=False)[measures].mean().reset_index().assign(concept='macro')
         whole.append(pd.concat([e.frame, macro], ignore_index=True)[['concept', *keys, *measures]])

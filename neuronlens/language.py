@@ -13,6 +13,7 @@ from array import array
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from string import ascii_uppercase
@@ -24,7 +25,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from .ablation import POSITIONS, LinearEdit, _placed, said_edit, together, within
+from .ablation import LinearEdit, _placed, gate_of_text, said_edit, together, within
 from .data import InputError, Texts, drawing, need_number, some_rows
 from .effects import write_table
 from .hooks import EMBEDDING, Site, anatomy, answer, before, hooked, run
@@ -48,6 +49,7 @@ from neuronlens.model import (
 from .probing import mcnemar
 from .progress import progress_bar
 from .prompt import _goes_on, _greedy, _readable, _some
+from .setting import POSITIONS
 
 # %% ../nbs/48_language.ipynb #5918bdc4
 def allowed(
@@ -66,6 +68,7 @@ class _Columns:
     "Which columns the running pass sees, and where the prompt of every row ends."
     def __init__(self, length=None, mask=None):
         self.length,self.readout,self.at,self.attended,self.handed = length,None,None,None,(None, 0)
+        self.gates = {} # Of interventions that ask a text once, by what was asked of its prompt
         self.given = None if mask is None else last_attended(torch.as_tensor(mask).cpu())
 
     def enter(self, module, args, kw):
@@ -104,17 +107,30 @@ class _Columns:
 
     def __call__(self, positions): return allowed(positions, self.at, self.readout)
 
+# %% ../nbs/48_language.ipynb #a5ced002
+def _asked(columns, iv, x):
+    "The gate `[N, 1, D]` of an intervention that asks a text once: asked of the prompt, and held for what follows."
+    at,ends,known = columns.at,columns.readout,columns.gates
+    here = (ends >= at[0]) & (ends <= at[-1])
+    if here.all():
+        seen = columns.attended & (at <= ends[:,None]) if iv.fitted_at == 'tokens' else at == ends[:,None]
+        if iv.fitted_at == 'tokens' and at[0] > 0: raise InputError(f"{said_edit(iv)}: the prompt must be read in one pass")
+        known[id(iv)] = gate_of_text(iv, x, (seen/seen.sum(1, keepdim=True)).to(x.device))
+    elif here.any() or id(iv) not in known or len(x) % len(known[id(iv)]):
+        raise InputError(f"{said_edit(iv)}: scope 'text' asks at the end of the prompt, which this pass does not hold for every row")
+    return known[id(iv)].repeat_interleave(len(x)//len(known[id(iv)]), 0)
+
 # %% ../nbs/48_language.ipynb #caaf9b02
-def _edits(ivs, where):
-    "One function per site that makes all its edits in their order; `where(positions)` says at which positions."
+def _edits(ivs, where, ask):
+    "One function per site that makes all its edits in their order; `where(positions)` says where, `ask(iv, x)` what a text was asked."
     sites = {}
     for iv in ivs: sites.setdefault(iv.site, []).append(iv)
     def through(own):
         def fn(x):
             for iv in own:
-                here = where(iv.positions)
-                if here is None: x = iv(x)[0]
-                elif here.any(): x = iv(x, here.to(x.device))[0]
+                here,once = where(iv.positions),{} if iv.scope == 'position' else dict(asked=ask(iv, x))
+                if here is None: x = iv(x, **once)[0]
+                elif here.any(): x = iv(x, here.to(x.device), **once)[0]
             return x
         return fn
     return {site:through(own) for site,own in sites.items()}
@@ -151,7 +167,7 @@ def editing(
         z = out[0] if isinstance(out, tuple) else out.logits
         bad = ~z.amax(-1).isfinite().cpu() & columns.attended[:,-z.shape[1]:]
         if bad.any(): raise InputError(_not_finite(module, ivs, bad.any(1).nonzero()[:,0]+1))
-    with hooked(model, _edits(ivs, columns), columns.enter, leave): yield
+    with hooked(model, _edits(ivs, columns, partial(_asked, columns)), columns.enter, leave): yield
 
 # %% ../nbs/48_language.ipynb #c0e84a8c
 def _speaker(model, tokenizer=None, most=0):
@@ -280,6 +296,11 @@ def _from(ivs, last):
     "The highest state from which a pass can resume to reach all these sites; `last` where nothing is edited."
     return min((before(iv.site) for iv in ivs), key=_depth, default=last)
 
+def _at_end(iv, x, mask, ends):
+    "The gate `[N, 1, D]` of an intervention that asks a text once, where all of it is prompt."
+    seen = mask == 1 if iv.fitted_at == 'tokens' else torch.arange(mask.shape[1]) == ends[:,None]
+    return gate_of_text(iv, x, (seen/seen.sum(1, keepdim=True)).to(x.device))
+
 def _tops(clf, batch, conditions):
     "(number of the condition, output of the last block `[N, T, D]`) for lists of placed interventions; edits share the pass below them."
     last = Site('residual', len(anatomy(clf.model))-1)
@@ -287,7 +308,7 @@ def _tops(clf, batch, conditions):
     columns = torch.arange(batch.mask.shape[1])
     states = run(clf, batch, list({last, *starts}))
     for i,(ivs,at) in enumerate(zip(conditions, starts, strict=True)):
-        edits = _edits(ivs, lambda p: allowed(p, columns, ends))
+        edits = _edits(ivs, lambda p: allowed(p, columns, ends), lambda iv, x: _at_end(iv, x, batch.mask, ends))
         if at != last: yield i,run(clf, batch, [last], start=(at, states[at]), edits=edits)[last]
         else: yield i,edits[last](states[last]) if ivs else states[last]
 
@@ -642,6 +663,7 @@ def _by_class(share, weights, labels, C):
 def _fired(i, iv, c, classes, sums):
     "One row of the table: (readout, elsewhere) x (sum, weight) x class."
     with np.errstate(invalid='ignore'): (at,elsewhere),(n,tokens) = sums[:,0,c]/sums[:,1,c],sums[:,1,c]
-    return dict(intervention=i, concept=classes[iv.concept], condition=iv.condition, range=iv.kind, site=str(iv.site), fitted=iv.fitted,
-                label=classes[c], role='target' if c == iv.concept else 'auxiliary', fires_at_readout=at, fires_elsewhere=elsewhere,
+    return dict(intervention=i, concept=classes[iv.concept], condition=iv.condition, range=iv.range, vote=iv.vote, site=str(iv.site),
+                fitted_at=iv.fitted_at, label=classes[c],
+                role='target' if c == iv.concept else 'auxiliary', fires_at_readout=at, fires_elsewhere=elsewhere,
                 texts=int(round(n)), tokens=int(tokens))

@@ -31,6 +31,7 @@ from scipy.stats import norm
 from .data import InputError, atomic
 from .distributions import mixture_logpdf
 from .overlap import over_common, share_inside
+from .setting import SETTINGS, parse_kind
 from .statistics import class_statistics, labelled
 
 # %% ../nbs/50_plots.ipynb #e62e802a
@@ -379,7 +380,7 @@ _SETTING = ('ranking', 'fraction', 'range', 'edit', 'site')
 
 def _settings(rows, but):
     "Names of the settings that differ, but for some."
-    return ', '.join(c for c in (*_SETTING, 'tau', 'condition') if c in rows and c not in but and rows[c].nunique() > 1)
+    return ', '.join(c for c in SETTINGS[1:] if c in rows and c not in but and rows[c].nunique() > 1)
 
 def _need(frame, columns):
     "Refuse what is no table, and a table without rows or without these columns."
@@ -394,10 +395,11 @@ def _need(frame, columns):
 def _rounded(s): return re.sub(r'\d+\.\d{4,}', lambda m: f'{float(m[0]):.3g}', str(s)) # 'posterior(0.16666..)' is 'posterior(0.167)'
 
 def _named(frame):
-    "The table with `range` and `tau` as one name, such as 'gaussian(2.5)'."
-    if 'range' not in frame or 'tau' not in frame: return frame
-    bare = frame.tau.map(np.isfinite) & ~frame.range.astype(str).str.contains('(', regex=False)
-    return frame.assign(range=[f"{r}({t:g})" if b else _rounded(r) for r,t,b in zip(frame.range, frame.tau, bare, strict=True)])
+    "The table with all that a gate is in one name, such as 'gaussian(2.5), vote 0.5, of tokens'."
+    if 'range' not in frame: return frame
+    votes,at = (frame[k] if k in frame else [v]*len(frame) for k,v in (('vote', 0), ('fitted_at', 'readout')))
+    return frame.assign(range=[_rounded(r)+(f', vote {v:g}' if v else '')+(', of tokens' if a == 'tokens' and r != 'none' else '')
+                               for r,v,a in zip(frame.range, votes, at, strict=True)])
 
 def _conditions(frame, column='condition'):
     "Values of a column and their colours: the known conditions and presets in their order, then any others by name."
@@ -449,7 +451,7 @@ def plot_effects(
     if len(twice):
         row = twice.iloc[0]
         raise InputError(f"{row.concept!r} has several rows for condition {row.condition!r}: keep one setting "
-            f"(one of each: {', '.join(c for c in _SETTING if c in frame and frame[c].nunique() > 1) or 'rows'})")
+            f"(one of each: {_settings(frame, ('condition',)) or 'rows'})")
     conditions,ends = _conditions(frame),_ends(intervals)
     wide = .8/len(conditions)
     with _canvas(ax, 7.5, 3.4) as ax:
@@ -474,7 +476,7 @@ def _curves(frame):
     curves = {}
     for condition in [c for c in _conditions(frame) if c != 'base']:
         rows = frame[frame.condition == condition]
-        own = [c for c in _SETTING if c in rows and c != 'fraction' and rows[c].nunique() > 1]
+        own = [c for c in (*_SETTING, 'positions', 'covers') if c in rows and c != 'fraction' and rows[c].nunique() > 1]
         for i,(key,part) in enumerate(rows.groupby(own, sort=True) if own else [((), rows)]):
             label = ': '.join(filter(None, [condition, ', '.join(map(str, key))]))
             twice = part[part.duplicated(['concept', 'fraction'])]
@@ -803,7 +805,7 @@ def plot_matched(
 # %% ../nbs/50_plots.ipynb #b46445b6
 def plot_sweep(
     frame:pd.DataFrame, # Effects table in which one setting varies beside `by`
-    x:str='fraction', # The setting that varies: 'fraction' or 'tau'
+    x:str='fraction', # The setting that varies: 'fraction', or 'tau' for the number of Gaussian ranges
     measures=('target_accuracy', 'auxiliary_accuracy'), # At most four columns of the table
     by:str='condition', # A colour for each of its values
     ax=None, # Axes to draw on; None: a new figure
@@ -812,6 +814,7 @@ def plot_sweep(
 ):
     "Measures along one setting, mean over concepts with every concept behind it; returns the axes."
     measures = [measures] if isinstance(measures, str) else list(measures)
+    if x == 'tau' and 'range' in frame: frame = frame.assign(tau=frame.range.map(_width))
     _need(frame, ['concept', 'condition', x, by, *measures])
     frame = _named(frame) if x != 'tau' else frame
     rows,base = frame[frame.condition != 'base'],frame[frame.condition == 'base'].drop_duplicates('concept')
@@ -836,6 +839,11 @@ def plot_sweep(
     return ax
 
 # %% ../nbs/50_plots.ipynb #8a1ebf3c
+def _width(kind):
+    "Half width of a range in standard deviations; infinite for the whole neuron, NaN where it is not measured in them."
+    name,number = parse_kind(kind)
+    return np.inf if name == 'full' else number if name == 'gaussian' else np.nan
+
 def _along(ax, wide, label, color, ls, marker):
     "Mean of `wide` (a row for each place on the axis, a column for each concept) and every column; a level line where no place is finite."
     line = wide[np.isfinite(wide.index.to_numpy(dtype=np.float64))]
@@ -879,10 +887,10 @@ def plot_blocks(
 # %% ../nbs/50_plots.ipynb #496dd2dc
 def _lowest(frame):
     "For every stream, block, condition and place of fitting, the setting with the lowest mean target accuracy."
-    where = frame.range.astype(str).str.contains('+tokens', regex=False) if 'range' in frame else pd.Series(False, frame.index)
+    where = frame.fitted_at == 'tokens' if 'fitted_at' in frame else pd.Series(False, frame.index)
     stream,block,names = _blocks(frame.site)
     frame = frame.assign(tokens=where, stream=stream, block=block)
-    keys = ['stream', 'block', 'condition', 'tokens', *(c for c in (*_SETTING, 'tau') if c in frame)]
+    keys = ['stream', 'block', 'condition', 'tokens', *(c for c in SETTINGS[1:] if c in frame and c != 'condition')]
     means = frame.groupby(keys, dropna=False)[['target_accuracy', 'disturbance']].agg(['mean', 'size'])
     if (n := means[('disturbance', 'size')]).nunique() > 1:
         raise InputError(f"a setting has effects on {n.min()} concepts, another on {n.max()}: their averages cannot be compared")

@@ -6,7 +6,7 @@
 __all__ = ['PRESETS', 'Preset', 'preset', 'presets_frame', 'preset_grid']
 
 # %% ../nbs/46_presets.ipynb #7fcd731b
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import pandas as pd
@@ -81,4 +81,4 @@ def preset_grid(
                  edit=list(p.edits), vote=list(p.votes), fractions=list(p.fractions) if fractions is None else fractions,
                  sites=site or train.site, concepts=concepts, positions=positions or p.positions or 'all', seed=seed,
                  fitted_at=fitted_at, tokens=tokens)
-    return [iv for iv in every if iv.condition == p.condition]
+    return [replace(iv, preset=p.name) for iv in every if iv.condition == p.condition]

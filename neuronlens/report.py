@@ -21,6 +21,7 @@ from .data import atomic
 from .effects import COLUMNS, MEASURES
 from .overlap import range_overlap
 from .progress import progress_bar
+from .setting import SETTINGS
 from .study import Study, next_steps, study_toml
 
 # %% ../nbs/62_report.ipynb #0180386f
@@ -251,6 +252,7 @@ def _how(study):
     said = [f'where {m.vote:.0%} of the salient neurons or more lie in range together' if m.vote else '',
             'fitted on all tokens' if m.fitted_at == 'tokens' else '',
             'fitted on correctly answered texts' if m.correct_only else '',
+            'and then all of them' if m.covers == 'salient' else '', 'asked once for a text' if m.scope == 'text' else '',
             f'at positions: {m.positions}' if m.positions != 'all' else '', f'preset {m.preset}' if m.preset else '']
     return ''.join(f', {s}' for s in said if s)
 
@@ -401,11 +403,16 @@ def _tables(study):
     return dict(macro=_with_intervals(macro, study), macro_names=('condition', *show),
         rows=_with_intervals(study.headline().frame.to_dict('records'), study),
         row_names=('concept', 'condition', 'n_target', 'n_auxiliary', *MEASURES),
-        all=study.effects.frame.to_dict('records'), columns=COLUMNS,
+        all=study.effects.frame.to_dict('records'), columns=_shown(study.effects.frame),
         near=[dict(name=name, instead=_instead(study, c), fared=fared[c], **_near(study, c, *few))
               for c,name in enumerate(study.classes)],
         layers=[] if probes is None else probes.to_dict('records'),
         layer_names=[] if probes is None else [k for k in _LAYERS if k in probes])
+
+def _shown(frame):
+    "Columns of the whole table: of the settings those that say which row it is, and others that differ."
+    always = ('concept', 'condition', 'ranking', 'fraction', 'range', 'edit')
+    return [k for k in COLUMNS if k not in SETTINGS or k in always or frame[k].nunique() > 1]
 
 # %% ../nbs/62_report.ipynb #39d9e84f
 def report_html(

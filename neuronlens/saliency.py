@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FROM_STATISTICS', 'FROM_ACTIVATIONS', 'RANKINGS', 'max_activation', 'probeless', 'dprime', 'f_statistic', 'probe',
-           'random', 'mass_salient', 'probe_mass', 'average_precision', 'mutual_information', 'Ranking', 'rank']
+           'random', 'mass_salient', 'probe_mass', 'average_precision', 'mutual_information', 'Ranking', 'rank',
+           'register_ranking']
 
 # %% ../nbs/32_saliency.ipynb #5bf3c05d
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sklearn.feature_selection import mutual_info_classif
 
 from .data import InputError, drawing, need_number, need_whole
 from .probing import fit_probe
+from .setting import own_name
 from .statistics import as_array, class_names, class_statistics, enough, labelled, names_beside
 
 # %% ../nbs/32_saliency.ipynb #ece029f2
@@ -251,7 +253,7 @@ def ranking_card(
 FROM_STATISTICS = {'max_activation': max_activation, 'probeless': probeless, 'dprime': dprime, 'f_statistic': f_statistic}
 FROM_ACTIVATIONS = {'probe': probe, 'probe_mass': probe_mass, 'average_precision': average_precision,
     'mutual_information': mutual_information, 'random': random}
-RANKINGS = tuple(sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS]))
+RANKINGS = tuple(sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS])) # Those of the package
 
 def rank(
     acts, # `[N, D]` activations, finite; None when `statistics` are given and enough
@@ -273,3 +275,26 @@ def rank(
     acts,labels,names = labelled(acts, labels, classes)
     enough(labels, names)
     return Ranking(FROM_ACTIVATIONS[ranking](acts, labels, seed), ranking, names, seed)
+
+# %% ../nbs/32_saliency.ipynb #0a9e0011
+def register_ranking(
+    score=None, # Function of `ClassStatistics` that gives `[C, D]` finite scores; or of `acts [N, D]` and `labels [N]`
+    *,
+    needs:str='statistics', # What it is given: 'statistics', or 'activations'
+): # The function; without one, a decorator
+    "Make a ranking of one's own known by the name of its function, for this session."
+    if needs not in ('statistics', 'activations'): raise InputError(f"needs={needs!r} is none of statistics, activations")
+    if score is None: return lambda f: register_ranking(f, needs=needs)
+    name = own_name(score, (*RANKINGS, 'gradient_x_activation', 'integrated_gradients')) # Those two run the model
+    for known in (FROM_STATISTICS, FROM_ACTIVATIONS): known.pop(name, None)
+    if needs == 'statistics': FROM_STATISTICS[name] = lambda s: _scores(score(s), name, s.mean.shape)
+    else: FROM_ACTIVATIONS[name] = lambda acts, labels, seed: _scores(score(acts, labels), name, (labels.max()+1, acts.shape[1]))
+    return score
+
+# %% ../nbs/32_saliency.ipynb #0a9e0012
+def _scores(scores, name, shape):
+    "The scores of a ranking of one's own, `[C, D]` and finite."
+    x = as_array(scores, np.float64, f'the scores of ranking {name!r}')
+    if x.shape != shape: raise InputError(f"ranking {name!r} gives scores of shape {x.shape}, not one for every class and neuron, {shape}")
+    if not np.isfinite(x).all(): raise InputError(f"ranking {name!r} gives a score that is not finite")
+    return x

@@ -10,6 +10,7 @@ __all__ = ['DataSpec', 'ModelSpec', 'PromptSpec', 'TrainingSpec', 'MethodSpec', 
 import hashlib
 import json
 import os
+import re
 import tempfile
 import tomllib
 import warnings
@@ -20,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
-from .ablation import FITTED, POSITIONS, check_fractions, parse_edit, plan, record_tokens
-from .attribution import ATTRIBUTIONS, MODEL_RANKINGS, attribute
+from .ablation import check_fractions, parse_edit, plan, record_tokens
+from .attribution import ATTRIBUTIONS, attribute, model_rankings
 from .data import InputError, Texts, atomic, bbc_news, check, contradictions, distinct, read_texts, sha256, split, take
 from .effects import Effects, load_effects, measure_effects, read_table, write_table
 from .evidence import Evidence, compare, intervals, intervals_memory
@@ -31,9 +32,10 @@ from .overlap import Firing, SetOverlap, firing_matrix, set_overlap
 from .presets import PRESETS
 from .probing import LayerProbes, probe_layers
 from .prompt import Prompt, calibrated, load_prompted, make_prompt
-from .ranges import Ranges, fit_ranges, format_kind, parse_kind
+from .ranges import Ranges, fit_ranges
 from .recording import Recording, correct_only, load_recording, recorded, save_recording, versions
 from .saliency import Ranking, rank
+from .setting import COVERS, FITTED, POSITIONS, SCOPES, format_kind, parse_kind
 from .statistics import ClassStatistics, class_statistics
 from .store import need_memory, read_arrays, write_arrays
 from .sweeps import PER_TEXT, changes_on
@@ -99,10 +101,12 @@ class MethodSpec:
     range:str='gaussian' # Kind of range, with or without its number: 'posterior', 'posterior(0.3)', 'kmeans(4)', ..
     tau:float=2.5 # Number of 'gaussian' without one: half width in standard deviations
     q:float=.95 # Number of 'quantile' without one: its mass
-    edit:str='mean' # What happens inside the range, with or without its number: 'zero', 'scale(0.5)', ..
     vote:float=0. # Share of the salient neurons that must be in range together, 0 to 1
-    positions:str='all' # Where edits may act: 'all', 'readout', 'prompt' or 'generated'
+    scope:str='position' # Who is asked: every 'position' for itself, or the 'text' once for all of them
     fitted_at:str='readout' # What ranges are fitted on: the 'readout', or all 'tokens'
+    positions:str='all' # Where edits may act: 'all', 'readout', 'prompt' or 'generated'
+    edit:str='mean' # What happens inside the range, with or without its number: 'zero', 'scale(0.5)', ..
+    covers:str='range' # What is edited where the vote is reached: the neurons in 'range', or all 'salient' ones
     correct_only:bool=False # Fit on training texts that the model answers correctly only
     layers:bool=True # Also probe the residual stream of every block
 
@@ -264,7 +268,7 @@ def _check_method(m, where):
         if not values: raise InputError(f"{where}: [method] {what} is empty")
         if len({v if isinstance(v, int|float) else str(v) for v in values}) < len(values):
             raise InputError(f"{where}: [method] {what} names one twice")
-    for r in m.rankings: _one_of(r, MODEL_RANKINGS, f'{where}: ranking')
+    for r in m.rankings: _one_of(r, model_rankings(), f'{where}: ranking')
     for f in m.fractions:
         if isinstance(f, bool) or not isinstance(f, int|float) or not 0 < f <= 1:
             raise InputError(f"{where}: fraction {f!r} is outside (0, 1]")
@@ -276,6 +280,9 @@ def _check_method(m, where):
     try: fit_ranges(np.arange(16.)[:,None], np.arange(16) % 2, m.kind) # Sixteen numbers show whether its own will do
     except InputError as e: raise InputError(f"{where}: range {m.range!r}: {e}") from None
     _one_of(m.positions, POSITIONS, f'{where}: positions')
+    _one_of(m.covers, COVERS, f'{where}: covers')
+    _one_of(m.scope, SCOPES, f'{where}: scope')
+    if m.covers == 'salient' and not m.vote: raise InputError(f"{where}: covers 'salient' needs a vote above 0")
     if m.positions == 'generated':
         raise InputError(f"{where}: positions 'generated' edit nothing: an answer is read where the text ends, before a token is generated")
     _one_of(m.fitted_at, FITTED, f'{where}: fitted_at')
@@ -347,7 +354,15 @@ def study_toml(
 )->str: # TOML text
     "The study as the text of its file."
     d = asdict(spec)
-    return tomli_w.dumps({k:d[k] for k in ('title', 'seed')} | {k:d[k] for k in _TABLES})
+    return _commented(tomli_w.dumps({k:d[k] for k in ('title', 'seed')} | {k:d[k] for k in _TABLES}))
+
+# %% ../nbs/60_study.ipynb #c0333e01
+_QUESTIONS = dict(site='Which neurons', range='When', edit='What then', correct_only='Beside that') # What the settings of a method answer
+
+def _commented(text):
+    "A study file with the question before the settings of a method that answer it."
+    for key,question in _QUESTIONS.items(): text = re.sub(f'(?m)^{key} = ', f'# {question}\n{key} = ', text, count=1)
+    return text
 
 # %% ../nbs/60_study.ipynb #eec66487
 def demo_study()->StudySpec: # BBC News, MiniLM, last block
@@ -502,7 +517,7 @@ def _written(out):
     "Whether the study file of a folder is as a run leaves it."
     try: given = tomllib.loads(text := (out/'study.toml').read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError): return False
-    return list(given) == ['title', 'seed', *_TABLES] and tomli_w.dumps(given) == text
+    return list(given) == ['title', 'seed', *_TABLES] and text in (_commented(plain := tomli_w.dumps(given)), plain)
 
 def _decided(spec, about): return about.get('decides') == json.loads(json.dumps(_decides(spec)))
 
@@ -652,7 +667,8 @@ def run_study(
     statistics,rankings,ranges,own = fit_study(spec, fit, tokens, scores)
     of = tokens or fit
     ivs = plan(own, rankings, ranges, site, fractions=m.fractions, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
-               acts=of.acts, labels=of.labels, fitted=m.fitted_at)
+               acts=of.acts, labels=of.labels, fitted_at=m.fitted_at, covers=m.covers, scope=m.scope,
+               preset=m.preset)
     outcome = changes_on(clf, test_texts, ivs, recording=test, progress=progress)
     probes = probe_layers({s:train.at(s) for s in layers}, train.labels, {s:test.at(s) for s in layers}, test.labels,
                           classes=train.classes, seed=spec.seed, progress=progress) if layers else None
@@ -704,13 +720,11 @@ def save_study(
 def load_intervals(
     path:str|Path, # A file `intervals.csv`
     seed:int=0, # Of its draws
+    **known, # Fields of `Setting` that a table of an older version does not say
 )->Evidence|None: # None: the study has none
     "The intervals of a saved study."
     if not Path(path).exists(): return None
-    words = dict.fromkeys(('concept', 'condition', 'ranking', 'range', 'edit', 'site', 'measure'), str)
-    df = read_table(path, ('measure', 'value', 'low', 'high'), keep_default_na=False, dtype=words,
-                    na_values={c:[''] for c in ('tau', 'value', 'low', 'high')})
-    return Evidence(df, 1000, seed, .95)
+    return Evidence(read_table(path, ('measure', 'value', 'low', 'high'), **known), 1000, seed, .95)
 
 # %% ../nbs/60_study.ipynb #758da224
 def load_probes(
@@ -777,10 +791,11 @@ def load_study(
     scores = read_arrays(held/'rankings.safetensors')[0] if set(m.rankings) & set(ATTRIBUTIONS) else {}
     fit = correct_only(train) if m.correct_only else train
     statistics,rankings,ranges,_ = fit_study(spec, fit, tokens, scores)
+    known = dict(positions=m.positions, preset=m.preset, seed=spec.seed)
     own = about.get('files', FILES) # A table that it did not write is none of its own
     probes = load_probes(out/'layers.csv', len(train), len(test), train.classes, spec.seed) if 'layers.csv' in own else None
-    return Study(spec, train, test, statistics, rankings, ranges, load_effects(out/'effects.csv'), probes, about['notes'],
-                 load_intervals(out/'intervals.csv', spec.seed) if 'intervals.csv' in own else None, tokens)
+    return Study(spec, train, test, statistics, rankings, ranges, load_effects(out/'effects.csv', **known), probes, about['notes'],
+                 load_intervals(out/'intervals.csv', **known) if 'intervals.csv' in own else None, tokens)
 
 # %% ../nbs/60_study.ipynb #cac177fd
 def _source(m): return m.classifier or m.encoder or m.causal

@@ -51,7 +51,7 @@ def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, 
         of = tokens if at == 'tokens' else train
         x,st = of.at(site),own if of is train else class_statistics(of.at(site), of.labels, of.classes)
         fitted = [fit_ranges(x, of.labels, r, classes=of.classes, statistics=st) for r in ranges]
-        out += plan(st, ranked, fitted, site, fractions=fractions, seed=seed, acts=x, labels=of.labels, fitted=at, **kw)
+        out += plan(st, ranked, fitted, site, fractions=fractions, seed=seed, acts=x, labels=of.labels, fitted_at=at, **kw)
     return out
 
 def _checked_fit(train, tokens, fitted_at):
@@ -84,10 +84,12 @@ def grid(
     seed:int=0, # Of the random controls, and of what `resample` draws
     fitted_at:str|list[str]='readout', # What ranges and statistics are of: 'readout' (of `train`), 'tokens', or both
     tokens:Recording|None=None, # Tokens of the training texts at the sites, by `record_tokens`
+    covers:str='range', # What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
+    scope:str='position', # Who is asked: every 'position' for itself, or the 'text' once for all of them
 )->list[Intervention]: # Every combination, with the whole neuron and the random control beside each
     "All interventions of a grid: concept x ranking x fraction x range x edit x site."
     _checked_fit(train, tokens, _listed(fitted_at))
-    kw = dict(edit=edit, vote=vote, concepts=_numbers(concepts, train.classes), positions=positions)
+    kw = dict(edit=edit, vote=vote, concepts=_numbers(concepts, train.classes), positions=positions, covers=covers, scope=scope)
     lists = _listed(rankings),_listed(fractions),_listed(ranges),_listed(fitted_at)
     return [iv for s in (train.sites if sites is None else _listed(sites)) for iv in _at_site(train, tokens, str(s), *lists, seed, **kw)]
 

@@ -21,15 +21,16 @@ import pandas as pd
 import torch
 from ipywidgets.widgets.widget_selection import TraitError
 
-from .ablation import EDITS, Intervention, _where, firing, interventions_on, plan
+from .ablation import EDITS, Intervention, _where, firing, gate_of_text, interventions_on, plan
 from .data import InputError, Texts
 from .hooks import anatomy, parse_site, run
 from .model import Classifier, each_batch, encode, read, readout_weights
 from .overlap import share_inside
 from .plots import CONDITIONS, _class_colors, _in_view, plot_neuron, theme
-from .ranges import fit_ranges, format_kind, inside, parse_kind
+from .ranges import fit_ranges, inside
 from .recording import correct_only
-from .saliency import FROM_STATISTICS, RANKINGS, Ranking, rank
+from .saliency import FROM_ACTIVATIONS, FROM_STATISTICS, Ranking, rank
+from .setting import format_kind, parse_kind
 from .statistics import class_statistics
 
 # %% ../nbs/52_widgets.ipynb #1f618da8
@@ -425,7 +426,7 @@ def rankings_at(
     site:str, # A recorded site
 )->list[str]:
     "Names of the rankings that can be had there without waiting: those of the study, and those from class statistics."
-    own = [r.name for r in study.rankings if site == study.train.site or r.name in RANKINGS]
+    own = [r.name for r in study.rankings if site == study.train.site or r.name in {**FROM_STATISTICS, **FROM_ACTIVATIONS}]
     return own+[r for r in FROM_STATISTICS if r not in own]
 
 def ranking_at(
@@ -550,11 +551,18 @@ def edit_text(
     x,where,answers = x[0].cpu()[there],_where(iv.positions, weights),dict(base=None)
     for which,_,p,_ in interventions_on(clf, one, interventions, progress=False):
         answers |= dict(base=p[0]) if which is None else {interventions[i].condition:q[0] for i,q in zip(which, p, strict=True)}
-    new,gate = iv(x, None if where is None else where[0, there])
     weights = weights[0, there]
+    once = {} if iv.scope == 'position' else dict(asked=_asked(iv, x, weights, batch.special[0][there]))
+    new,gate = iv(x, None if where is None else where[0, there], **once)
     return EditedText(tuple(_token(clf.tokenizer, i) for i in batch.ids[0][there].tolist()),
         firing(replace(iv, vote=0.), x.float().numpy()), gate.sum(-1).numpy(), weights.numpy(), answers, clf.classes, iv,
         _edited_neurons(iv, x, new, gate, weights), bool(encoded.cut))
+
+# %% ../nbs/52_widgets.ipynb #a5ced001
+def _asked(iv, x, readout, special):
+    "The gate `[1, D]` of one text `[T, D]` that is asked once: at its readout, or on its tokens that are not special."
+    w = readout if iv.fitted_at == 'readout' else (~special).float() if not special.all() else torch.ones(len(x))
+    return gate_of_text(iv, x[None], (w/w.sum())[None].to(x.device))[0]
 
 # %% ../nbs/52_widgets.ipynb #6eeef155
 _SAID = dict(base='before', range='range edited', full='whole neurons', random='random neurons')
@@ -601,7 +609,7 @@ def text_html(
     "One text before and after an edit: answers, tokens, neurons."
     def answer(k): return f'{r.classes[int(r.answers[k].argmax())]} ({r.answers[k].max():.1%})'
     said = f"Before the edit: {answer('base')}. With the range of {r.classes[r.of.concept]} edited: {answer('range')}."
-    how = f"{r.of.ranking}, {r.of.fraction:.0%} of the neurons of {r.of.site}, {r.of.kind}, {r.of.edit}, positions {r.of.positions}"
+    how = f"{r.of.ranking}, {r.of.fraction:.0%} of the neurons of {r.of.site}, {r.of.range}, {r.of.edit}, positions {r.of.positions}"
     return card(f'<p>{escape(said)}</p>', _answers_table(r), _tokens_html(r), _neurons_table(r, most), f'<p class="dim">{escape(how)}</p>')
 
 # %% ../nbs/52_widgets.ipynb #ddefb241
@@ -631,7 +639,8 @@ class TextView(View):
         s = self.study
         return plan(self._own, [s.ranking], self._ranges(kind_of(kind, tau)), s.train.site, fractions=[round(fraction, 4)], edit=edit,
                     vote=round(vote, 4), concepts=[s.classes.index(concept)], positions=positions, seed=s.spec.seed,
-                    acts=self._fit[0], labels=self._fit[1], fitted=s.spec.method.fitted_at)
+                    acts=self._fit[0], labels=self._fit[1], fitted_at=s.spec.method.fitted_at,
+                    covers=s.spec.method.covers if vote else 'range', scope=s.spec.method.scope)
 
     def draw(self, text, **how): return text_html(edit_text(self.study.clf, text, self.interventions(**how)))
 

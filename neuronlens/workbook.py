@@ -24,8 +24,9 @@ from .effects import measure_effects
 from .evidence import Evidence, intervals
 from .overlap import bhattacharyya, firing_matrix, over_common, range_overlap, set_overlap
 from .plots import CONDITIONS, plot_probes
-from .ranges import fit_ranges, format_kind
+from .ranges import fit_ranges
 from .recording import part_of
+from .setting import format_kind
 from neuronlens.widgets import (
     NeuronView,
     TextView,
@@ -127,7 +128,7 @@ class LiveEffects:
         return sorted({iv.fraction for iv in ivs}-{iv.fraction for iv in ivs if _key(iv) not in self.answers})
 
 # %% ../nbs/54_workbook.ipynb #e2b01d00
-def _key(iv): return iv.concept,iv.condition,iv.ranking,iv.fraction,iv.kind,iv.edit,iv.vote # The rest is the study's
+def _key(iv): return iv.concept,iv.condition,iv.ranking,iv.fraction,iv.range,iv.edit,iv.vote # The rest is the study's
 
 def planned(
     live, # `LiveEffects`
@@ -138,7 +139,8 @@ def planned(
     for x in settings: out.setdefault(replace(x, fraction=1.), []).append(x.fraction)
     return [iv for x,fractions in out.items() for iv in plan(live.statistics, [live.ranking(x.ranking)], live.ranges(x.range),
         live.site, fractions=fractions, edit=x.edit, vote=x.vote, concepts=None if x.concept is None else [x.concept],
-        positions=m.positions, seed=live.study.spec.seed, acts=acts, labels=labels, fitted=m.fitted_at)]
+        positions=m.positions, seed=live.study.spec.seed, acts=acts, labels=labels, fitted_at=m.fitted_at,
+        covers=m.covers if x.vote else 'range', scope=m.scope)]
 
 # %% ../nbs/54_workbook.ipynb #a3dbe8e3
 def usual(

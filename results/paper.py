@@ -59,7 +59,6 @@ def classifier(name, train, seed=SEED):
 
 
 PARTS = (*SETS, "smollm2")
-KEYS = ["concept", "condition", "ranking", "fraction", "range", "tau", "edit", "site"]
 
 
 def store(table, part, frame, same=()):

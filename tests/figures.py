@@ -33,7 +33,7 @@ def table():
         for f in (.2, .6):
             for k, cost in (('base', 0), ('full', .3), ('range', .1), ('random', .02)):
                 for site in ('residual.0', 'residual.1'):
-                    about = dict(ranking='dprime', range='gaussian', tau=2.5, edit='mean', site=site, n_target=20, n_auxiliary=40)
+                    about = dict(ranking='dprime', range='gaussian(2.5)', edit='mean', site=site, n_target=20, n_auxiliary=40)
                     rows.append(about | dict(concept=name, condition=k, fraction=f, target_accuracy=.9 - 2*cost*f - .01*c,
                                              target_confidence=.8 - cost, auxiliary_accuracy=.9 - cost*f, auxiliary_confidence=.8 - cost*f,
                                              disturbance=cost*f, preset='paper' if k == 'range' else k, dataset='drinks'))

@@ -28,7 +28,7 @@ GRIDS = [dict(rankings=['dprime', 'max_activation', 'probeless', 'f_statistic', 
 
 def canonical(frame):
     "Settings spelled in one way, whatever the columns are; the rest as it is."
-    df = frame.copy()
+    df = frame.rename(columns=dict(fitted='fitted_at'))
     if 'range' not in df: return df
     plain, _, gates = zip(*(str(k).partition('+') for k in df.range), strict=True)
     tau = df.pop('tau') if 'tau' in df else [np.nan]*len(df)
@@ -41,9 +41,8 @@ def canonical(frame):
 def interventions_frame(ivs, classes):
     "The settings of interventions, one row each."
     def one(iv):
-        plain, _, gates = iv.kind.partition('+')
-        return [classes[iv.concept], iv.condition, str(iv.site), iv.ranking, iv.fraction, plain, iv.vote, iv.positions, iv.fitted, iv.edit,
-                iv.seed]
+        return [classes[iv.concept], iv.condition, str(iv.site), iv.ranking, iv.fraction, iv.range, iv.vote, iv.positions, iv.fitted_at,
+                iv.edit, iv.seed]
     return pd.DataFrame([one(iv) for iv in ivs], columns=SETTINGS)
 
 
@@ -96,7 +95,7 @@ def stored():
         if p.stem in ('runs', 'models'): continue # A log, and a table that every release of transformers makes anew
         df = canonical(pd.read_csv(p, keep_default_na=False, na_values={'tau': ['']}))
         keys = [k for k in ('dataset', *SETTINGS[:7], *SETTINGS[8:10]) if k in df]
-        rest = sorted(c for c in df if c not in (*keys, *SETTINGS, 'preset'))
+        rest = sorted(c for c in df if c not in (*keys, *SETTINGS, 'covers', 'preset', 'scope'))
         out[p.stem] = dict(rows=len(df), sha256=sha256(df[keys+rest].to_csv(index=False, float_format='%.6g').encode()).hexdigest())
     return out
 

@@ -38,14 +38,14 @@ SETTINGS = {'data': ['train', 'test', 'test_share', 'text', 'label', 'most', 'sk
             'trust_remote_code'],
             'prompt': ['template', 'shots', 'verbalizers', 'separator', 'instruction', 'calibrate', 'scoring'],
             'training': ['epochs', 'lr', 'batch_size'],
-            'method': ['site', 'rankings', 'fractions', 'preset', 'range', 'tau', 'q', 'edit', 'vote', 'positions', 'fitted_at',
-            'correct_only',
-                       'layers']}
+            'method': ['site', 'rankings', 'fractions', 'preset', 'range', 'tau', 'q', 'edit', 'vote', 'positions', 'covers', 'scope',
+                       'fitted_at', 'correct_only', 'layers']}
 PLAUSIBLE = {'site': ['residual.0', 'mlp.1', 'mlp.-1'], 'rankings': [['probe'], ['max_activation'], ['random', 'dprime'], ['probeless']],
              'fractions': [[.3], [1.], [.05, .9], [1]], 'preset': ['paper', 'gaussian', 'recommended'], 'edit': ['zero', 'dampen',
              'scale(0.5)'],
              'range': ['quantile', 'gaussian(1)', 'full', 'posterior', 'kmeans(2)', 'density'], 'tau': [0, .1, 1, 1e9], 'q': [1., .5, 1e-9],
-             'vote': [0, .5, 1], 'positions': ['readout', 'prompt'], 'fitted_at': ['tokens'], 'correct_only': [True], 'layers': [True],
+             'vote': [0, .5, 1], 'positions': ['readout', 'prompt'], 'covers': ['salient'], 'scope': ['text'], 'fitted_at': ['tokens'],
+             'correct_only': [True], 'layers': [True],
              'most': [1, 10, 30, 10**6], 'skip_empty': [True], 'max_length': [3, 8, 48, 49], 'readout': ['first', 'last', 'mean'],
              'dtype': ['float64', 'bfloat16', 'auto'], 'device': ['cpu'], 'text': ['label'], 'label': ['text'], 'seed': [1, 2**32-1]}
 

@@ -25,14 +25,15 @@ from neuronlens.ablation import (
     rest_quantiles,
 )
 from neuronlens.data import InputError, take
-from neuronlens.effects import measure_effects
+from neuronlens.effects import MEASURES, measure_effects
 from neuronlens.evidence import intervals
-from neuronlens.hooks import anatomy, logits, parse_site
+from neuronlens.hooks import anatomy, logits, parse_site, run
 from neuronlens.model import batches, encode, pad
 from neuronlens.ranges import fit_ranges
 from neuronlens.recording import record
 from neuronlens.rounding import agree, rounding, score_size
 from neuronlens.saliency import rank
+from neuronlens.setting import SETTINGS
 from neuronlens.statistics import class_statistics
 from neuronlens.sweeps import effects_on, estimate, grid
 from neuronlens.widgets import edit_text
@@ -189,6 +190,37 @@ def test_constant_neurons_give_numbers(edit):
         assert np.abs(edited_acts(iv, x)).max() < 1e7, iv
 
 
+@pytest.mark.parametrize("vote", [.4, .8, 1.])
+def test_all_salient_neurons_where_enough_agree(gauss, vote):
+    "`covers` 'salient': where the vote is reached, whole rows of salient neurons are edited, and nothing anywhere else."
+    narrow = one(gauss, "zero", "gaussian(1)")
+    iv, x = replace(narrow, vote=vote, covers="salient"), gauss.acts[::7]
+    inside = ((x >= iv.lo[:, 0].numpy()) & (x <= iv.hi[:, 0].numpy()))[:, iv.neurons]
+    enough = inside.sum(1) >= np.ceil(vote*inside.shape[1]-1e-9)
+    assert 0 < enough.mean() < 1 and (enough & ~inside.all(1)).any() == (vote < 1)
+    wanted = x.copy()
+    wanted[np.ix_(enough, iv.neurons)] = 0
+    np.testing.assert_array_equal(edited_acts(iv, x), wanted)
+    np.testing.assert_array_equal(firing(iv, x), enough.astype(np.float32))
+    same = replace(narrow, vote=vote)
+    assert (edited_acts(same, x) != wanted).any() == (vote < 1) # At 1 all are in range wherever they are edited
+
+
+def test_covers_in_a_grid(case):
+    "Told apart in the table, the same however it is run, and refused without a vote."
+    clf, rec = case
+    ivs = [iv for c in ("range", "salient") for iv in grid(rec, sites="residual.2", vote=.5, covers=c)]
+    kept, run_anew = (effects_on(clf, LABELLED, ivs, recording=r, progress=False).frame for r in (rec, None))
+    assert kept[list(SETTINGS)].equals(run_anew[list(SETTINGS)])
+    assert not kept[kept.condition != "full"].drop_duplicates().duplicated(list(SETTINGS)).any()
+    agree(kept[kept.condition != "base"].disturbance, run_anew[run_anew.condition != "base"].disturbance, clf.model, size=1)
+    own = kept[kept.condition == "range"].groupby("covers").disturbance.mean()
+    assert own["salient"] > own["range"]
+    with pytest.raises(InputError, match="covers 'salient' edits all salient neurons once enough are in range: give a vote above 0"):
+        grid(rec, sites="residual.2", covers="salient")
+    with pytest.raises(InputError, match="covers 'all' is none of range, salient"): grid(rec, sites="residual.2", vote=.5, covers="all")
+
+
 def test_numbers_are_refused():
     assert parse_edit("adaptive(inf)") == ("adaptive", np.inf) and parse_edit(" scale( .25 )") == ("scale", .25)
     for text, why in (("erase", "'erase' is none of zero"), ("zero(1)", "takes no number"), ("resample(1)", "takes no number"),
@@ -206,7 +238,7 @@ def test_an_edit_has_one_name(gauss):
     for f in (.1, 0, 1.5):
         with pytest.raises(InputError, match=f"fraction {f} of the 5 neurons of residual.0 is not one neuron"):
             plan(gauss.st, [gauss.ranking], r, "residual.0", fractions=[.5, f])
-    with pytest.raises(InputError, match="fitted 'words'"): plan(gauss.st, [gauss.ranking], r, "residual.0", fitted="words")
+    with pytest.raises(InputError, match="fitted_at 'words'"): plan(gauss.st, [gauss.ranking], r, "residual.0", fitted_at="words")
 
 
 # --- a running model
@@ -268,7 +300,7 @@ def test_resumed_is_hooked(case, positions):
         for iv, after, hooked, fires in zip(ivs, out.after, want, out.fires, strict=True):
             same_after(after, hooked, clf, iv, (iv, iv.site, given, tokens))
             if isinstance(iv, LinearEdit): assert (fires == 1).all()
-            elif iv.kind == "full": agree(fires, 1, FEW)
+            elif iv.range == "full": agree(fires, 1, FEW)
         moved = np.array([answers_apart(after, out.before, clf) for after in out.after])
         assert (moved <= 1).all() if positions == "generated" else (moved > BEYOND).mean() > .6
 
@@ -308,9 +340,9 @@ def test_linear_edits_stand_in_the_table(case):
     for given in (rec, None):
         t = effects_on(clf, LABELLED, ivs, recording=given, progress=False).frame
         k = measure_effects(ablate(clf, LABELLED, ivs, recording=given, progress=False)).frame
-        assert t.drop(columns=t.columns[10:]).equals(k.drop(columns=k.columns[10:]))
+        assert t[list(SETTINGS)].equals(k[list(SETTINGS)])
         own = t[t.condition == "leace"]
-        assert own.site.tolist() == ["residual.2", "residual.0"] and (own.fires_on_auxiliary == 1).all() and own.tau.isna().all()
+        assert own.site.tolist() == ["residual.2", "residual.0"] and (own.fires_on_auxiliary == 1).all() and set(own.range) == {"none"}
         assert (t[t.ranking == "none"].condition.tolist()) == ["base", "leace"]*2
     assert estimate(clf, LABELLED, ivs, recording=rec).interventions == len(ivs)
 
@@ -346,7 +378,6 @@ def test_tokens_are_recorded(case):
     clf, rec = case
     tok = record_tokens(clf, LABELLED, SITES, most=None, tokens=30, progress=False)
     enc, at = encode(clf, TEXTS), 0
-    from neuronlens.hooks import run
     with torch.inference_mode():
         for b in sorted(batches(enc, tokens=1, fill=clf.pad_id), key=lambda b: b.rows[0]):
             keep = [t for t, s in enumerate(enc.special[b.rows[0]]) if not s]
@@ -368,14 +399,13 @@ def test_tokens_are_recorded(case):
 
 def test_dropout_is_off(case):
     "A model left in training mode, with dropout, is read without noise by whatever reads it, and is in training mode again afterwards."
-    from neuronlens.hooks import run
     clf, rec = case
     for m in clf.model.modules():
         if isinstance(m, torch.nn.Dropout): m.p = .5
     ivs = grid(rec, sites="residual.0", fractions=.75)
     last = record(clf, LABELLED, f"residual.{len(anatomy(clf.model))-1}", progress=False).acts
     for look in (lambda: ablate(clf, LABELLED, ivs, progress=False).after,
-                 lambda: effects_on(clf, LABELLED, ivs, progress=False).frame.iloc[:, 10:].to_numpy(float),
+                 lambda: effects_on(clf, LABELLED, ivs, progress=False).frame[list(MEASURES)].to_numpy(float),
                  lambda: record_tokens(clf, LABELLED, progress=False).acts, lambda: answers_to(clf, last),
                  lambda: estimate(clf, LABELLED, ivs).interventions):
         clf.model.eval()
@@ -394,18 +424,17 @@ def test_grid_fitted_at_tokens(case):
     clf, rec = case
     tok = record_tokens(clf, LABELLED, SITES, most=None, progress=False)
     ivs = grid(rec, sites="residual.0", edit=["mean", "resample"], vote=[0., .5], fitted_at=["readout", "tokens"], tokens=tok)
-    at = {f: [iv for iv in ivs if iv.fitted == f] for f in ("readout", "tokens")}
+    at = {f: [iv for iv in ivs if iv.fitted_at == f] for f in ("readout", "tokens")}
     assert len(at["readout"]) == len(at["tokens"]) == 3*2*(1+2*2)
     for a, b in zip(at["readout"], at["tokens"], strict=True):
-        assert b.kind == a.kind+"+tokens" and torch.equal(a.neurons, b.neurons)
+        assert (b.range, b.vote) == (a.range, a.vote) and torch.equal(a.neurons, b.neurons)
         x = tok.at("residual.0")[tok.labels == b.concept].astype(float)
         agree(b.about.mean, x.mean(0), FEW)
-        if b.kind.startswith("gaussian"): agree(b.hi[:, 0], x.mean(0)+2.5*x.std(0), FEW)
+        if b.range.startswith("gaussian"): agree(b.hi[:, 0], x.mean(0)+2.5*x.std(0), FEW)
     shown = effects_on(clf, LABELLED, ivs, progress=False)
-    assert set(shown.frame.range) == {"none", "full", "full+tokens", "gaussian", "gaussian+vote(0.5)", "gaussian+tokens",
-                                      "gaussian+vote(0.5)+tokens"}
-    assert len(shown.only(range="gaussian+tokens").frame.tau.unique()) == 1
-    assert shown.macro().groupby(["condition", "range", "edit"]).size().max() == 1
+    assert set(shown.frame.range) == {"none", "full", "gaussian(2.5)"}
+    assert set(shown.only(range="gaussian", fitted_at="tokens").frame.vote) == {0, .5}
+    assert shown.macro().groupby(["condition", "range", "vote", "fitted_at", "edit"]).size().max() == 1
     with pytest.raises(InputError, match="needs tokens="): grid(rec, sites="residual.0", fitted_at="tokens")
     with pytest.raises(InputError, match="'words'"): grid(rec, sites="residual.0", fitted_at="words", tokens=tok)
     with pytest.raises(InputError, match="other classes"):
@@ -527,3 +556,61 @@ def test_plans_of_other_classes_are_refused():
     for args in ((turned, [k], r), (s, [rank(x, y, classes=("c", "b", "a"))], r), (s, [narrow], r),
                  (s, [k], fit_ranges(x[:, :4], y, "gaussian", classes=("a", "b", "c")))):
         with pytest.raises(InputError, match="the statistics are of"): plan(*args, "residual.0")
+
+
+def test_former_names_warn(gauss):
+    "`kind` and `fitted` of 0.2 do what `range` and `fitted_at` do, and say so."
+    r = fit_ranges(None, None, "gaussian(2)", statistics=gauss.st)
+    with pytest.warns(DeprecationWarning, match=r"plan\(fitted=\) is called fitted_at"):
+        iv = plan(gauss.st, [gauss.ranking], r, "residual.0", fitted="tokens")[1]
+    with pytest.warns(DeprecationWarning, match="is called range"): assert iv.kind == iv.range == "gaussian(2)"
+    with pytest.warns(DeprecationWarning, match="is called fitted_at"): assert iv.fitted == iv.fitted_at == "tokens"
+
+
+# --- a text that is asked once
+
+def asked_alone(clf, iv):
+    "Probabilities where the gate is asked once of a text by hand, a plain hook and the whole model, text by text; and what fires."
+    out, fires = np.empty((len(TEXTS), 3), np.float32), np.empty(len(TEXTS))
+    rows = iv.neurons.numpy()
+    with torch.inference_mode():
+        for b in batches(encode(clf, TEXTS), tokens=1, fill=clf.pad_id):
+            x = run(clf, b, {iv.site})[iv.site][0].numpy()
+            kept = (b.mask[0] == 1).numpy() & (~b.special[0].numpy() if iv.fitted_at == "tokens" else True)
+            if iv.fitted_at == "readout": kept = np.flatnonzero(kept)[[0 if clf.readout == "first" else -1]]
+            own = x[kept].mean(0)
+            found = ((own[:, None] >= iv.lo.numpy()) & (own[:, None] <= iv.hi.numpy())).any(1)[rows]
+            gate = np.zeros(x.shape[1], bool)
+            if found.sum() >= np.ceil(iv.vote*len(rows)-1e-9): gate[rows] = True if iv.covers == "salient" else found
+            at = np.zeros(len(x), bool)
+            at[np.flatnonzero(b.mask[0])[[0 if clf.readout == "first" else -1]] if iv.positions == "readout" else slice(None)] = True
+            edit = lambda h, gate=gate, at=at: torch.where(torch.as_tensor(at[:, None] & gate), 0., h)
+            out[b.rows] = logits(clf, b, edits={iv.site: edit}).softmax(-1).numpy()
+            fires[b.rows] = gate.sum()/len(rows)
+    return out, fires
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("how", [dict(), dict(fitted_at="tokens"), dict(positions="readout", vote=.4), dict(vote=.4, covers="salient")],
+                         ids=["readout", "tokens", "at the readout", "all salient"])
+def test_a_text_is_asked_once(case, site, how):
+    "Gate by hand, on one text at a time without padding; in a batch, from a recording and anew."
+    clf, rec = case
+    tok = record_tokens(clf, LABELLED, site, most=None, progress=False) if "fitted_at" in how else None
+    every = grid(rec, sites=site, edit="zero", scope="text", tokens=tok, ranges="gaussian(1.3)", **how)
+    ivs = [iv for iv in every if iv.condition == "range"]
+    plain = [replace(iv, scope="position") for iv in ivs]
+    a, b, c = (ablate(clf, LABELLED, i, recording=r, progress=False) for i, r in ((ivs, rec), (ivs, None), (plain, None)))
+    for k, iv in enumerate(ivs):
+        wanted, fires = asked_alone(clf, iv)
+        for o in (a, b):
+            agree(o.after[k], wanted, clf.model, size=1)
+            agree(o.fires[k], fires, FEW)
+    differ = np.abs(b.after-c.after).max()
+    if site == "residual.2" and "fitted_at" not in how or how.get("positions") == "readout": assert differ < 1e-5 # It is the same there
+    else: assert differ > 1e-3
+
+
+def test_scope_is_refused_where_it_means_nothing(case):
+    clf, rec = case
+    with pytest.raises(InputError, match="scope 'word' is none of position, text"): grid(rec, scope="word")

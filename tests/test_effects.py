@@ -47,9 +47,9 @@ def test_sums_add_up():
 
 
 def outcome(**kw):
-    iv = SimpleNamespace(concept=0, condition='range', ranking='dprime', fraction=.5, kind='gaussian(2.5)', edit='zero', site='residual.1')
-    full = SimpleNamespace(**vars(iv) | dict(condition='full', kind='full'))
-    vote = SimpleNamespace(**vars(iv) | dict(concept=2, kind='gaussian(2)+vote(0.5)+tokens', fraction=.2))
+    iv = SimpleNamespace(concept=0, condition='range', ranking='dprime', fraction=.5, range='gaussian(2.5)', edit='zero', site='residual.1')
+    full = SimpleNamespace(**vars(iv) | dict(condition='full', range='full'))
+    vote = SimpleNamespace(**vars(iv) | dict(concept=2, range='gaussian(2)', vote=.5, fitted_at='tokens', fraction=.2))
     return SimpleNamespace(interventions=[full, iv, vote], classes=('a', 'b', 'c'), labels=GOLD, before=BEFORE,
                            after=np.stack([AFTER, BEFORE, AFTER]), fires=np.stack([FIRES]*3), **kw)
 
@@ -57,9 +57,9 @@ def outcome(**kw):
 def test_the_table_has_a_base_row_for_every_setting(tmp_path):
     e = measure_effects(outcome())
     assert e.frame[['concept', 'condition', 'range', 'fraction']].values.tolist() == [
-        ['a', 'base', 'none', .5], ['a', 'full', 'full', .5], ['a', 'range', 'gaussian', .5], ['c', 'base', 'none', .2],
-        ['c', 'range', 'gaussian+vote(0.5)+tokens', .2]]
-    assert e.frame.tau.fillna(-1).tolist() == [-1, np.inf, 2.5, -1, 2]
+        ['a', 'base', 'none', .5], ['a', 'full', 'full', .5], ['a', 'range', 'gaussian(2.5)', .5], ['c', 'base', 'none', .2],
+        ['c', 'range', 'gaussian(2)', .2]]
+    assert e.frame.vote.tolist() == [0, 0, 0, 0, .5] and e.frame.fitted_at.tolist() == ['readout']*4+['tokens']
     assert e.frame.n_target.tolist() == [2, 2, 2, 1, 1] and e.frame.n_auxiliary.tolist() == [3, 3, 3, 4, 4]
     for k, v in measure(GOLD, 0, BEFORE, AFTER, FIRES).items(): assert e.frame[k][1] == pytest.approx(v)
     for k, v in measure(GOLD, 2, BEFORE, BEFORE, 0*FIRES).items(): assert e.frame[k][3] == pytest.approx(v)
@@ -75,7 +75,7 @@ def test_many_interventions_are_measured_in_parts():
     p = rng.random((I+1, N, C)).astype(np.float32)
     p /= p.sum(-1, keepdims=True)
     y = rng.integers(0, C, N)
-    ivs = [SimpleNamespace(concept=i % C, condition='full', ranking='r', fraction=(i+1)/I, kind='full', edit='zero', site='s')
+    ivs = [SimpleNamespace(concept=i % C, condition='full', ranking='r', fraction=(i+1)/I, range='full', edit='zero', site='s')
            for i in range(I)]
     o = SimpleNamespace(interventions=ivs, classes=tuple(map(str, range(C))), labels=y, before=p[0], after=p[1:], fires=np.ones((I, N)))
     df = measure_effects(o).frame

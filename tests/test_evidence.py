@@ -41,7 +41,7 @@ CLASSES = ("a", "b", "c")
 
 
 def iv(concept, condition="range", fraction=.5, kind="gaussian(2.5)", ranking="dprime", edit="mean"):
-    return SimpleNamespace(concept=concept, condition=condition, ranking=ranking, fraction=fraction, kind=kind, edit=edit,
+    return SimpleNamespace(concept=concept, condition=condition, ranking=ranking, fraction=fraction, range=kind, edit=edit,
                            site="residual.5")
 
 
@@ -270,7 +270,8 @@ def test_pairs():
 
 def effects(rows, base=.9, concepts=CLASSES):
     "Effects with given (condition, fraction, target accuracy, disturbance), the same for every concept."
-    nothing = dict(ranking="dprime", tau=np.nan, edit="mean", site="residual.5", n_target=10, n_auxiliary=20, fires_on_target=0.,
+    nothing = dict(ranking="dprime", edit="mean", site="residual.5", vote=0., scope="position", fitted_at="readout", positions="all",
+                   covers="range", preset="", seed=0, n_target=10, n_auxiliary=20, fires_on_target=0.,
                    fires_on_auxiliary=0., target_confidence=.5, auxiliary_confidence=.8, broken=0.)
     out = []
     for c in concepts:

@@ -130,7 +130,7 @@ def test_pages_are_easy_to_read():
     assert lines[len(lines)//2] <= 13 and lines[int(.9*len(lines))] <= 27
     assert sum(n > 1 for _, n in cells) <= .18*len(cells) # Helpers of a few lines stand together
     shown = [ok for p in rooms for ok in met(p).values()]
-    assert len(shown) <= 300 and sum(shown) >= .75*len(shown)
+    assert len(shown) <= 305 and sum(shown) >= .75*len(shown)
 
 
 def test_nothing_is_pickled():

@@ -128,6 +128,54 @@ def test_generation_with_a_cache_is_exact(models, name, positions):
     assert not touched(model)
 
 
+def asked_by_hand(model, ids, ivs, n=5):
+    "Greedy continuation and scores where the gate is asked once, of the prompt, and held; whole text, one row, no cache."
+    out, scores, P = list(ids), [], len(ids)
+    def edit(iv, h):
+        own = h[0, :P].mean(0) if iv.fitted_at == "tokens" else h[0, P-1]
+        found = iv.salient & ((own[:, None] >= iv.lo) & (own[:, None] <= iv.hi)).any(1)
+        gate = found & (found.sum() >= math.ceil(iv.vote*len(iv.neurons)-1e-9))
+        at = torch.tensor([t in dict(all=range(len(out)), prompt=range(P), generated=range(P, len(out)), readout=[P-1])[iv.positions]
+                           for t in range(len(out))])
+        return torch.where(at[:, None] & gate, 0. if iv.edit == "zero" else iv.about.rest_mean, h)
+    for _ in range(n):
+        with hooked(model, {iv.site: lambda h, iv=iv: edit(iv, h) for iv in ivs}):
+            scores.append(model(torch.tensor([out]), use_cache=False).logits[0, -1])
+        out.append(int(scores[-1].argmax()))
+    return out[P:], torch.stack(scores)
+
+
+@pytest.mark.parametrize("fitted_at", ["readout", "tokens"])
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_prompt_is_asked_once(models, name, positions, fitted_at):
+    "`scope` 'text': the gate of the prompt holds while the model writes, in a padded batch with a cache, without one, and for beams."
+    model, (ids, mask) = models[name], left_padded(PROMPTS)
+    plain = two_edits(model, positions)
+    ivs = [replace(iv, scope="text", fitted_at=fitted_at) for iv in plain]
+    wanted = [asked_by_hand(model, p, ivs) for p in PROMPTS]
+    if positions != "readout" or fitted_at == "tokens":
+        assert max(apart(a[1], written_by_hand(model, p, plain)[1], model) for a, p in zip(wanted, PROMPTS, strict=True)) > BEYOND
+    for kw, cache in ((dict(mask=mask), True), (dict(prompt_length=ids.shape[1]), True), (dict(mask=mask), False)):
+        with editing(model, ivs, **kw):
+            out = model.generate(ids, attention_mask=mask, pad_token_id=1, use_cache=cache, **ENDLESS)
+        for row, (tokens, scores) in enumerate(wanted):
+            assert out.sequences[row, ids.shape[1]:].tolist() == tokens, (kw, cache)
+            agree(torch.stack(out.logits)[:, row], scores, model, what=kw)
+    with editing(model, ivs, mask=mask):
+        beams = [model.generate(ids, attention_mask=mask, pad_token_id=1, max_new_tokens=4, num_beams=3, do_sample=False,
+                                eos_token_id=None, use_cache=c) for c in (True, False)]
+    assert beams[0].equal(beams[1])
+
+
+def test_a_prompt_in_parts_is_not_asked_once(models):
+    "Its beginning would have to be edited before its end is known."
+    model, (ids, mask) = models["llama"], left_padded(PROMPTS)
+    ivs = [replace(iv, scope="text") for iv in two_edits(model, "all")]
+    with editing(model, ivs, mask=mask), pytest.raises(InputError, match="which this pass does not hold for every row"):
+        model(ids[:, :3], attention_mask=mask[:, :3], use_cache=True)
+
+
 def test_positions_differ(models):
     "The four values give four results, so that the test above tells them apart."
     for name in NAMES:

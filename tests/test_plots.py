@@ -44,9 +44,9 @@ def settings(conditions=("full", "range"), fractions=(.1, .5), concepts=("tea", 
     for i, c in enumerate(concepts):
         for f in fractions:
             about = dict(concept=c, fraction=f, ranking="dprime", site=site, edit="mean", n_target=10, n_auxiliary=30, **more)
-            about |= dict(range="gaussian", tau=2.5, target_accuracy=1 - f - .1*i, disturbance=f/10)
+            about |= dict(range="gaussian(2.5)", target_accuracy=1 - f - .1*i, disturbance=f/10)
             rows += [dict(about, condition=k, auxiliary_accuracy=.9 - .1*(k == "full")) for k in conditions]
-            about |= dict(range="none", tau=np.nan, target_accuracy=1 - .1*i, disturbance=0.)
+            about |= dict(range="none", target_accuracy=1 - .1*i, disturbance=0.)
             rows.append(dict(about, condition="base", auxiliary_accuracy=.9))
     return pd.DataFrame(rows)
 
@@ -112,8 +112,8 @@ def test_sweep_draws_means_and_every_concept():
 
 def test_sweep_over_tau_keeps_whole_neurons_level():
     "Where tau is infinite the line does not depend on it; two settings for one place are refused."
-    frame = pd.concat([settings(fractions=(.5,)).assign(tau=t) for t in (1., 2.)])
-    frame.loc[frame.condition == "full", "tau"] = np.inf
+    frame = pd.concat([settings(fractions=(.5,)).replace("gaussian(2.5)", f"gaussian({t})") for t in (1., 2.)])
+    frame.loc[frame.condition == "full", "range"] = "full"
     frame = frame.drop_duplicates()
     lines = labelled(p.plot_sweep(frame, "tau", "target_accuracy"))
     np.testing.assert_allclose(lines["full"].get_ydata(), [.45, .45])
@@ -134,7 +134,8 @@ def test_blocks_take_the_lowest_mean():
     np.testing.assert_allclose(line.get_ydata(), [.45, .45])
     np.testing.assert_allclose(labelled(right)["range"].get_ydata(), [.05, .05])
     np.testing.assert_allclose(labelled(left)["base"].get_ydata(), [.95, .95])
-    tokens = frame[frame.condition == "range"].assign(range="gaussian(2.5)+tokens", target_accuracy=.2)
+    frame = frame.assign(fitted_at="readout")
+    tokens = frame[frame.condition == "range"].assign(fitted_at="tokens", target_accuracy=.2)
     left, _ = p.plot_blocks(pd.concat([frame, tokens]))
     assert labelled(left)["range, every token"].get_markerfacecolor() == "w"
     np.testing.assert_allclose(labelled(left)["range"].get_ydata(), [.45, .45])

@@ -23,9 +23,9 @@ from neuronlens import rounding
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache')
 
-HEADER = ('concept,condition,ranking,fraction,range,tau,edit,site,n_target,n_auxiliary,target_accuracy,'
-          'target_confidence,auxiliary_accuracy,auxiliary_confidence,disturbance,broken,fires_on_target,fires_on_auxiliary')
-MEASURES = HEADER.split(',')[10:]
+HEADER = ('concept,condition,site,ranking,fraction,range,vote,scope,fitted_at,positions,edit,covers,preset,seed,n_target,n_auxiliary,'
+          'target_accuracy,target_confidence,auxiliary_accuracy,auxiliary_confidence,disturbance,broken,fires_on_target,fires_on_auxiliary')
+MEASURES = HEADER.split(',')[16:]
 CONDITIONS = ['base', 'full', 'range', 'random']
 FIGURES = {'effects', 'tradeoff', 'overlap', 'ranges', 'firing', 'layers',
            'neurons-00-animal', 'neurons-01-food', 'neurons-02-tool'}
@@ -37,13 +37,12 @@ def tree(folder):
 
 
 def effects(out):
-    return pd.read_csv(out/'effects.csv', keep_default_na=False, na_values={c: [''] for c in ('tau', *MEASURES)})
+    return pd.read_csv(out/'effects.csv', keep_default_na=False, na_values={c: [''] for c in MEASURES})
 
 
 def kinds(df):
-    "What the columns range, tau and edit hold for each condition."
-    tau = df.tau.map(lambda t: '' if t != t else f'{t:g}')
-    return {k: set(zip(g.range, tau[g.index], g.edit, strict=True)) for k, g in df.groupby('condition')}
+    "What the columns range and edit hold for each condition."
+    return {k: set(zip(g.range, g.edit, strict=True)) for k, g in df.groupby('condition')}
 
 
 def finish(result):
@@ -92,8 +91,8 @@ def test_effects_have_the_promised_columns_and_one_row_each(finished):
         (c, k, r, f) for c in CLASSES for k in CONDITIONS for r in ('dprime', 'max_activation') for f in (.75, .5)}
     assert len(df) == 3*4*2*2
     assert set(df.site) == {'residual.1'} and set(df.n_target) == {12} and set(df.n_auxiliary) == {24}
-    assert kinds(df) == {'base': {('none', '', 'none')}, 'full': {('full', 'inf', 'mean')},
-                         'range': {('gaussian', '2.5', 'mean')}, 'random': {('gaussian', '2.5', 'mean')}}
+    assert kinds(df) == {'base': {('none', 'none')}, 'full': {('full', 'mean')},
+                         'range': {('gaussian(2.5)', 'mean')}, 'random': {('gaussian(2.5)', 'mean')}}
     values = df[MEASURES].to_numpy()
     assert np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1
 
@@ -423,8 +422,8 @@ def test_last_block_by_hand(kind, range_, edit, cli, make_study, tmp_path, reque
             row = df[(df.ranking == ranking) & (df.condition == 'range') & (df.concept == name)].iloc[0]
             rounding.agree([row.fires_on_target, row.fires_on_auxiliary],
                            [fires[c][gold == c].mean(), fires[c][gold != c].mean()], len(gold)**.5, size=1)
-    named = {'gaussian': ('gaussian', '1.5'), 'quantile': ('quantile(0.8)', ''), 'full': ('full', 'inf')}[range_]
-    assert kinds(df)['range'] == kinds(df)['random'] == {(*named, edit)}
+    named = {'gaussian': 'gaussian(1.5)', 'quantile': 'quantile(0.8)', 'full': 'full'}[range_]
+    assert kinds(df)['range'] == kinds(df)['random'] == {(named, edit)}
     assert set(df.ranking) == {'max_activation', 'probeless', 'dprime', 'probe', 'random'}
     tops = df[df.condition == 'full'].groupby('ranking')[MEASURES].mean().round(6)
     assert not tops.duplicated().any() # Five rankings, five different salient sets
@@ -433,7 +432,7 @@ def test_last_block_by_hand(kind, range_, edit, cli, make_study, tmp_path, reque
 def test_unbounded_ranges_edit_whole_neurons(cli, make_study, tmp_path, no_figures):
     finish(cli('run', make_study(method=dict(tau=float('inf'))), '--out', tmp_path/'out'))
     df = effects(tmp_path/'out').set_index('condition')
-    assert (df.loc['range'].tau == np.inf).all()
+    assert (df.loc['range', 'range'] == 'gaussian(inf)').all()
     np.testing.assert_array_equal(df.loc['range', MEASURES], df.loc['full', MEASURES])
 
 

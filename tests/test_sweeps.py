@@ -205,7 +205,7 @@ def pieces(C, N, I, rng):
 def test_memory_does_not_grow_with_the_classes(monkeypatch):
     "Of 200 interventions, texts and classes: answers in one array are 32 MB, what is kept of them 0.7."
     texts = Texts(["a"]*200, np.arange(200), tuple(map(str, range(200))))
-    ivs = [SimpleNamespace(concept=i, condition="range", ranking="r", fraction=.5, kind="full", edit="mean", site="residual.0")
+    ivs = [SimpleNamespace(concept=i, condition="range", ranking="r", fraction=.5, range="full", edit="mean", site="residual.0")
            for i in range(200)]
     monkeypatch.setattr(sweeps, "align", lambda texts, clf: texts)
     monkeypatch.setattr(sweeps, "check_interventions", lambda ivs: None)
