@@ -66,6 +66,7 @@ prepare: $(READY) ## After editing notebooks: clean, export the package, make RE
 	@$(BIN)/nbdev_clean
 	@$(BIN)/nbdev_export
 	@$(BIN)/python tests/readme.py
+	@$(BIN)/python tests/stub.py
 
 results: $(READY) ## Recompute results/emotion.csv from a folder of data sets: make results DATA=folder
 	@test -n "$(DATA)" || { echo "say where the data sets are: make results DATA=folder"; exit 2; }

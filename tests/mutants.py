@@ -22,6 +22,7 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[1]
 ROOMS = { # Room: its page, and the files of tests that are about it
+    'setting': ('06_setting', 'own effects frozen'),
     'statistics': ('16_statistics', 'statistics laws'), 'probing': ('30_probing', 'probing'),
     'saliency': ('32_saliency', 'saliency golden laws'),
     'distributions': ('34_distributions', 'distributions laws'), 'ranges': ('36_ranges', 'ranges golden laws'),

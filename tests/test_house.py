@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from readme import readme
+from stub import STUB, stub
 
 import neuronlens
 
@@ -44,6 +45,26 @@ def test_lazy_names_resolve():
            "import types\nassert not [n for n in nl.__all__ if isinstance(getattr(nl, n), types.ModuleType)]"
     assert "neuronlens" in loaded_by(code)
     assert subprocess.run([sys.executable, "-c", "import neuronlens\nneuronlens.nothing"], capture_output=True).returncode
+
+
+def test_stub_in_step():
+    "Editors and type checkers read the lazy names in a stub, which is made from the same list."
+    assert STUB.read_text(encoding="utf-8") == stub(), "run `make prepare`"
+    assert STUB.with_name("py.typed").exists()
+
+
+@pytest.mark.slow
+def test_the_ten_lines_are_typed(tmp_path):
+    "mypy --strict passes on the example of the README, and knows what it ends in."
+    ten = re.search(r"(import neuronlens as nl\n)```.*?```python\n(train_texts.*?)```", readme(), flags=re.S)
+    code = ten[1]+ten[2].rstrip().removesuffix("effects")+"reveal_type(effects)\n"
+    (tmp_path/"ten.py").write_text(code)
+    call = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", tmp_path/"cache", tmp_path/"ten.py"]
+    env = os.environ | dict(MYPYPATH=str(TOP)) # An editable installation is nothing that mypy finds
+    said = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert said.returncode == 0 and 'Revealed type is "neuronlens.effects.Effects"' in said.stdout, said.stdout
+    (tmp_path/"ten.py").write_text(code.replace("'dprime'", "5"))
+    assert subprocess.run(call, cwd=tmp_path, capture_output=True, env=env).returncode # A number is no ranking
 
 
 def test_exports_in_step(tmp_path):

@@ -1,0 +1,21 @@
+"""`neuronlens/__init__.pyi` from the list in `neuronlens/__init__.py`, so that editors and type checkers know the lazy names.
+
+`python tests/stub.py` writes it (`make prepare` does); a test compares.
+"""
+from pathlib import Path
+
+import neuronlens
+
+STUB = Path(neuronlens.__file__).with_name("__init__.pyi")
+
+
+def stub():
+    "One import for every room, each name under its own name, which makes it public; then the rooms themselves."
+    out = ["# Made by tests/stub.py from __init__.py: what loads on first use, for editors and type checkers.", "__version__: str", ""]
+    for room, names in neuronlens._ROOMS.items():
+        out += [f"from .{room} import {n} as {n}" for n in sorted(names.split())]
+    out += [f"from . import {m} as {m}" for m in sorted(neuronlens._MODULES)]
+    return "\n".join(out)+"\n"
+
+
+if __name__ == "__main__": STUB.write_text(stub(), encoding="utf-8")
