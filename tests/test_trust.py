@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from test_failures import REMOTE
 
 from neuronlens.data import InputError
-from neuronlens.effects import read_table, write_table
+from neuronlens.effects import MEASURES, read_table, write_table
 from neuronlens.model import load_classifier, load_language_model, weights_hash
 from neuronlens.study import load_study, next_steps, study_model
 
@@ -205,7 +205,7 @@ def through_the_command(cli, bert, data, tmp_path, seeds):
         if r.exit_code: assert re.fullmatch(r'neuronlens: [^\n]+\n', r.stderr), (i, study, r.stderr)
         else:
             df = load_study(tmp_path/f'out{i}').effects.frame
-            numbers = df[df.columns[10:]].to_numpy(float)
+            numbers = df[list(MEASURES)].to_numpy(float)
             assert ((numbers >= 0) & (numbers <= 1+1e-9) | np.isnan(numbers)).all(), (i, study)
             assert np.isfinite(df[['target_accuracy', 'target_confidence', 'auxiliary_accuracy']].to_numpy(float)).all(), (i, study)
         shutil.rmtree(tmp_path/f'out{i}', ignore_errors=True)
