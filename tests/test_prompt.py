@@ -544,3 +544,36 @@ def test_weights_changed_in_memory_are_noted():
     with torch.no_grad(): next(clf.model.parameters())[0, 0] += 1
     assert list(clf.changed) == list(clf.whole().changed) == ["changed"]
     assert record(clf, texts(), progress=False).provenance["changed"] == clf.changed["changed"]
+
+
+@pytest.mark.parametrize("verbalizers", [(), SUM], ids=["first", "sum"])
+@pytest.mark.parametrize("site", ["residual.1", "residual.2"])
+@torch.no_grad()
+def test_a_prompt_is_asked_once(site, verbalizers):
+    "`scope` 'text': the gate at the end of the prompt holds for shots and scored tokens, too; cached shots cannot wait for it."
+    clf = prompted(verbalizers=verbalizers)
+    iv = replace(firing(clf, site), scope="text")
+    def edit(h, end):
+        inside = [j for j in iv.neurons.tolist() if any(a <= h[end, j] <= b for a, b in zip(iv.lo[j], iv.hi[j], strict=True))]
+        out = h.clone()
+        out[:, inside] = iv.about.rest_mean[inside]
+        return out, len(inside)/len(iv.neurons)
+    want, fires = [], []
+    for t in TEXTS:
+        end = len(clf.tokenizer(clf.prompt.ask(t)).input_ids)-1
+        def hook(m, x, o, end=end):
+            out, share = edit(o[0], end)
+            fires.append(share)
+            return out[None]
+        h = anatomy(clf.model).blocks[iv.site.block].register_forward_hook(hook)
+        want.append(stock(clf, t))
+        h.remove()
+    want, fires = torch.stack(want), fires[::len(clf.prompt.verbalizers)]
+    got = [clf.whole()] if site == "residual.1" else [clf.whole(), clf] # The last block edits no shots that anything reads
+    for c in got:
+        out = ablate(c, texts(), [iv], progress=False)
+        same_answers(out.after[0], want.softmax(-1), clf, size=score_size(want))
+        agree(out.fires[0], fires, 4)
+    assert answers_apart(out.after[0], out.before, clf) > BEYOND
+    if site == "residual.1":
+        with pytest.raises(InputError, match="shots are read before the text that scope 'text' asks"): ablate(clf, texts(), [iv])
