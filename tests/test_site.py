@@ -7,6 +7,7 @@ import re
 import stat
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -143,8 +144,10 @@ def test_every_export_is_described(site):
     names = {p.source: {e['title'] for e in p.entries if e['kind'] == 'symbol'} for p in pages}
     for p in pages:
         if not re.match(r'\d\d_', p.source): continue
-        module = (TOP/f"neuronlens/{Path(p.out).stem}.py").read_text(encoding='utf-8')
-        assert set(re.findall(r'^(?:def|class) ([A-Za-z]\w*)', module, flags=re.M)) <= names[p.source], p.source
+        room = import_module(f'neuronlens.{Path(p.out).stem}')
+        own = {n: getattr(room, n) for n in room.__all__}
+        public = {n for n, x in own.items() if getattr(x, '__module__', '') == room.__name__ and hasattr(x, '__name__')}
+        assert public and public <= names[p.source], p.source
     html = (out/'ranges.html').read_text(encoding='utf-8').partition('id="gaussian"')[2].partition('</section>')[0]
     assert 'gaussian(statistics, tau=2.5)' in re.sub(r'<[^>]+>', '', html)
     assert '<code>tau</code>' in html and 'Half width in class standard deviations' in html and 'statistics.html#ClassStatistics' in html
