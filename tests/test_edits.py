@@ -558,6 +558,16 @@ def test_plans_of_other_classes_are_refused():
         with pytest.raises(InputError, match="the statistics are of"): plan(*args, "residual.0")
 
 
+def test_one_number_that_is_none_is_enough(gauss):
+    "An edit that overflows for a single activation among many is refused, wherever it is made."
+    iv = one(gauss, "scale(1e38)")
+    x = np.zeros((50, 5), np.float32)
+    np.testing.assert_array_equal(edited_acts(iv, x), x)
+    x[17, 3] = 9
+    with pytest.raises(InputError, match="leaves the range of float32: neuron 3 would be inf"):
+        edited_acts(iv, x)
+
+
 def test_former_names_warn(gauss):
     "`kind` and `fitted` of 0.2 do what `range` and `fitted_at` do, and say so."
     r = fit_ranges(None, None, "gaussian(2)", statistics=gauss.st)
