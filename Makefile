@@ -55,7 +55,7 @@ lab: $(READY) ## Open JupyterLab at the first tutorial
 site: $(READY) ## Render the documentation into _docs/: with Quarto where it is installed, else the same pages with pandoc
 	@$(BIN)/python site/build.py
 
-bench: $(READY) ## Measure speed and memory side by side (about 25 minutes): benchmarks/results.csv and the page nbs/speed.ipynb
+bench: $(READY) ## Measure speed and memory side by side (about half an hour): benchmarks/results.csv and the page nbs/speed.ipynb
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@$(BIN)/python benchmarks/bench.py $(PARTS)
 	@$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace nbs/speed.ipynb
