@@ -476,7 +476,7 @@ def _curves(frame):
     curves = {}
     for condition in [c for c in _conditions(frame) if c != 'base']:
         rows = frame[frame.condition == condition]
-        own = [c for c in (*_SETTING, 'positions', 'covers') if c in rows and c != 'fraction' and rows[c].nunique() > 1]
+        own = [c for c in (*_SETTING, 'scope', 'positions', 'covers') if c in rows and c != 'fraction' and rows[c].nunique() > 1]
         for i,(key,part) in enumerate(rows.groupby(own, sort=True) if own else [((), rows)]):
             label = ': '.join(filter(None, [condition, ', '.join(map(str, key))]))
             twice = part[part.duplicated(['concept', 'fraction'])]

@@ -35,7 +35,7 @@ from .prompt import Prompt, calibrated, load_prompted, make_prompt
 from .ranges import Ranges, fit_ranges
 from .recording import Recording, correct_only, load_recording, recorded, save_recording, versions
 from .saliency import Ranking, rank
-from .setting import COVERS, FITTED, POSITIONS, SCOPES, format_kind, parse_kind
+from .setting import check_when, format_kind, parse_kind
 from .statistics import ClassStatistics, class_statistics
 from .store import need_memory, read_arrays, write_arrays
 from .sweeps import PER_TEXT, changes_on
@@ -274,18 +274,14 @@ def _check_method(m, where):
             raise InputError(f"{where}: fraction {f!r} is outside (0, 1]")
     if not m.tau >= 0: raise InputError(f"{where}: tau {m.tau} is negative or no number")
     if not 0 < m.q <= 1: raise InputError(f"{where}: q {m.q} is outside (0, 1]")
-    if not 0 <= m.vote <= 1: raise InputError(f"{where}: vote {m.vote} is outside 0 to 1")
     try: parse_edit(m.edit)
     except InputError as e: raise InputError(f"{where}: {e}") from None
     try: fit_ranges(np.arange(16.)[:,None], np.arange(16) % 2, m.kind) # Sixteen numbers show whether its own will do
     except InputError as e: raise InputError(f"{where}: range {m.range!r}: {e}") from None
-    _one_of(m.positions, POSITIONS, f'{where}: positions')
-    _one_of(m.covers, COVERS, f'{where}: covers')
-    _one_of(m.scope, SCOPES, f'{where}: scope')
-    if m.covers == 'salient' and not m.vote: raise InputError(f"{where}: covers 'salient' needs a vote above 0")
+    try: check_when(m.vote, m.fitted_at, m.positions, m.covers, m.scope)
+    except InputError as e: raise InputError(f"{where}: {e}") from None
     if m.positions == 'generated':
         raise InputError(f"{where}: positions 'generated' edit nothing: an answer is read where the text ends, before a token is generated")
-    _one_of(m.fitted_at, FITTED, f'{where}: fitted_at')
     _one_of(m.site.partition('.')[0], STREAMS, f'{where}: site stream')
 
 # %% ../nbs/60_study.ipynb #495b9b9f

@@ -552,17 +552,12 @@ def edit_text(
     for which,_,p,_ in interventions_on(clf, one, interventions, progress=False):
         answers |= dict(base=p[0]) if which is None else {interventions[i].condition:q[0] for i,q in zip(which, p, strict=True)}
     weights = weights[0, there]
-    once = {} if iv.scope == 'position' else dict(asked=_asked(iv, x, weights, batch.special[0][there]))
-    new,gate = iv(x, None if where is None else where[0, there], **once)
+    of = readout_weights(batch, 'mean' if iv.fitted_at == 'tokens' else clf.readout).cpu()[:,there]
+    asked = None if iv.scope == 'position' else gate_of_text(iv, x[None], of)[0]
+    new,gate = iv(x, None if where is None else where[0, there], asked)
     return EditedText(tuple(_token(clf.tokenizer, i) for i in batch.ids[0][there].tolist()),
         firing(replace(iv, vote=0.), x.float().numpy()), gate.sum(-1).numpy(), weights.numpy(), answers, clf.classes, iv,
         _edited_neurons(iv, x, new, gate, weights), bool(encoded.cut))
-
-# %% ../nbs/52_widgets.ipynb #a5ced001
-def _asked(iv, x, readout, special):
-    "The gate `[1, D]` of one text `[T, D]` that is asked once: at its readout, or on its tokens that are not special."
-    w = readout if iv.fitted_at == 'readout' else (~special).float() if not special.all() else torch.ones(len(x))
-    return gate_of_text(iv, x[None], (w/w.sum())[None].to(x.device))[0]
 
 # %% ../nbs/52_widgets.ipynb #6eeef155
 _SAID = dict(base='before', range='range edited', full='whole neurons', random='random neurons')

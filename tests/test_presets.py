@@ -115,6 +115,22 @@ def test_positions_of_a_study(run, clf):
     with pytest.raises(InputError, match="positions 'generated' edit nothing"): run(positions='generated')
 
 
+@pytest.mark.parametrize('fitted_at', ['readout', 'tokens'])
+def test_a_study_that_asks_a_text_once(run, tmp_path, fitted_at):
+    "`scope` and `covers` of a study are in its table, its file and the study that is opened, and do something."
+    from neuronlens.study import load_study
+    how = dict(site='residual.0', vote=.4, fitted_at=fitted_at)
+    plain, study = run(**how), run(tmp_path/'out', scope='text', covers='salient', **how)
+    rows = study.effects.frame.set_index('condition')
+    for c in ('range', 'random'): assert set(zip(rows.scope[c], rows.covers[c], strict=True)) == {('text', 'salient')}
+    for c in ('base', 'full'): assert set(zip(rows.scope[c], rows.covers[c], strict=True)) == {('position', 'range')}
+    assert set(rows.fires_on_auxiliary['range']) != set(plain.effects.only(condition='range').frame.fires_on_auxiliary)
+    back = load_study(tmp_path/'out')
+    pd.testing.assert_frame_equal(back.effects.frame, study.effects.frame)
+    assert (back.spec.method.scope, back.spec.method.covers) == ('text', 'salient')
+    assert '# When' in (tmp_path/'out/study.toml').read_text()
+
+
 def test_ranges_of_tokens(run, tmp_path):
     from neuronlens.ranges import fit_ranges
     from neuronlens.study import load_study
