@@ -258,10 +258,11 @@ def together(
 def gate_of_text(
     iv:Intervention, # One intervention
     x:Tensor, # `[N, T, D]` activations
-    weights:Tensor, # `[N, T]` what is asked, rows sum to 1: the readout, or the tokens of each text
+    weights:Tensor, # `[N, T]` how much each position is asked, bool or float, 0 or more: the readout, or the tokens of each text
 )->Tensor: # `[N, 1, D]` bool
-    "Which salient neurons are edited at all positions of a text: the gate, asked once on its weighted activations."
-    own = torch.where(weights[...,None] > 0, x.float()*weights[...,None], 0.).sum(1, keepdim=True)
+    "Which salient neurons are edited at all positions of a text: the gate, asked once on its weighted mean."
+    w = (weights/weights.sum(1, keepdim=True)).to(x.device)[...,None]
+    own = torch.where(w > 0, x.float()*w, 0.).sum(1, keepdim=True)
     return together(iv, within(own, iv.lo, iv.hi))
 
 def replacement(

@@ -115,7 +115,7 @@ def _asked(columns, iv, x):
     if here.all():
         seen = columns.attended & (at <= ends[:,None]) if iv.fitted_at == 'tokens' else at == ends[:,None]
         if iv.fitted_at == 'tokens' and at[0] > 0: raise InputError(f"{said_edit(iv)}: the prompt must be read in one pass")
-        known[id(iv)] = gate_of_text(iv, x, (seen/seen.sum(1, keepdim=True)).to(x.device))
+        known[id(iv)] = gate_of_text(iv, x, seen)
     elif here.any() or id(iv) not in known or len(x) % len(known[id(iv)]):
         raise InputError(f"{said_edit(iv)}: scope 'text' asks at the end of the prompt, which this pass does not hold for every row")
     return known[id(iv)].repeat_interleave(len(x)//len(known[id(iv)]), 0)
@@ -299,7 +299,7 @@ def _from(ivs, last):
 def _at_end(iv, x, mask, ends):
     "The gate `[N, 1, D]` of an intervention that asks a text once, where all of it is prompt."
     seen = mask == 1 if iv.fitted_at == 'tokens' else torch.arange(mask.shape[1]) == ends[:,None]
-    return gate_of_text(iv, x, (seen/seen.sum(1, keepdim=True)).to(x.device))
+    return gate_of_text(iv, x, seen)
 
 def _tops(clf, batch, conditions):
     "(number of the condition, output of the last block `[N, T, D]`) for lists of placed interventions; edits share the pass below them."
