@@ -22,7 +22,7 @@ _ROOMS = {
     "overlap": "bhattacharyya cka family_overlap firing_matrix matched_neurons pair_overlap polysemantic_counts predicted_collateral"
                " range_purity ranking_agreement set_overlap",
     "attribution": "MODEL_RANKINGS attribute rank_model",
-    "ablation": "EDITS LinearEdit ablate plan record_tokens register_edit",
+    "ablation": "EDITS ablate linear_edit plan record_tokens register_edit",
     "effects": "load_effects measure_effects",
     "evidence": "choose compare intervals matched over_seeds random_ranges shuffled_labels trade_off",
     "sweeps": "grid sweep",

@@ -59,8 +59,8 @@ from .attribution import MODEL_RANKINGS as MODEL_RANKINGS
 from .attribution import attribute as attribute
 from .attribution import rank_model as rank_model
 from .ablation import EDITS as EDITS
-from .ablation import LinearEdit as LinearEdit
 from .ablation import ablate as ablate
+from .ablation import linear_edit as linear_edit
 from .ablation import plan as plan
 from .ablation import record_tokens as record_tokens
 from .ablation import register_edit as register_edit

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUNDING', 'QUANTILES', 'FOLDS', 'EDITS', 'NUMBERS', 'BUILT_IN', 'zero', 'mean', 'scale', 'dampen', 'adaptive',
-           'shift', 'transport', 'resample', 'parse_edit', 'register_edit', 'Intervention', 'LinearEdit', 'plan',
+           'shift', 'transport', 'resample', 'parse_edit', 'register_edit', 'Intervention', 'linear_edit', 'plan',
            'Outcome', 'ablate', 'edited_acts', 'firing', 'answers_to', 'record_tokens']
 
 # %% ../nbs/40_ablation.ipynb #d452c803
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ from .progress import progress_bar
 from .ranges import Ranges, index_of
 from .recording import Recording, _finite, finite_answers, make_reading, provenance
 from .saliency import Ranking
-from .setting import POSITIONS, check_when, format_kind, own_name, own_number, parse_kind
+from .setting import POSITIONS, SETTINGS, Setting, check_when, class_number, format_kind, own_name, own_number, parse_kind
 from .statistics import ClassStatistics, as_array, class_labels
 from .store import need_memory
 
@@ -40,6 +41,15 @@ class Neurons(NamedTuple):
     rest_mean:Tensor # Mean over all other texts
     rest_sd:Tensor # Standard deviation over them
     rest:Tensor|None=None # `[R, D]` quantiles over all other texts, lowest first, evenly spaced from minimum to maximum
+
+class Affine(NamedTuple):
+    "An edit that is an affine map of all neurons of a site."
+    matrix:Tensor # `[D, D]` float32, A
+    bias:Tensor # `[D]` float32, b
+
+def affine(x:Tensor, of:Affine)->Tensor:
+    "A x + b."
+    return x.float()@of.matrix.T+of.bias
 
 # %% ../nbs/40_ablation.ipynb #2c40b9c8
 ROUNDING = 1e-6 # Share of its mean below which the spread of a neuron is the rounding of float32
@@ -165,36 +175,39 @@ class _Former:
     def fitted(self)->str:
         _warn("fitted of an intervention", "fitted_at")
         return self.fitted_at
+    @property
+    def about(self)->Neurons:
+        _warn("about of an intervention", "state")
+        return self.state
 
 # %% ../nbs/40_ablation.ipynb #7c3cdc77
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Intervention(_Former):
-    "Edit the activations of some neurons that lie in their ranges."
-    concept:int # Class index
-    condition:str # 'full', 'range' or 'random'
-    ranking:str # Ranking that the salient set comes from (for 'random': that it is the control of)
-    fraction:float # Share of the neurons of the site, (0, 1]
-    range:str # Kind of range, for example 'gaussian(2.5)'
-    edit:str # The edit, for example 'mean' or 'scale(0.5)'
-    site:Site # Where
+    "Edit the activations of some neurons that lie in their ranges: a setting, and what it comes to on one model."
+    setting:Setting # Which neurons, when, what: its fields are also the intervention's own
     neurons:Tensor # `[k]` int64 indices of the salient neurons
     lo:Tensor # `[D, K]` float32 lower ends of every neuron of the site, inclusive
     hi:Tensor # `[D, K]` float32 upper ends, inclusive
-    about:Neurons # What the edit may know, each `[D]`
-    positions:str='all' # One of `POSITIONS`: where the edit may act
-    vote:float=0. # Least share of the salient neurons that must lie in range for a position to be edited, 0 to 1
-    seed:int=0 # Of what is drawn: the random neurons, and what `resample` puts in
-    fitted_at:str='readout' # What ranges and statistics are of: activations at the 'readout', or of all 'tokens'
-    covers:str='range' # What is edited where enough agree: the neurons in 'range', or all 'salient' ones
-    scope:str='position' # Who is asked: every 'position' for itself, or the 'text' once for all of them
-    preset:str='' # Name of the preset it comes from, if any
+    state:Neurons|Affine # What the edit may know of the site, each `[D]`, or the map that it is
 
-    width = property(lambda self: len(self.lo)) # Neurons of the site
+    def __init__(self, setting, neurons, lo, hi, state, **changed):
+        "Keywords change fields of the setting, so that `dataclasses.replace(iv, vote=.5)` does what it says."
+        if not isinstance(setting, Setting): raise InputError(f"an intervention needs a `Setting`, got {type(setting).__name__}")
+        if changed: setting = replace(setting, **{k:str(v) if k == 'site' else v for k,v in changed.items()})
+        for k,v in zip(('setting', 'neurons', 'lo', 'hi', 'state'), (setting, neurons, lo, hi, state), strict=True):
+            object.__setattr__(self, k, v)
+
+    @cached_property
+    def site(self)->Site:
+        "Where it edits."
+        return parse_site(self.setting.site)
 
     @cached_property
     def salient(self)->Tensor:
         "`[D]` bool, True at the salient neurons."
         return torch.zeros(len(self.lo), dtype=torch.bool, device=self.lo.device).index_fill(0, self.neurons, True)
+
+    width = property(lambda self: len(self.lo)) # Neurons of the site
 
     def __call__(self, x:Tensor, where:Tensor|None=None, asked:Tensor|None=None)->tuple[Tensor,Tensor]:
         """Edited copy of `[..., D]`, and what was edited, a bool of that shape; `where` `[...]` bool allows positions; `asked`
@@ -207,29 +220,30 @@ class Intervention(_Former):
         vote = f', vote {self.vote:g}' if self.vote else ''
         return f"Intervention({self.condition} {self.range}{vote}, {self.edit}, concept {self.concept}, {len(self.neurons)} neurons)"
 
+for _k in SETTINGS:
+    if _k != 'site': setattr(Intervention, _k, property(attrgetter(f'setting.{_k}')))
+
 # %% ../nbs/40_ablation.ipynb #7bbc942f
 def said_edit(
-    iv, # An `Intervention` or a `LinearEdit`
-    classes:tuple[str,...]=(), # Class names, where they are known
+    iv:Intervention, # One intervention
 )->str: # Such as "edit 'scale(0.5)' for concept 'sports' (range, residual.5)"
     "What a complaint calls an intervention."
-    concept = repr(classes[iv.concept]) if 0 <= iv.concept < len(classes) else iv.concept
     edit = iv.edit if len(iv.edit) < 40 else '{}({:g})'.format(*parse_kind(iv.edit))
-    return f"edit {edit!r} for concept {concept} ({iv.condition}, {iv.site})"
+    return f"edit {edit!r} for concept {iv.concept!r} ({iv.condition}, {iv.setting.site})"
 
 # %% ../nbs/40_ablation.ipynb #30cccfc3
 def finite_edit(
-    iv, # An `Intervention` or a `LinearEdit`
+    iv:Intervention, # One intervention
     x:Tensor, # `[..., D]` activations
     new:Tensor, # `[..., D]` what would stand in their place
     gate:Tensor, # `[..., D]` bool, where it would
-    classes:tuple[str,...]=(), # Class names, where they are known
 ): # Nothing
     "Refuse an edit that makes a number no number, in the type that the model runs in."
+    if isinstance(iv.state, Affine): x = x.where(x.isfinite().all(-1, keepdim=True), torch.nan) # It mixes all of them
     bad = gate & ~new.isfinite() & x.isfinite()
     if not bad.any(): return
     j = int(bad.flatten(0, -2).any(0).nonzero()[0])
-    raise InputError(f"{said_edit(iv, classes)} leaves the range of {str(x.dtype).removeprefix('torch.')}: "
+    raise InputError(f"{said_edit(iv)} leaves the range of {str(x.dtype).removeprefix('torch.')}: "
                      f"neuron {j} would be {new[...,j][bad[...,j]][0].item()}")
 
 # %% ../nbs/40_ablation.ipynb #7274fb11
@@ -269,10 +283,11 @@ def replacement(
     iv:Intervention, # One intervention
     x:Tensor, # `[..., D]` activations
 )->Tensor: # `[..., D]`, type and device of `x`
-    "What the edit would put in the place of every activation; the same for all interventions with this edit and `about`."
+    "What the edit would put in the place of every activation; the same for all interventions with this edit and `state`."
+    if isinstance(iv.state, Affine): return affine(x, iv.state).to(x)
     name,number = parse_edit(iv.edit)
     extra = (iv.seed,) if name == 'resample' else () if number is None else (number,)
-    return EDITS[name](x, iv.about, *extra).to(x)
+    return EDITS[name](x, iv.state, *extra).to(x)
 
 # %% ../nbs/40_ablation.ipynb #874c3d7f
 def edited(
@@ -286,44 +301,22 @@ def edited(
     return torch.where(gate, new, x)
 
 # %% ../nbs/40_ablation.ipynb #3a4bc92f
-@dataclass(frozen=True, eq=False)
-class LinearEdit(_Former):
-    "An affine map of the whole vector at a site: x becomes A x + b."
-    concept:int # Class index
-    condition:str # What it is called in the table, for example 'leace'
-    site:Site # Where
-    matrix:Tensor # `[D, D]` float32, A; arrays are taken, too
-    bias:Tensor # `[D]` float32, b
-    positions:str='all' # One of `POSITIONS`: where the edit may act
-    ranking:str='none' # Whose table row it stands beside
-    fraction:float=1. # Share of the neurons of the site
-    range:str='none' # Kind of range: none
-    edit:str='affine' # Name of the edit
-    seed:int=0 # Of whatever was drawn to find it
-    fitted_at:str='readout' # What it was found on: activations at the 'readout', or of all 'tokens'
-    vote:float=0. # None: it edits every position
-    covers:str='range' # As the others have it, for the table
-    scope:str='position' # Likewise
-    preset:str='' # Name of the preset it comes from, if any
-
-    width = property(lambda self: len(self.matrix)) # Neurons of the site
-
-    def __post_init__(self):
-        for k in ('matrix', 'bias'): object.__setattr__(self, k, torch.as_tensor(getattr(self, k), dtype=torch.float32))
-        shape,D = tuple(self.matrix.shape),len(self.bias)
-        if self.bias.ndim != 1 or shape != (D, D):
-            raise InputError(f"a linear edit needs a matrix [{D}, {D}] for a bias of {D}, got {shape}")
-        if not (self.matrix.isfinite().all() and self.bias.isfinite().all()): raise InputError("a linear edit is not finite")
-        if self.positions not in POSITIONS: raise InputError(f"positions {self.positions!r} is none of {', '.join(POSITIONS)}")
-
-    def __call__(self, x:Tensor, where:Tensor|None=None)->tuple[Tensor,Tensor]:
-        "Edited copy of `[..., D]`, and what was edited, a bool of that shape; `where` `[...]` bool allows positions."
-        gate = torch.ones_like(x, dtype=torch.bool) if where is None else where[...,None].expand(x.shape)
-        new = (x.float()@self.matrix.T+self.bias).to(x)
-        if not new.isfinite().all(): finite_edit(self, x.where(x.isfinite().all(-1, keepdim=True), torch.nan), new, gate)
-        return torch.where(gate, new, x),gate
-
-    def __repr__(self): return f"LinearEdit({self.condition}, concept {self.concept}, {self.width} neurons at {self.site})"
+def linear_edit(
+    concept:str, # Class it is aimed at; '': all of them
+    condition:str, # What it is called in the table, for example 'leace'
+    site:Site|str, # Where
+    matrix, # `[D, D]`, A
+    bias, # `[D]`, b
+    **setting, # Further fields of `Setting`, such as positions='readout'
+)->Intervention: # On all neurons, in all their range
+    "An affine map of the whole vector at a site as an intervention: x becomes A x + b, in float32."
+    A,b = (torch.as_tensor(t, dtype=torch.float32) for t in (matrix, bias))
+    D = len(b) if b.ndim else 0
+    if b.ndim != 1 or A.shape != (D, D):
+        raise InputError(f"a linear edit needs a matrix [{D}, {D}] for a bias of {D}, got {tuple(A.shape)}")
+    if not (A.isfinite().all() and b.isfinite().all()): raise InputError("a linear edit is not finite")
+    said = Setting(concept, condition, str(site), **dict(ranking='none', fraction=1., range='none', edit='affine') | setting)
+    return Intervention(said, torch.arange(D), *(torch.full((D, 1), s*torch.inf) for s in (-1, 1)), Affine(A, b))
 
 # %% ../nbs/40_ablation.ipynb #18efdabb
 CONDITIONS = ('base', 'full', 'range', 'random')
@@ -339,14 +332,6 @@ def check_fractions(
     for f in fractions:
         if not 0 < need_number(fraction=f) <= 1 or int(f*D+1e-9) < 1:
             raise InputError(f"fraction {f} of the {D} neurons of {site} is not one neuron, or more than all")
-
-# %% ../nbs/40_ablation.ipynb #e29221a9
-def _checked(votes, positions, fitted_at, covers, scope, concepts, C):
-    "Refuse what `plan` cannot mean."
-    for v in votes: check_when(v, fitted_at, positions, covers, scope)
-    for c in concepts:
-        if not isinstance(c, int|np.integer) or not 0 <= c < C:
-            raise InputError(f"concept {c!r} is not one of the class numbers 0 to {C-1}")
 
 # %% ../nbs/40_ablation.ipynb #6a0b93ce
 def _together(statistics, rankings, ranges):
@@ -383,7 +368,7 @@ def plan(
     fractions:list[float]=(.5,), # Shares of the neurons to edit, each in (0, 1]
     edit:str|list[str]='mean', # An edit, such as 'mean' or 'scale(0.5)', or several
     vote:float|list[float]=0., # Share of the salient neurons that must be in range together, or several
-    concepts:list[int]|None=None, # Class numbers; None: all
+    concepts:list|None=None, # Names or numbers of classes; None: all
     positions:str='all', # One of `POSITIONS`: where the edits may act
     seed:int=0, # Of the random salient sets, and of what `resample` draws
     acts:np.ndarray|None=None, # `[N, D]` the activations that the statistics are of; only `resample` needs them
@@ -400,17 +385,18 @@ def plan(
         fitted_at = fitted
     site,(C,D),_ = parse_site(site),statistics.mean.shape,drawing(seed)
     edits,votes = [format_kind(*parse_edit(e)) for e in _listed(edit)],_listed(vote)
-    concepts,out = range(C) if concepts is None else _listed(concepts),[]
+    concepts,out = [class_number(c, statistics.classes) for c in (range(C) if concepts is None else _listed(concepts))],[]
     rankings,fractions = _listed(rankings),_listed(fractions)
-    _checked(votes, positions, fitted_at, covers, scope, concepts, C)
+    for v in votes: check_when(v, fitted_at, positions, covers, scope)
     _together(statistics, rankings, _listed(ranges))
     check_fractions(fractions, D, site)
     if 'resample' not in edits: acts = None
     elif acts is None or labels is None: raise InputError("edit 'resample' draws from activations: give plan acts= and labels=")
     drawn = {c:torch.as_tensor(drawing(seed, int(c)).permutation(D)) for c in concepts}
     gates = {c:_gates(_listed(ranges), c, votes) for c in concepts}
-    about = {c:_neurons(statistics, c, acts, labels, seed) for c in concepts}
-    same = dict(positions=positions, seed=seed, fitted_at=fitted_at)
+    state = {c:_neurons(statistics, c, acts, labels, seed) for c in concepts}
+    same = dict(site=str(site), positions=positions, seed=seed, fitted_at=fitted_at)
+    when = dict(covers=covers, scope=scope)
     for r in rankings:
         for f in fractions:
             salient = torch.as_tensor(r.salient(f))
@@ -419,9 +405,10 @@ def plan(
                 for e in edits:
                     for n,(kind,lo,hi,v) in enumerate(gates[c]):
                         sets = dict(range=salient[c], random=control) if n else dict(full=salient[c])
-                        way = same | dict(vote=v, **(dict(covers=covers, scope=scope) if n else {}))
-                        out += [Intervention(c, k, r.name, float(f), kind, e, site, s, lo, hi, about[c], **way,
-                                             preset=preset if k == 'range' else '') for k,s in sets.items()]
+                        way = same | dict(ranking=r.name, fraction=float(f), range=kind, edit=e) | (when | dict(vote=v) if n else {})
+                        for k,s in sets.items():
+                            said = Setting(statistics.classes[c], k, preset=preset if k == 'range' else '', **way)
+                            out.append(Intervention(said, s, lo, hi, state[c]))
     return out
 
 # %% ../nbs/40_ablation.ipynb #7b37a8f4
@@ -442,10 +429,7 @@ class Outcome:
 def _order(ivs):
     "Indices of interventions, those together that share their gates, and among those the ones that share their edit."
     places = {}
-    def place(i):
-        iv = ivs[i]
-        same = id(iv.matrix if isinstance(iv, LinearEdit) else iv.lo)
-        return places.setdefault(same, len(places)),iv.edit,iv.seed
+    def place(i): return places.setdefault(id(ivs[i].lo), len(places)),ivs[i].edit,ivs[i].seed
     return sorted(range(len(ivs)), key=place)
 
 def _where(positions, weights):
@@ -453,7 +437,7 @@ def _where(positions, weights):
     return {'readout':weights > 0, 'generated':torch.zeros_like(weights, dtype=torch.bool)}.get(positions)
 
 # %% ../nbs/40_ablation.ipynb #800d3ca3
-def _stacks(x, weights, ivs, room, classes=(), tokens=None):
+def _stacks(x, weights, ivs, room, tokens=None):
     """Edited copies of `x [N, T, D]`, a few at a time: which, `[S, N, T, D]`, and how much each fires at the readout, `[S, N]`;
     `weights` and `tokens [N, T]` say what of a text is asked where that is asked once."""
     of = found = made = value = fine = None
@@ -464,18 +448,15 @@ def _stacks(x, weights, ivs, room, classes=(), tokens=None):
         stack,fires = x.new_empty(len(which), *x.shape),torch.ones(len(which), len(x), device=x.device)
         for s,i in enumerate(which):
             iv,where = ivs[i],allowed[ivs[i].positions]
-            if isinstance(iv, LinearEdit):
-                stack[s] = iv(x, where)[0]
-                continue
             if iv.lo is not of: of,found = iv.lo,within(x, iv.lo, iv.hi)
-            if made != (key := (iv.edit, iv.seed, *map(id, iv.about))):
+            if made != (key := (iv.edit, iv.seed, *map(id, iv.state))):
                 made,value = key,replacement(iv, x).contiguous()
                 fine = bool(value.isfinite().all())
             gate = together(iv, found) if iv.scope == 'position' else gate_of_text(iv, x, tokens if iv.fitted_at == 'tokens' else weights)
             share = gate.sum(-1, dtype=torch.int32)/max(1, len(iv.neurons)) # Into 64 bits it takes twenty times as long
             fires[s] = torch.where(weights > 0, share*weights, 0.).sum(1)
             if where is not None: gate = gate & where[...,None]
-            if not fine: finite_edit(iv, x, value, gate, classes)
+            if not fine: finite_edit(iv, x, value, gate)
             torch.where(gate, value, x, out=stack[s])
         yield which,stack,fires
 
@@ -494,7 +475,7 @@ def _edited_shots(clf, site, ivs, states):
     "The model with its shots as each of these interventions leaves them; `states` are those of the unedited shots."
     if not any(_reaches_shots(clf, iv) for iv in ivs): return clf
     x = states[site]
-    which,stack,_ = next(_stacks(x, x.new_zeros(x.shape[:2]), ivs, len(ivs), clf.classes))
+    which,stack,_ = next(_stacks(x, x.new_zeros(x.shape[:2]), ivs, len(ivs)))
     h = stack[np.argsort(which)].flatten(0, 1)
     return shots_again(clf, len(ivs), **_going_on(site, h, states[before(site)]))
 
@@ -537,7 +518,7 @@ def _ablate_batch(clf, batch, ivs, readout, room, base=True, done=lambda site, n
         x,weights = (_at_head(a, states[site], batch.mask),torch.ones(len(batch), 1)) if lone else (states[site], w)
         stack_size = max(1, room//(x.shape[:2].numel()+P))
         every = None if lone else readout_weights(batch, 'mean').to(x.device)
-        for which,stack,fires in _stacks(x, weights.to(x.device), [ivs[i] for i in at], stack_size, clf.classes, every):
+        for which,stack,fires in _stacks(x, weights.to(x.device), [ivs[i] for i in at], stack_size, every):
             own = _edited_shots(clf, site, [ivs[at[i]] for i in which], of_shots)
             p = _above(own, None if lone else batch, site, stack, states[before(site)])
             yield [at[i] for i in which],p,fires
@@ -563,7 +544,7 @@ def _ablate_recorded(clf, acts, ivs, done, room=1<<20):
     for start in range(0, len(acts), step):
         rows = np.arange(start, min(start+step, len(acts)))
         x = torch.as_tensor(acts[rows])[:,None].to(clf.device, next(clf.model.parameters()).dtype)
-        for which,stack,fires in _stacks(x, torch.ones(len(x), 1, device=x.device), ivs, max(1, room//(len(x)*wide)), clf.classes):
+        for which,stack,fires in _stacks(x, torch.ones(len(x), 1, device=x.device), ivs, max(1, room//(len(x)*wide))):
             yield which,rows,_above(clf, None, ivs[0].site, stack, None),fires
             done(ivs[0].site, len(which)*len(rows))
 
@@ -582,32 +563,31 @@ def _wrong(iv, seen):
     if len(k.unique()) < len(k): return "a neuron is named twice"
     try: check_when(iv.vote, iv.fitted_at, iv.positions, iv.covers, iv.scope)
     except InputError as e: return str(e)
-    if {id(iv.lo), id(iv.hi), *map(id, iv.about)} <= seen: return ''
+    if {id(iv.lo), id(iv.hi), *map(id, iv.state)} <= seen: return ''
     if not (iv.lo.ndim == 2 and iv.lo.shape == iv.hi.shape): return f"lo {list(iv.lo.shape)} and hi {list(iv.hi.shape)} are not `[D, K]`"
     if iv.lo.isnan().any() or iv.hi.isnan().any(): return "an end of a range is no number"
-    if odd := [t for t in iv.about if t is not None and t.shape[-1] != D]: return f"what it knows is of {odd[0].shape[-1]} neurons, not {D}"
-    seen |= {id(iv.lo), id(iv.hi), *map(id, iv.about)}
+    if odd := [t for t in iv.state if t is not None and t.shape[-1] != D]: return f"what it knows is of {odd[0].shape[-1]} neurons, not {D}"
+    seen |= {id(iv.lo), id(iv.hi), *map(id, iv.state)}
     return ''
 
 # %% ../nbs/40_ablation.ipynb #ec0b50c0
 def check_interventions(
-    interventions:list, # Of `Intervention` or `LinearEdit`
+    interventions:list[Intervention], # Any number
 ): # Nothing
     "Refuse what is no list of interventions, and one whose neurons, ranges, vote or positions mean nothing."
     if not isinstance(interventions, list|tuple):
         raise InputError(f"interventions are a list, got {type(interventions).__name__}")
     seen = set()
     for iv in interventions:
-        if isinstance(iv, LinearEdit): continue
         if not isinstance(iv, Intervention): raise InputError(f"an intervention is needed, got {type(iv).__name__}")
         if why := _wrong(iv, seen): raise InputError(f"{said_edit(iv)}: {why}")
 
 # %% ../nbs/40_ablation.ipynb #b6a1db32
 def tensors_of(
-    iv, # An `Intervention` or a `LinearEdit`
+    iv:Intervention, # One intervention
 )->list[Tensor]: # Those it holds, shared with others or not
     "The tensors of an intervention."
-    return [iv.matrix, iv.bias] if isinstance(iv, LinearEdit) else [iv.neurons, iv.lo, iv.hi, *(t for t in iv.about if t is not None)]
+    return [iv.neurons, iv.lo, iv.hi, *(t for t in iv.state if t is not None)]
 
 # %% ../nbs/40_ablation.ipynb #abb93f70
 def _placed(ivs, clf):
@@ -618,16 +598,16 @@ def _placed(ivs, clf):
         for t in tensors_of(iv):
             if id(t) not in moved: moved[id(t)] = t.to(device)
         to = lambda t: None if t is None else moved[id(t)]
-        kw = dict(matrix=to(iv.matrix), bias=to(iv.bias)) if isinstance(iv, LinearEdit) else dict(
-            neurons=to(iv.neurons), lo=to(iv.lo), hi=to(iv.hi), about=Neurons(*map(to, iv.about)))
-        out.append(replace(iv, site=parse_site(iv.site, len(a)), **kw))
+        kw = dict(neurons=to(iv.neurons), lo=to(iv.lo), hi=to(iv.hi), state=type(iv.state)(*map(to, iv.state)))
+        out.append(replace(iv, site=parse_site(iv.setting.site, len(a)), **kw))
     for iv in out:
         if iv.scope == 'text' and _reaches_shots(clf, iv):
             raise InputError(f"{said_edit(iv)}: shots are read before the text that scope 'text' asks; edit positions 'readout'")
         if iv.width != (D := a.width(iv.site)):
             raise InputError(f"an intervention at {iv.site} has ranges of {iv.width} neurons, the site has {D}")
-        if clf.classes and not 0 <= iv.concept < len(clf.classes): # An edit for all classes has no text that it is not aimed at
-            raise InputError(f"{said_edit(iv)} is aimed at none of the {len(clf.classes)} classes; give it the number of one")
+        try: class_number(iv.concept, clf.classes) # An edit for all classes has no text that it is not aimed at
+        except InputError:
+            if clf.classes: raise InputError(f"{said_edit(iv)} is aimed at none of the {len(clf.classes)} classes; name one") from None
     return out
 
 # %% ../nbs/40_ablation.ipynb #ed4e7d77
@@ -643,7 +623,7 @@ def _checked_recording(clf, texts, rec):
 def interventions_on(
     clf:Classifier, # The model under study
     texts:Texts, # N labelled texts, aligned with the model
-    interventions:list, # I of `Intervention` or `LinearEdit`
+    interventions:list[Intervention], # I interventions
     *,
     recording:Recording|None=None, # A recording of these texts
     readout:str|None=None, # Where firing is counted; None: the classifier's
@@ -666,7 +646,7 @@ def _alike(ivs):
     for i,iv in enumerate(ivs):
         own = [t if t is None else id(t) for t in tensors_of(iv)]
         asks = iv.scope,iv.scope == 'text' and iv.fitted_at
-        if not isinstance(iv, LinearEdit): own[0] = asks,iv.vote,iv.covers,iv.neurons.sort().values.cpu().numpy().tobytes()
+        own[0] = asks,iv.vote,iv.covers,iv.neurons.sort().values.cpu().numpy().tobytes()
         out.setdefault((iv.concept, str(iv.site), iv.edit, iv.positions, iv.seed, *own), []).append(i)
     return list(out.values())
 
@@ -695,13 +675,13 @@ def _finite_after(p, ivs, rows, clf):
     "Refuse answers `[S, n, C]` that an edit made no number: nothing is most likely among them."
     if np.isfinite(p).all(): return
     order = np.argsort(rows)
-    for iv,q in zip(ivs, p, strict=True): finite_answers(q[order], rows[order], said_edit(iv, clf.classes))
+    for iv,q in zip(ivs, p, strict=True): finite_answers(q[order], rows[order], said_edit(iv))
 
 # %% ../nbs/40_ablation.ipynb #378179ab
 def ablate(
     clf:Classifier, # The model under study
     texts:Texts, # N labelled texts
-    interventions:list, # I of `Intervention` or `LinearEdit`
+    interventions:list[Intervention], # I interventions
     *,
     recording:Recording|None=None, # A recording of these texts; spares what it holds
     readout:str|None=None, # Where firing is counted; None: the classifier's
@@ -745,7 +725,7 @@ def _far(clf, texts, ivs, number, base, readout, tokens, bar):
 # %% ../nbs/40_ablation.ipynb #9fd9a579
 @torch.inference_mode()
 def edited_acts(
-    iv, # An `Intervention` or a `LinearEdit`
+    iv:Intervention, # One intervention
     acts:np.ndarray, # `[N, D]` activations at its site, each at a readout
 )->np.ndarray: # `[N, D]` float32, a copy
     "The activations that an intervention leaves; those of 'generated' positions leave all as it is."
@@ -762,11 +742,10 @@ def _rows(iv, acts):
 # %% ../nbs/40_ablation.ipynb #c5b499ee
 @torch.inference_mode()
 def firing(
-    iv, # An `Intervention` or a `LinearEdit`
+    iv:Intervention, # One intervention
     acts:np.ndarray, # `[N, D]` activations at its site, at readouts or at any tokens
 )->np.ndarray: # `[N]` float32, 0 to 1; 1 for a linear edit, 0 for an empty salient set
     "Share of the salient activations of every row that lie in range and would be edited."
-    if isinstance(iv, LinearEdit): return np.ones(len(_rows(iv, acts)), np.float32)
     gate = together(iv, within(_rows(iv, acts), iv.lo, iv.hi))
     return (gate.sum(-1)/max(1, len(iv.neurons))).numpy()
 

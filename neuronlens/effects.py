@@ -7,7 +7,7 @@ __all__ = ['MEASURES', 'COLUMNS', 'disturbance', 'measure', 'Effects', 'load_eff
 
 # %% ../nbs/42_effects.ipynb #624d4057
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pandas as pd
 
 from .data import InputError, atomic
 from .ranges import index_of
-from .setting import SETTINGS, Setting, chosen_rows, modern_table, setting_keys, setting_of
+from .setting import SETTINGS, Setting, chosen_rows, class_number, modern_table, setting_keys
 from .statistics import as_array, class_labels
 
 # %% ../nbs/42_effects.ipynb #f0719eca
@@ -184,9 +184,9 @@ def aims_of(
 )->np.ndarray: # `[I]` int64
     "The class that each intervention aims at; refused where that is none of them, as of an edit that erases all classes."
     for i,iv in enumerate(interventions):
-        try: index_of(iv.concept, classes)
+        try: class_number(iv.concept, classes)
         except InputError as e: raise InputError(f"intervention {i} ({iv.condition}, {iv.edit}) is of no class: {e}") from None
-    return np.array([iv.concept for iv in interventions], np.int64)
+    return np.array([class_number(iv.concept, classes) for iv in interventions], np.int64)
 
 def finite_after(
     outcome, # Fields of `Outcome`: interventions, classes, after `[I, N, C]`
@@ -194,11 +194,11 @@ def finite_after(
     "Refuse an outcome in which an answer is no number: argmax would take the first class for the likeliest."
     for iv,p in zip(outcome.interventions, outcome.after, strict=True):
         if not np.isfinite(p).all():
-            raise InputError(f"edit {iv.edit!r} for concept {outcome.classes[iv.concept]!r}: the answers are not finite")
+            raise InputError(f"edit {iv.edit!r} for concept {iv.concept!r}: the answers are not finite")
 
 # %% ../nbs/42_effects.ipynb #5feb23cc
 def effects_of(
-    interventions:list, # I interventions: concept, condition, ranking, fraction, kind, edit and site of each
+    interventions:list, # I interventions, or settings
     classes:tuple[str,...], # C class names
     unedited:tuple, # `tally` of the model without an edit for every concept: sums and counts, each `[C, 8]`
     edited:tuple, # `tally` of every intervention: sums and counts, each `[I, 8]`
@@ -212,7 +212,7 @@ def effects_of(
                 base = Setting(classes[c], 'base', own[3], *own[1:3], range='none', edit='none')
                 rows.append(_row(base, *(u[c] for u in unedited)))
             seen.add(own)
-            rows.append(_row(setting_of(iv, classes), *(e[i] for e in edited)))
+            rows.append(_row(replace(getattr(iv, 'setting', iv), concept=classes[c]), *(e[i] for e in edited)))
     return Effects(pd.DataFrame(rows, columns=list(COLUMNS)))
 
 

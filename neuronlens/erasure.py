@@ -24,17 +24,13 @@ from .statistics import as_array, class_labels, enough, labelled
 # %% ../nbs/45_erasure.ipynb #767268a6
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    "An affine map of the whole vector at a site, x -> A x + b; has the fields by which an intervention becomes a row of `Effects`."
+    "An affine map of the whole vector at a site, x -> A x + b; `linear_edit` makes an intervention of it."
     matrix:np.ndarray # `[D, D]` float64, A
     bias:np.ndarray # `[D]` float64, b
     concept:int # Class index it was fitted for
     condition:str # 'leace' or 'projection'
     site:str # Where the activations were read, such as 'residual.5'
     n:int # Texts it was fitted on
-    ranking:str='none' # It ranks no neurons
-    fraction:float=1. # It may move all of them
-    range:str='none' # It has none
-    edit:str='affine' # What it does to an activation
 
     def __call__(self, acts)->np.ndarray:
         "Mapped `[N, D]`, float32."

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from .data import InputError, drawing, need_number, need_whole
-from .effects import MEASURES, Effects, changes_of, disturbance, judged, measure_effects
+from .effects import MEASURES, Effects, aims_of, changes_of, disturbance, judged, measure_effects
 from .probing import mcnemar, paired_ends, unseen
 from .progress import progress_bar
 from .ranges import Ranges, inside
@@ -145,7 +145,7 @@ def _sources(outcome):
     C,base = len(outcome.classes),(frame.condition == 'base').to_numpy()
     aims = frame.concept.map({c:i for i,c in enumerate(outcome.classes)}).to_numpy()
     source = np.where(base, len(outcome.interventions)+aims, np.cumsum(~base)-1)
-    own = np.r_[[iv.concept for iv in outcome.interventions], np.arange(C)].astype(int)
+    own = np.r_[aims_of(outcome.interventions, outcome.classes), np.arange(C)].astype(int)
     return frame,source,own
 
 # %% ../nbs/43_evidence.ipynb #444ba0ea

@@ -25,7 +25,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from .ablation import LinearEdit, _placed, gate_of_text, said_edit, together, within
+from .ablation import Intervention, _placed, gate_of_text, said_edit, together, within
 from .data import InputError, Texts, drawing, need_number, some_rows
 from .effects import write_table
 from .hooks import EMBEDDING, Site, anatomy, answer, before, hooked, run
@@ -49,7 +49,7 @@ from neuronlens.model import (
 from .probing import mcnemar
 from .progress import progress_bar
 from .prompt import _goes_on, _greedy, _readable, _some
-from .setting import POSITIONS
+from .setting import POSITIONS, class_number
 
 # %% ../nbs/48_language.ipynb #5918bdc4
 def allowed(
@@ -151,7 +151,7 @@ def _finite_part(model, ivs, part, rows):
 @contextmanager
 def editing(
     model:torch.nn.Module, # Hugging Face causal language model
-    interventions:list, # Of `Intervention` or `LinearEdit`, at any sites; those at one site act in their order
+    interventions:list[Intervention], # At any sites; those at one site act in their order
     *,
     prompt_length:int|None=None, # Columns of the prompt, padding included; None: see `mask`
     mask:Tensor|None=None, # `[N, P]` attention mask of the prompts, padding on either side; None: a pass without a cache is all prompt
@@ -632,7 +632,7 @@ def _asked_row(a, base):
 def firing_by_position(
     clf:Classifier, # The model under study
     texts:Texts, # Labelled texts; a class may be absent
-    interventions:list, # Of `Intervention` or `LinearEdit`
+    interventions:list[Intervention], # Any number
     *,
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
     progress:bool=False, # Show a progress bar
@@ -652,7 +652,6 @@ def firing_by_position(
 # %% ../nbs/48_language.ipynb #e87be838
 def _shares(iv, x):
     "Share of the salient activations `[N, T]` that would be edited; 1 for a linear edit."
-    if isinstance(iv, LinearEdit): return torch.ones(x.shape[:-1], device=x.device)
     return together(iv, within(x, iv.lo, iv.hi)).sum(-1)/max(1, len(iv.neurons))
 
 def _by_class(share, weights, labels, C):
@@ -663,7 +662,7 @@ def _by_class(share, weights, labels, C):
 def _fired(i, iv, c, classes, sums):
     "One row of the table: (readout, elsewhere) x (sum, weight) x class."
     with np.errstate(invalid='ignore'): (at,elsewhere),(n,tokens) = sums[:,0,c]/sums[:,1,c],sums[:,1,c]
-    return dict(intervention=i, concept=classes[iv.concept], condition=iv.condition, range=iv.range, vote=iv.vote, site=str(iv.site),
+    return dict(intervention=i, concept=iv.concept, condition=iv.condition, range=iv.range, vote=iv.vote, site=str(iv.site),
                 fitted_at=iv.fitted_at, label=classes[c],
-                role='target' if c == iv.concept else 'auxiliary', fires_at_readout=at, fires_elsewhere=elsewhere,
+                role='target' if c == class_number(iv.concept, classes) else 'auxiliary', fires_at_readout=at, fires_elsewhere=elsewhere,
                 texts=int(round(n)), tokens=int(tokens))

@@ -160,13 +160,15 @@ def setting_keys(
     return [k for k in SETTINGS if k in frame and k not in but]
 
 # %% ../nbs/06_setting.ipynb #5469dbfc
-def setting_of(
-    iv, # An `Intervention` or a `LinearEdit`, or what has such fields
+def class_number(
+    concept:str|int, # Name or number of a class; a number in letters is one where no class has that name
     classes:tuple[str,...], # C class names
-)->Setting: # What the tables say of it
-    "An intervention in words."
-    own = {k:getattr(iv, k) for k in SETTINGS if k not in ('concept', 'site') and hasattr(iv, k)}
-    return Setting(classes[iv.concept], site=str(iv.site), **own)
+)->int: # 0 to C-1
+    "The number of a class, or an `InputError`."
+    if concept in classes: return classes.index(concept)
+    number = int(concept) if isinstance(concept, str) and re.fullmatch('[0-9]{1,9}', concept) else concept
+    if isinstance(number, int|np.integer) and not isinstance(number, bool) and 0 <= number < len(classes): return int(number)
+    raise InputError(f"concept {concept!r} is none of {', '.join(map(str, classes))}, nor one of the class numbers 0 to {len(classes)-1}")
 
 # %% ../nbs/06_setting.ipynb #f7afa30d
 def modern_table(

@@ -60,15 +60,6 @@ def _checked_fit(train, tokens, fitted_at):
         raise InputError("fitted_at 'tokens' needs tokens=, a recording by `record_tokens`")
     if tokens is not None and tokens.classes != train.classes: raise InputError("the recording of tokens is of other classes")
 
-# %% ../nbs/44_sweeps.ipynb #98a812d1
-def _numbers(concepts, classes):
-    "Class numbers of concepts that are named or numbered; None for all."
-    if concepts is None: return None
-    known = {c:i for i,c in enumerate(classes)} | {i:i for i in range(len(classes))}
-    if strange := [c for c in _listed(concepts) if c not in known]:
-        raise InputError(f"concept {strange[0]!r} is none of {', '.join(classes)}")
-    return [known[c] for c in _listed(concepts)]
-
 # %% ../nbs/44_sweeps.ipynb #4c7f9f5b
 def grid(
     train:Recording, # Training texts, recorded at the sites
@@ -89,7 +80,7 @@ def grid(
 )->list[Intervention]: # Every combination, with the whole neuron and the random control beside each
     "All interventions of a grid: concept x ranking x fraction x range x edit x site."
     _checked_fit(train, tokens, _listed(fitted_at))
-    kw = dict(edit=edit, vote=vote, concepts=_numbers(concepts, train.classes), positions=positions, covers=covers, scope=scope)
+    kw = dict(edit=edit, vote=vote, concepts=concepts, positions=positions, covers=covers, scope=scope)
     lists = _listed(rankings),_listed(fractions),_listed(ranges),_listed(fitted_at)
     return [iv for s in (train.sites if sites is None else _listed(sites)) for iv in _at_site(train, tokens, str(s), *lists, seed, **kw)]
 
@@ -132,7 +123,7 @@ def _few_texts(clf, texts, tokens=1024):
 def estimate(
     clf:Classifier, # The model under study
     texts:Texts, # N labelled texts
-    interventions:list, # I of `Intervention` or `LinearEdit`
+    interventions:list[Intervention], # I interventions
     *,
     recording:Recording|None=None, # A recording of these texts
 )->Estimate: # From a trial of a second or two
@@ -170,7 +161,7 @@ def _memory(clf, ivs, texts, room=1<<20):
 def say_estimate(
     clf:Classifier, # The model under study
     texts:Texts, # N labelled texts
-    interventions:list, # I of `Intervention` or `LinearEdit`
+    interventions:list[Intervention], # I interventions
     *,
     recording:Recording|None=None, # A recording of these texts
     kept:int=0, # Bytes of answers that are kept beside
@@ -184,7 +175,7 @@ def say_estimate(
 def effects_on(
     clf:Classifier, # The model under study
     texts:Texts, # N labelled texts
-    interventions:list, # I of `Intervention` or `LinearEdit`
+    interventions:list[Intervention], # I interventions
     *,
     recording:Recording|None=None, # A recording of these texts; spares what it holds
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
@@ -227,7 +218,7 @@ PER_TEXT = 1+4+8+4 # Bytes of `Changes` for an intervention and a text
 def changes_on(
     clf:Classifier, # The model under study
     texts:Texts, # N labelled texts
-    interventions:list, # I of `Intervention` or `LinearEdit`
+    interventions:list[Intervention], # I interventions
     *,
     recording:Recording|None=None, # A recording of these texts; spares what it holds
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device

@@ -603,7 +603,7 @@ def text_html(
 )->str: # HTML, the same for the same data
     "One text before and after an edit: answers, tokens, neurons."
     def answer(k): return f'{r.classes[int(r.answers[k].argmax())]} ({r.answers[k].max():.1%})'
-    said = f"Before the edit: {answer('base')}. With the range of {r.classes[r.of.concept]} edited: {answer('range')}."
+    said = f"Before the edit: {answer('base')}. With the range of {r.of.concept} edited: {answer('range')}."
     how = f"{r.of.ranking}, {r.of.fraction:.0%} of the neurons of {r.of.site}, {r.of.range}, {r.of.edit}, positions {r.of.positions}"
     return card(f'<p>{escape(said)}</p>', _answers_table(r), _tokens_html(r), _neurons_table(r, most), f'<p class="dim">{escape(how)}</p>')
 

@@ -204,13 +204,12 @@ def by_ranking(p):
 def candidates(p):
     "The interventions of every preset, from which one setting of each is chosen."
 
-    from neuronlens.ablation import LinearEdit
+    from neuronlens.ablation import linear_edit
     from neuronlens.erasure import leace
-    from neuronlens.hooks import parse_site
     from neuronlens.presets import PRESETS, preset_grid
     out = {name: preset_grid(p.fit, name, site=p.site, seed=SEED) for name in PRESETS}
     maps = [leace(p.fit.at(p.site), p.fit.labels, c) for c in range(p.C)]
-    out["leace"] = [LinearEdit(m.concept, "leace", parse_site(p.site), m.matrix, m.bias) for m in maps]
+    out["leace"] = [linear_edit(p.clf.classes[m.concept], "leace", p.site, m.matrix, m.bias) for m in maps]
     return out
 
 
@@ -284,7 +283,8 @@ def information(p):
         for iv in ivs:
             x, z = (a if name == "base" else edited_acts(iv, a) for a in (learn.at(p.site), test.at(p.site)))
             for way, (probe, labels) in ways.items():
-                r = information_left(unedited, x, labels, z, test.labels, iv.concept, probe=probe, draws=500, seed=SEED,
+                c = p.clf.classes.index(iv.concept)
+                r = information_left(unedited, x, labels, z, test.labels, c, probe=probe, draws=500, seed=SEED,
                                      classes=p.clf.classes)
                 out.append(r.to_frame().assign(preset=name, probe=way))
     frame = pd.concat(out, ignore_index=True)
@@ -470,7 +470,7 @@ def language(p):
     data = Path(os.environ["NEURONLENS_DATA"])
     questions = read_questions(data/"mmlu"/"test", per_subject=2, seed=SEED)
     text = (data/"wikitext2"/"raw_wiki.test.raw").read_text(encoding="utf-8")
-    named = {f"{n}/{p.clf.classes[iv.concept]}": [iv] for n, ivs in settle(p).items() for iv in ivs}
+    named = {f"{n}/{iv.concept}": [iv] for n, ivs in settle(p).items() for iv in ivs}
     res = language_effects(p.clf.model, p.clf.tokenizer, named, text, questions, window=512, most_tokens=8192, seed=SEED)
     store("language", p.name, res.frame)
 
@@ -485,8 +485,8 @@ def vocabulary(p):
     base = vocabulary_confidence(p.clf, x, y)
     for name, ivs in settle(p).items():
         for iv in ivs:
-            after, own = vocabulary_confidence(p.clf, edited_acts(iv, x), y), y == iv.concept
-            rows.append(dict(preset=name, concept=p.clf.classes[iv.concept], base_target_confidence=base[own].mean(),
+            after, own = vocabulary_confidence(p.clf, edited_acts(iv, x), y), y == p.clf.classes.index(iv.concept)
+            rows.append(dict(preset=name, concept=iv.concept, base_target_confidence=base[own].mean(),
                              target_confidence=after[own].mean(), base_auxiliary_confidence=base[~own].mean(),
                              auxiliary_confidence=after[~own].mean()))
     store("vocabulary", p.name, pd.DataFrame(rows))

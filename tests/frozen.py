@@ -38,10 +38,10 @@ def canonical(frame):
     return df
 
 
-def interventions_frame(ivs, classes):
+def interventions_frame(ivs):
     "The settings of interventions, one row each."
     def one(iv):
-        return [classes[iv.concept], iv.condition, str(iv.site), iv.ranking, iv.fraction, iv.range, iv.vote, iv.positions, iv.fitted_at,
+        return [iv.concept, iv.condition, str(iv.site), iv.ranking, iv.fraction, iv.range, iv.vote, iv.positions, iv.fitted_at,
                 iv.edit, iv.seed]
     return pd.DataFrame([one(iv) for iv in ivs], columns=SETTINGS)
 
@@ -54,7 +54,7 @@ def swept(clf, train, test, tokens):
     done = changes_on(clf, test, ivs, progress=False)
     measured = measure_effects(done).frame
     rows = measured[measured.condition != 'base'].reset_index(drop=True)
-    return pd.concat([interventions_frame(ivs, train.classes), rows[list(MEASURES)]], axis=1), done
+    return pd.concat([interventions_frame(ivs), rows[list(MEASURES)]], axis=1), done
 
 
 def tables(folder):

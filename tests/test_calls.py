@@ -51,6 +51,7 @@ from neuronlens.probing import (
 )
 from neuronlens.ranges import fit_ranges
 from neuronlens.saliency import Ranking, average_precision, mutual_information, random, rank
+from neuronlens.setting import Setting
 from neuronlens.statistics import batch_quantiles, class_statistics, labelled, quantiles_from_arrays
 
 X = np.random.default_rng(0).normal(size=(12, 3))
@@ -159,7 +160,7 @@ def test_a_list_of_tensors_is_read_one_by_one(kind):
 S, R = class_statistics(X, Y), fit_ranges(X, Y)
 NAN, TEXTS = X*np.nan, make_texts([*'abcdef'], [*'xxxyyy'])
 OUT = SimpleNamespace(classes=('a', 'b', 'c'), labels=Y, before=np.eye(3)[Y], after=np.eye(3)[Y[::-1]][None], fires=np.ones((1, 12)),
-    interventions=[SimpleNamespace(concept=0, condition='full', ranking='r', fraction=1., range='full', edit='zero', site='s')])
+    interventions=[Setting('0', 'full', 's', 'r', 1., 'full', edit='zero')])
 PROB, FIRES = OUT.before, np.ones(12)
 SEEDED = [lambda s: pair_overlap(X, Y, seed=s), lambda s: shuffled_labels(Y, s), lambda s: random_ranges(R, s),
           lambda s: random_ranges(R, s, acts=X), lambda s: sign_flips(X, 9, s)]

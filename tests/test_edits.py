@@ -12,12 +12,12 @@ from tiny import BEYOND, answers_apart, clear, everywhere, same_answers
 
 from neuronlens.ablation import (
     EDITS,
-    LinearEdit,
     Neurons,
     ablate,
     answers_to,
     edited_acts,
     firing,
+    linear_edit,
     parse_edit,
     plan,
     record_tokens,
@@ -127,7 +127,7 @@ def steepest_draw(about):
 
 def test_resample_is_continuous(gauss):
     "Rounding of an activation moves its draw by no more than the steepest part of the table."
-    about = one(gauss, "resample").about
+    about = one(gauss, "resample").state
     x = torch.as_tensor(gauss.own[:500])
     step = (resample(x+1e-6, about, 0)-resample(x, about, 0)).abs()
     size = x.abs().max().item()
@@ -256,7 +256,7 @@ def linear(clf, site, **kw):
     "A random affine map, not far from the identity."
     site, gen = parse_site(site), torch.Generator().manual_seed(5)
     D = anatomy(clf.model).widths[site.stream]
-    return LinearEdit(1, "leace", site, torch.eye(D)+.3*torch.randn(D, D, generator=gen), torch.randn(D, generator=gen), **kw)
+    return linear_edit("1", "leace", site, torch.eye(D)+.3*torch.randn(D, D, generator=gen), torch.randn(D, generator=gen), **kw)
 
 
 def rerun(clf, iv):
@@ -273,8 +273,8 @@ def rerun(clf, iv):
 
 def steepness(iv):
     "How many times an edit makes an error of what it replaces larger, 1 or more."
-    if isinstance(iv, LinearEdit): return max(1., float(torch.linalg.matrix_norm(iv.matrix, 2)))
-    name, a, varies = parse_edit(iv.edit)[0], iv.about, iv.neurons[iv.about.sd[iv.neurons] > 0]
+    if iv.edit == "affine": return max(1., float(torch.linalg.matrix_norm(iv.state.matrix, 2)))
+    name, a, varies = parse_edit(iv.edit)[0], iv.state, iv.neurons[iv.state.sd[iv.neurons] > 0]
     slope = steepest_draw(a) if name == "resample" else a.rest_sd/a.sd if name == "transport" else 2+0*a.sd
     return max(1., float(slope[varies].max()))
 
@@ -299,7 +299,7 @@ def test_resumed_is_hooked(case, positions):
         out = ablate(clf, LABELLED, ivs, recording=given, tokens=tokens, progress=False)
         for iv, after, hooked, fires in zip(ivs, out.after, want, out.fires, strict=True):
             same_after(after, hooked, clf, iv, (iv, iv.site, given, tokens))
-            if isinstance(iv, LinearEdit): assert (fires == 1).all()
+            if iv.edit == "affine": assert (fires == 1).all()
             elif iv.range == "full": agree(fires, 1, FEW)
         moved = np.array([answers_apart(after, out.before, clf) for after in out.after])
         assert (moved <= 1).all() if positions == "generated" else (moved > BEYOND).mean() > .6
@@ -349,10 +349,10 @@ def test_linear_edits_stand_in_the_table(case):
 
 def test_bad_linear_edits_are_refused(case):
     clf, rec = case
-    with pytest.raises(InputError, match=r"needs a matrix \[3, 3\]"): LinearEdit(0, "x", parse_site("residual.0"), np.eye(4), np.zeros(3))
-    with pytest.raises(InputError, match="not finite"): LinearEdit(0, "x", parse_site("residual.0"), np.eye(3)*np.nan, np.zeros(3))
-    with pytest.raises(InputError, match="positions 'odd'"): LinearEdit(0, "x", parse_site("residual.0"), np.eye(3), np.zeros(3), "odd")
-    small = LinearEdit(0, "x", parse_site("residual.0"), np.eye(3), np.zeros(3))
+    with pytest.raises(InputError, match=r"needs a matrix \[3, 3\]"): linear_edit("0", "x", "residual.0", np.eye(4), np.zeros(3))
+    with pytest.raises(InputError, match="not finite"): linear_edit("0", "x", "residual.0", np.eye(3)*np.nan, np.zeros(3))
+    with pytest.raises(InputError, match="positions 'odd'"): linear_edit("0", "x", "residual.0", np.eye(3), np.zeros(3), positions="odd")
+    small = linear_edit("0", "x", "residual.0", np.eye(3), np.zeros(3))
     with pytest.raises(InputError, match="has ranges of 3 neurons"): ablate(clf, LABELLED, [small], progress=False)
 
 
@@ -428,8 +428,8 @@ def test_grid_fitted_at_tokens(case):
     assert len(at["readout"]) == len(at["tokens"]) == 3*2*(1+2*2)
     for a, b in zip(at["readout"], at["tokens"], strict=True):
         assert (b.range, b.vote) == (a.range, a.vote) and torch.equal(a.neurons, b.neurons)
-        x = tok.at("residual.0")[tok.labels == b.concept].astype(float)
-        agree(b.about.mean, x.mean(0), FEW)
+        x = tok.at("residual.0")[tok.labels == tok.classes.index(b.concept)].astype(float)
+        agree(b.state.mean, x.mean(0), FEW)
         if b.range.startswith("gaussian"): agree(b.hi[:, 0], x.mean(0)+2.5*x.std(0), FEW)
     shown = effects_on(clf, LABELLED, ivs, progress=False)
     assert set(shown.frame.range) == {"none", "full", "gaussian(2.5)"}
@@ -462,7 +462,7 @@ def test_an_edit_that_overflows_is_refused(case, edit, site):
     for fn in (ablate, effects_on):
         for r in (None, rec):
             with pytest.raises(InputError, match=said): fn(clf, LABELLED, ivs, recording=r, progress=False)
-    with pytest.raises(InputError, match=re.escape(f"edit {name!r} for concept 1")): edited_acts(ivs[1], rec.at(site))
+    with pytest.raises(InputError, match=re.escape(f"edit {name!r} for concept 'b'")): edited_acts(ivs[1], rec.at(site))
     assert np.isfinite(ablate(clf, LABELLED, ivs[:1], progress=False).after).all()
 
 
@@ -482,9 +482,9 @@ def test_an_edit_within_its_type_that_breaks_the_answer(case):
 def test_a_linear_edit_that_overflows(case):
     clf, rec = case
     D = rec.at("residual.2").shape[1]
-    huge = LinearEdit(1, "leace", parse_site("residual.2"), 1e38*torch.ones(D, D), torch.zeros(D))
+    huge = linear_edit("1", "leace", "residual.2", 1e38*torch.ones(D, D), torch.zeros(D))
     for r in (None, rec):
-        with pytest.raises(InputError, match=r"edit 'affine' for concept '?[1b]'? \(leace, residual.2\) leaves the range of float32"):
+        with pytest.raises(InputError, match=r"edit 'affine' for concept '1' \(leace, residual.2\) leaves the range of float32"):
             ablate(clf, LABELLED, [huge], recording=r, progress=False)
 
 
@@ -526,7 +526,7 @@ def column(value): return torch.full((24, 1), value)
     (dict(neurons=torch.arange(24) < 6), "not whole numbers"), (dict(vote=2.), "vote 2.0 is outside 0 to 1"),
     (dict(vote=float("nan")), "vote nan is outside"), (dict(positions="last"), "positions 'last' is none of"),
     (dict(lo=column(float("nan"))), "an end of a range is no number"), (dict(lo=torch.zeros(24), hi=torch.ones(24)), "are not `.D, K.`"),
-    (dict(about=Neurons(*torch.zeros(4, 8))), "what it knows is of 8 neurons"), (dict(concept=9), "aimed at none of the 3 classes"),
+    (dict(state=Neurons(*torch.zeros(4, 8))), "what it knows is of 8 neurons"), (dict(concept=9), "aimed at none of the 3 classes"),
     (dict(concept=-1), "aimed at none of the 3 classes")])
 def test_interventions_that_mean_nothing_are_refused(other, why):
     "Before anything runs, by what is wrong with them."
@@ -541,7 +541,7 @@ def test_interventions_that_mean_nothing_are_refused(other, why):
 
 def test_a_map_for_every_class_has_no_text_to_spare():
     clf = classifier("bert")
-    every = LinearEdit(-1, "leace", parse_site("residual.2"), np.eye(16), np.zeros(16))
+    every = linear_edit("", "leace", "residual.2", np.eye(16), np.zeros(16))
     with pytest.raises(InputError, match="aimed at none of the 3 classes"): ablate(clf, LABELLED, [every], progress=False)
 
 

@@ -1,4 +1,5 @@
 """What an intervention did, by hand: every measure on texts whose numbers can be added up on paper."""
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from neuronlens.data import InputError
 from neuronlens.effects import MEASURES, changes_of, disturbance, effects_of, load_effects, measure, measure_effects, tally
 from neuronlens.evidence import compare, contributions, intervals
+from neuronlens.setting import Setting
 
 # Five texts of three classes; the edit aims at class 0
 GOLD = np.array([0, 0, 1, 1, 2])
@@ -47,9 +49,9 @@ def test_sums_add_up():
 
 
 def outcome(**kw):
-    iv = SimpleNamespace(concept=0, condition='range', ranking='dprime', fraction=.5, range='gaussian(2.5)', edit='zero', site='residual.1')
-    full = SimpleNamespace(**vars(iv) | dict(condition='full', range='full'))
-    vote = SimpleNamespace(**vars(iv) | dict(concept=2, range='gaussian(2)', vote=.5, fitted_at='tokens', fraction=.2))
+    iv = Setting('a', edit='zero', site='residual.1')
+    full = replace(iv, condition='full', range='full')
+    vote = replace(iv, concept='c', range='gaussian(2)', vote=.5, fitted_at='tokens', fraction=.2)
     return SimpleNamespace(interventions=[full, iv, vote], classes=('a', 'b', 'c'), labels=GOLD, before=BEFORE,
                            after=np.stack([AFTER, BEFORE, AFTER]), fires=np.stack([FIRES]*3), **kw)
 
@@ -75,8 +77,7 @@ def test_many_interventions_are_measured_in_parts():
     p = rng.random((I+1, N, C)).astype(np.float32)
     p /= p.sum(-1, keepdims=True)
     y = rng.integers(0, C, N)
-    ivs = [SimpleNamespace(concept=i % C, condition='full', ranking='r', fraction=(i+1)/I, range='full', edit='zero', site='s')
-           for i in range(I)]
+    ivs = [Setting(str(i % C), 'full', 's', 'r', (i+1)/I, 'full', edit='zero') for i in range(I)]
     o = SimpleNamespace(interventions=ivs, classes=tuple(map(str, range(C))), labels=y, before=p[0], after=p[1:], fires=np.ones((I, N)))
     df = measure_effects(o).frame
     own = df[df.condition == 'full'].reset_index()
@@ -107,5 +108,5 @@ def test_answers_that_are_no_numbers_name_an_edit():
 def test_an_edit_of_no_class_is_refused(of, concept):
     "What erases all classes at once has no class of its own: it must not stand in the row of the last."
     o = outcome()
-    o.interventions[1].concept = concept
+    o.interventions[1] = replace(o.interventions[1], concept=concept)
     with pytest.raises(InputError, match=rf"intervention 1 \(range, zero\) is of no class: concept {concept}"): of(o)

@@ -36,13 +36,13 @@ from neuronlens.evidence import (
     unseen,
 )
 from neuronlens.ranges import Ranges
+from neuronlens.setting import Setting
 
 CLASSES = ("a", "b", "c")
 
 
 def iv(concept, condition="range", fraction=.5, kind="gaussian(2.5)", ranking="dprime", edit="mean"):
-    return SimpleNamespace(concept=concept, condition=condition, ranking=ranking, fraction=fraction, range=kind, edit=edit,
-                           site="residual.5")
+    return Setting(concept, condition, "residual.5", ranking, fraction, kind, edit=edit)
 
 
 def softmax(z):

@@ -11,7 +11,7 @@ from conftest import FILLER, SPECIAL, WORDS, make_tokenizer
 from tiny import BEYOND, OWN, WIDTHS, by_hand, intervention, touched
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from neuronlens.ablation import POSITIONS, LinearEdit
+from neuronlens.ablation import POSITIONS, linear_edit
 from neuronlens.data import InputError, make_texts
 from neuronlens.hooks import Site, anatomy, hooked, parse_site
 from neuronlens.language import (
@@ -137,7 +137,7 @@ def asked_by_hand(model, ids, ivs, n=5):
         gate = found & (found.sum() >= math.ceil(iv.vote*len(iv.neurons)-1e-9))
         at = torch.tensor([t in dict(all=range(len(out)), prompt=range(P), generated=range(P, len(out)), readout=[P-1])[iv.positions]
                            for t in range(len(out))])
-        return torch.where(at[:, None] & gate, 0. if iv.edit == "zero" else iv.about.rest_mean, h)
+        return torch.where(at[:, None] & gate, 0. if iv.edit == "zero" else iv.state.rest_mean, h)
     for _ in range(n):
         with hooked(model, {iv.site: lambda h, iv=iv: edit(iv, h) for iv in ivs}):
             scores.append(model(torch.tensor([out]), use_cache=False).logits[0, -1])
@@ -224,7 +224,7 @@ def test_columns_of_a_state_are_counted(name, positions):
             with hooked(model, {Site("residual", 1): lambda h, on=on: h*(1-2*on)+V*on}):
                 out.append(int(model(torch.tensor([out]), use_cache=False).logits[0, -1].argmax()))
         for kw in (dict(prompt_length=n), {}):
-            with editing(model, [LinearEdit(0, "turn", Site("residual", 1), -torch.eye(16), V, positions)], **kw):
+            with editing(model, [linear_edit("0", "turn", "residual.1", -torch.eye(16), V, positions=positions)], **kw):
                 for _ in "ab":
                     got = model.generate(torch.tensor([ids]), max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=1)
                     assert got[0].tolist() == out, kw
@@ -249,8 +249,8 @@ def test_right_padding_and_rows_of_different_prompts(models):
 def test_edits_compose_in_their_order(models):
     "Two edits of one site act one after the other; a linear edit is one of them."
     model, D = models["llama"], 16
-    double = LinearEdit(0, "double", Site("residual", 1), 2*torch.eye(D), torch.zeros(D))
-    plus = LinearEdit(0, "plus", Site("residual", 1), torch.eye(D), torch.ones(D), "readout")
+    double = linear_edit("0", "double", "residual.1", 2*torch.eye(D), torch.zeros(D))
+    plus = linear_edit("0", "plus", "residual.1", torch.eye(D), torch.ones(D), positions="readout")
     ids = torch.tensor([PROMPTS[0]])
     def by(fn):
         with hooked(model, {Site("residual", 1): fn}): return model(ids).logits
@@ -601,7 +601,7 @@ def test_answers_that_are_no_numbers(name, edit):
     tok = lettered()
     lm = tiny_lm(name, vocab_size=len(tok), pad_token_id=0, max_position_embeddings=256, eos_token_id=7)
     iv, ids, text = all_of(lm, edit), torch.tensor([[5, 9, 14]]), "cat dog horse cow bird"
-    plain, said = lm(ids).logits, r"edit 'scale\(1.*\)' for concept 1 \(range, residual.1\)"
+    plain, said = lm(ids).logits, r"edit 'scale\(1.*\)' for concept '1' \(range, residual.1\)"
     with pytest.raises(InputError, match=said), editing(lm, [iv]): lm(ids)
     with pytest.raises(InputError, match=said), editing(lm, [iv]): lm(ids, return_dict=False)
     with pytest.raises(InputError, match=said), editing(lm, [iv]): lm.generate(ids, max_new_tokens=2, do_sample=False)
@@ -623,8 +623,8 @@ def test_padding_that_is_no_number_counts_for_nothing(models):
 def test_a_perplexity_beyond_all_numbers(speaker):
     "A loss of thousands of nats a token is finite, its exponential is not."
     model, tok = speaker
-    loud = LinearEdit(0, "loud", Site("residual", 2), torch.eye(16), torch.zeros(16))
+    loud = linear_edit("0", "loud", "residual.2", torch.eye(16), torch.zeros(16))
     head = tiny_lm("llama", vocab_size=len(tok), pad_token_id=0, max_position_embeddings=48)
     head.lm_head.weight.mul_(1e5)
-    with pytest.raises(InputError, match="edit 'affine' for concept 0 .loud, residual.2.: the answer is not finite for row 1"):
+    with pytest.raises(InputError, match="edit 'affine' for concept '0' .loud, residual.2.: the answer is not finite for row 1"):
         perplexity(head, tok, "cat dog horse", [loud])

@@ -22,6 +22,7 @@ from neuronlens.model import encode, load_classifier, make_classifier, weights_s
 from neuronlens.prompt import Prompt, make_prompted
 from neuronlens.recording import record
 from neuronlens.rounding import agree, score_size
+from neuronlens.setting import Setting
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FEW = {"deberta relative": "classifier", "phi3 longrope": "classifier", "bert chunks": "classifier", "falcon pad": "classifier",
@@ -242,7 +243,8 @@ def right(got, want, clf): agree(got, want, clf, size=score_size(want))
 
 def six_at_zero(site, width=16):
     inf = torch.full((width, 1), torch.inf)
-    return Intervention(0, "full", "none", 1., "full", "zero", site, torch.arange(6), -inf, inf, Neurons(*torch.zeros(4, width)))
+    said = Setting("0", "full", str(site), "none", 1., "full", edit="zero")
+    return Intervention(said, torch.arange(6), -inf, inf, Neurons(*torch.zeros(4, width)))
 
 
 def zeroed(mod, args, out=None):

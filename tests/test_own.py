@@ -53,7 +53,7 @@ def test_by_name_in_a_sweep(three, recorded):
     assert set(e.frame.ranking) == {"spread", "dprime"} and set(e.frame.edit) == {"none", "flip"}
     assert set(e.frame.range) == {"none", "full", "hull(0.1)", "hull(0.5)"}
     iv = next(i for i in nl.grid(train, rankings="spread", ranges="hull(0.5)", edit="flip") if i.condition == "range")
-    own = train.acts[train.labels == iv.concept]
+    own = train.acts[train.labels == train.classes.index(iv.concept)]
     np.testing.assert_allclose(iv.lo[:, 0], own.min(0)-.5, rtol=1e-6)
     mean = np.stack([train.acts[train.labels == c].mean(0) for c in range(3)])
     assert set(iv.neurons.tolist()) == set(np.argsort(-(mean.max(0)-mean.min(0)), kind="stable")[:16])

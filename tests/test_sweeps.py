@@ -18,6 +18,7 @@ from neuronlens.hooks import logits
 from neuronlens.model import batches, encode
 from neuronlens.recording import record
 from neuronlens.rounding import agree, score_size
+from neuronlens.setting import Setting, class_number
 from neuronlens.sweeps import changes_on, effects_on, estimate, grid, sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -70,9 +71,9 @@ def test_rows_by_hand(case):
             x = torch.as_tensor(rec.at("residual.2"))
             inside = within(x, iv.lo, iv.hi)[:, iv.neurons].sum(1).numpy()
             fires = np.where(inside >= .5*len(iv.neurons), inside/len(iv.neurons), 0.) if iv.vote else inside/len(iv.neurons)
-            want = measure(LABELLED.labels, iv.concept, base, rerun(clf, iv), fires)
+            want = measure(LABELLED.labels, class_number(iv.concept, LABELLED.classes), base, rerun(clf, iv), fires)
             agree(table.loc[i, list(MEASURES)], list(want.values()), clf, size=score_size(base))
-        assert table.concept[i] == LABELLED.classes[iv.concept]
+        assert table.concept[i] == iv.concept
 
 
 def test_gates_are_computed_once(case, monkeypatch):
@@ -205,8 +206,7 @@ def pieces(C, N, I, rng):
 def test_memory_does_not_grow_with_the_classes(monkeypatch):
     "Of 200 interventions, texts and classes: answers in one array are 32 MB, what is kept of them 0.7."
     texts = Texts(["a"]*200, np.arange(200), tuple(map(str, range(200))))
-    ivs = [SimpleNamespace(concept=i, condition="range", ranking="r", fraction=.5, range="full", edit="mean", site="residual.0")
-           for i in range(200)]
+    ivs = [Setting(str(i), "range", "residual.0", "r", .5, "full") for i in range(200)]
     monkeypatch.setattr(sweeps, "align", lambda texts, clf: texts)
     monkeypatch.setattr(sweeps, "check_interventions", lambda ivs: None)
     monkeypatch.setattr(sweeps, "interventions_on", lambda *_, **__: pieces(200, 200, 200, np.random.default_rng(0)))

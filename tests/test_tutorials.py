@@ -98,7 +98,7 @@ def test_erasing(bbc):
     assert rows.target_accuracy["gated"] < .05 and rows.target_accuracy["random"] > .85
     assert 4*max(rows.disturbance["gated"], rows.disturbance["random"]) < rows.disturbance["full"]
     data = held.acts, held.labels, test.acts, test.labels, POLITICS
-    gated = next(e for e in edits if e.condition == "gated" and e.concept == POLITICS)
+    gated = next(e for e in edits if e.condition == "gated" and e.concept == "politics")
     suppressed = nl.information_left(partial(edited_acts, gated), *data)
     erased = nl.information_left(nl.leace(fit.acts, fit.labels, POLITICS), *data)
     assert suppressed.information > .7 > .2 > erased.information

@@ -9,6 +9,7 @@ from neuronlens.ablation import Intervention, Neurons
 from neuronlens.hooks import parse_site, run
 from neuronlens.model import batches, encode
 from neuronlens.rounding import agree, apart, score_size
+from neuronlens.setting import Setting
 
 BEYOND = 30 # How many times what rounding may make a mistake, or an edit, has to move what is compared at least
 
@@ -90,13 +91,14 @@ def intervention(acts, site, edit="mean", positions="all", seed=0, vote=0., **kw
     lo, hi = ends[:, ::2].clone(), ends[:, 1::2].clone()
     lo[neurons[0], 1], hi[neurons[0], 1] = torch.inf, -torch.inf
     about = Neurons(*torch.randn(4, acts.shape[1], generator=gen))
-    return Intervention(1, "range", "hand", .3, "hand", edit, parse_site(site), neurons, lo, hi, about, positions, vote)
+    said = Setting("1", "range", str(parse_site(site)), "hand", .3, "hand", vote, positions=positions, edit=edit)
+    return Intervention(said, neurons, lo, hi, about)
 
 
 def by_hand(iv, x, places):
     "What an intervention makes of one text's [T, D] if it edits only `places`, and the share of it in range at each."
     out, share = x.clone(), []
-    lows, highs, values = iv.lo.tolist(), iv.hi.tolist(), iv.about.rest_mean.tolist()
+    lows, highs, values = iv.lo.tolist(), iv.hi.tolist(), iv.state.rest_mean.tolist()
     for t, row in enumerate(x.tolist()):
         inside = [j for j in iv.neurons.tolist() if any(a <= row[j] <= b for a, b in zip(lows[j], highs[j], strict=True))]
         if len(inside) < iv.vote*len(iv.neurons): inside = []
