@@ -13,8 +13,9 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from html import escape
+from itertools import product
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -344,19 +345,38 @@ def _together(statistics, rankings, ranges):
 
 def _tensor(a): return torch.as_tensor(np.array(a), dtype=torch.float32)
 
-def _gates(ranges, concept, votes):
-    "Every gate on one concept as (name, lo, hi, vote); the first is the whole neuron."
-    out = [('full', *(torch.full((ranges[0].lo.shape[1], 1), s*torch.inf) for s in (-1, 1)), 0.)]
-    for r in ranges:
-        lo,hi = _tensor(r.lo[concept]),_tensor(r.hi[concept])
-        out += [(r.name, lo, hi, float(v)) for v in votes]
-    return out
-
 # %% ../nbs/40_ablation.ipynb #077c9459
-def _neurons(statistics, concept, acts, labels, seed):
-    "What an edit may know about the neurons for one concept; quantiles of the auxiliary activations where those are given."
-    known = (_tensor(getattr(statistics, n)[concept]) for n in Neurons._fields[:4])
-    return Neurons(*known, None if acts is None else _tensor(rest_quantiles(acts, labels, concept, seed=seed)))
+class Parts:
+    "What the settings at one site share: salient sets, gates, what edits may know. Each is made once, when a setting needs it."
+    def __init__(self, statistics, rankings, ranges, acts=None, labels=None):
+        _together(statistics, rankings, ranges)
+        for what,xs in (('rankings', rankings), ('ranges', ranges)):
+            names = [x.name for x in xs]
+            if twice := [n for n in names if names.count(n) > 1]: raise InputError(f"two {what} are called {twice[0]!r}")
+        self.statistics,self.acts,self.labels = statistics,acts,labels
+        self.rankings,self.ranges = ({x.name:x for x in xs} for xs in (rankings, ranges))
+        for name in ('salient', 'drawn', 'gate', 'state'): setattr(self, name, cache(getattr(self, f'_{name}')))
+
+    def _salient(self, ranking, fraction): return torch.as_tensor(self.rankings[ranking].salient(fraction))
+    def _drawn(self, c, seed, k): return torch.as_tensor(drawing(seed, c).permutation(self.statistics.mean.shape[1]))[:k].sort().values
+
+    def _gate(self, c, kind):
+        "Ends of a kind of range, each `[D, K]`; of the whole neuron, if it was not fitted."
+        if kind in self.ranges: return _tensor(self.ranges[kind].lo[c]),_tensor(self.ranges[kind].hi[c])
+        return tuple(torch.full((self.statistics.mean.shape[1], 1), s*torch.inf) for s in (-1, 1))
+
+    def _state(self, c, seed):
+        "What an edit may know; quantiles of the auxiliary activations where a seed says how to draw from them."
+        if seed is not None and (self.acts is None or self.labels is None):
+            raise InputError("edit 'resample' draws from activations: give plan acts= and labels=")
+        known = (_tensor(getattr(self.statistics, n)[c]) for n in Neurons._fields[:4])
+        return Neurons(*known, None if seed is None else _tensor(rest_quantiles(self.acts, self.labels, c, seed=seed)))
+
+    def __call__(self, setting:Setting)->Intervention:
+        c,salient = class_number(setting.concept, self.statistics.classes),self.salient(setting.ranking, setting.fraction)
+        own = self.drawn(c, setting.seed, salient.shape[1]) if setting.condition == 'random' else salient[c]
+        state = self.state(c, setting.seed if parse_edit(setting.edit)[0] == 'resample' else None)
+        return Intervention(setting, own, *self.gate(c, setting.range), state)
 
 # %% ../nbs/40_ablation.ipynb #aa9cb537
 def plan(
@@ -383,32 +403,19 @@ def plan(
     if fitted is not None:
         _warn("plan(fitted=)", "fitted_at")
         fitted_at = fitted
-    site,(C,D),_ = parse_site(site),statistics.mean.shape,drawing(seed)
+    site,(C,D),_ = parse_site(site),statistics.mean.shape,drawing(seed) # Which refuses what is no seed
     edits,votes = [format_kind(*parse_edit(e)) for e in _listed(edit)],_listed(vote)
     concepts,out = [class_number(c, statistics.classes) for c in (range(C) if concepts is None else _listed(concepts))],[]
     rankings,fractions = _listed(rankings),_listed(fractions)
     for v in votes: check_when(v, fitted_at, positions, covers, scope)
-    _together(statistics, rankings, _listed(ranges))
     check_fractions(fractions, D, site)
-    if 'resample' not in edits: acts = None
-    elif acts is None or labels is None: raise InputError("edit 'resample' draws from activations: give plan acts= and labels=")
-    drawn = {c:torch.as_tensor(drawing(seed, int(c)).permutation(D)) for c in concepts}
-    gates = {c:_gates(_listed(ranges), c, votes) for c in concepts}
-    state = {c:_neurons(statistics, c, acts, labels, seed) for c in concepts}
+    made = Parts(statistics, rankings, _listed(ranges), acts, labels)
     same = dict(site=str(site), positions=positions, seed=seed, fitted_at=fitted_at)
-    when = dict(covers=covers, scope=scope)
-    for r in rankings:
-        for f in fractions:
-            salient = torch.as_tensor(r.salient(f))
-            for c in concepts:
-                control = drawn[c][:salient.shape[1]].sort().values
-                for e in edits:
-                    for n,(kind,lo,hi,v) in enumerate(gates[c]):
-                        sets = dict(range=salient[c], random=control) if n else dict(full=salient[c])
-                        way = same | dict(ranking=r.name, fraction=float(f), range=kind, edit=e) | (when | dict(vote=v) if n else {})
-                        for k,s in sets.items():
-                            said = Setting(statistics.classes[c], k, preset=preset if k == 'range' else '', **way)
-                            out.append(Intervention(said, s, lo, hi, state[c]))
+    gates = [(r.name, dict(vote=float(v), covers=covers, scope=scope)) for r in _listed(ranges) for v in votes]
+    for r,f,c,e in product(rankings, fractions, concepts, edits):
+        said = Setting(statistics.classes[c], 'full', ranking=r.name, fraction=float(f), range='full', edit=e, **same)
+        ways = [said]+[replace(said, condition=k, range=kind, **gate) for kind,gate in gates for k in ('range', 'random')]
+        out += [made(replace(w, preset=preset) if preset and w.condition == 'range' else w) for w in ways]
     return out
 
 # %% ../nbs/40_ablation.ipynb #7b37a8f4
