@@ -73,6 +73,7 @@ def _paid(df, cost):
     if cost not in COSTS: raise InputError(f"cost {cost!r} is none of {', '.join(COSTS)}")
     return df[f'base_{cost}']-df[cost] if cost.startswith('auxiliary') else df[cost]
 
+# %% ../nbs/47_choice.ipynb #487b8b9d
 def _macro(df):
     "Means over concepts of every preset and setting."
     keys = ['preset', *setting_keys(df)]
@@ -185,6 +186,7 @@ def choose(
 MATCHED = ('dataset', 'model', 'preset', 'concept', 'target_accuracy', 'target_confidence', 'auxiliary_accuracy', 'auxiliary_confidence',
            'base_auxiliary_accuracy', 'base_auxiliary_confidence', 'disturbance', 'broken', 'n_target', 'n_auxiliary')
 
+# %% ../nbs/47_choice.ipynb #8750ccfc
 def apply(
     choice:Choice, # What was settled on validation texts
     effects, # `Effects` on test texts, with base rows

@@ -73,13 +73,7 @@ class RankingAgreement:
 
     def to_frame(self):
         "One row per (pair of rankings, class): a, b, class, spearman, kendall, then for every fraction the share and chance."
-        i,j = np.triu_indices(len(self.names), 1)
-        C,names = len(self.classes),np.array(self.names, dtype=object)
-        columns = {'spearman': self.spearman[i, j].ravel(), 'kendall': self.kendall[i, j].ravel()}
-        for f,share,by_chance in zip(self.fractions, self.shared, self.chance, strict=True):
-            columns |= {f'top {f:.0%}': share[i, j].ravel(), f'chance {f:.0%}': by_chance}
-        pairs = {'a': np.repeat(names[i], C), 'b': np.repeat(names[j], C), 'class': np.tile(self.classes, len(i))}
-        return pd.DataFrame({**pairs, **columns})
+        return agreement_frame(self)
 
     def summary(self):
         "One row per pair of rankings: means over classes."
@@ -95,6 +89,19 @@ class RankingAgreement:
         table = self.summary().to_html(index=False, float_format='%.2f', max_rows=30)
         return f"<p>{escape(repr(self))}: means over classes</p>{table}" 
 
+# %% ../nbs/41_matching.ipynb #0ee59358
+def agreement_frame(
+    agreement:RankingAgreement, # Of R rankings and C classes
+)->pd.DataFrame: # R (R-1)/2 x C rows
+    "One row per (pair of rankings, class): a, b, class, spearman, kendall, then for every fraction the share and chance."
+    i,j = np.triu_indices(len(agreement.names), 1)
+    C,names = len(agreement.classes),np.array(agreement.names, dtype=object)
+    columns = {'spearman': agreement.spearman[i, j].ravel(), 'kendall': agreement.kendall[i, j].ravel()}
+    for f,share,by_chance in zip(agreement.fractions, agreement.shared, agreement.chance, strict=True):
+        columns |= {f'top {f:.0%}': share[i, j].ravel(), f'chance {f:.0%}': by_chance}
+    pairs = {'a': np.repeat(names[i], C), 'b': np.repeat(names[j], C), 'class': np.tile(agreement.classes, len(i))}
+    return pd.DataFrame({**pairs, **columns})
+
 # %% ../nbs/41_matching.ipynb #c8d701c9
 def ranking_agreement(
     rankings:dict, # Name to scores `[C, D]` or to a `Ranking`; same classes, same neurons
@@ -107,11 +114,7 @@ def ranking_agreement(
     named = [r.classes for r in rankings.values() if hasattr(r, 'classes')]
     given = None if classes is None else class_names(classes)
     need_alike(**{f'ranking {k!r}':r for k,r in rankings.items() if hasattr(r, 'classes')}, classes=given)
-    scores = {k: as_array(getattr(r, 'scores', r), np.float64, f'ranking {k!r}') for k,r in rankings.items()}
-    if len({s.shape for s in scores.values()}) > 1 or any(s.ndim != 2 for s in scores.values()):
-        raise InputError(f"rankings must all be [classes, neurons], got {({k: s.shape for k,s in scores.items()})}")
-    bad = [k for k,s in scores.items() if np.isnan(s).any()]
-    if bad: raise InputError(f"ranking {bad[0]!r} has a score that is NaN")
+    scores = _scores_of(rankings)
     if not np.iterable(fractions) or not len(fractions): raise InputError(f"fractions={fractions!r} must be a list of shares")
     for f in fractions:
         if not 0 < need_number(fraction=f) <= 1: raise InputError(f"fraction={f} must be above 0 and at most 1")
@@ -123,6 +126,16 @@ def ranking_agreement(
     shared = np.stack([ratio(np.einsum('acd,bcd->abc', t, t), k) for t,k in zip(tops, sizes, strict=True)])
     spearman,kendall = _rank_correlations(s)
     return RankingAgreement(spearman, kendall, shared, np.array(sizes)/D, tuple(fractions), tuple(scores), classes)
+
+# %% ../nbs/41_matching.ipynb #08f347d5
+def _scores_of(rankings):
+    "The scores `[C, D]` of every ranking, by its name."
+    scores = {k: as_array(getattr(r, 'scores', r), np.float64, f'ranking {k!r}') for k,r in rankings.items()}
+    if len({s.shape for s in scores.values()}) > 1 or any(s.ndim != 2 for s in scores.values()):
+        raise InputError(f"rankings must all be [classes, neurons], got {({k: s.shape for k,s in scores.items()})}")
+    bad = [k for k,s in scores.items() if np.isnan(s).any()]
+    if bad: raise InputError(f"ranking {bad[0]!r} has a score that is NaN")
+    return scores
 
 # %% ../nbs/41_matching.ipynb #14c46c92
 def _top(scores, k):

@@ -192,15 +192,7 @@ class PairOverlap:
 
     def to_frame(self, salient=None):
         "One row per (pair, measure): a, b, measure, neurons, median value and median of chance."
-        C,D = self.value.shape[2:]
-        own = np.ones((C, D), bool) if salient is None else members(salient, D, self.classes)[0]
-        rows = []
-        for i,j in zip(*np.triu_indices(C, 1), strict=True):
-            at = own[i] & own[j]
-            for k,name in enumerate(self.measures):
-                pair = [np.median(v[k, i, j, at]) if at.any() else np.nan for v in (self.value, self.null)]
-                rows.append((self.classes[i], self.classes[j], name, at.sum(), *pair))
-        return pd.DataFrame(rows, columns=['a', 'b', 'measure', 'neurons', 'value', 'chance'])
+        return pair_medians(self, salient)
 
     def summary(self, salient=None):
         "One row per measure: mean, lowest and highest pair, and mean of chance."
@@ -217,6 +209,22 @@ class PairOverlap:
     def _repr_html_(self):
         table = self.summary().to_html(index=False, float_format='%.3f')
         return f"<p>{escape(repr(self))}: medians over neurons</p>{table}"
+
+# %% ../nbs/38_overlap.ipynb #0cc1b224
+def pair_medians(
+    overlap:PairOverlap, # Of C classes and D neurons
+    salient=None, # C salient sets: neurons in both of a pair count; None: all neurons
+)->pd.DataFrame: # C (C-1)/2 x M rows
+    "One row per (pair, measure): a, b, measure, neurons, median value and median of chance."
+    C,D = overlap.value.shape[2:]
+    own = np.ones((C, D), bool) if salient is None else members(salient, D, overlap.classes)[0]
+    rows = []
+    for i,j in zip(*np.triu_indices(C, 1), strict=True):
+        at = own[i] & own[j]
+        for k,name in enumerate(overlap.measures):
+            pair = [np.median(v[k, i, j, at]) if at.any() else np.nan for v in (overlap.value, overlap.null)]
+            rows.append((overlap.classes[i], overlap.classes[j], name, at.sum(), *pair))
+    return pd.DataFrame(rows, columns=['a', 'b', 'measure', 'neurons', 'value', 'chance'])
 
 # %% ../nbs/38_overlap.ipynb #6e256c17
 def pair_overlap(

@@ -49,12 +49,7 @@ class ProbePath:
 
     def place(self, accuracy):
         "Place of the sparsest probe with at least this validation accuracy; of equally sparse ones the most accurate."
-        good = np.flatnonzero(self.accuracy >= accuracy-1e-12)
-        if not len(good):
-            i = self.accuracy.argmax()
-            raise InputError(f"no probe on this path reaches accuracy {accuracy:.4g}: the best has {self.accuracy[i]:.4g}, "
-                f"with {self.neurons[i]} neurons at l1={self.l1[i]:.3g}")
-        return int(good[np.lexsort((-self.accuracy[good], self.neurons[good]))[0]])
+        return path_place(self, accuracy)
 
     def at(self, accuracy):
         "The sparsest `Probe` with at least this validation accuracy."
@@ -64,6 +59,19 @@ class ProbePath:
         "One row per price: l1, neurons (in use for any class), per_class (their mean number), accuracy, converged."
         return pd.DataFrame({'l1': self.l1, 'neurons': self.neurons, 'per_class': self.used.mean(1),
             'accuracy': self.accuracy, 'converged': self.converged})
+
+# %% ../nbs/31_sparsity.ipynb #1b1e5318
+def path_place(
+    path:ProbePath, # Of `elastic_net_path`
+    accuracy:float, # Validation accuracy to reach, 0 to 1
+)->int: # 0 to P-1
+    "Place of the sparsest probe that reaches it; of equally sparse ones the most accurate."
+    good = np.flatnonzero(path.accuracy >= accuracy-1e-12)
+    if not len(good):
+        i = path.accuracy.argmax()
+        raise InputError(f"no probe on this path reaches accuracy {accuracy:.4g}: the best has {path.accuracy[i]:.4g}, "
+            f"with {path.neurons[i]} neurons at l1={path.l1[i]:.3g}")
+    return int(good[np.lexsort((-path.accuracy[good], path.neurons[good]))[0]])
 
 # %% ../nbs/31_sparsity.ipynb #d03c3723
 def path_classes(
@@ -305,10 +313,7 @@ def probe_by_count(
     enough(labels, classes)
     if not 0 < need_number(l2=l2) < np.inf: raise InputError(f"l2={l2} must be a number above 0")
     order = _orders(order, len(classes), train.shape[1])
-    most = order.shape[1]
-    counts = np.unique([*(2**i for i in range(most.bit_length())), most] if counts is None else as_array(counts, what='counts'))
-    if counts.dtype.kind not in 'iu' or not len(counts) or counts[0] < 1 or counts[-1] > most:
-        raise InputError(f"counts must lie between 1 and {most}")
+    counts = _counts(counts, order.shape[1])
     mean,scale = mean_and_scale(train, np.inf)
     x,a = (((v-mean)/scale).astype(np.float32) for v in (train, test))
     out = np.empty((4, len(counts), len(classes)))
@@ -319,6 +324,14 @@ def probe_by_count(
                 out[:,i,c] = detection(a[:,first[:k]]@w[:-1]+w[-1], gold == c)
     share = np.bincount(gold, minlength=len(classes))/len(gold)
     return CountProbes(counts, *out, np.maximum(share, 1-share), classes, len(labels), len(gold))
+
+# %% ../nbs/31_sparsity.ipynb #0b1dab71
+def _counts(counts, most):
+    "Numbers of neurons `[K]` int64, rising: those given, or 1, 2, 4, .. and `most`."
+    counts = np.unique([*(2**i for i in range(most.bit_length())), most] if counts is None else as_array(counts, what='counts'))
+    if counts.dtype.kind not in 'iu' or not len(counts) or counts[0] < 1 or counts[-1] > most:
+        raise InputError(f"counts must lie between 1 and {most}")
+    return counts
 
 # %% ../nbs/31_sparsity.ipynb #a3776080
 def mass_left(
