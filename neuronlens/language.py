@@ -46,10 +46,10 @@ from neuronlens.model import (
     understood,
     without_wrapper,
 )
-from .probing import mcnemar
 from .progress import progress_bar
 from .prompt import _goes_on, _greedy, _readable, _some
 from .setting import POSITIONS, class_number
+from .testing import mcnemar
 
 # %% ../nbs/48_language.ipynb #5918bdc4
 def allowed(

@@ -30,7 +30,8 @@ from scipy.stats import norm
 
 from .data import InputError, atomic
 from .distributions import mixture_logpdf
-from .overlap import over_common, share_inside
+from .firing import share_inside
+from .overlap import over_common
 from .setting import SETTINGS, parse_kind
 from .statistics import class_statistics, labelled
 

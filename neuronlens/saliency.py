@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['FROM_STATISTICS', 'FROM_ACTIVATIONS', 'RANKINGS', 'max_activation', 'probeless', 'dprime', 'f_statistic', 'probe',
-           'random', 'mass_salient', 'probe_mass', 'average_precision', 'mutual_information', 'Ranking', 'rank',
-           'register_ranking']
+           'random', 'probe_mass', 'average_precision', 'mutual_information', 'Ranking', 'rank', 'register_ranking']
 
 # %% ../nbs/32_saliency.ipynb #5bf3c05d
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from sklearn.feature_selection import mutual_info_classif
 from .data import InputError, drawing, need_number, need_whole
 from .probing import fit_probe
 from .setting import own_name
+from .sparsity import mass_holders, mass_left
 from .statistics import as_array, class_names, class_statistics, enough, labelled, names_beside
 
 # %% ../nbs/32_saliency.ipynb #ece029f2
@@ -79,37 +79,6 @@ def random(
     "Seeded uniform scores, drawn for every class anew: the control."
     acts,_,names = labelled(acts, labels)
     return drawing(seed).random((len(names), acts.shape[1]))
-
-# %% ../nbs/32_saliency.ipynb #a3776080
-def mass_left(
-    weights, # `[C, D]` weights, of which the absolute value counts; or any scores of 0 or more
-)->np.ndarray: # `[C, D]` float64: 1 for the largest, 0 for a weight of 0
-    "Share of the sum that is left when all larger weights are taken away; equal weights: lower index first."
-    w = abs(as_array(weights, np.float64, 'weights'))
-    if w.ndim != 2: raise InputError(f"weights must be [classes, neurons], got shape {w.shape}")
-    w = np.where(np.isinf(w).any(1, keepdims=True), np.isinf(w), w) # Beside an infinite weight all others are none
-    order = np.argsort(-w, axis=1, kind='stable')
-    held = np.cumsum(np.take_along_axis(w, order, 1), axis=1)
-    total = held[:, -1:]
-    before = np.hstack([np.zeros_like(total), held[:, :-1]])
-    left = np.where(np.take_along_axis(w, order, 1) > 0, 1-before/np.where(total > 0, total, 1), 0.)
-    out = np.empty_like(w)
-    np.put_along_axis(out, order, left, 1)
-    return out
-
-# %% ../nbs/32_saliency.ipynb #c1547fb4
-def mass_salient(
-    weights, # `[C, D]` weights, of which the absolute value counts
-    p:float, # Share of each class's sum to hold, above 0; above 1 takes all neurons
-)->list: # C arrays int64 of neurons, largest weight first, the lower index first where two are equal
-    "The smallest set of neurons that holds share `p` of each class's absolute weight (Dalvi et al. 2019)."
-    return _more_left(mass_left(weights), p)
-
-# %% ../nbs/32_saliency.ipynb #838e1404
-def _more_left(left, p):
-    "For each row of `mass_left` the neurons that hold share `p`."
-    if not (p := need_number(p=p)) > 0: raise InputError(f"p={p} must be above 0")
-    return [(o := np.argsort(-x, kind='stable'))[x[o] > 1-p] for x in left]
 
 # %% ../nbs/32_saliency.ipynb #41e572d1
 def probe_mass(
@@ -213,7 +182,7 @@ class Ranking:
 
     def by_mass(self, p):
         "C arrays int64: the fewest neurons of each class that hold share `p` of its scores, best first."
-        return _more_left(self.scores if self.name == 'probe_mass' else mass_left(self.scores), p)
+        return mass_holders(self.scores if self.name == 'probe_mass' else mass_left(self.scores), p)
 
     def to_frame(self, k=None): return ranking_frame(self, k)
 

@@ -26,9 +26,10 @@ from .attribution import ATTRIBUTIONS, attribute, model_rankings
 from .data import InputError, Texts, atomic, bbc_news, check, contradictions, distinct, read_texts, sha256, split, take
 from .effects import Effects, load_effects, measure_effects, read_table, write_table
 from .evidence import Evidence, compare, intervals, intervals_memory
+from .firing import Firing, firing_matrix
 from .hooks import STREAMS, anatomy, parse_site
 from .model import READOUTS, Classifier, align, block_count, folder_hash, load_classifier, minilm, smollm2
-from .overlap import Firing, SetOverlap, firing_matrix, set_overlap
+from .overlap import SetOverlap, set_overlap
 from .presets import PRESETS
 from .probing import LayerProbes, probe_layers
 from .prompt import Prompt, calibrated, load_prompted, make_prompt

@@ -23,9 +23,9 @@ from ipywidgets.widgets.widget_selection import TraitError
 
 from .ablation import EDITS, Intervention, _where, firing, gate_of_text, interventions_on, plan
 from .data import InputError, Texts
+from .firing import share_inside
 from .hooks import anatomy, parse_site, run
 from .model import Classifier, each_batch, encode, read, readout_weights
-from .overlap import share_inside
 from .plots import CONDITIONS, _class_colors, _in_view, plot_neuron, theme
 from .ranges import fit_ranges, inside
 from .recording import correct_only

@@ -22,10 +22,12 @@ from .ablation import EDITS, Outcome, ablate, parse_edit, plan, reads_recording
 from .data import InputError, take
 from .effects import measure_effects
 from .evidence import Evidence, intervals
-from .overlap import bhattacharyya, firing_matrix, over_common, range_overlap, set_overlap
+from .firing import firing_matrix
+from .overlap import over_common, range_overlap, set_overlap
 from .plots import CONDITIONS, plot_probes
 from .ranges import fit_ranges
 from .recording import part_of
+from .separation import bhattacharyya
 from .setting import format_kind
 from neuronlens.widgets import (
     NeuronView,

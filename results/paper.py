@@ -189,7 +189,7 @@ def controls(p):
 def by_ranking(p):
     "Every ranking with the same ranges and edits, and how much they agree."
     from neuronlens.attribution import MODEL_RANKINGS
-    from neuronlens.overlap import ranking_agreement
+    from neuronlens.matching import ranking_agreement
     names = list(MODEL_RANKINGS)
     every = p.plan(names, ["gaussian(2.5)"], [.3, .5, .8], "mean")
     every += p.plan(names, ["posterior"], [.3, .5, .8], "mean", .5, keep=("range",))
@@ -215,7 +215,8 @@ def candidates(p):
 
 def settled(p, name, ivs, effects=None):
     "(the interventions of the chosen setting, what was chosen and how well it did on validation texts)."
-    from neuronlens.evidence import choose, setting_keys
+    from neuronlens.choice import choose
+    from neuronlens.evidence import setting_keys
     effects = effects or p.effects(ivs, "validation")
     row = choose(effects, at=.05, margin=.015, presets={name: {}}).frame.iloc[0]
     rows = effects.frame[effects.frame.condition != "base"].reset_index(drop=True)
@@ -232,8 +233,9 @@ def matching(p):
     import pandas as pd
 
     from neuronlens.ablation import ablate
+    from neuronlens.choice import MATCHED, trade_off
     from neuronlens.effects import measure_effects
-    from neuronlens.evidence import MATCHED, compare, intervals, trade_off
+    from neuronlens.evidence import compare, intervals
     chosen, settings, curves = {}, [], []
     for name, ivs in candidates(p).items():
         chosen[name], row, effects = settled(p, name, ivs)
@@ -273,9 +275,8 @@ def information(p):
     import pandas as pd
 
     from neuronlens.ablation import edited_acts
-    from neuronlens.erasure import information_left, unedited
+    from neuronlens.erasure import fresh_scores, information_left, unedited
     from neuronlens.evidence import shuffled_labels
-    from neuronlens.probing import fresh_scores
     chosen, out, learn, test = settle(p), [], p.rec["validation"], p.rec["test"]
     ways = dict(linear=(fresh_scores, learn.labels), forest=(forest, learn.labels),
                 shuffled=(fresh_scores, shuffled_labels(learn.labels, SEED)))
@@ -375,7 +376,8 @@ def shapes(p):
     import pandas as pd
 
     from neuronlens.distributions import fit_distributions
-    from neuronlens.overlap import firing_matrix, set_overlap
+    from neuronlens.firing import firing_matrix
+    from neuronlens.overlap import set_overlap
     from neuronlens.ranges import fit_ranges
     acts, labels, classes = p.fit.at(p.site), p.fit.labels, p.fit.classes
     few = np.sort(np.concatenate([np.flatnonzero(labels == c)[:FEW] for c in range(p.C)]))

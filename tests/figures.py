@@ -13,7 +13,8 @@ matplotlib.use('Agg')
 
 from matplotlib import pyplot as plt  # noqa: E402
 
-from neuronlens import distributions, evidence, overlap, plots, ranges, saliency  # noqa: E402
+from neuronlens import distributions, evidence, matching, overlap, plots, ranges, saliency  # noqa: E402
+from neuronlens import firing as fr  # noqa: E402
 from neuronlens import statistics as st  # noqa: E402
 
 ENDS = ('png', 'svg', 'pdf')
@@ -56,7 +57,7 @@ def recipes():
     stats = st.class_statistics(acts, labels, CLASSES)
     order = saliency.rank(acts, labels, 'dprime', statistics=stats)
     fitted, top = ranges.fit_ranges(acts, labels, 'gaussian(2.5)', statistics=stats), order.salient(.5)
-    firing, frame = overlap.firing_matrix(acts, labels, fitted, top, CLASSES), table()
+    firing, frame = fr.firing_matrix(acts, labels, fitted, top, CLASSES), table()
     here = frame[frame.site == 'residual.1']
     one = here[here.fraction == .6]
     points = pd.concat([one, one.assign(concept='macro')]).assign(cost=one.disturbance.iloc[0] + .01, envelope=True)
@@ -64,7 +65,7 @@ def recipes():
                          for c in (*CLASSES, 'macro') for k, v in (('full', .18), ('range', .06))])
     probes = pd.DataFrame(dict(site=['residual.0', 'residual.1'], accuracy=[.7, .9], control=[.3, .35], majority=1/3))
     path = pd.DataFrame(dict(l1=[.3, .1, .01], used=[0, 3, 8], accuracy=[.3, .8, .9]))
-    agreement = overlap.ranking_agreement({n: saliency.rank(acts, labels, n, statistics=stats) for n in ('dprime', 'probeless')})
+    agreement = matching.ranking_agreement({n: saliency.rank(acts, labels, n, statistics=stats) for n in ('dprime', 'probeless')})
     return dict(
         plot_neuron=(acts, labels, CLASSES, 0, fitted.lo[0, 0], fitted.hi[0, 0], 0), plot_neurons=(acts, labels, fitted, top, 0, 4),
         plot_ranking=(order, 3), plot_overlap=(overlap.set_overlap(top, 8, CLASSES),), plot_firing=(firing,),

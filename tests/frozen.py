@@ -64,8 +64,9 @@ def tables(folder):
     from neuronlens.ablation import record_tokens
     from neuronlens.data import make_texts
     from neuronlens.evidence import intervals
+    from neuronlens.firing import firing_matrix
     from neuronlens.model import load_classifier
-    from neuronlens.overlap import firing_matrix, set_overlap
+    from neuronlens.overlap import set_overlap
     from neuronlens.ranges import fit_ranges
     from neuronlens.recording import record
     from neuronlens.saliency import rank

@@ -16,8 +16,8 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parent
 # Neither browser, site, Ray nor training: what compares numbers that a model or an array room makes
 FILES = ["rounding", "forward", "architectures", "edits", "sweeps", "attribution", "prompt", "language", "presets", "throughput",
-         "golden", "laws", "statistics", "probing", "saliency", "distributions", "ranges", "overlap", "evidence", "erasure", "neurox",
-         "frozen"]
+         "golden", "laws", "statistics", "testing", "probing", "sparsity", "saliency", "separation", "distributions", "regions", "ranges",
+         "firing", "overlap", "matching", "evidence", "choice", "erasure", "neurox", "frozen"]
 TORCH = {"default": set(), "avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512bw", "avx512dq", "avx512vl"}}
 PRODUCTS = {"SSE41": ("COMPATIBLE", {"sse4_1"}), "AVX2": ("AVX2", {"avx2"})} # oneDNN's name of it, MKL's, and what it takes
 THREADS = (1, 2)

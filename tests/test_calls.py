@@ -8,51 +8,62 @@ import pytest
 import torch
 from calls import CALLS, STRANGE, Maker, call, calls
 
-from neuronlens import ranges
+from neuronlens import ranges, regions
+from neuronlens.choice import (
+    choose,
+    matched,
+    trade_off,
+)
 from neuronlens.data import InputError, balance, make_texts, read_chunks, read_texts, take
-from neuronlens.distributions import compare_fits, separation
+from neuronlens.distributions import compare_fits
 from neuronlens.effects import changes_of, measure, measure_effects
 from neuronlens.erasure import information_left, leace, unedited
 from neuronlens.evidence import (
-    choose,
     compare,
     contributions,
-    holm,
     intervals,
-    matched,
     over_seeds,
     random_ranges,
     shuffled_labels,
-    sign_flips,
-    trade_off,
 )
-from neuronlens.overlap import (
-    cka,
-    family_overlap,
+from neuronlens.firing import (
     firing_rates,
     members,
-    over_common,
-    pair_overlap,
     predicted_collateral,
     range_purity,
-    ranking_agreement,
-    set_overlap,
     share_inside,
 )
+from neuronlens.matching import (
+    cka,
+    family_overlap,
+    ranking_agreement,
+)
+from neuronlens.overlap import (
+    over_common,
+    pair_overlap,
+    set_overlap,
+)
 from neuronlens.probing import (
-    accuracy_draws,
-    accuracy_interval,
-    elastic_net_path,
     fit_probe,
-    probe_by_count,
     probe_layers,
-    sparsest_probe,
-    unseen,
 )
 from neuronlens.ranges import fit_ranges
 from neuronlens.saliency import Ranking, average_precision, mutual_information, random, rank
+from neuronlens.separation import separation
 from neuronlens.setting import Setting
+from neuronlens.sparsity import (
+    elastic_net_path,
+    probe_by_count,
+    sparsest_probe,
+)
 from neuronlens.statistics import batch_quantiles, class_statistics, labelled, quantiles_from_arrays
+from neuronlens.testing import (
+    accuracy_draws,
+    accuracy_interval,
+    holm,
+    sign_flips,
+    unseen,
+)
 
 X = np.random.default_rng(0).normal(size=(12, 3))
 Y = np.repeat([0, 1, 2], 4)
@@ -200,8 +211,8 @@ REFUSED = [ # What is called, and what the sentence says
     (lambda: R.contains(X, True), 'concept True is not'),
     (lambda: R.to_frame(True), 'concept True is not'),
     *[(lambda f=f: f(X[:, :0], Y), r'acts must be \[examples, neurons\], got shape \(12, 0\)') for f in (
-        elastic_net_path, ranges.density, average_precision, mutual_information, class_statistics, rank, fit_probe,
-        lambda x, y: leace(x, y, 0), lambda x, y: ranges.posterior_histogram(x, y, .5))],
+        elastic_net_path, regions.density, average_precision, mutual_information, class_statistics, rank, fit_probe,
+        lambda x, y: leace(x, y, 0), lambda x, y: regions.posterior_histogram(x, y, .5))],
     (lambda: over_common([2, 3, 4]), r'shares must be .* got shape \(3,\)'),
     (lambda: over_common(np.zeros((2, 3, 4))), r'shares must be .* got shape \(2, 3, 4\)'),
     (lambda: separation(X, Y, 2), 'label 2 is outside the 2 classes'),
@@ -249,5 +260,5 @@ def test_whole_floats_are_whole_numbers(tmp_path):
     np.testing.assert_array_equal(sign_flips(X, 9.), sign_flips(X, 9))
     assert len(Ranking(X.T, 'x', tuple('abc')).to_frame(2.)) == 6
     np.testing.assert_array_equal(ranges.gaussian(S, Fraction(5, 2)), ranges.gaussian(S, 2.5))
-    np.testing.assert_array_equal(ranges.posterior(S, Fraction(1, 2)), ranges.posterior(S, .5))
+    np.testing.assert_array_equal(regions.posterior(S, Fraction(1, 2)), regions.posterior(S, .5))
     assert unseen(0) == unseen(1) == pytest.approx(.975) and unseen([3]).shape == (1,)

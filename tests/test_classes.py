@@ -5,7 +5,9 @@ import pytest
 
 import neuronlens as nl
 from neuronlens.data import InputError, make_texts
-from neuronlens.overlap import family_overlap, members, normal_rates, predicted_collateral, set_overlap
+from neuronlens.firing import members, normal_rates, predicted_collateral
+from neuronlens.matching import family_overlap
+from neuronlens.overlap import set_overlap
 from neuronlens.ranges import fit_ranges
 from neuronlens.saliency import Ranking, rank
 from neuronlens.statistics import batch_quantiles, class_statistics, need_alike, quantiles_from_arrays

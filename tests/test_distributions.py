@@ -1,7 +1,7 @@
 """Shapes of single neurons against other implementations, on planted and on null activations."""
 import numpy as np
 import pytest
-from scipy.stats import false_discovery_control, ks_2samp
+from scipy.stats import false_discovery_control
 from statsmodels.stats.diagnostic import lilliefors as lilliefors_elsewhere
 
 from neuronlens.data import InputError
@@ -14,7 +14,6 @@ from neuronlens.distributions import (
     lilliefors,
     mixture_logpdf,
     second_mode,
-    separation,
 )
 
 
@@ -67,24 +66,6 @@ def test_modes_do_not_see_scale_place_sign_or_order():
     found = second_mode(x)
     assert found[0] < .1 and found[20] > .5
     for same in (x*1e-5, x*1e6+3e6, -x, x[rng.permutation(300)]): np.testing.assert_allclose(second_mode(same), found, atol=2e-3)
-
-
-def test_separation_by_hand_and_by_scipy():
-    rng = np.random.default_rng(4)
-    labels = rng.permutation(np.repeat([0, 1, 3], [40, 25, 35]))
-    x = np.round(rng.normal(size=(100, 70))*2+labels[:, None]).astype(np.float32)
-    threshold, interval = separation(x, labels, 4)
-    for c in (0, 1, 3):
-        other = [ks_2samp(v[labels == c], v[labels != c]).statistic for v in x.T]
-        np.testing.assert_allclose(threshold[c], other, atol=1e-12)
-    assert np.isnan(threshold[2]).all() and np.isnan(interval[2]).all()
-    known = ~np.isnan(threshold)
-    assert (interval[known] >= threshold[known]-1e-12).all() and (interval[known] <= np.minimum(1, 2*threshold[known])+1e-12).all()
-    best = [abs(np.subtract(*(((x[k, 3] >= lo) & (x[k, 3] <= hi)).mean() for k in (labels == 0, labels != 0))))
-            for lo in x[:, 3] for hi in x[:, 3]]
-    assert abs(interval[0, 3]-max(best)) < 1e-12
-    again = separation(np.exp(-x/4), labels, 4) # Any monotone map leaves order alone, or turns it round
-    np.testing.assert_allclose(again, (threshold, interval), atol=1e-12)
 
 
 def test_mixtures_do_not_see_scale_place_or_neighbours():

@@ -1,12 +1,14 @@
 """LEACE against the authors' own package, linear guardedness, and a fresh probe that cannot be fooled."""
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from test_probing import made
 
 from neuronlens.data import InputError
-from neuronlens.erasure import information_left, leace, mean_projection, unedited, weighted_auc
+from neuronlens.erasure import information_left, leace, mean_projection, readability, unedited, weighted_auc
 
 
 def planted(N=600, D=12, C=3, seed=0, strength=1.):
@@ -147,3 +149,52 @@ def test_a_probe_that_knows_the_share_alone_has_no_information():
     for concept in range(3):
         left = information_left(unedited, x, y, x, y, concept, probe=knows)
         assert left.information == pytest.approx(0, abs=1e-9) and left.auc == pytest.approx(.5)
+
+
+
+def test_readability_against_sklearn_and_after_erasure():
+    x, y = made(600)
+    a, b = slice(0, 300), slice(300, 600)
+    r = readability(x[a], y[a], x[b], y[b], 'c2', classes=['c0', 'c1', 'c2', 'c3'])
+    m, s = x[a].mean(0), x[a].std(0)
+    other = LogisticRegression(C=1/(300*.01), tol=1e-8).fit((x[a]-m)/s, y[a] == 2)
+    z = other.decision_function((x[b]-m)/s)
+    assert r.auc == pytest.approx(roc_auc_score(y[b] == 2, z), abs=1e-3)
+    assert r.accuracy == pytest.approx(((z > 0) == (y[b] == 2)).mean(), abs=.01)
+    assert (r.concept, r.n, r.n_concept, r.n_train) == ('c2', 300, (y[b] == 2).sum(), 300) and r.majority == pytest.approx(.75, abs=.05)
+    gone = x.copy()
+    gone[:, :4] = 0
+    assert abs(readability(gone[a], y[a], gone[b], y[b], 2).auc-.5) < .12 < r.auc-.5
+    assert isinstance(r.to_frame(), pd.DataFrame) and 'c2' in repr(r)
+
+
+
+def test_readability_at_the_edge_of_what_is_taken():
+    "Two examples on either side are enough, one is not; a price of 0 or without end, and a class that is none, are refused."
+    x, y = made(40)
+    two = np.r_[np.flatnonzero(y == 1)[:2], np.flatnonzero(y == 0)]
+    classes = ['c0', 'c1', 'c2', 'c3']
+    assert readability(x[two], y[two], x, y, 1, classes=classes).n_train == len(two)
+    with pytest.raises(InputError, match="'c1' has 1 of"): readability(x[two[1:]], y[two[1:]], x, y, 1, classes=classes)
+    for l2 in (0, np.inf):
+        with pytest.raises(InputError, match='l2='): readability(x, y, x, y, 1, l2=l2, classes=classes)
+    for none in (4, -1, 'c4'):
+        with pytest.raises(InputError, match='no class'): readability(x, y, x, y, none, classes=classes)
+
+
+
+def test_nothing_is_read_from_constant_neurons():
+    x, y = made()
+    still = np.full_like(x, 3)
+    r = readability(still, y, still, y, 1)
+    assert (r.auc, r.balanced_accuracy, r.accuracy) == (.5, .5, r.majority)
+
+
+
+@pytest.mark.parametrize(("call", "says"), [
+    (lambda x, y: readability(x, y, x[:, :3], y, 0), "12 neurons in train but 3"),
+    (lambda x, y: readability(x, y, x, y, 4), "no class 4"),
+    (lambda x, y: readability(x, y, x, y, 0, l2=0), "l2=0"),
+])
+def test_bad_input_is_named(call, says):
+    with pytest.raises(InputError, match=says): call(*made())

@@ -203,7 +203,7 @@ def tidy(study):
 def in_range(study, concept, neuron, tau):
     "From the library alone: the range's ends, the share of every class inside, and how much of the range is in the picture."
     import neuronlens as nl
-    from neuronlens.overlap import share_inside
+    from neuronlens.firing import share_inside
     from neuronlens.plots import _borders
     c, x = study.classes.index(concept), study.test.acts[:, neuron]
     r = nl.fit_ranges(study.train.acts[:, [neuron]], study.train.labels, f'gaussian({tau})', classes=study.classes)

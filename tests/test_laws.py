@@ -10,9 +10,10 @@ from neuronlens.ablation import edited_acts, firing, plan
 from neuronlens.data import InputError
 from neuronlens.distributions import compare_fits, fit_distributions, normal_mass
 from neuronlens.erasure import leace, mean_projection
-from neuronlens.overlap import bhattacharyya, cka, histogram_overlap, ks_between, matched_neurons, overlap_coefficient
+from neuronlens.matching import cka, matched_neurons
 from neuronlens.ranges import fit_ranges
 from neuronlens.saliency import FROM_STATISTICS, Ranking, rank
+from neuronlens.separation import bhattacharyya, histogram_overlap, ks_between, overlap_coefficient
 from neuronlens.statistics import batch_statistics, class_statistics
 
 LAWS = settings(max_examples=60, deadline=None, derandomize=True, database=None)

@@ -13,7 +13,8 @@ from sklearn.feature_selection import f_classif, mutual_info_classif
 from sklearn.metrics import average_precision_score
 
 from neuronlens.data import InputError
-from neuronlens.saliency import RANKINGS, average_precision, f_statistic, mass_left, mass_salient, mutual_information, rank
+from neuronlens.saliency import RANKINGS, average_precision, f_statistic, mutual_information, rank
+from neuronlens.sparsity import mass_left, mass_salient
 from neuronlens.statistics import batch_statistics, class_statistics, merge_statistics
 
 LAWS = settings(max_examples=60, deadline=None, derandomize=True, database=None)

@@ -14,7 +14,7 @@ import pytest
 
 import neuronlens as nl
 from neuronlens.ablation import edited_acts
-from neuronlens.overlap import firing_rates
+from neuronlens.firing import firing_rates
 from neuronlens.recording import example_recordings
 from neuronlens.training import example_classifier, example_texts
 
