@@ -15,8 +15,8 @@ import pandas as pd
 from scipy.special import ndtr
 from scipy.stats import false_discovery_control
 
-from .data import InputError, drawing, need_number, need_whole
-from .statistics import ClassStatistics, as_array, class_labels, class_statistics, labelled
+from .core import InputError, as_array, class_labels, drawing, labelled, need_number, need_whole
+from .statistics import ClassStatistics, class_statistics
 
 # %% ../nbs/34_distributions.ipynb #f9c8bc69
 def normal_mass(

@@ -15,11 +15,10 @@ import pandas as pd
 from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
-from .data import InputError, need_number
+from .core import InputError, as_array, class_labels, enough, labelled, need_number
 from .evidence import draw_texts
 from .probing import fresh_scores
 from .ranges import index_of
-from .statistics import as_array, class_labels, enough, labelled
 
 # %% ../nbs/45_erasure.ipynb #767268a6
 @dataclass(frozen=True, eq=False)

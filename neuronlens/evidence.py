@@ -14,14 +14,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from .data import InputError, drawing, need_number, need_whole
+from .core import InputError, as_array, drawing, need_number, need_whole
 from .effects import MEASURES, Effects, changes_of, disturbance, judged, measure_effects
+from .machine import need_memory
 from .probing import mcnemar, paired_ends, unseen
 from .progress import progress_bar
 from .ranges import Ranges, inside
 from .setting import SETTINGS, chosen_rows, setting_keys
-from .statistics import as_array
-from .store import need_memory
 
 # %% ../nbs/43_evidence.ipynb #f350f553
 def draw_texts(

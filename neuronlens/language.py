@@ -26,30 +26,17 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from .ablation import LinearEdit, _placed, gate_of_text, said_edit, together, within
-from .data import InputError, Texts, drawing, need_number, some_rows
+from .batches import Encoded, batches, each_batch, encode, last_attended, proven, readout_weights, token_budget
+from .core import InputError, drawing, need_number, some_rows
+from .data import Texts
 from .effects import write_table
 from .hooks import EMBEDDING, Site, anatomy, answer, before, hooked, run
-from neuronlens.model import (
-    Classifier,
-    Encoded,
-    align,
-    batches,
-    each_batch,
-    encode,
-    evaluating,
-    last_attended,
-    most_tokens,
-    proven,
-    quiet,
-    readout_weights,
-    token_budget,
-    understood,
-    without_wrapper,
-)
+from .model import Classifier, align
 from .probing import mcnemar
 from .progress import progress_bar
 from .prompt import _goes_on, _greedy, _readable, _some
 from .setting import POSITIONS
+from .trials import evaluating, most_tokens, quiet, understood, without_wrapper
 
 # %% ../nbs/48_language.ipynb #5918bdc4
 def allowed(

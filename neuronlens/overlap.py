@@ -19,9 +19,9 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import ndtr
 from scipy.stats import kendalltau, spearmanr
 
-from .data import InputError, drawing, need_number
+from .core import InputError, as_array, class_names, drawing, enough, labelled, need_number
 from .ranges import fit_ranges, inside, neuron_numbers
-from .statistics import as_array, class_names, class_statistics, enough, labelled, need_alike
+from .statistics import class_statistics, need_alike
 
 # %% ../nbs/38_overlap.ipynb #533f6a9d
 def _ratio(a, b):

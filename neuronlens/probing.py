@@ -22,9 +22,8 @@ from scipy.stats import binom, rankdata
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from .data import InputError, drawing, need_number, need_whole
+from .core import InputError, as_array, class_labels, drawing, enough, labelled, need_finite, need_number, need_whole
 from .progress import progress_bar
-from .statistics import as_array, class_labels, enough, labelled, need_finite
 
 # %% ../nbs/30_probing.ipynb #d0a1f14b
 @dataclass(frozen=True, eq=False)

@@ -25,27 +25,20 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from .data import InputError, Texts, balance, bbc_news, distinct, drawing, need_number, need_texts, split, take
-from neuronlens.model import (
-    Batch,
-    Classifier,
+from .batches import Batch, batches, encode, last_attended, pad, token_budget
+from .core import InputError, drawing, need_number
+from .data import Texts, balance, bbc_news, distinct, need_texts, split, take
+from .model import Classifier, load_language_model, smollm2, weights_hash
+from neuronlens.trials import (
     alike,
-    batches,
     call_options,
     check_tokenizer,
-    encode,
     evaluating,
     is_causal,
-    last_attended,
-    load_language_model,
     most_tokens,
-    pad,
     quiet,
-    smollm2,
-    token_budget,
     turns_by_length,
     understood,
-    weights_hash,
     weights_state,
     without_wrapper,
 )

@@ -66,7 +66,7 @@ def store(table, part, frame, same=()):
     import pandas as pd
     from filelock import FileLock
 
-    from neuronlens.data import atomic
+    from neuronlens.files import atomic
     (HERE.parent/"build").mkdir(exist_ok=True)
     path = HERE/f"{table}.csv"
     frame = frame.copy()
@@ -433,7 +433,7 @@ def seeds(p, more=(1, 2)):
 
 def each_tokens(p):
     "About how many tokens a text has."
-    from neuronlens.model import encode
+    from neuronlens.batches import encode
     some = p.texts["test"].texts[:200]
     return sum(map(len, encode(p.clf, some).ids))/len(some)
 
@@ -529,7 +529,7 @@ def main(asked):
 
     import pandas as pd
 
-    from neuronlens.recording import versions
+    from neuronlens.provenance import versions
     if strange := [x for x in asked if x not in PARTS and x not in STEPS]:
         raise SystemExit(f"nothing is called {strange[0]!r}; there are the parts {', '.join(PARTS)} and the steps {', '.join(STEPS)}")
     for part in [x for x in asked if x in PARTS] or PARTS:

@@ -15,7 +15,8 @@ from scipy import sparse
 
 from neuronlens import distributions, effects, erasure, evidence, overlap, probing, ranges, saliency, statistics
 from neuronlens.ablation import plan, rest_quantiles
-from neuronlens.data import InputError, make_texts
+from neuronlens.core import InputError
+from neuronlens.data import make_texts
 
 PLAIN = [lambda x: x, np.ndarray.tolist, lambda x: x.astype(np.float32), lambda x: x.astype(np.float64), torch.as_tensor,
          lambda x: torch.as_tensor(x).double().requires_grad_(), pd.DataFrame, lambda x: pd.DataFrame(x).astype('Float64'),

@@ -21,7 +21,7 @@ def texts(seed):
 
 def numbers(clf):
     "All that a classifier is."
-    from neuronlens.recording import tokenizer_hash
+    from neuronlens.provenance import tokenizer_hash
     return {k: v.numpy() for k, v in clf.model.state_dict().items()} | dict(
         about=[clf.classes, clf.max_length, clf.readout, clf.sha256, tokenizer_hash(clf.tokenizer)])
 
@@ -72,7 +72,7 @@ def main():
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from neuronlens.model import quiet
+    from neuronlens.trials import quiet
     n, seed = (int(a) for a in [*sys.argv[1:], *('500', '0')[len(sys.argv)-1:]])
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -23,7 +23,8 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[1]
 ROOMS = { # Room: its page, and the files of tests that are about it
     'setting': ('06_setting', 'own effects frozen'),
-    'statistics': ('16_statistics', 'statistics laws'), 'probing': ('30_probing', 'probing'),
+    'statistics': ('15_statistics', 'statistics laws'), 'quantiles': ('16_quantiles', 'statistics'),
+    'probing': ('30_probing', 'probing'),
     'saliency': ('32_saliency', 'saliency golden laws'),
     'distributions': ('34_distributions', 'distributions laws'), 'ranges': ('36_ranges', 'ranges golden laws'),
     'overlap': ('38_overlap', 'overlap laws'), 'attribution': ('39_attribution', 'attribution'), 'ablation': ('40_ablation', 'edits laws'),

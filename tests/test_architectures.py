@@ -15,9 +15,11 @@ from transformers import PreTrainedTokenizerFast
 
 from neuronlens import model as model_room
 from neuronlens.ablation import ablate
-from neuronlens.data import InputError, make_texts, take
+from neuronlens.batches import Batch, batches, encode, pad
+from neuronlens.core import InputError
+from neuronlens.data import make_texts, take
 from neuronlens.hooks import EMBEDDING, Site, anatomy, answer, before, logits, parse_site, run
-from neuronlens.model import Batch, batches, encode, make_classifier, pad
+from neuronlens.model import make_classifier
 from neuronlens.recording import record
 from neuronlens.rounding import agree, apart
 

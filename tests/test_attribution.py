@@ -8,9 +8,11 @@ import torch
 from tiny import BEYOND, same_answers
 
 from neuronlens.attribution import ATTRIBUTIONS, MODEL_RANKINGS, Attributions, attribute, attributions, rank_model
-from neuronlens.data import InputError, make_texts
+from neuronlens.batches import encode, pad, read, readout_weights
+from neuronlens.core import InputError
+from neuronlens.data import make_texts
 from neuronlens.hooks import Site, anatomy, parse_site
-from neuronlens.model import encode, load_classifier, pad, read, readout_weights
+from neuronlens.model import load_classifier
 from neuronlens.recording import record
 from neuronlens.rounding import agree, apart, steps_of
 

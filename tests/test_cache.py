@@ -24,10 +24,12 @@ from flips_cache import flips, held, numbers, same
 
 from neuronlens import cache, recording
 from neuronlens.cache import cache_folder, clear, entries, hold, in_use, size_limit, trim
-from neuronlens.data import DiskFull, InputError, atomic, make_texts, neighbour, sweep
+from neuronlens.core import InputError
+from neuronlens.data import make_texts
+from neuronlens.files import DiskFull, atomic, neighbour, sweep, write_arrays
 from neuronlens.model import load_classifier
 from neuronlens.recording import Recording, record, recorded, save_recording
-from neuronlens.store import Store, write_arrays
+from neuronlens.store import Store
 from neuronlens.training import fine_tune, save_classifier
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache')

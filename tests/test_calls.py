@@ -9,7 +9,8 @@ import torch
 from calls import CALLS, STRANGE, Maker, call, calls
 
 from neuronlens import ranges
-from neuronlens.data import InputError, balance, make_texts, read_chunks, read_texts, take
+from neuronlens.core import InputError, labelled
+from neuronlens.data import balance, make_texts, read_chunks, read_texts, take
 from neuronlens.distributions import compare_fits, separation
 from neuronlens.effects import changes_of, measure, measure_effects
 from neuronlens.erasure import information_left, leace, unedited
@@ -49,9 +50,10 @@ from neuronlens.probing import (
     sparsest_probe,
     unseen,
 )
+from neuronlens.quantiles import batch_quantiles, quantiles_from_arrays
 from neuronlens.ranges import fit_ranges
 from neuronlens.saliency import Ranking, average_precision, mutual_information, random, rank
-from neuronlens.statistics import batch_quantiles, class_statistics, labelled, quantiles_from_arrays
+from neuronlens.statistics import class_statistics
 
 X = np.random.default_rng(0).normal(size=(12, 3))
 Y = np.repeat([0, 1, 2], 4)

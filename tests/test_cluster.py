@@ -18,9 +18,10 @@ from conftest import make_frame
 
 from neuronlens import cluster, recording, store
 from neuronlens.cluster import Rows, cluster_cost, spans, summarise_on_ray
-from neuronlens.data import InputError, read_chunks
+from neuronlens.core import InputError
+from neuronlens.data import read_chunks
 from neuronlens.model import load_classifier
-from neuronlens.recording import summarise, summary_arrays
+from neuronlens.summary import summarise, summary_arrays
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 SITES = ['residual.0', 'mlp.1']

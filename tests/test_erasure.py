@@ -5,7 +5,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.erasure import information_left, leace, mean_projection, unedited, weighted_auc
 
 

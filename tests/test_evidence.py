@@ -9,7 +9,7 @@ from scipy.stats import binomtest, kstest, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
 from neuronlens import evidence, store
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.effects import COLUMNS, Changes, Effects, changes_of, disturbance, load_effects, measure_effects
 from neuronlens.evidence import (
     MATCHED,

@@ -12,7 +12,8 @@ from tiny import BEYOND, OWN, WIDTHS, by_hand, intervention, touched
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from neuronlens.ablation import POSITIONS, LinearEdit
-from neuronlens.data import InputError, make_texts
+from neuronlens.core import InputError
+from neuronlens.data import make_texts
 from neuronlens.hooks import Site, anatomy, hooked, parse_site
 from neuronlens.language import (
     MultipleChoice,

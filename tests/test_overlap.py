@@ -4,7 +4,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import hypergeom, ks_2samp, norm, spearmanr
 
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.overlap import (
     bhattacharyya,
     cka,

@@ -10,7 +10,7 @@ from sklearn.naive_bayes import GaussianNB
 from test_laws import given, labelled_acts
 
 from neuronlens import ranges
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.ranges import (
     DEFAULTS,
     FROM_ACTIVATIONS,

@@ -20,11 +20,14 @@ import torch
 from conftest import CLASSES, make_frame
 
 from neuronlens import recording, store
-from neuronlens.data import InputError, Texts, make_texts, take
+from neuronlens.core import InputError
+from neuronlens.data import Texts, make_texts, take
 from neuronlens.model import load_classifier
-from neuronlens.recording import Summary, disk_need, make_reading, merge_summaries, record, recorded, shards, summarise, summary_arrays
+from neuronlens.recording import record, recorded
 from neuronlens.rounding import agree
+from neuronlens.shards import disk_need, make_reading, shards
 from neuronlens.statistics import batch_statistics, class_statistics, merge_statistics
+from neuronlens.summary import Summary, merge_summaries, summarise, summary_arrays
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 SITES = ['residual.0', 'mlp.1']

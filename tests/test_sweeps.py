@@ -12,10 +12,11 @@ from tiny import clear, everywhere, same_answers
 
 from neuronlens import ablation, store, sweeps
 from neuronlens.ablation import ablate, within
-from neuronlens.data import InputError, Texts
+from neuronlens.batches import batches, encode
+from neuronlens.core import InputError
+from neuronlens.data import Texts
 from neuronlens.effects import COLUMNS, MEASURES, measure, measure_effects
 from neuronlens.hooks import logits
-from neuronlens.model import batches, encode
 from neuronlens.recording import record
 from neuronlens.rounding import agree, score_size
 from neuronlens.sweeps import changes_on, effects_on, estimate, grid, sweep

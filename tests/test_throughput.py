@@ -21,9 +21,13 @@ from hypothesis import strategies as st
 
 import neuronlens.data as data_room
 import neuronlens.model as model_room
-from neuronlens.data import InputError, atomic, make_texts, read_chunks, read_texts, usable_cpus
+from neuronlens.batches import batches, each_batch, encode, out_of_memory, pad, token_budget
+from neuronlens.core import InputError
+from neuronlens.data import make_texts, read_chunks, read_texts
+from neuronlens.files import atomic
 from neuronlens.hooks import Site, logits, run
-from neuronlens.model import align, batches, each_batch, encode, load_classifier, load_model, out_of_memory, pad, token_budget
+from neuronlens.machine import usable_cpus
+from neuronlens.model import align, load_classifier, load_model
 from neuronlens.rounding import agree
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -603,7 +607,7 @@ def test_many_batches_are_not_slow():
     import time
     from array import array
 
-    from neuronlens.model import Encoded
+    from neuronlens.batches import Encoded
     rng = np.random.default_rng(0)
     ids = [array('i', range(n)) for n in rng.integers(3, 30, 100_000)]
     def took(some):
