@@ -37,12 +37,12 @@ def same(a, b):
 
 def flips(n, seed, home, encoder):
     "Flip `n` bits in a cache in `home`, one at a time, and ask for what it holds; what was wrong about it, by file and bit."
-    from neuronlens import recording
+    from neuronlens import recording, shards
     from neuronlens.cache import cache_folder
     from neuronlens.training import fine_tune
     rng, wrong = np.random.default_rng(seed), []
     def tuned(): return fine_tune(encoder, texts(1), epochs=1, max_length=16, device='cpu', progress=False)
-    with patch.dict(os.environ, NEURONLENS_CACHE=str(home)), patch.object(recording, 'SHARD_TEXTS', 8):
+    with patch.dict(os.environ, NEURONLENS_CACHE=str(home)), patch.object(shards, 'SHARD_TEXTS', 8):
         clf = tuned()
         def seen(i): return held(recording.recorded(clf, texts(i), ['residual.1', 'mlp.0'], progress=False))
         asks = {'models': [lambda: numbers(tuned())], 'recordings': [lambda: seen(1), lambda: seen(2)]}

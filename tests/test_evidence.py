@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest, kstest, wilcoxon
 from statsmodels.stats.multitest import multipletests
 
-from neuronlens import evidence, store
+from neuronlens import evidence, machine
 from neuronlens.core import InputError
 from neuronlens.effects import COLUMNS, Changes, Effects, changes_of, disturbance, load_effects, measure_effects
 from neuronlens.evidence import (
@@ -161,7 +161,7 @@ def test_averages_cost_what_is_averaged(monkeypatch):
 
 
 def test_intervals_that_do_not_fit_are_refused(monkeypatch):
-    monkeypatch.setattr(store, "free_memory", lambda: 10**5)
+    monkeypatch.setattr(machine, "free_memory", lambda: 10**5)
     with pytest.raises(InputError, match=r"^intervals of 6 interventions on 90 texts would take .*, 100.0 kB is free; take fewer"):
         intervals(outcome(), progress=False)
 

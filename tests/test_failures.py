@@ -555,13 +555,13 @@ def test_ctrl_c_while_a_finished_study_is_written_again(cli, make_study, tmp_pat
 
 
 def test_ctrl_c_while_the_store_is_written(cli, make_study, tmp_path, own_cache, clean):
-    from neuronlens import store
+    from neuronlens import files as room
     out, kept = tmp_path/'out', []
     def second(path):
         kept.append(path)
         return len(kept) == 2
     with pytest.MonkeyPatch.context() as mp:
-        strike(mp, store, 'save_file', 1, second)
+        strike(mp, room, 'save_file', 1, second)
         interrupted(cli('run', make_study(), '--out', out))
     assert len([f for f in files(own_cache) if f.endswith('.safetensors')]) == 1 and not files(out)
     whole(own_cache)
