@@ -83,8 +83,8 @@ def bench_sweep():
     "a: a sweep against the model run again for every intervention."
     import numpy as np
 
+    from neuronlens.batches import batches, encode
     from neuronlens.data import take
-    from neuronlens.model import batches, encode
     from neuronlens.sweeps import effects_on, grid
     clf, train, test, texts = example()
     last, many = f"residual.{len(clf.model.base_model.encoder.layer)-1}", list(batches(encode(clf, texts.texts)))
@@ -109,8 +109,8 @@ def bench_rerun(n=10):
     "a: the same sweep with a plain hook, the whole model again for every intervention."
     import numpy as np
 
+    from neuronlens.batches import batches, encode, token_budget
     from neuronlens.data import take
-    from neuronlens.model import batches, encode, token_budget
     from neuronlens.sweeps import effects_on, grid
     clf, train, _, texts = example()
     few, L = take(texts, np.arange(0, len(texts), 14)), len(clf.model.base_model.encoder.layer)
@@ -174,7 +174,7 @@ def mixed(texts, n=256):
 
 def bench_record():
     "b: recording against a bare forward, file order, and nnsight."
-    from neuronlens.model import batches, encode
+    from neuronlens.batches import batches, encode
     from neuronlens.recording import record
     clf, _, _, texts = example()
     L = len(clf.model.base_model.encoder.layer)
@@ -252,7 +252,7 @@ def growth(counts):
     import numpy as np
 
     from neuronlens.data import make_texts
-    from neuronlens.recording import summarise
+    from neuronlens.summary import summarise
     from neuronlens.training import example_classifier, example_texts
     clf = example_classifier(False)
     texts = example_texts()[0]

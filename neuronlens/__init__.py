@@ -7,12 +7,14 @@ __version__ = "0.2.0"
 from importlib import import_module as _import_module
 
 _ROOMS = {
-    "data": "InputError Texts bbc_news distinct make_texts read_chunks read_texts split",
+    "core": "InputError",
+    "data": "Texts bbc_news distinct make_texts read_chunks read_texts split",
     "setting": "Setting settings_grid",
     "model": "Classifier load_classifier minilm smollm2",
     "prompt": "Prompt calibrated generated_answers load_prompted make_prompt smollm2_prompted",
     "training": "fine_tune",
-    "recording": "Recording load_recording record recorded summarise",
+    "recording": "Recording load_recording record recorded",
+    "summary": "summarise",
     "cluster": "summarise_on_ray",
     "statistics": "class_statistics",
     "probing": "fit_probe probe_layers site_differences",

@@ -1,7 +1,7 @@
 # Made by tests/stub.py from __init__.py: what loads on first use, for editors and type checkers.
 __version__: str
 
-from .data import InputError as InputError
+from .core import InputError as InputError
 from .data import Texts as Texts
 from .data import bbc_news as bbc_news
 from .data import distinct as distinct
@@ -26,7 +26,7 @@ from .recording import Recording as Recording
 from .recording import load_recording as load_recording
 from .recording import record as record
 from .recording import recorded as recorded
-from .recording import summarise as summarise
+from .summary import summarise as summarise
 from .cluster import summarise_on_ray as summarise_on_ray
 from .statistics import class_statistics as class_statistics
 from .probing import fit_probe as fit_probe
@@ -108,6 +108,7 @@ from . import attribution as attribution
 from . import choice as choice
 from . import cli as cli
 from . import cluster as cluster
+from . import core as core
 from . import data as data
 from . import distributions as distributions
 from . import effects as effects
@@ -132,6 +133,7 @@ from . import setting as setting
 from . import sparsity as sparsity
 from . import statistics as statistics
 from . import study as study
+from . import summary as summary
 from . import sweeps as sweeps
 from . import training as training
 from . import widgets as widgets

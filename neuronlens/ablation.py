@@ -23,16 +23,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import InputError, Texts, drawing, need_number
+from .batches import Batch, each_batch, encode, first_attended, last_attended, readout_weights, token_budget
+from .core import InputError, as_array, class_labels, drawing, need_number
+from .data import Texts
 from .hooks import EMBEDDING, Site, anatomy, answer, before, head_reads, logits, parse_site, run, shots_again
-from .model import Batch, Classifier, align, each_batch, encode, first_attended, last_attended, readout_weights, token_budget
+from .machine import need_memory
+from .model import Classifier, align
 from .progress import progress_bar
+from .provenance import provenance
 from .ranges import Ranges, index_of
-from .recording import Recording, _finite, finite_answers, make_reading, provenance
+from .recording import Recording
 from .saliency import Ranking
 from .setting import POSITIONS, SETTINGS, Setting, check_when, class_number, format_kind, own_name, own_number, parse_kind
-from .statistics import ClassStatistics, as_array, class_labels
-from .store import need_memory
+from .shards import _finite, finite_answers, make_reading
+from .statistics import ClassStatistics
 
 # %% ../nbs/40_ablation.ipynb #2f01292c
 class Neurons(NamedTuple):

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .data import InputError, Texts
+from .batches import Batch, each_batch, encode, read, readout_weights, token_budget
+from .core import InputError
+from .data import Texts
 from .hooks import Site, anatomy, answer, before, logits, parse_site, run
-from .model import Batch, Classifier, align, each_batch, encode, read, readout_weights, token_budget
+from .model import Classifier, align
 from .progress import progress_bar
 from .recording import Recording, record
 from .saliency import FROM_ACTIVATIONS, FROM_STATISTICS, Ranking, rank

@@ -7,8 +7,6 @@ __all__ = ['cache_folder', 'Entry', 'entries', 'size_limit', 'clear']
 
 # %% ../nbs/04_cache.ipynb #8923d755
 import errno
-import hashlib
-import json
 import os
 import re
 import time
@@ -23,7 +21,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .data import Damaged, DiskFull, InputError, neighbour, read_json, sha256, sweep
+from .core import InputError
+from .files import DiskFull, neighbour, read_json, read_sealed, said_size, sealed, sha256, sweep
 
 # %% ../nbs/04_cache.ipynb #81874484
 def cache_folder(
@@ -74,26 +73,6 @@ def sparing()->Iterator[None]:
     "Where something is written that is only there to spare work."
     try: yield
     except (DiskFull, OSError) as e: go_without(e)
-
-# %% ../nbs/04_cache.ipynb #edf9b182
-def sealed(
-    about:dict, # Plain values
-)->str: # JSON that ends with its checksum
-    "A text that knows when it is damaged."
-    about = json.loads(json.dumps(about))
-    return json.dumps(about | {'sha256':hashlib.sha256(json.dumps(about).encode()).hexdigest()}, indent=1)
-
-def read_sealed(
-    path:Path, # A file with what `sealed` made
-)->dict: # What was sealed
-    "Refuses a file that is missing, damaged or without a checksum."
-    try:
-        text = path.read_bytes().decode()
-        about = dict(json.loads(text))
-    except (OSError, ValueError, TypeError, RecursionError) as e: raise Damaged(f"{path} cannot be read ({type(e).__name__})") from None
-    if about.pop('sha256', None) is None: raise Damaged(f"{path} has no checksum (an older version wrote it, or it is damaged)")
-    if sealed(about) != text: raise Damaged(f"{path} is damaged (its checksum does not fit)")
-    return about
 
 # %% ../nbs/04_cache.ipynb #f39dadb6
 def _hashes(folder):
@@ -300,15 +279,6 @@ def size_limit()->int|None: # Bytes; None: any size
     if not 1 <= n < inf:
         raise InputError(f"NEURONLENS_CACHE_LIMIT {said!r} is no size; give one as in '10 GB' or '500 MB', or 'none' for no limit")
     return int(n)
-
-# %% ../nbs/04_cache.ipynb #ee0ec1c3
-def said_size(
-    n:int, # Bytes
-)->str: # For example '1.2 GB'
-    "Bytes in words."
-    for unit,name in ((10**12, 'TB'), (10**9, 'GB'), (10**6, 'MB'), (10**3, 'kB')):
-        if n >= unit: return f'{n/unit:.1f} {name}'
-    return f'{n} bytes'
 
 # %% ../nbs/04_cache.ipynb #4a467d18
 def _remove(folder):

@@ -12,7 +12,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from .data import InputError, need_number
+from .core import InputError, need_number
 from .effects import MEASURES
 from .evidence import Evidence, _said
 from .setting import chosen_rows, setting_keys

@@ -78,7 +78,8 @@ def _plain_errors():
     try:
         with warnings.catch_warnings(), _heeding():
             warnings.showwarning = _say_warning
-            from neuronlens.data import InputError, usable_cpus
+            from neuronlens.core import InputError
+            from neuronlens.machine import usable_cpus
             os.environ.setdefault('OMP_NUM_THREADS', str(usable_cpus())) # Before torch is loaded, which reads it once
             try:
                 yield
@@ -216,7 +217,8 @@ def _list_cache(there, limit):
     from rich.table import Table
     from rich.text import Text
 
-    from neuronlens.cache import cache_folder, said_size
+    from neuronlens.cache import cache_folder
+    from neuronlens.files import said_size
     total,most = said_size(sum(e.size for e in there)),'no limit' if limit is None else f'at most {said_size(limit)}'
     typer.echo(f"{cache_folder()}: {total if there else 'nothing is kept'} ({most}; NEURONLENS_CACHE_LIMIT changes that)")
     t = Table('kind', 'model', 'texts')
@@ -235,7 +237,7 @@ def cache(
     "List the models and recordings that are kept for you, with their size and last use, or remove them."
     with _plain_errors():
         from neuronlens.cache import entries, size_limit
-        from neuronlens.data import InputError
+        from neuronlens.core import InputError
         if older_than is not None and not clear: raise InputError("--older-than says what to remove; give --clear with it")
         if clear: _clear_cache(older_than)
         else: _list_cache(entries(), size_limit())
@@ -243,7 +245,8 @@ def cache(
 # %% ../nbs/64_cli.ipynb #06184998
 def _clear_cache(older_than):
     "Remove what is kept, and say what was removed and what is left."
-    from neuronlens.cache import cache_folder, clear, said_size
+    from neuronlens.cache import cache_folder, clear
+    from neuronlens.files import said_size
     removed,left = clear(older_than)
     for what,some in (('removed', removed), ('left because in use', left)):
         if some: typer.echo(f"{cache_folder()}: {what}, {said_size(sum(e.size for e in some))}:")

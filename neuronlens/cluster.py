@@ -21,11 +21,14 @@ import numpy as np
 import torch
 from safetensors.numpy import load, save
 
-from .data import InputError, Texts, read_chunks, take
-from .model import load_classifier, token_budget
+from .batches import token_budget
+from .core import InputError
+from .data import Texts, read_chunks, take
+from .model import load_classifier
 from .progress import progress_bar
-from .recording import Summary, make_reading, make_room, open_store, reading_about, shards, statistics_arrays, summarise
-from .store import differing
+from .provenance import differing
+from .shards import make_reading, make_room, open_store, reading_about, shards
+from .summary import Summary, statistics_arrays, summarise
 
 # %% ../nbs/26_cluster.ipynb #39bcf41d
 def load_ray()->tuple: # The modules ray and ray.data

@@ -15,9 +15,9 @@ import pandas as pd
 from scipy.special import ndtr
 from scipy.stats import false_discovery_control
 
-from .data import InputError, drawing, need_number
+from .core import InputError, as_array, drawing, labelled, need_number
 from .separation import separation
-from .statistics import ClassStatistics, as_array, class_statistics, labelled
+from .statistics import ClassStatistics, class_statistics
 
 # %% ../nbs/34_distributions.ipynb #f9c8bc69
 def normal_mass(

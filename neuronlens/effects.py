@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .data import InputError, atomic
+from .core import InputError, as_array, class_labels
+from .files import atomic
 from .ranges import index_of
 from .setting import SETTINGS, Setting, chosen_rows, class_number, modern_table, setting_keys
-from .statistics import as_array, class_labels
 
 # %% ../nbs/42_effects.ipynb #f0719eca
 MEASURES = ('target_accuracy', 'target_confidence', 'auxiliary_accuracy', 'auxiliary_confidence', 'disturbance', 'broken',

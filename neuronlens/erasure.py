@@ -16,11 +16,10 @@ import pandas as pd
 from scipy.stats import rankdata
 from threadpoolctl import threadpool_limits
 
-from .data import InputError, need_number
+from .core import InputError, as_array, class_labels, enough, labelled, need_number
 from .probing import mean_and_scale
 from .ranges import index_of
 from .sparsity import detection, logistic
-from .statistics import as_array, class_labels, enough, labelled
 from .testing import draw_texts
 
 # %% ../nbs/45_erasure.ipynb #767268a6

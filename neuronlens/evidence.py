@@ -14,13 +14,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from .data import InputError, drawing, need_number, need_whole
+from .core import InputError, as_array, drawing, need_number, need_whole
 from .effects import MEASURES, Effects, aims_of, changes_of, disturbance, judged, measure_effects
+from .machine import need_memory
 from .progress import progress_bar
 from .ranges import Ranges, inside
 from .setting import SETTINGS, chosen_rows, setting_keys
-from .statistics import as_array
-from .store import need_memory
 from .testing import draw_texts, holm, mcnemar, paired_ends, sign_flips, unseen
 
 # %% ../nbs/43_evidence.ipynb #849834d9

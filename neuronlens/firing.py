@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from .data import InputError, need_number
+from .core import InputError, as_array, class_names, labelled, need_number
 from .ranges import inside, neuron_numbers
 from .separation import ratio
-from .statistics import as_array, class_names, labelled, need_alike
+from .statistics import need_alike
 
 # %% ../nbs/37_firing.ipynb #caf5d513
 def share_inside(

@@ -16,19 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
-from .data import InputError
-from neuronlens.model import (
-    Batch,
-    Classifier,
-    alike,
-    call_options,
-    evaluating,
-    input_device,
-    padding_id,
-    parts_of,
-    understood,
-    without_wrapper,
-)
+from .batches import Batch
+from .core import InputError
+from .model import Classifier
+from .trials import alike, call_options, evaluating, input_device, padding_id, parts_of, understood, without_wrapper
 
 # %% ../nbs/12_hooks.ipynb #ccee96d9
 STREAMS = ('residual', 'mlp', 'attention')

@@ -14,11 +14,11 @@ import pandas as pd
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import kendalltau, spearmanr
 
-from .data import InputError, drawing, need_number
+from .core import InputError, as_array, class_names, drawing, need_number
 from .overlap import set_overlap
 from .ranges import neuron_numbers
 from .separation import ratio
-from .statistics import as_array, class_names, need_alike
+from .statistics import need_alike
 
 # %% ../nbs/41_matching.ipynb #73206c34
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,11 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from .data import InputError, drawing
+from .core import InputError, as_array, drawing, enough, labelled
 from .firing import class_table, members, number_inside, salient_sets
 from .ranges import fit_ranges
 from .separation import bhattacharyya, histogram_overlap, ks_between, overlap_coefficient, ratio
-from .statistics import as_array, class_statistics, enough, labelled
+from .statistics import class_statistics
 
 # %% ../nbs/38_overlap.ipynb #ffb98dff
 @dataclass(frozen=True, eq=False)

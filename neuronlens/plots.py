@@ -28,12 +28,13 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager, get_f
 from PIL import Image
 from scipy.stats import norm
 
-from .data import InputError, atomic
+from .core import InputError, labelled
 from .distributions import mixture_logpdf
+from .files import atomic
 from .firing import share_inside
 from .overlap import over_common
 from .setting import SETTINGS, parse_kind
-from .statistics import class_statistics, labelled
+from .statistics import class_statistics
 
 # %% ../nbs/50_plots.ipynb #e62e802a
 @contextmanager

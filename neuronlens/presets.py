@@ -12,7 +12,7 @@ from html import escape
 import pandas as pd
 
 from .ablation import Intervention
-from .data import InputError
+from .core import InputError
 from .recording import Recording
 from .sweeps import grid
 

@@ -19,9 +19,8 @@ from scipy.sparse.linalg import eigsh
 from scipy.special import log_softmax
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from .data import InputError, drawing, need_number, need_whole
+from .core import InputError, as_array, class_labels, drawing, enough, labelled, need_finite, need_number, need_whole
 from .progress import progress_bar
-from .statistics import as_array, class_labels, enough, labelled, need_finite
 from .testing import accuracy_draws, accuracy_interval, mcnemar, paired_ends, unseen
 
 # %% ../nbs/30_probing.ipynb #d0a1f14b

@@ -13,10 +13,10 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from .data import InputError, need_number
+from .core import InputError, as_array, class_names, enough, enough_examples, labelled, need_number
 from .regions import density, full, kmeans, posterior, posterior_histogram, posterior_prior
 from .setting import format_kind, own_name, own_number, parse_kind
-from .statistics import as_array, class_names, class_statistics, enough, enough_examples, labelled, names_beside, need_alike
+from .statistics import class_statistics, names_beside, need_alike
 
 # %% ../nbs/36_ranges.ipynb #b1f39d3c
 def gaussian(

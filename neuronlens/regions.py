@@ -8,8 +8,7 @@ __all__ = ['density', 'full', 'posterior', 'posterior_histogram', 'kmeans']
 # %% ../nbs/35_regions.ipynb #4264a992
 import numpy as np
 
-from .data import InputError, need_number
-from .statistics import as_array, enough, enough_examples, labelled
+from .core import InputError, as_array, enough, enough_examples, labelled, need_number
 
 # %% ../nbs/35_regions.ipynb #ac523c17
 def runs(

@@ -17,8 +17,8 @@ import numpy as np
 from jinja2 import Environment
 from PIL import Image
 
-from .data import atomic
 from .effects import COLUMNS, MEASURES
+from .files import atomic
 from .overlap import range_overlap
 from .progress import progress_bar
 from .setting import SETTINGS

@@ -8,7 +8,7 @@ __all__ = ['ROOM', 'IN_A_BLOCK', 'OUTSIDE', 'rounding', 'steps_of', 'apart', 'ag
 # %% ../nbs/05_rounding.ipynb #bde5c099
 import numpy as np
 
-from .data import InputError
+from .core import InputError
 
 # %% ../nbs/05_rounding.ipynb #f1446bea
 EPSILONS = {'float64':2.**-52, 'float32':2.**-23, 'float16':2.**-10, 'bfloat16':2.**-7}

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_selection import mutual_info_classif
 
-from .data import InputError, drawing, need_number, need_whole
+from .core import InputError, as_array, class_names, drawing, enough, labelled, need_number, need_whole
 from .probing import fit_probe
 from .setting import own_name
 from .sparsity import mass_holders, mass_left
-from .statistics import as_array, class_names, class_statistics, enough, labelled, names_beside
+from .statistics import class_statistics, names_beside
 
 # %% ../nbs/32_saliency.ipynb #ece029f2
 def max_activation(

@@ -9,8 +9,7 @@ __all__ = ['separation', 'bhattacharyya', 'overlap_coefficient', 'histogram_over
 import numpy as np
 from scipy.special import ndtr
 
-from .data import InputError, need_number, need_whole
-from .statistics import class_labels, labelled
+from .core import InputError, class_labels, labelled, need_number, need_whole
 
 # %% ../nbs/33_separation.ipynb #533f6a9d
 def ratio(

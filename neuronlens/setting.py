@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .data import InputError, need_number
+from .core import InputError, need_number
 
 # %% ../nbs/06_setting.ipynb #2e13a103
 class Kind(NamedTuple):

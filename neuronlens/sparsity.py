@@ -14,9 +14,8 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from .data import InputError, drawing, need_number, need_whole
+from .core import InputError, as_array, drawing, enough, labelled, need_number, need_whole
 from .probing import Probe, mean_and_scale, need_prices, solve
-from .statistics import as_array, enough, labelled
 from .testing import area_under_curve
 
 # %% ../nbs/31_sparsity.ipynb #62a5c532

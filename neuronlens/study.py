@@ -23,22 +23,26 @@ import tomli_w
 
 from .ablation import check_fractions, parse_edit, plan, record_tokens
 from .attribution import ATTRIBUTIONS, attribute, model_rankings
-from .data import InputError, Texts, atomic, bbc_news, check, contradictions, distinct, read_texts, sha256, split, take
+from .batches import READOUTS
+from .core import InputError
+from .data import Texts, bbc_news, check, contradictions, distinct, read_texts, split, take
 from .effects import Effects, load_effects, measure_effects, read_table, write_table
 from .evidence import Evidence, compare, intervals, intervals_memory
+from .files import atomic, read_arrays, sha256, write_arrays
 from .firing import Firing, firing_matrix
 from .hooks import STREAMS, anatomy, parse_site
-from .model import READOUTS, Classifier, align, block_count, folder_hash, load_classifier, minilm, smollm2
+from .machine import need_memory
+from .model import Classifier, align, block_count, folder_hash, load_classifier, minilm, smollm2
 from .overlap import SetOverlap, set_overlap
 from .presets import PRESETS
 from .probing import LayerProbes, probe_layers
 from .prompt import Prompt, calibrated, load_prompted, make_prompt
+from .provenance import versions
 from .ranges import Ranges, fit_ranges
-from .recording import Recording, correct_only, load_recording, recorded, save_recording, versions
+from .recording import Recording, correct_only, load_recording, recorded, save_recording
 from .saliency import Ranking, rank
 from .setting import check_when, format_kind, parse_kind
 from .statistics import ClassStatistics, class_statistics
-from .store import need_memory, read_arrays, write_arrays
 from .sweeps import PER_TEXT, changes_on
 from .training import fine_tune
 

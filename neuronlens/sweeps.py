@@ -28,18 +28,20 @@ from neuronlens.ablation import (
     reads_recording,
     tensors_of,
 )
-from .cache import said_size
-from .data import InputError, Texts, take
+from .batches import batches, encode, token_budget
+from .core import InputError
+from .data import Texts, take
 from .effects import MEASURES, Changes, Effects, aims_of, effects_of, judged, tally
+from .files import said_size
 from .hooks import Site, anatomy, before
-from .model import Classifier, align, batches, encode, token_budget
+from .machine import need_memory
+from .model import Classifier, align
 from .progress import log, said_time, say, switched_off
 from .ranges import fit_ranges
 from .recording import Recording
 from .saliency import rank
 from .setting import Setting, format_kind
 from .statistics import class_statistics
-from .store import need_memory
 
 # %% ../nbs/44_sweeps.ipynb #ae1fa07e
 def _listed(x): return list(x) if isinstance(x, list|tuple) else [x]

@@ -9,8 +9,7 @@ __all__ = ['accuracy_interval', 'mcnemar', 'holm', 'sign_flips', 'area_under_cur
 import numpy as np
 from scipy.stats import binom, rankdata
 
-from .data import InputError, drawing, need_number, need_whole
-from .statistics import as_array
+from .core import InputError, as_array, drawing, need_number, need_whole
 
 # %% ../nbs/17_testing.ipynb #f350f553
 def draw_texts(

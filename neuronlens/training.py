@@ -16,26 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from .batches import encode, pad
 from .cache import cache_folder, in_use, kept, seal, size_limit, sparing, trim
-from .data import InputError, Texts, atomic, bbc_news, check, distinct, need_texts, split
+from .core import InputError
+from .data import Texts, bbc_news, check, distinct, need_texts, split
+from .files import atomic
 from .hooks import logits
-from neuronlens.model import (
-    Classifier,
-    _trial_ids,
-    call_options,
-    encode,
-    load_classifier,
-    load_model,
-    make_classifier,
-    minilm,
-    most_tokens,
-    pad,
-    quiet,
-    settings_hash,
-    weights_hash,
-    weights_state,
-)
+from .model import Classifier, load_classifier, load_model, make_classifier, minilm, settings_hash, weights_hash
 from .progress import progress_bar
+from .trials import _trial_ids, call_options, most_tokens, quiet, weights_state
 
 # %% ../nbs/14_training.ipynb #00ca1be8
 def training_order(

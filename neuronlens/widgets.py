@@ -22,10 +22,12 @@ import torch
 from ipywidgets.widgets.widget_selection import TraitError
 
 from .ablation import EDITS, Intervention, _where, firing, gate_of_text, interventions_on, plan
-from .data import InputError, Texts
+from .batches import each_batch, encode, read, readout_weights
+from .core import InputError
+from .data import Texts
 from .firing import share_inside
 from .hooks import anatomy, parse_site, run
-from .model import Classifier, each_batch, encode, read, readout_weights
+from .model import Classifier
 from .plots import CONDITIONS, _class_colors, _in_view, plot_neuron, theme
 from .ranges import fit_ranges, inside
 from .recording import correct_only

@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from .ablation import EDITS, Outcome, ablate, parse_edit, plan, reads_recording
-from .data import InputError, take
+from .core import InputError
+from .data import take
 from .effects import measure_effects
 from .evidence import Evidence, intervals
 from .firing import firing_matrix

@@ -66,7 +66,7 @@ def store(table, part, frame, same=()):
     import pandas as pd
     from filelock import FileLock
 
-    from neuronlens.data import atomic
+    from neuronlens.files import atomic
     (HERE.parent/"build").mkdir(exist_ok=True)
     path = HERE/f"{table}.csv"
     frame = frame.copy()
@@ -216,7 +216,7 @@ def candidates(p):
 def settled(p, name, ivs, effects=None):
     "(the interventions of the chosen setting, what was chosen and how well it did on validation texts)."
     from neuronlens.choice import choose
-    from neuronlens.evidence import setting_keys
+    from neuronlens.setting import setting_keys
     effects = effects or p.effects(ivs, "validation")
     row = choose(effects, at=.05, margin=.015, presets={name: {}}).frame.iloc[0]
     rows = effects.frame[effects.frame.condition != "base"].reset_index(drop=True)
@@ -435,7 +435,7 @@ def seeds(p, more=(1, 2)):
 
 def each_tokens(p):
     "About how many tokens a text has."
-    from neuronlens.model import encode
+    from neuronlens.batches import encode
     some = p.texts["test"].texts[:200]
     return sum(map(len, encode(p.clf, some).ids))/len(some)
 
@@ -531,7 +531,7 @@ def main(asked):
 
     import pandas as pd
 
-    from neuronlens.recording import versions
+    from neuronlens.provenance import versions
     if strange := [x for x in asked if x not in PARTS and x not in STEPS]:
         raise SystemExit(f"nothing is called {strange[0]!r}; there are the parts {', '.join(PARTS)} and the steps {', '.join(STEPS)}")
     for part in [x for x in asked if x in PARTS] or PARTS:

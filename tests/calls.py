@@ -21,6 +21,7 @@ from neuronlens import (
     matching,
     overlap,
     probing,
+    quantiles,
     ranges,
     regions,
     saliency,
@@ -30,7 +31,8 @@ from neuronlens import (
     testing,
 )
 from neuronlens.ablation import plan, rest_quantiles
-from neuronlens.data import InputError, make_texts
+from neuronlens.core import InputError
+from neuronlens.data import make_texts
 
 PLAIN = [lambda x: x, np.ndarray.tolist, lambda x: x.astype(np.float32), lambda x: x.astype(np.float64), torch.as_tensor,
          lambda x: torch.as_tensor(x).double().requires_grad_(), pd.DataFrame, lambda x: pd.DataFrame(x).astype('Float64'),
@@ -127,8 +129,8 @@ def check_sets(m, o): assert (o.count.diagonal() == o.size).all() and (o.count <
 CALLS = { # Name to (a call with what a `Maker` gives, a check of its result where everything given was good)
     'class_statistics': (lambda m: statistics.class_statistics(m.acts(), m.labels(), m.classes()), check_statistics),
     'batch_statistics': (lambda m: statistics.batch_statistics(m.acts(), m.labels(), m.classes() or range(m.C)), None),
-    'batch_quantiles': (lambda m: statistics.batch_quantiles(m.acts(), m.labels(), range(m.C), k=m.number(10, 100)), None),
-    'quantile of sketch': (lambda m: statistics.batch_quantiles(m.x, m.y, range(m.C)).quantile(m.number(.1, .5, 1)), None),
+    'batch_quantiles': (lambda m: quantiles.batch_quantiles(m.acts(), m.labels(), range(m.C), k=m.number(10, 100)), None),
+    'quantile of sketch': (lambda m: quantiles.batch_quantiles(m.x, m.y, range(m.C)).quantile(m.number(.1, .5, 1)), None),
     'rank': (lambda m: saliency.rank(m.acts(), m.labels(), m.pick([*saliency.FROM_STATISTICS, 'random', 'average_precision', 'x', None]),
                                      classes=m.pick([None, m.classes()]), seed=m.seed()), check_ranking),
     'probe ranking': (lambda m: saliency.rank(m.acts(), m.labels(), m.pick(['probe', 'probe_mass', 'mutual_information'])), None),

@@ -21,7 +21,7 @@ def texts(seed):
 
 def numbers(clf):
     "All that a classifier is."
-    from neuronlens.recording import tokenizer_hash
+    from neuronlens.provenance import tokenizer_hash
     return {k: v.numpy() for k, v in clf.model.state_dict().items()} | dict(
         about=[clf.classes, clf.max_length, clf.readout, clf.sha256, tokenizer_hash(clf.tokenizer)])
 
@@ -37,12 +37,12 @@ def same(a, b):
 
 def flips(n, seed, home, encoder):
     "Flip `n` bits in a cache in `home`, one at a time, and ask for what it holds; what was wrong about it, by file and bit."
-    from neuronlens import recording
+    from neuronlens import recording, shards
     from neuronlens.cache import cache_folder
     from neuronlens.training import fine_tune
     rng, wrong = np.random.default_rng(seed), []
     def tuned(): return fine_tune(encoder, texts(1), epochs=1, max_length=16, device='cpu', progress=False)
-    with patch.dict(os.environ, NEURONLENS_CACHE=str(home)), patch.object(recording, 'SHARD_TEXTS', 8):
+    with patch.dict(os.environ, NEURONLENS_CACHE=str(home)), patch.object(shards, 'SHARD_TEXTS', 8):
         clf = tuned()
         def seen(i): return held(recording.recorded(clf, texts(i), ['residual.1', 'mlp.0'], progress=False))
         asks = {'models': [lambda: numbers(tuned())], 'recordings': [lambda: seen(1), lambda: seen(2)]}
@@ -72,7 +72,7 @@ def main():
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from neuronlens.model import quiet
+    from neuronlens.trials import quiet
     n, seed = (int(a) for a in [*sys.argv[1:], *('500', '0')[len(sys.argv)-1:]])
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

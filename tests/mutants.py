@@ -23,7 +23,8 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[1]
 ROOMS = { # Room: its page, and the files of tests that are about it
     'setting': ('06_setting', 'own effects frozen'),
-    'statistics': ('16_statistics', 'statistics laws'), 'testing': ('17_testing', 'testing'), 'probing': ('30_probing', 'probing'),
+    'statistics': ('15_statistics', 'statistics laws'), 'quantiles': ('16_quantiles', 'statistics'),
+    'testing': ('17_testing', 'testing'), 'probing': ('30_probing', 'probing'),
     'sparsity': ('31_sparsity', 'sparsity saliency'), 'separation': ('33_separation', 'separation laws'),
     'regions': ('35_regions', 'regions ranges'), 'firing': ('37_firing', 'firing'), 'matching': ('41_matching', 'matching laws'),
     'choice': ('47_choice', 'choice'),

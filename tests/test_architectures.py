@@ -13,11 +13,13 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from neuronlens import model as model_room
+from neuronlens import batches as batches_room
 from neuronlens.ablation import ablate
-from neuronlens.data import InputError, make_texts, take
+from neuronlens.batches import Batch, batches, encode, pad
+from neuronlens.core import InputError
+from neuronlens.data import make_texts, take
 from neuronlens.hooks import EMBEDDING, Site, anatomy, answer, before, logits, parse_site, run
-from neuronlens.model import Batch, batches, encode, make_classifier, pad
+from neuronlens.model import make_classifier
 from neuronlens.recording import record
 from neuronlens.rounding import agree, apart
 
@@ -139,7 +141,7 @@ def delivery(request, monkeypatch):
             b = Batch(torch.where(b.mask == 1, b.ids, noise), b.mask, b.special, b.rows)
         made.append(b)
         return b
-    monkeypatch.setattr(model_room, "pad", deliver)
+    monkeypatch.setattr(batches_room, "pad", deliver)
     yield SimpleNamespace(texts=take(LABELLED, np.array(order)), back=np.argsort(order), tokens=tokens)
     assert made and all(len(b) == 1 for b in made) == (tokens == 1)
     assert length is None or all(b.ids.shape[1] == length for b in made)
@@ -361,7 +363,7 @@ def test_texts_end_with_the_padding(ending):
 def test_padding_with_eos(ending, side, tokens, monkeypatch):
     "The last attended token is read and edited, also where it is the token that pads."
     plain = pad
-    monkeypatch.setattr(model_room, "pad", lambda *args, **kw: plain(*args, **kw | {"side": side, "length": 14}))
+    monkeypatch.setattr(batches_room, "pad", lambda *args, **kw: plain(*args, **kw | {"side": side, "length": 14}))
     rec = record(ending.clf, ending.texts, [*READ, "residual.2"], tokens=tokens, progress=False)
     same_answers(rec.probabilities, ending.known.probs, ending.clf)
     for site in rec.sites: agree(rec.at(site), read_by_hand(ending.known, site, "last"), ending.clf, what=site)

@@ -8,9 +8,11 @@ import torch
 from tiny import BEYOND, same_answers
 
 from neuronlens.attribution import ATTRIBUTIONS, MODEL_RANKINGS, Attributions, attribute, attributions, rank_model
-from neuronlens.data import InputError, make_texts
+from neuronlens.batches import encode, pad, read, readout_weights
+from neuronlens.core import InputError
+from neuronlens.data import make_texts
 from neuronlens.hooks import Site, anatomy, parse_site
-from neuronlens.model import encode, load_classifier, pad, read, readout_weights
+from neuronlens.model import load_classifier
 from neuronlens.recording import record
 from neuronlens.rounding import agree, apart, steps_of
 
@@ -163,13 +165,13 @@ def test_batches_order_and_recording_change_nothing(clf, texts, site, method):
 
 @pytest.mark.parametrize('site', ('residual.0', 'mlp.1'))
 def test_padding_on_the_other_side_changes_nothing(clf, texts, site, monkeypatch):
-    from neuronlens import model
+    from neuronlens import batches
     right = attributions(clf, texts, site, 'integrated_gradients', progress=False).values
-    own, sides = model.pad, []
+    own, sides = batches.pad, []
     def left(*args, **kw):
         sides.append('left')
         return own(*args, **(kw | dict(side='left', length=40)))
-    monkeypatch.setattr(model, 'pad', left)
+    monkeypatch.setattr(batches, 'pad', left)
     if not clf.takes_positions: pytest.skip("counts positions from the left edge")
     agree(attributions(clf, texts, site, 'integrated_gradients', progress=False).values, right, there_and_back(clf))
     assert sides

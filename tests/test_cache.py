@@ -22,12 +22,14 @@ import pytest
 from conftest import make_frame
 from flips_cache import flips, held, numbers, same
 
-from neuronlens import cache, recording
+from neuronlens import cache, files, provenance, shards
 from neuronlens.cache import cache_folder, clear, entries, hold, in_use, size_limit, trim
-from neuronlens.data import DiskFull, InputError, atomic, make_texts, neighbour, sweep
+from neuronlens.core import InputError
+from neuronlens.data import make_texts
+from neuronlens.files import DiskFull, atomic, neighbour, sweep, write_arrays
 from neuronlens.model import load_classifier
 from neuronlens.recording import Recording, record, recorded, save_recording
-from neuronlens.store import Store, write_arrays
+from neuronlens.store import Store
 from neuronlens.training import fine_tune, save_classifier
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache')
@@ -166,12 +168,12 @@ def test_listed_in_the_users_words(encoder, clf, cli, own_cache):
     assert r.exit_code == 0 and r.stderr == '' and r.stdout.startswith(f'{own_cache}: ')
     today = time.strftime('%Y-%m-%d')
     for said in ('Tiny on mail', 'data/mail.csv (18)', 'test.csv (120)', today, 'at most 10.0 GB'): assert said in r.stdout
-    assert cache.said_size(sum(e.size for e in there)) in r.stdout.splitlines()[0]
+    assert files.said_size(sum(e.size for e in there)) in r.stdout.splitlines()[0]
 
 
 def test_an_interrupted_recording_is_listed_as_what_it_is(clf, monkeypatch):
     from neuronlens import store
-    monkeypatch.setattr(recording, 'SHARD_TEXTS', 8)
+    monkeypatch.setattr(shards, 'SHARD_TEXTS', 8)
     real = store.write_arrays
     def second(path, *args):
         if '00001' in path.name: raise KeyboardInterrupt
@@ -243,7 +245,7 @@ def test_sizes(said, size, monkeypatch):
 @pytest.mark.parametrize('said', ['10', 'lots', '-1 GB', 'nan', 'inf GB', '1 GB 2', '٣ GB', '1e3 MB', '9'*400+' GB'])
 def test_what_is_no_size_is_refused_before_anything_runs(said, clf, encoder, cli, monkeypatch, own_cache):
     monkeypatch.setenv('NEURONLENS_CACHE_LIMIT', said)
-    for name in ('training.load_model', 'recording.read_shard'):
+    for name in ('training.load_model', 'shards.read_shard'):
         monkeypatch.setattr(f'neuronlens.{name}', lambda *a, **kw: pytest.fail('something slow was started'))
     for work in (lambda: recorded(clf, some(1), progress=False), lambda: tune(encoder, some(1))):
         with pytest.raises(InputError, match='^NEURONLENS_CACHE_LIMIT .* is no size; give one as in'): work()
@@ -484,7 +486,7 @@ RECORDING = {'a key': (lambda f, _: turn(f/'recording.json', b'tokenizer_sha256'
 def seen(clf, tmp_path_factory):
     "A cache with two recordings of three shards, and what the first is."
     home = tmp_path_factory.mktemp('seen')
-    with patch.dict(os.environ, NEURONLENS_CACHE=str(home)), patch.object(recording, 'SHARD_TEXTS', 8):
+    with patch.dict(os.environ, NEURONLENS_CACHE=str(home)), patch.object(shards, 'SHARD_TEXTS', 8):
         what = held(recorded(clf, some(1), progress=False))
         first = entries()[0].folder.name
         recorded(clf, some(2), progress=False)
@@ -494,7 +496,7 @@ def seen(clf, tmp_path_factory):
 @pytest.mark.parametrize('how', RECORDING)
 def test_a_damaged_recording_is_made_again(how, seen, clf, own_cache, monkeypatch):
     "With a warning that names file or folder; the numbers are those it had, and the next call only reads."
-    monkeypatch.setattr(recording, 'SHARD_TEXTS', 8)
+    monkeypatch.setattr(shards, 'SHARD_TEXTS', 8)
     shutil.copytree(seen.home, own_cache)
     spoil, said = RECORDING[how]
     first = cache_folder('recordings', seen.first)
@@ -503,19 +505,19 @@ def test_a_damaged_recording_is_made_again(how, seen, clf, own_cache, monkeypatc
     rec, told = again(lambda: recorded(clf, some(1), progress=False))
     assert same(held(rec), seen.what) and told and all(str(first) in t for t in told) and said in told[0]
     assert {p.name: p.read_bytes() for p in first.iterdir()} == files
-    monkeypatch.setattr(recording, 'read_shard', lambda *a: pytest.fail('recorded again'))
+    monkeypatch.setattr(shards, 'read_shard', lambda *a: pytest.fail('recorded again'))
     rec, told = again(lambda: recorded(clf, some(1), progress=False))
     assert same(held(rec), seen.what) and told == []
 
 
 def test_who_made_a_recording_is_known_without_recording_json(seen, clf, own_cache, monkeypatch):
     "The shards say with which versions they were made."
-    monkeypatch.setattr(recording, 'SHARD_TEXTS', 8)
-    monkeypatch.setattr(recording, 'versions', lambda: {'numpy': '1.0'})
+    monkeypatch.setattr(shards, 'SHARD_TEXTS', 8)
+    monkeypatch.setattr(provenance, 'versions', lambda: {'numpy': '1.0'})
     first = recorded(clf, some(1), progress=False)
     monkeypatch.undo()
     monkeypatch.setenv('NEURONLENS_CACHE', str(own_cache))
-    monkeypatch.setattr(recording, 'SHARD_TEXTS', 8)
+    monkeypatch.setattr(shards, 'SHARD_TEXTS', 8)
     path, = own_cache.glob('recordings/*/recording.json')
     other = cache_folder('recordings', seen.first) # The key of this version's
     path.unlink()
@@ -537,7 +539,7 @@ def test_damage_in_a_folder_of_ones_own_is_refused(how, clf, tmp_path, monkeypat
     what = 'is damaged (its checksum does not fit); delete it and call again, the shards beside it say what they are of'
     assert str(e.value) == f'{path} {what}'
     path.unlink()
-    monkeypatch.setattr(recording, 'read_shard', lambda *a: pytest.fail('recorded again'))
+    monkeypatch.setattr(shards, 'read_shard', lambda *a: pytest.fail('recorded again'))
     assert same(held(record(clf, some(1), size=8, folder=tmp_path/'own', progress=False)), held(first))
 
 
@@ -702,7 +704,7 @@ def test_a_cache_that_can_only_be_read_is_read(disk, clf, encoder, monkeypatch):
     first = numbers(tune(encoder, some(1))), held(recorded(clf, some(1), progress=False))
     remount(at, 'ro')
     monkeypatch.setattr('neuronlens.training._train', lambda *a: pytest.fail('trained again'))
-    monkeypatch.setattr(recording, 'read_shard', lambda *a: pytest.fail('recorded again'))
+    monkeypatch.setattr(shards, 'read_shard', lambda *a: pytest.fail('recorded again'))
     second, told = again(lambda: (numbers(tune(encoder, some(1))), held(recorded(clf, some(1), progress=False))))
     assert told == [] and all(map(same, first, second))
     with pytest.raises(OSError, match='Read-only file system'): clear()

@@ -14,7 +14,8 @@ from neuronlens.choice import (
     matched,
     trade_off,
 )
-from neuronlens.data import InputError, balance, make_texts, read_chunks, read_texts, take
+from neuronlens.core import InputError, labelled
+from neuronlens.data import balance, make_texts, read_chunks, read_texts, take
 from neuronlens.distributions import compare_fits
 from neuronlens.effects import changes_of, measure, measure_effects
 from neuronlens.erasure import information_left, leace, unedited
@@ -47,6 +48,7 @@ from neuronlens.probing import (
     fit_probe,
     probe_layers,
 )
+from neuronlens.quantiles import batch_quantiles, quantiles_from_arrays
 from neuronlens.ranges import fit_ranges
 from neuronlens.saliency import Ranking, average_precision, mutual_information, random, rank
 from neuronlens.separation import separation
@@ -56,7 +58,7 @@ from neuronlens.sparsity import (
     probe_by_count,
     sparsest_probe,
 )
-from neuronlens.statistics import batch_quantiles, class_statistics, labelled, quantiles_from_arrays
+from neuronlens.statistics import class_statistics
 from neuronlens.testing import (
     accuracy_draws,
     accuracy_interval,

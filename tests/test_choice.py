@@ -5,7 +5,7 @@ import pytest
 from test_evidence import effects, outcome
 
 from neuronlens.choice import MATCHED, apply, choose, matched, staircase, trade_off
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.effects import Effects, load_effects, measure_effects
 from neuronlens.evidence import intervals
 

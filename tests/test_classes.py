@@ -4,13 +4,15 @@ import pandas as pd
 import pytest
 
 import neuronlens as nl
-from neuronlens.data import InputError, make_texts
+from neuronlens.core import InputError
+from neuronlens.data import make_texts
 from neuronlens.firing import members, normal_rates, predicted_collateral
 from neuronlens.matching import family_overlap
 from neuronlens.overlap import set_overlap
+from neuronlens.quantiles import batch_quantiles, quantiles_from_arrays
 from neuronlens.ranges import fit_ranges
 from neuronlens.saliency import Ranking, rank
-from neuronlens.statistics import batch_quantiles, class_statistics, need_alike, quantiles_from_arrays
+from neuronlens.statistics import class_statistics, need_alike
 
 X, Y = np.random.default_rng(0).normal(size=(60, 6)), np.arange(60) % 3
 X[:, 0] += Y

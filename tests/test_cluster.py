@@ -16,11 +16,12 @@ import pytest
 import torch
 from conftest import make_frame
 
-from neuronlens import cluster, recording, store
+from neuronlens import cluster, shards, store
 from neuronlens.cluster import Rows, cluster_cost, spans, summarise_on_ray
-from neuronlens.data import InputError, read_chunks
+from neuronlens.core import InputError
+from neuronlens.data import read_chunks
 from neuronlens.model import load_classifier
-from neuronlens.recording import summarise, summary_arrays
+from neuronlens.summary import summarise, summary_arrays
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 SITES = ['residual.0', 'mlp.1']
@@ -248,7 +249,7 @@ def test_a_shard_that_kills_its_worker_is_given_up(ray, bert, files, alone, tmp_
 def a_worker(bert, **kw):
     "A worker whose driver has the tiny BERT."
     clf, how = load_classifier(bert, device='cpu'), dict(size=600, keeps='statistics')
-    return cluster.ShardWorker(dict(source=bert, device='cpu') | kw, recording.reading_about(recording.make_reading(clf, **how)), how,
+    return cluster.ShardWorker(dict(source=bert, device='cpu') | kw, shards.reading_about(shards.make_reading(clf, **how)), how,
                                list(clf.classes), {})
 
 
@@ -262,7 +263,7 @@ def test_complaints_of_workers_are_one_sentence(bert, files, tmp_path):
     with torch.no_grad(): clf.model.bert.encoder.layer[0].output.dense.bias[3] = torch.nan
     worker = a_worker(bert, source=save_classifier(clf, tmp_path/'broken'))
     assert worker.error.startswith('the worker has another model (model ')
-    worker.error, own = '', next(recording.shards(read_chunks(files/'2.jsonl'), clf, 5))
+    worker.error, own = '', next(shards.shards(read_chunks(files/'2.jsonl'), clf, 5))
     assert 'residual.1: neuron 0 is not finite for 5 rows' in worker.one(json.dumps(json.loads(work) | dict(digest=own.digest)))['error']
 
 
@@ -305,8 +306,8 @@ def test_a_killed_driver_goes_on(ray, bert, files, alone, tmp_path):
     assert p.wait() == -signal.SIGKILL
     made = len(list((tmp_path/'run').glob('shard-*')))
     assert 9 <= made < 150
-    clf, made_here, real = load_classifier(bert, device='cpu'), [], recording.read_shard
+    clf, made_here, real = load_classifier(bert, device='cpu'), [], shards.read_shard
     with pytest.MonkeyPatch.context() as mp:
-        mp.setattr(recording, 'read_shard', lambda *a: made_here.append(1) or real(*a))
+        mp.setattr(shards, 'read_shard', lambda *a: made_here.append(1) or real(*a))
         assert equal(summarise(clf, read_chunks(files), SITES, size=4, tokens=2048, folder=tmp_path/'run', progress=False), alone)
     assert len(made_here) == 150-made

@@ -4,7 +4,7 @@ import pytest
 from scipy.stats import false_discovery_control
 from statsmodels.stats.diagnostic import lilliefors as lilliefors_elsewhere
 
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.distributions import (
     FITS,
     compare_fits,

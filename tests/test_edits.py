@@ -24,11 +24,12 @@ from neuronlens.ablation import (
     resample,
     rest_quantiles,
 )
-from neuronlens.data import InputError, take
+from neuronlens.batches import batches, encode, pad
+from neuronlens.core import InputError
+from neuronlens.data import take
 from neuronlens.effects import MEASURES, measure_effects
 from neuronlens.evidence import intervals
 from neuronlens.hooks import anatomy, logits, parse_site, run
-from neuronlens.model import batches, encode, pad
 from neuronlens.ranges import fit_ranges
 from neuronlens.recording import record
 from neuronlens.rounding import agree, apart, rounding, score_size

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.effects import MEASURES, changes_of, disturbance, effects_of, load_effects, measure, measure_effects, tally
 from neuronlens.evidence import compare, contributions, intervals
 from neuronlens.setting import Setting

@@ -7,7 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from test_probing import made
 
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.erasure import information_left, leace, mean_projection, readability, unedited, weighted_auc
 
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest, kstest
 
-from neuronlens import evidence, store
-from neuronlens.data import InputError
+from neuronlens import evidence, machine
+from neuronlens.core import InputError
 from neuronlens.effects import COLUMNS, Changes, Effects, changes_of, disturbance, measure_effects
 from neuronlens.evidence import (
     RESAMPLED,
@@ -20,15 +20,14 @@ from neuronlens.evidence import (
     over_seeds,
     random_ranges,
     resampled,
-    setting_keys,
     shuffled_labels,
-    unseen,
 )
 from neuronlens.ranges import Ranges
-from neuronlens.setting import Setting
+from neuronlens.setting import Setting, setting_keys
 from neuronlens.testing import (
     draw_texts,
     holm,
+    unseen,
 )
 
 CLASSES = ("a", "b", "c")
@@ -154,7 +153,7 @@ def test_averages_cost_what_is_averaged(monkeypatch):
 
 
 def test_intervals_that_do_not_fit_are_refused(monkeypatch):
-    monkeypatch.setattr(store, "free_memory", lambda: 10**5)
+    monkeypatch.setattr(machine, "free_memory", lambda: 10**5)
     with pytest.raises(InputError, match=r"^intervals of 6 interventions on 90 texts would take .*, 100.0 kB is free; take fewer"):
         intervals(outcome(), progress=False)
 

@@ -555,13 +555,13 @@ def test_ctrl_c_while_a_finished_study_is_written_again(cli, make_study, tmp_pat
 
 
 def test_ctrl_c_while_the_store_is_written(cli, make_study, tmp_path, own_cache, clean):
-    from neuronlens import store
+    from neuronlens import files as room
     out, kept = tmp_path/'out', []
     def second(path):
         kept.append(path)
         return len(kept) == 2
     with pytest.MonkeyPatch.context() as mp:
-        strike(mp, store, 'save_file', 1, second)
+        strike(mp, room, 'save_file', 1, second)
         interrupted(cli('run', make_study(), '--out', out))
     assert len([f for f in files(own_cache) if f.endswith('.safetensors')]) == 1 and not files(out)
     whole(own_cache)
@@ -795,7 +795,8 @@ def test_repeats_within_the_test_file_are_left_out(cli, make_study, tmp_path, da
 
 def test_columns_of_a_table_go_by_position():
     "Texts and labels that are columns of a shuffled or filtered table stay pairs, in their order."
-    from neuronlens.data import InputError, make_texts
+    from neuronlens.core import InputError
+    from neuronlens.data import make_texts
     df = pd.DataFrame(dict(text=[f"text {i}" for i in range(12)], label=[CLASSES[i % 3] for i in range(12)]))
     for some in (df.sample(frac=1, random_state=0), df[df.index > 2]):
         for t, l in ((some.text, list(some.label)), (list(some.text), some.label), (some.text, some.label)):
@@ -866,7 +867,8 @@ def test_settings_of_a_wrong_kind(refuse, tmp_path, bert, no_pass):
 
 def test_an_encoder_that_reads_little(encoder, frame, own_cache):
     "Where nobody says how many tokens, they are as many as the encoder reads, at most 64."
-    from neuronlens.data import InputError, make_texts
+    from neuronlens.core import InputError
+    from neuronlens.data import make_texts
     from neuronlens.training import fine_tune
     texts = make_texts(frame.text, frame.label)
     assert fine_tune(encoder, texts, epochs=1, cache=False, progress=False).max_length == 48

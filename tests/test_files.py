@@ -9,10 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from neuronlens.data import InputError, make_texts, read_chunks, read_texts
+from neuronlens.core import InputError
+from neuronlens.data import make_texts, read_chunks, read_texts
 from neuronlens.model import align, load_classifier
-from neuronlens.recording import summarise
 from neuronlens.study import read_study
+from neuronlens.summary import summarise
 
 ROWS = [('a', 'x'), ('b', 'y'), ('c', 'x'), ('d', 'y')]
 

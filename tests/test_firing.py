@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from test_separation import Normals, unlike
 
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.firing import (
     firing_matrix,
     firing_rates,

@@ -7,9 +7,10 @@ import torch
 from tiny import BEYOND, answers_apart, by_hand, intervention, readout_places, same_answers, tiny_model
 
 from neuronlens.ablation import ablate, reads_recording
+from neuronlens.batches import batches, encode, pad
 from neuronlens.data import make_texts
 from neuronlens.hooks import EMBEDDING, Site, before, logits, parse_site, run
-from neuronlens.model import Classifier, batches, encode, pad
+from neuronlens.model import Classifier
 from neuronlens.recording import record
 from neuronlens.rounding import agree, rounding, steps_of
 

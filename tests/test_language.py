@@ -11,8 +11,9 @@ from conftest import FILLER, SPECIAL, WORDS, make_tokenizer
 from tiny import BEYOND, OWN, WIDTHS, by_hand, intervention, touched
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from neuronlens.ablation import POSITIONS, linear_edit
-from neuronlens.data import InputError, make_texts
+from neuronlens.ablation import linear_edit
+from neuronlens.core import InputError
+from neuronlens.data import make_texts
 from neuronlens.hooks import Site, anatomy, hooked, parse_site
 from neuronlens.language import (
     MultipleChoice,
@@ -31,6 +32,7 @@ from neuronlens.language import (
 )
 from neuronlens.model import Classifier, load_language_model, smollm2
 from neuronlens.rounding import agree, apart, score_size
+from neuronlens.setting import POSITIONS
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ("llama", "gpt2", "qwen3")

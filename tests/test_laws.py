@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from neuronlens.ablation import edited_acts, firing, plan
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.distributions import compare_fits, fit_distributions, normal_mass
 from neuronlens.erasure import leace, mean_projection
 from neuronlens.matching import cka, matched_neurons

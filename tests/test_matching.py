@@ -4,7 +4,7 @@ import pytest
 from scipy.stats import spearmanr
 from test_separation import unlike
 
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.matching import cka, matched_neurons, ranking_agreement
 from neuronlens.saliency import rank
 

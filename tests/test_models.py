@@ -15,14 +15,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from neuronlens.ablation import Intervention, Neurons, ablate
-from neuronlens.data import InputError, make_texts
+from neuronlens.batches import encode
+from neuronlens.core import InputError
+from neuronlens.data import make_texts
 from neuronlens.hooks import Site, anatomy, hooked
 from neuronlens.language import generate
-from neuronlens.model import encode, load_classifier, make_classifier, weights_state, without_wrapper
+from neuronlens.model import load_classifier, make_classifier
 from neuronlens.prompt import Prompt, make_prompted
 from neuronlens.recording import record
 from neuronlens.rounding import agree, score_size
 from neuronlens.setting import Setting
+from neuronlens.trials import weights_state, without_wrapper
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FEW = {"deberta relative": "classifier", "phi3 longrope": "classifier", "bert chunks": "classifier", "falcon pad": "classifier",

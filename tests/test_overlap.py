@@ -4,7 +4,7 @@ import pytest
 from scipy.stats import hypergeom
 from test_separation import unlike
 
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.firing import (
     members,
 )

@@ -6,7 +6,8 @@ from conftest import make_frame
 
 import neuronlens as nl
 from neuronlens import ablation, ranges, saliency
-from neuronlens.data import InputError, make_texts
+from neuronlens.core import InputError
+from neuronlens.data import make_texts
 from neuronlens.model import load_classifier
 from neuronlens.recording import record
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 
 matplotlib.use("Agg")
 
@@ -277,7 +277,7 @@ def test_lines_differ_by_more_than_colour():
 def test_other_things_are_refused_in_a_sentence():
     "Every figure says what it draws, where it is given something else."
     from neuronlens import plots
-    from neuronlens.data import InputError
+    from neuronlens.core import InputError
     odd = object()
     for name in ('effects', 'fractions', 'probes', 'blocks', 'matched', 'probe_path', 'sweep'):
         with pytest.raises(InputError, match='a table .DataFrame. with columns .* not object'): getattr(plots, f'plot_{name}')(odd)

@@ -77,7 +77,7 @@ def test_a_preset_survives_being_written(tmp_path, data, bert):
 
 
 def test_contradictions_in_python_are_refused_too(data, bert):
-    from neuronlens.data import InputError
+    from neuronlens.core import InputError
     from neuronlens.study import check_study
     for method, said in ((dict(preset='paper', vote=.5), 'vote'), (dict(preset='gaussian', tau=2.), 'tau'),
                          (dict(preset='gaussian', range='posterior'), 'posterior'), (dict(range='gaussian(3)', tau=2.), 'tau')):
@@ -108,7 +108,7 @@ def test_a_vote_closes_the_gate(run):
 
 def test_positions_of_a_study(run, clf):
     "At the last block of this classifier only the first token is read; behind it nothing is generated."
-    from neuronlens.data import InputError
+    from neuronlens.core import InputError
     every, first, prompt = (measured(run(positions=p)) for p in ('all', 'readout', 'prompt'))
     for other in (first, prompt): agree(other, every, clf, size=1)
     assert (every[:, 4] > 0).any()
@@ -166,7 +166,7 @@ def test_correct_only_fits_on_what_the_model_knows(run, tmp_path):
 
 
 def test_a_class_that_is_never_right_is_refused(run):
-    from neuronlens.data import InputError
+    from neuronlens.core import InputError
     from neuronlens.study import right_ones
     train = run().train
     wrong = np.where(train.labels[:, None] == 1, np.eye(3, dtype=np.float32)[0], train.probabilities)

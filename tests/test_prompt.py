@@ -12,10 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from neuronlens import ablation
 from neuronlens.ablation import ablate
-from neuronlens.data import InputError, Texts
+from neuronlens.batches import batches, encode, pad, readout_weights
+from neuronlens.core import InputError
+from neuronlens.data import Texts
 from neuronlens.hooks import Site, anatomy, answer, hooked, logits, parse_site, run
 from neuronlens.language import editing
-from neuronlens.model import batches, encode, pad, readout_weights
 from neuronlens.prompt import (
     Prompt,
     Prompted,
@@ -27,8 +28,9 @@ from neuronlens.prompt import (
     make_tree,
     one_by_one,
 )
-from neuronlens.recording import correct_only, merge_summaries, record, recorded, summarise, vocabulary_confidence
+from neuronlens.recording import correct_only, record, recorded, vocabulary_confidence
 from neuronlens.rounding import agree, apart, score_size
+from neuronlens.summary import merge_summaries, summarise
 
 KINDS = ("llama", "gpt2", "qwen3", "gpt_neox", "opt", "gemma3_text")
 CORPUS = ["the cat sat on the mat", "Text: a red apple is food", "Topic: animal", "Topic: tool", "old machine and new machine"]*3

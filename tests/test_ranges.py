@@ -5,16 +5,9 @@ import pytest
 from hypothesis import strategies as st
 from test_laws import given, labelled_acts
 
-from neuronlens.data import InputError
-from neuronlens.ranges import (
-    DEFAULTS,
-    FROM_ACTIVATIONS,
-    FROM_STATISTICS,
-    RANGES,
-    fit_ranges,
-    format_kind,
-    parse_kind,
-)
+from neuronlens.core import InputError
+from neuronlens.ranges import DEFAULTS, FROM_ACTIVATIONS, FROM_STATISTICS, RANGES, fit_ranges
+from neuronlens.setting import format_kind, parse_kind
 from neuronlens.statistics import class_statistics
 
 NUMBERS = {'gaussian': 1.5, 'full': None, 'tolerance': 20., 'posterior': .4, 'posterior_prior': .4, 'quantile': .7,

@@ -8,7 +8,7 @@ from test_architectures import NAMES
 from tiny import BEYOND, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.hooks import Site, anatomy, hooked
 from neuronlens.rounding import agree, apart, epsilon, rounding, score_size, steps_of
 

@@ -607,7 +607,7 @@ def two(bert, frame, test_frame, tmp_path, cli, no_figures):
 def test_files_of_another_study_are_refused_by_name(two, tmp_path):
     import shutil
 
-    from neuronlens.data import InputError
+    from neuronlens.core import InputError
     from neuronlens.study import load_study
     def refuses(file, says, change):
         shutil.copytree(two[0], tmp_path/'mixed')

@@ -12,7 +12,7 @@ from scipy.stats import f_oneway
 from sklearn.feature_selection import f_classif, mutual_info_classif
 from sklearn.metrics import average_precision_score
 
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.saliency import RANKINGS, average_precision, f_statistic, mutual_information, rank
 from neuronlens.sparsity import mass_left, mass_salient
 from neuronlens.statistics import batch_statistics, class_statistics, merge_statistics

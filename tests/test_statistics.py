@@ -11,22 +11,12 @@ from datasketches import tdigest_float
 from safetensors.numpy import load, save
 from scipy import stats
 
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.distributions import fit_distributions
+from neuronlens.quantiles import ClassQuantiles, batch_quantiles, merge_quantiles
 from neuronlens.ranges import fit_ranges, quantile
 from neuronlens.saliency import rank
-from neuronlens.statistics import (
-    ClassQuantiles,
-    ClassStatistics,
-    batch_quantiles,
-    batch_statistics,
-    class_statistics,
-    merge_quantiles,
-    merge_statistics,
-    merged,
-    moments,
-    pooled,
-)
+from neuronlens.statistics import ClassStatistics, batch_statistics, class_statistics, merge_statistics, merged, moments, pooled
 
 ABC = ('a', 'b', 'c')
 FIELDS = ('mean', 'm2', 'm3', 'm4', 'abs_mean')

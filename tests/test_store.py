@@ -19,12 +19,16 @@ import pytest
 import torch
 from conftest import CLASSES, make_frame
 
-from neuronlens import recording, store
-from neuronlens.data import InputError, Texts, make_texts, take
+from neuronlens import files, recording, store
+from neuronlens import shards as shard_room
+from neuronlens.core import InputError
+from neuronlens.data import Texts, make_texts, take
 from neuronlens.model import load_classifier
-from neuronlens.recording import Summary, disk_need, make_reading, merge_summaries, record, recorded, shards, summarise, summary_arrays
+from neuronlens.recording import record, recorded
 from neuronlens.rounding import agree
+from neuronlens.shards import disk_need, make_reading, shards
 from neuronlens.statistics import batch_statistics, class_statistics, merge_statistics
+from neuronlens.summary import Summary, merge_summaries, summarise, summary_arrays
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 SITES = ['residual.0', 'mlp.1']
@@ -51,8 +55,8 @@ def total(clf, texts): return summarise(clf, texts, SITES, size=8, progress=Fals
 @pytest.fixture
 def passes(monkeypatch):
     "Counts the shards that went through the model."
-    made, real = [], recording.read_shard
-    monkeypatch.setattr(recording, 'read_shard', lambda ask, own, bar=None: made.append(len(own)) or real(ask, own, bar))
+    made, real = [], shard_room.read_shard
+    monkeypatch.setattr(shard_room, 'read_shard', lambda ask, own, bar=None: made.append(len(own)) or real(ask, own, bar))
     return made
 
 
@@ -75,13 +79,15 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from conftest import make_frame
-from neuronlens import recording, store
+from neuronlens import files, recording, store, summary
+from neuronlens import shards as shard_room
 from neuronlens.data import make_texts
 from neuronlens.model import load_classifier
 df = make_frame(20, 5)
 texts = make_texts(df.text.tolist(), df.label.tolist())
 clf, home, what = load_classifier(sys.argv[1], device='cpu'), Path(sys.argv[2]), sys.argv[3]
-work = dict(record=recording.record, summarise=recording.summarise)[what]
+room = dict(record=recording, summarise=summary)[what]
+work = getattr(room, what)
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 def go(folder): return work(clf, texts, ['residual.0', 'mlp.1'], size=8, folder=folder, progress=False)
 """
@@ -98,15 +104,15 @@ def at(owner, name, n, before=lambda *a: None, after=False):
         die()
     setattr(owner, name, patched)
 def half(arrays, part, **kw): Path(part).write_bytes(b'half of a shard')
-moments = {'before anything': lambda: at(recording, 'open_store', 1),
+moments = {'before anything': lambda: at(room, 'open_store', 1),
            'recording.json half written': lambda: at(Path, 'write_text', 1, lambda path, *a: path.write_bytes(b'{"half')),
            'recording.json written, no shard': lambda: at(store, 'write_arrays', 1),
-           'in the pass of the fourth shard': lambda: at(recording, '_read_batch', 4),
-           'shard half written': lambda: at(store, 'save_file', 3, half),
+           'in the pass of the fourth shard': lambda: at(shard_room, '_read_batch', 4),
+           'shard half written': lambda: at(files, 'save_file', 3, half),
            'shard written, not on the disk': lambda: at(os, 'fsync', 7),
            'shard on the disk, not renamed': lambda: at(os, 'replace', 4),
            'shard renamed': lambda: at(os, 'replace', 4, after=True),
-           'all shards there, not finished': lambda: at(recording, 'finish', 1)}
+           'all shards there, not finished': lambda: at(room, 'finish', 1)}
 for i, (name, arm) in enumerate(moments.items()):
     folder = home/f'{i}'
     if not (child := os.fork()):
@@ -149,8 +155,8 @@ def test_killed_at_any_moment(what, bert, clf, texts, whole, total, tmp_path, pa
 @pytest.mark.slow
 def test_killed_from_outside(bert, clf, texts, whole, tmp_path):
     "A real process is killed as soon as its second shard is there."
-    code = VICTIM+"import time\nreal = recording.read_shard\n" \
-                  "recording.read_shard = lambda *a: time.sleep(.2) or real(*a)\ngo(home)"
+    code = VICTIM+"import time\nreal = shard_room.read_shard\n" \
+                  "shard_room.read_shard = lambda *a: time.sleep(.2) or real(*a)\ngo(home)"
     p = script(code, bert, tmp_path/'run', 'record')
     end = time.monotonic()+120
     while not (tmp_path/'run/shard-00001.safetensors').exists() and p.poll() is None and time.monotonic() < end: time.sleep(.02)
@@ -166,12 +172,12 @@ def test_a_name_with_nul_is_refused_before_anything_runs(clf, texts, passes):
 
 
 def test_ctrl_c_leaves_no_temporary_file(clf, texts, whole, tmp_path, monkeypatch, passes):
-    real = store.save_file
+    real = files.save_file
     def struck(arrays, part, **kw):
         part.write_bytes(b'half')
         raise KeyboardInterrupt
     with monkeypatch.context() as mp:
-        mp.setattr(store, 'save_file', lambda *a, **kw: (real if len(passes) < 3 else struck)(*a, **kw))
+        mp.setattr(files, 'save_file', lambda *a, **kw: (real if len(passes) < 3 else struck)(*a, **kw))
         with pytest.raises(KeyboardInterrupt): record(clf, texts, SITES, size=8, folder=tmp_path, progress=False)
     assert names(tmp_path) == ['recording.json', 'shard-00000.safetensors', 'shard-00001.safetensors']
     assert equal(record(clf, texts, SITES, size=8, folder=tmp_path, progress=False), whole)
@@ -189,7 +195,7 @@ def test_litter_of_the_living_stays(clf, texts, tmp_path):
 
 
 def test_recorded_goes_on(clf, texts, own_cache, monkeypatch, passes):
-    monkeypatch.setattr(recording, 'SHARD_TEXTS', 8)
+    monkeypatch.setattr(shard_room, 'SHARD_TEXTS', 8)
     real = store.write_arrays
     def third(path, *args):
         if '00002' in path.name: raise KeyboardInterrupt
@@ -229,8 +235,8 @@ def test_sites_are_taken_from_a_recording_of_more(clf, bert, texts, passes, own_
 
 def test_batches_of_a_store_stay_as_they_were_begun(clf, texts, tmp_path, monkeypatch):
     "Where batches are as large as the device allows, a run that goes on elsewhere keeps those it was begun with: bits depend on them."
-    seen, real = [], recording._read_batch
-    monkeypatch.setattr(recording, '_read_batch', lambda ask, batch: seen.append(len(batch)) or real(ask, batch))
+    seen, real = [], shard_room._read_batch
+    monkeypatch.setattr(shard_room, '_read_batch', lambda ask, batch: seen.append(len(batch)) or real(ask, batch))
     whole = record(clf, texts, SITES, size=8, tokens=30, progress=False)
     begun = list(seen)
     record(clf, texts, SITES, size=8, tokens=30, folder=tmp_path, progress=False)
@@ -382,7 +388,7 @@ def test_too_little_disk_is_refused_with_both_numbers(work, clf, texts, tmp_path
     free = SimpleNamespace(free=need-1)
     monkeypatch.setattr(shutil, 'disk_usage', lambda path: free)
     with pytest.raises(InputError) as e: work(clf, texts, SITES, size=8, folder=tmp_path/'a', progress=False)
-    numbers = store.said_size(need), store.said_size(need-1)
+    numbers = files.said_size(need), files.said_size(need-1)
     assert str(e.value) == f'{tmp_path}/a: what is to be kept takes {numbers[0]} of disk and {numbers[1]} are free'
     assert not passes and not (tmp_path/'a').exists()
     free.free = need
@@ -411,12 +417,12 @@ def test_the_disk_is_said_where_something_is_kept(clf, texts, tmp_path, monkeypa
 @contextmanager
 def full_disk(monkeypatch, passes):
     "No room is left after two batches."
-    real = store.save_file
+    real = files.save_file
     def full(*args, **kw):
         if len(passes) < 3: return real(*args, **kw)
         raise OSError(errno.ENOSPC, 'No space left on device')
     with monkeypatch.context() as mp:
-        mp.setattr(store, 'save_file', full)
+        mp.setattr(files, 'save_file', full)
         yield
 
 
@@ -431,8 +437,8 @@ def test_a_full_disk_is_one_sentence(clf, texts, whole, tmp_path, monkeypatch, p
 # --- what is recorded
 
 def test_without_answers_the_pass_ends_at_the_highest_site(clf, texts, whole, monkeypatch):
-    ran, real = [], recording.answer
-    monkeypatch.setattr(recording, 'answer', lambda *a: ran.append('head') or real(*a))
+    ran, real = [], shard_room.answer
+    monkeypatch.setattr(shard_room, 'answer', lambda *a: ran.append('head') or real(*a))
     handles = [m.register_forward_hook(lambda *a, n=n: ran.append(n)) for n, m in clf.model.named_modules()
                if n in ('classifier', 'bert.encoder.layer.1', 'bert.encoder.layer.0')]
     rec = record(clf, texts, 'residual.0', answers=False, size=8, progress=False)
@@ -453,14 +459,14 @@ def test_size_of_shards_changes_nothing_but_rounding(clf, texts, whole):
         for s in rec.sites: agree(rec.at(s), whole.at(s), clf, what=(s, size))
     assert make_reading(clf, SITES).size == 2048
     wide = make_reading(clf, [f'{s}.{b}' for s in ('residual', 'mlp', 'attention') for b in (0, 1)])
-    assert wide.size == 2048 and recording.SHARD_BYTES//(4*224) > 2048
+    assert wide.size == 2048 and shard_room.SHARD_BYTES//(4*224) > 2048
     with pytest.raises(InputError, match='a shard of 0 texts'): record(clf, texts, size=0, progress=False)
 
 
 def test_shards_shrink_with_wide_models(clf, monkeypatch):
-    monkeypatch.setattr(recording, 'SHARD_BYTES', 4*(32+48)*100+5)
+    monkeypatch.setattr(shard_room, 'SHARD_BYTES', 4*(32+48)*100+5)
     assert make_reading(clf, SITES).size == 100
-    monkeypatch.setattr(recording, 'SHARD_BYTES', 10)
+    monkeypatch.setattr(shard_room, 'SHARD_BYTES', 10)
     assert make_reading(clf, SITES).size == 1
 
 
@@ -582,10 +588,10 @@ from neuronlens.data import Texts
 def chunks(n):
     for i in range(n//500): yield Texts(['cat saw', 'apple pie', 'old drill']*166+['cat', 'soup'], np.arange(500)%3, texts.classes, 'many')
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
-recording.summarise(clf, chunks(500), ['residual.0', 'mlp.1'], progress=False)
+summary.summarise(clf, chunks(500), ['residual.0', 'mlp.1'], progress=False)
 before, kept = peak(), home if what == 'record' else None
 for n in (2000, 20000):
-    res = recording.summarise(clf, chunks(n), ['residual.0', 'mlp.1'], folder=kept and kept/str(n), progress=False)
+    res = summary.summarise(clf, chunks(n), ['residual.0', 'mlp.1'], folder=kept and kept/str(n), progress=False)
     print(len(res), round(peak()-before))
 """
 
@@ -643,7 +649,7 @@ def test_a_store_of_an_older_version_goes_on(clf, bert, texts, own_cache, tmp_pa
 
 def test_a_full_cache_loses_nothing(clf, texts, own_cache, monkeypatch, passes):
     "What was computed is given with a warning, and what could be kept is there the next time."
-    monkeypatch.setattr(recording, 'SHARD_TEXTS', 8)
+    monkeypatch.setattr(shard_room, 'SHARD_TEXTS', 8)
     with full_disk(monkeypatch, passes):
         with pytest.warns(UserWarning, match='the disk is full.* goes on without') as said:
             first = recorded(clf, texts, SITES, progress=False)

@@ -10,12 +10,13 @@ import torch
 from test_architectures import LABELLED, NAMES, SHARES, TEXTS, classifier
 from tiny import clear, everywhere, same_answers
 
-from neuronlens import ablation, store, sweeps
+from neuronlens import ablation, machine, sweeps
 from neuronlens.ablation import ablate, within
-from neuronlens.data import InputError, Texts
+from neuronlens.batches import batches, encode
+from neuronlens.core import InputError
+from neuronlens.data import Texts
 from neuronlens.effects import COLUMNS, MEASURES, measure, measure_effects
 from neuronlens.hooks import logits
-from neuronlens.model import batches, encode
 from neuronlens.recording import record
 from neuronlens.rounding import agree, score_size
 from neuronlens.setting import Setting, class_number
@@ -221,7 +222,7 @@ def test_memory_does_not_grow_with_the_classes(monkeypatch):
 def test_what_does_not_fit_is_refused_before(case, monkeypatch):
     clf, rec = case
     ivs = grid(rec, rankings="dprime", fractions=[.5], sites=SITES[0])
-    monkeypatch.setattr(store, "free_memory", lambda: 100)
+    monkeypatch.setattr(machine, "free_memory", lambda: 100)
     monkeypatch.setattr(ablation, "_placed", None)
     for run, said in ((ablate, "the answers of"), (changes_on, "what is kept of")):
         with pytest.raises(InputError, match=f"^{said}.*would take .*100 bytes is free; `"): run(clf, LABELLED, ivs, progress=False)

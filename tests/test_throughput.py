@@ -19,11 +19,16 @@ from conftest import CLASSES, WORDS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import neuronlens.data as data_room
+import neuronlens.batches as batches_room
+import neuronlens.machine as machine_room
 import neuronlens.model as model_room
-from neuronlens.data import InputError, atomic, make_texts, read_chunks, read_texts, usable_cpus
+from neuronlens.batches import batches, each_batch, encode, out_of_memory, pad, token_budget
+from neuronlens.core import InputError
+from neuronlens.data import make_texts, read_chunks, read_texts
+from neuronlens.files import atomic
 from neuronlens.hooks import Site, logits, run
-from neuronlens.model import align, batches, each_batch, encode, load_classifier, load_model, out_of_memory, pad, token_budget
+from neuronlens.machine import usable_cpus
+from neuronlens.model import align, load_classifier, load_model
 from neuronlens.rounding import agree
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -296,13 +301,13 @@ def trained(kind):
 class Reader(SimpleNamespace):
     "What of a classifier `encode` asks for."
     tail = 0
-    def tokens(self, texts): return model_room._tokens(self, texts)
+    def tokens(self, texts): return batches_room._tokens(self, texts)
 
 
 @pytest.fixture
 def unproven(monkeypatch):
     "There is no model behind these tokenizers to be proven."
-    monkeypatch.setattr(model_room, 'proven', lambda clf, encoded, side='right': encoded)
+    monkeypatch.setattr(batches_room, 'proven', lambda clf, encoded, side='right': encoded)
 
 
 KINDS_OF_TOKENIZER = ['wordpiece', 'bytes', 'pairs without words', 'unigram']
@@ -327,8 +332,8 @@ def test_tokens_of_long_texts_are_those_of_the_whole(kind, n, unproven):
 @pytest.mark.parametrize('kind', KINDS_OF_TOKENIZER)
 def test_no_more_is_tokenized_than_is_kept(kind, monkeypatch, unproven):
     "Of texts of 200,000 characters a few thousand, whatever stands between the words."
-    given, real = [], model_room._tokenize
-    monkeypatch.setattr(model_room, '_tokenize', lambda clf, texts: (given.extend(map(len, texts)), real(clf, texts))[1])
+    given, real = [], batches_room._tokenize
+    monkeypatch.setattr(batches_room, '_tokenize', lambda clf, texts: (given.extend(map(len, texts)), real(clf, texts))[1])
     texts = [('cat'+c+'dog'+c)[:8]*25_000 for c in (' ', '\n', '\t', '好')]
     made = encode(Reader(tokenizer=trained(kind), max_length=48), texts)
     assert made.cut == 4 and sum(given) <= 4*(1024+4*1024)
@@ -440,7 +445,7 @@ def test_a_budget_for_a_gpu(monkeypatch):
 
 
 def test_a_budget_is_used_where_none_is_given(clf, encoded, monkeypatch):
-    monkeypatch.setattr(model_room, 'token_budget', lambda device: 77)
+    monkeypatch.setattr(batches_room, 'token_budget', lambda device: 77)
     assert max(b.ids.numel() for b, _ in each_batch(clf, encoded, len)) <= 77
     assert max(b.ids.numel() for b, _ in each_batch(clf, encoded, len, tokens=1000)) > 900
     assert list(each_batch(clf, encode(clf, []), len)) == []
@@ -584,8 +589,8 @@ def test_usable_cpus(case, tmp_path, monkeypatch):
 def test_the_command_line_sets_threads_before_torch_loads(given):
     code = """
 import os, sys
-import neuronlens.data
-neuronlens.data.usable_cpus = lambda: 1
+import neuronlens.machine
+neuronlens.machine.usable_cpus = lambda: 1
 from neuronlens.cli import _plain_errors
 with _plain_errors():
     assert 'torch' not in sys.modules
@@ -595,7 +600,7 @@ with _plain_errors():
     env = {k: v for k, v in os.environ.items() if not k.startswith('OMP_')} | ({'OMP_NUM_THREADS': given} if given else {})
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env, check=True)
     assert p.stdout.split() == [given or '1', 'PASSIVE']
-    assert 1 <= data_room.usable_cpus() <= os.cpu_count()
+    assert 1 <= machine_room.usable_cpus() <= os.cpu_count()
 
 
 def test_many_batches_are_not_slow():
@@ -603,7 +608,7 @@ def test_many_batches_are_not_slow():
     import time
     from array import array
 
-    from neuronlens.model import Encoded
+    from neuronlens.batches import Encoded
     rng = np.random.default_rng(0)
     ids = [array('i', range(n)) for n in rng.integers(3, 30, 100_000)]
     def took(some):

@@ -18,7 +18,7 @@ from generated import generated, one_sentence, read_all
 from safetensors.torch import load_file, save_file
 from test_failures import REMOTE
 
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.effects import MEASURES, read_table, write_table
 from neuronlens.model import load_classifier, load_language_model, weights_hash
 from neuronlens.study import load_study, next_steps, study_model
@@ -455,8 +455,8 @@ def test_a_lock_that_is_a_link(tmp_path):
 
 
 def test_what_is_kept_follows_the_umask(own, tmp_path):
+    from neuronlens.files import write_arrays
     from neuronlens.recording import load_recording, save_recording
-    from neuronlens.store import write_arrays
     rec, old = load_recording(own/'recording/train.safetensors'), os.umask(0o027)
     try:
         save_recording(rec, tmp_path/'kept/r.safetensors')

@@ -15,10 +15,11 @@ from test_prompt import prompted
 from tiny import by_hand, readout_places, same_answers
 
 from neuronlens.ablation import ablate, plan
-from neuronlens.data import InputError, Texts
+from neuronlens.batches import batches, encode
+from neuronlens.core import InputError
+from neuronlens.data import Texts
 from neuronlens.firing import share_inside
 from neuronlens.hooks import logits, run
-from neuronlens.model import batches, encode
 from neuronlens.ranges import fit_ranges
 from neuronlens.recording import record
 from neuronlens.rounding import agree, rounding

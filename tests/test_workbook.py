@@ -10,7 +10,7 @@ import pytest
 
 import neuronlens as nl
 from neuronlens import workbook as wb
-from neuronlens.data import InputError
+from neuronlens.core import InputError
 from neuronlens.rounding import agree, score_size
 
 BAD = '<img src=x onerror=alert(1)>'

@@ -6,8 +6,8 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from neuronlens.ablation import Intervention, Neurons
+from neuronlens.batches import batches, encode
 from neuronlens.hooks import parse_site, run
-from neuronlens.model import batches, encode
 from neuronlens.rounding import agree, apart, score_size
 from neuronlens.setting import Setting
 
