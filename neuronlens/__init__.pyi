@@ -114,11 +114,15 @@ from . import erasure as erasure
 from . import evidence as evidence
 from . import hooks as hooks
 from . import language as language
+from . import live as live
 from . import model as model
 from . import overlap as overlap
+from . import plot_effects as plot_effects
+from . import plot_overlap as plot_overlap
 from . import plots as plots
 from . import presets as presets
 from . import probing as probing
+from . import profile as profile
 from . import prompt as prompt
 from . import ranges as ranges
 from . import recording as recording

@@ -119,7 +119,7 @@ class Evidence:
 
     def plot(self, measure='disturbance', ax=None, log=False, source=''):
         "Every effect with its interval; returns the axes."
-        from neuronlens.plots import plot_intervals
+        from neuronlens.plot_effects import plot_intervals
         return plot_intervals(self, measure, ax=ax, log=log, source=source)
 
     def __repr__(self):
@@ -449,7 +449,7 @@ class TradeOff:
 
     def plot(self, concept='macro', ax=None, source=''):
         "The least cost of every preset by target accuracy; returns the axes."
-        from neuronlens.plots import plot_trade_off
+        from neuronlens.plot_effects import plot_trade_off
         return plot_trade_off(self, concept, ax=ax, source=source)
 
     def __repr__(self): return f"TradeOff({self.cost}, {self.points.preset.nunique()} presets, {self.points.concept.nunique()-1} concepts)"
@@ -626,7 +626,7 @@ class Collateral:
 
     def plot(self, ax=None, source=''):
         "Predicted firing against measured disturbance; returns the axes."
-        from neuronlens.plots import plot_collateral
+        from neuronlens.plot_overlap import plot_collateral
         return plot_collateral(self, ax=ax, source=source)
 
     def __repr__(self): return f"Collateral(Spearman {self.spearman:.2f} over {len(self.frame)} pairs of classes)"
