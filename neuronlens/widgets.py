@@ -224,7 +224,7 @@ def set_controls(
     values:dict, # Control to value
 ):
     "Set controls and nothing else; if one is refused, all are as before."
-    if isinstance(view.controls.get('range'), RangeControl): values = modern_values(view.controls['range'], values)
+    if hasattr(own := view.controls.get('range'), 'modern'): values = own.modern(values)
     if extra := sorted(set(values)-set(view.controls)):
         raise InputError(f"no control is called {extra[0]!r}; there are {', '.join(view.controls)}")
     before,view._busy = view.values,True
@@ -393,6 +393,7 @@ class RangeControl(ipw.VBox):
     @validate('value')
     def _valid(self, proposal): return spelled_range(self, proposal['value'])
     def spell(self, want): return spelled_range(self, want)
+    def modern(self, values): return modern_values(self, values)
 
     def why_not(self, want)->str:
         "Why it cannot be set to a value."
@@ -420,7 +421,7 @@ def modern_values(
 )->dict: # With a range
     "`kind` and `tau`, as controls were called until 0.2, in one range."
     if not {'kind', 'tau'} & set(values): return values
-    warnings.warn("views are set by a range such as range='gaussian(1.5)', no longer by kind and tau", DeprecationWarning, stacklevel=4)
+    warnings.warn("views are set by a range such as range='gaussian(1.5)', no longer by kind and tau", DeprecationWarning, stacklevel=5)
     name,tau = values.get('kind', control.kind.value),values.get('tau', control.tau.value)
     return {k:v for k,v in values.items() if k not in ('kind', 'tau')} | dict(range=f'gaussian({tau})' if name == 'gaussian' else name)
 
