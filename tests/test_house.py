@@ -18,8 +18,8 @@ import neuronlens
 
 TOP = Path(__file__).resolve().parents[1]
 PAGES = sorted(p for p in (TOP / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-ARRAY_ROOMS = ("rounding", "statistics", "probing", "saliency", "distributions", "ranges", "overlap", "effects", "evidence",
-               "erasure")
+ARRAY_ROOMS = ("rounding", "statistics", "probing", "saliency", "distributions", "ranges", "overlap", "profile", "effects",
+               "evidence", "erasure")
 
 
 def loaded_by(code):
