@@ -41,7 +41,7 @@ _ROOMS = {
     "report": "write_report",
 }
 _HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}
-_MODULES = {*_ROOMS, "hooks", "plots", "cli"}
+_MODULES = {*_ROOMS, "hooks", "plots", "plot_effects", "plot_overlap", "profile", "live", "cli"}
 __all__ = sorted(_HOME)
 
 

@@ -117,12 +117,16 @@ from . import evidence as evidence
 from . import firing as firing
 from . import hooks as hooks
 from . import language as language
+from . import live as live
 from . import matching as matching
 from . import model as model
 from . import overlap as overlap
+from . import plot_effects as plot_effects
+from . import plot_overlap as plot_overlap
 from . import plots as plots
 from . import presets as presets
 from . import probing as probing
+from . import profile as profile
 from . import prompt as prompt
 from . import ranges as ranges
 from . import recording as recording

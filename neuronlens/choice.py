@@ -39,7 +39,7 @@ class TradeOff:
 
     def plot(self, concept='macro', ax=None, source=''):
         "The least cost of every preset by target accuracy; returns the axes."
-        from neuronlens.plots import plot_trade_off
+        from neuronlens.plot_effects import plot_trade_off
         return plot_trade_off(self, concept, ax=ax, source=source)
 
     def __repr__(self): return f"TradeOff({self.cost}, {self.points.preset.nunique()} presets, {self.points.concept.nunique()-1} concepts)"

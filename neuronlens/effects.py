@@ -137,7 +137,7 @@ class Effects:
 
     def plot(self, ax=None):
         "Bars of target and auxiliary measures by condition; returns the axes."
-        from neuronlens.plots import plot_effects
+        from neuronlens.plot_effects import plot_effects
         return plot_effects(self.frame, ax=ax)
 
     def __repr__(self): return f"Effects({len(self.frame)} rows, {self.frame.concept.nunique()} concepts)"

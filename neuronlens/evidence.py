@@ -102,7 +102,7 @@ class Evidence:
 
     def plot(self, measure='disturbance', ax=None, log=False, source=''):
         "Every effect with its interval; returns the axes."
-        from neuronlens.plots import plot_intervals
+        from neuronlens.plot_effects import plot_intervals
         return plot_intervals(self, measure, ax=ax, log=log, source=source)
 
     def __repr__(self):
@@ -393,7 +393,7 @@ class Collateral:
 
     def plot(self, ax=None, source=''):
         "Predicted firing against measured disturbance; returns the axes."
-        from neuronlens.plots import plot_collateral
+        from neuronlens.plot_overlap import plot_collateral
         return plot_collateral(self, ax=ax, source=source)
 
     def __repr__(self): return f"Collateral(Spearman {self.spearman:.2f} over {len(self.frame)} pairs of classes)"

@@ -101,7 +101,7 @@ class Firing:
 
     def plot(self, ax=None):
         "Heat map in percent; returns the axes."
-        from neuronlens.plots import plot_firing
+        from neuronlens.plot_overlap import plot_firing
         return plot_firing(self, ax=ax)
 
     def __repr__(self):

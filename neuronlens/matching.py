@@ -81,7 +81,7 @@ class RankingAgreement:
 
     def plot(self, by='spearman', ax=None, source=''):
         "Heat map of a correlation, or of the share of a fraction in common; returns the axes."
-        from neuronlens.plots import plot_agreement
+        from neuronlens.plot_overlap import plot_agreement
         return plot_agreement(self, by, ax=ax, source=source)
 
     def __repr__(self): return f"RankingAgreement({len(self.names)} rankings, {len(self.classes)} classes)"

@@ -46,7 +46,7 @@ class SetOverlap:
 
     def plot(self, ax=None):
         "Heat map of the Jaccard index; returns the axes."
-        from neuronlens.plots import plot_overlap
+        from neuronlens.plot_overlap import plot_overlap
         return plot_overlap(self, ax=ax)
 
     def __repr__(self):
@@ -115,7 +115,7 @@ class PolysemanticCounts:
 
     def plot(self, ax=None, source=''):
         "Neurons by the number of sets they sit in, with what chance would give; returns the axes."
-        from neuronlens.plots import plot_polysemantic
+        from neuronlens.plot_overlap import plot_polysemantic
         return plot_polysemantic(self, ax=ax, source=source)
 
     def __repr__(self): return f"PolysemanticCounts({self.neurons[2:].sum()} of {self.D} neurons in two sets or more)"
@@ -202,7 +202,7 @@ class PairOverlap:
 
     def plot(self, ax=None, salient=None, source=''):
         "How alike the pairs are, by every measure, with shuffled labels below; returns the axes."
-        from neuronlens.plots import plot_pair_overlap
+        from neuronlens.plot_overlap import plot_pair_overlap
         return plot_pair_overlap(self, ax=ax, salient=salient, source=source)
 
     def __repr__(self): return f"PairOverlap({len(self.classes)} classes, {self.value.shape[3]} neurons, {self.kind})"

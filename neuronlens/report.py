@@ -19,7 +19,8 @@ from PIL import Image
 
 from .effects import COLUMNS, MEASURES
 from .files import atomic
-from .overlap import range_overlap
+from .overlap import over_common, range_overlap
+from .profile import profile_neurons
 from .progress import progress_bar
 from .setting import SETTINGS
 from .study import Study, next_steps, study_toml
@@ -34,17 +35,18 @@ def file_name(
 def _setting(study): return f"{study.ranking.name}, {study.fraction:.0%} of the neurons" # Of the headline
 
 # %% ../nbs/62_report.ipynb #f2c6053f
-def _effect_figures(study, plots, source):
+def _effect_figures(study, source):
     "What the edits did, and what they cost."
+    from neuronlens.plot_effects import plot_effects, plot_fractions
     own,n = dict(ranking=study.ranking.name, fraction=study.fraction),f"n={len(study.test)} test texts; {source}"
     h,sure = study.headline().frame,study.intervals and study.intervals.only(**own)
     lines = f", lines: {study.intervals.level:.0%} bootstrap intervals" if sure else ''
     out = [('effects', f"What each condition did: {_setting(study)}. Bars: means over concepts, dots: concepts{lines}. {n}.",
-            lambda: plots.plot_effects(h, intervals=sure, source=source))]
+            lambda: plot_effects(h, intervals=sure, source=source))]
     if len(study.spec.method.fractions) > 1:
         rows = study.effects.only(ranking=study.ranking.name).frame
         out.append(('tradeoff', 'Disturbance of the other concepts against what is left of the target, one point per fraction; the ring'
-                    f" is {_setting(study)}. {n}.", lambda: plots.plot_fractions(rows, now=study.fraction, source=source)))
+                    f" is {_setting(study)}. {n}.", lambda: plot_fractions(rows, now=study.fraction, source=source)))
     return out
 
 # %% ../nbs/62_report.ipynb #5e7fff9c
@@ -52,25 +54,27 @@ FIGURES = 14 # Concepts whose neurons are drawn, more than a second each; number
 
 def _figures(study):
     "What to draw: (file name without ending, caption, function that draws)."
-    from neuronlens import plots
+    from neuronlens.plot_effects import plot_probes
+    from neuronlens.plot_overlap import plot_firing, plot_overlap, plot_range_overlap
+    from neuronlens.plots import plot_neurons
     model,test,site = study.train.provenance['model'],study.test,study.train.site
     src,n = f'{model}, {site}',f"n={len(test)} test texts; {model}, {site}"
-    out = _effect_figures(study, plots, model)
+    out = _effect_figures(study, model)
     for c,name in enumerate(study.classes[:FIGURES]):
         out.append((f'neurons-{c:02d}-{file_name(name)}', f'The strongest neurons of {name!r}: activations of every class with their'
                     f' fitted normals, the range of {name!r} shaded, the share of texts in it at the right. {n}.',
-                    lambda c=c: plots.plot_neurons(test.acts, test.labels, study.ranges, study.salient, c, source=src)))
+                    lambda c=c: plot_neurons(profile_neurons(test.acts, test.labels, study.ranges, study.salient, c), source=src)))
     out += [('overlap', f'How much the salient sets share ({_setting(study)}). {len(study.train)} training texts; {src}.',
-             lambda: plots.plot_overlap(study.overlap(), source=src)),
+             lambda: plot_overlap(study.overlap(), source=src)),
             ('ranges', 'How much the ranges share on the neurons that are salient for both: of the activations in either range, those in'
-             f' both. {n}.', lambda: plots.plot_range_overlap(range_overlap(study.ranges, test.acts), study.classes, study.salient,
-                                                              source=src)),
+             f' both. {n}.', lambda: plot_range_overlap(over_common(range_overlap(study.ranges, test.acts), study.salient), study.classes,
+                                                        source=src)),
             ('firing', 'Firing: which share of the salient activations of the row\'s test texts falls into the ranges of the'
-             f' column\'s concept. {n}.', lambda: plots.plot_firing(study.firing(), source=src))]
+             f' column\'s concept. {n}.', lambda: plot_firing(study.firing(), source=src))]
     if (p := study.probes) is not None:
         of = f"{p.n_train} training, {p.n_test} test texts"
         out.append(('layers', 'What a linear probe reads at every block, and its control on shuffled labels; the gap between them is'
-                    f' selectivity. {of}; {model}.', lambda: plots.plot_probes(p.to_frame(), source=f'{model}, {of}')))
+                    f' selectivity. {of}; {model}.', lambda: plot_probes(p.to_frame(), source=f'{model}, {of}')))
     return out
 
 # %% ../nbs/62_report.ipynb #731c3dad
@@ -337,18 +341,17 @@ def _alt(study, name, caption):
 # %% ../nbs/62_report.ipynb #4958787f
 def _near(study, c, k=3, most=None):
     "The concept's strongest neuron: its number, the share of every class in range, and texts in and just outside the range."
-    from neuronlens.widgets import NeuronRange, one_line, spans
+    from neuronlens.profile import profile_neuron
+    from neuronlens.widgets import one_line, spans
     j = int(study.salient[c][0])
     lo,hi = study.ranges.lo[c, j],study.ranges.hi[c, j]
     texts = study.texts[1].texts if study.texts else None
-    r = NeuronRange(j, study.test.acts[:,j], study.test.labels, study.classes, c, lo, hi, study.ranges.name,
-                    float(study.statistics.mean[c, j]), texts)
+    r = profile_neuron(study.test.acts, study.test.labels, study.classes, j, lo, hi, c, middle=float(study.statistics.mean[c, j]))
     said = dict(own='in range', others='in range, other class', outside='just outside')
     rows = [dict(where=said[w], **{'class':study.classes[r.labels[i]]}, activation=float(r.values[i]), text=one_line(texts[i], 150))
             for w,at in r.around(k).items() for i in at] if texts else []
-    shares = r.shares()
-    order = sorted(range(len(shares)), key=lambda d: (d != c, -np.nan_to_num(shares[d], nan=-1)))
-    known = [(study.classes[d], shares[d]) for d in order if shares[d] == shares[d]]
+    order = sorted(range(len(r.share)), key=lambda d: (d != c, -np.nan_to_num(r.share[d], nan=-1)))
+    known = [(study.classes[d], r.share[d]) for d in order if r.share[d] == r.share[d]]
     rest = '.' if most is None or len(known) <= most else f'; {len(known)-most} others less.'
     return dict(neuron=j, spans=spans(lo, hi), texts=rows, shares=known[:most], rest=rest)
 

@@ -8,7 +8,6 @@ __all__ = ['STYLE', 'card', 'View', 'NeuronView', 'TextView']
 # %% ../nbs/52_widgets.ipynb #1cf00626
 import warnings
 from base64 import b64encode
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from html import escape
 from io import BytesIO
@@ -17,23 +16,15 @@ import ipywidgets as ipw
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-import torch
 from ipywidgets.widgets.widget_selection import TraitError
+from traitlets import Unicode, validate
 
-from .ablation import EDITS, Intervention, _where, firing, gate_of_text, interventions_on, plan
-from .batches import each_batch, encode, read, readout_weights
+from .ablation import EDITS
 from .core import InputError
-from .data import Texts
-from .firing import share_inside
-from .hooks import anatomy, parse_site, run
-from .model import Classifier
+from .live import EditedText, Planner, edit_text, neuron_at, places_of_fit, ranking_at, rankings_at, setting_with
 from .plots import CONDITIONS, _class_colors, _in_view, plot_neuron, theme
-from .ranges import fit_ranges, inside
-from .recording import correct_only
-from .saliency import FROM_ACTIVATIONS, FROM_STATISTICS, Ranking, rank
-from .setting import format_kind, parse_kind
-from .statistics import class_statistics
+from .profile import NeuronProfile
+from .setting import COVERS, SCOPES, Setting, format_kind, parse_kind
 
 # %% ../nbs/52_widgets.ipynb #1f618da8
 STYLE = '''<style>
@@ -56,6 +47,7 @@ outline:1px solid var(--jp-border-color1,var(--line))}
 .nl-view .token{padding:.1rem .25rem;margin:0 .1rem;border-radius:3px;color:var(--jp-content-font-color1,var(--fg));
 background:rgba(1,115,178,var(--share,0))}
 .nl-view .edited{border-bottom:2px solid var(--jp-content-font-color1,var(--fg))} .nl-view .readout{outline:2px dashed #d55e00}
+.nl-view .group{font-weight:600;color:inherit;margin-right:.7em}
 .nl-view .wrong{border-left:4px solid #d55e00;padding-left:.6rem}
 </style>'''
 
@@ -157,6 +149,30 @@ def offer(
     w.options = options
     w.index = next((i for i,v in enumerate(_options(w)) if _same(v, kept)), 0 if options else None)
 
+# %% ../nbs/52_widgets.ipynb #165881df
+GROUPS = {'Which neurons':('concept', 'site', 'ranking', 'fraction', 'neuron', 'a', 'b'),
+          'When':('range', 'vote', 'scope', 'fitted_at', 'positions'), 'What then':('edit', 'covers')} # Fields of `Setting`
+
+def sections(
+    controls:dict, # Name to widget
+)->dict: # Title, '' for the controls of none of `GROUPS`, to name to widget
+    "Controls by the question that they answer."
+    out = {'':{k:w for k,w in controls.items() if not any(k in names for names in GROUPS.values())}}
+    out |= {title:{k:controls[k] for k in names if k in controls} for title,names in GROUPS.items()}
+    return {title:own for title,own in out.items() if own}
+
+def panel(
+    controls:dict, # Name to widget
+)->ipw.Box:
+    "All controls, each group under its title; beside each other where there is room."
+    flow,parts = {'flex_flow': 'row wrap'},sections(controls)
+    loose,titled = parts.pop('', {}),[]
+    for title,own in parts.items():
+        head = ipw.HTML(f'<h4 style="margin:.1em 0;font-size:1em">{title}</h4>')
+        titled.append(ipw.VBox([head, *own.values()], layout={'max_width': '100%', 'margin': '0 1em .4em 0'}))
+    rows = [ipw.HBox(ws, layout=flow) for ws in ([*loose.values()], titled) if ws]
+    return rows[0] if len(rows) == 1 else ipw.VBox(rows)
+
 # %% ../nbs/52_widgets.ipynb #e92872ad
 class View:
     "Standard controls beside a picture that a pure function makes of their values."
@@ -166,8 +182,7 @@ class View:
     ):
         self.controls,self._draw,self._busy = dict(controls),draw,False
         self.picture = ipw.HTML()
-        bar = ipw.HBox(list(self.controls.values()), layout={'flex_flow': 'row wrap'})
-        self.box = ipw.VBox([bar, self.picture])
+        self.box = ipw.VBox([panel(self.controls), self.picture])
         for name in self.controls: self.adapt(name)
         for name,w in self.controls.items(): w.observe(lambda _, name=name: self._changed(name), names='value')
         self.redraw()
@@ -209,6 +224,7 @@ def set_controls(
     values:dict, # Control to value
 ):
     "Set controls and nothing else; if one is refused, all are as before."
+    if hasattr(own := view.controls.get('range'), 'modern'): values = own.modern(values)
     if extra := sorted(set(values)-set(view.controls)):
         raise InputError(f"no control is called {extra[0]!r}; there are {', '.join(view.controls)}")
     before,view._busy = view.values,True
@@ -224,7 +240,9 @@ def _in_order(view, values):
     for name,w in view.controls.items():
         if name not in values: continue
         want,was = values[name],w.value
-        try: w.value = want
+        try:
+            want = w.spell(want) if hasattr(w, 'spell') else want
+            w.value = want
         except (TraitError, TypeError, ValueError): raise InputError(_refusal(name, w, want)) from None
         if not _same(w.value, want): raise InputError(_refusal(name, w, want))
         if not _same(was, w.value): view.adapt(name)
@@ -233,6 +251,7 @@ def _same(a, b): return a == b or isinstance(a, float) and isinstance(b, int | f
 
 def _refusal(name, w, value):
     "Why a control cannot be set to a value."
+    if hasattr(w, 'why_not'): return w.why_not(value)
     if hasattr(w, 'options'): return f"{name} {value!r} is none of {', '.join(map(repr, _options(w)[:20]))}"
     if hasattr(w, 'min'): return f"{name} {value!r} is no number from {w.min:g} to {w.max:g}"
     return f"{name} cannot be {value!r}"
@@ -244,34 +263,17 @@ def _options(w): return [v for _,v in w._options_full]
 def settings_html(
     controls:dict, # Name to widget
 )->str:
-    "What every control is set to, as a card."
-    if not controls: return ''
-    said = [f"{escape(w.description)}: <b>{cut(_said(w), 80)}</b>" for w in controls.values()]
-    return card(f'<p class="dim">{" · ".join(said)}</p>')
+    "What every control is set to that makes a difference, as a card."
+    def said(title, own):
+        head = f'<span class="group">{title}</span>' if title else ''
+        return head+' · '.join(f"{escape(w.description)}: <b>{cut(_said(w), 80)}</b>" for w in own.values())
+    at_work = {k:w for k,w in controls.items() if not getattr(w, 'disabled', False)}
+    return card(''.join(f'<p class="dim">{said(*s)}</p>' for s in sections(at_work).items())) if at_work else ''
 
 def _said(w):
     "What a control shows as chosen."
     if hasattr(w, 'options'): return str(w.label)
     return f"{w.value:g}" if isinstance(w.value, float) else str(w.value)
-
-# %% ../nbs/52_widgets.ipynb #733116ad
-def texts_around(
-    values, # `[N]` activations of one neuron
-    labels, # `[N]` class index
-    concept:int, # Class that the range belongs to
-    lo, # `[K]` lower ends, inclusive
-    hi, # `[K]` upper ends
-    middle:float, # Mean of the class on this neuron
-    k:int=5, # Most texts of each sort
-)->dict: # 'own', 'others': rows in the range, nearest to the middle first; 'outside': nearest to the range first
-    "Which texts lie in a range, of the class and of others, and which just outside it."
-    values,lo,hi = (np.asarray(v, np.float32) for v in (values, lo, hi))
-    held = inside(values[:,None], lo[None], hi[None])[:,0]
-    near = np.argsort(abs(values-middle), kind='stable')
-    gap = np.maximum(lo-values[:,None], values[:,None]-hi).min(1)
-    out = np.argsort(gap, kind='stable')
-    own = np.asarray(labels) == concept
-    return dict(own=near[(held & own)[near]][:k], others=near[(held & ~own)[near]][:k], outside=out[(~held & (gap < np.inf))[out]][:k])
 
 # %% ../nbs/52_widgets.ipynb #81575501
 def spans(
@@ -304,50 +306,23 @@ def table(
     body = ''.join('<tr>'+''.join(f'<td{s}>{c}</td>' for c,s in zip(r, sort, strict=True))+'</tr>' for r in rows)
     return f'<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
 
-# %% ../nbs/52_widgets.ipynb #6c430903
-@dataclass(frozen=True, eq=False)
-class NeuronRange:
-    "The range of a concept on one neuron, and the texts that it is looked at with."
-    neuron:int # Index at the site
-    values:np.ndarray # `[N]` float32 activations
-    labels:np.ndarray # `[N]` int64 class index
-    classes:tuple # C names
-    concept:int # Class that the range belongs to
-    lo:np.ndarray # `[K]` float32 lower ends, inclusive
-    hi:np.ndarray # `[K]` float32 upper ends
-    kind:str # Kind of range
-    middle:float # Mean of the concept where the range was fitted
-    texts:list|None=None # N texts
-    source:str='' # Model and site
-
-    def shares(self):
-        "`[C]` float64: share of each class's texts in the range; NaN for a class without any."
-        return share_inside(self.values, self.labels, self.lo, self.hi, self.classes)
-
-    def around(self, k=5):
-        "Rows of the texts in the range and just outside it."
-        return texts_around(self.values, self.labels, self.concept, self.lo, self.hi, self.middle, k)
-
-    def __repr__(self): return f"NeuronRange(neuron {self.neuron}, {self.classes[self.concept]!r}, {self.kind} {spans(self.lo, self.hi)})"
-    def _repr_html_(self): return neuron_html(self)
-
 # %% ../nbs/52_widgets.ipynb #289f83a5
-def _neuron_figure(r, shares, most=8):
+def _neuron_figure(r, most=8):
     "`plot_neuron` in known margins, as HTML."
     rows = min(len(r.classes), most)
     with theme({'svg.fonttype': 'none'}):
         ax = canvas(8.8, .42*rows+1, left=.6+.075*min(22, max(map(len, r.classes)))) # Names are cut at 22
-        plot_neuron(r.values[:,None], r.labels, r.classes, 0, r.lo, r.hi, r.concept, most=most, ax=ax)
-        ax.set_title(f'neuron {r.neuron}, range {r.kind}, n={len(r.values)}')
-    own = shares[r.concept]
+        plot_neuron(r, most=most, ax=ax)
+        ax.set_title(f'neuron {r.neuron}, range {r.range}, n={len(r.values)}')
+    own = r.share[r.concept]
     return figure_html(ax, f"Histograms of neuron {r.neuron} by class with fitted normals; shaded: the range of {r.classes[r.concept]},"
                        f" {spans(r.lo, r.hi)}, which holds {own:.0%} of its texts")
 
-def _firing_table(r, shares, most=12):
+def _firing_table(r, most=12):
     "How often the range fires on every class, the concept first."
-    rows,n = _in_view(r.classes, shares, r.concept, most),np.bincount(r.labels, minlength=len(r.classes))
-    colors = _class_colors(len(r.classes), _in_view(r.classes, shares, r.concept, 8))
-    body = [[cut(r.classes[c], 40), str(n[c]), bar(shares[c], colors.get(c, '#7f7f7f'), 1)] for c in rows]
+    rows,n = _in_view(r.classes, r.share, r.concept, most),np.bincount(r.labels, minlength=len(r.classes))
+    colors = _class_colors(len(r.classes), _in_view(r.classes, r.share, r.concept, 8))
+    body = [[cut(r.classes[c], 40), str(n[c]), bar(r.share[c], colors.get(c, '#7f7f7f'), 1)] for c in rows]
     more = f'<p class="dim">{len(r.classes)-len(rows)} more classes not shown</p>' if len(r.classes) > len(rows) else ''
     return table(['texts of class', 'texts#', 'in range'], body)+more
 
@@ -360,14 +335,13 @@ def _texts_table(r, k):
     return '<h4>Texts</h4>'+table(['where', 'class', 'activation#', 'text'], body)
 
 def neuron_html(
-    r:NeuronRange, # A range on one neuron
+    r:NeuronProfile, # A neuron with a range on it
     note:str='', # More about the neuron, for the first line
     k:int=5, # Most texts of each sort
 )->str: # HTML, the same for the same data
     "One neuron: distributions, the range, how often it fires on every class, the texts in it and just outside."
-    shares = r.shares()
-    said = f'Neuron {r.neuron}{", "+note if note else ""}. Range of {r.classes[r.concept]}, {r.kind}: {spans(r.lo, r.hi)}.'
-    parts = [f'<p>{escape(said)}</p>', _neuron_figure(r, shares), '<h4>Firing</h4>', _firing_table(r, shares)]
+    said = f'Neuron {r.neuron}{", "+note if note else ""}. Range of {r.classes[r.concept]}, {r.range}: {spans(r.lo, r.hi)}.'
+    parts = [f'<p>{escape(said)}</p>', _neuron_figure(r), '<h4>Firing</h4>', _firing_table(r)]
     if r.texts is not None: parts.append(_texts_table(r, k))
     return card(*parts, f'<p class="dim">{escape(r.source)}</p>' if r.source else '')
 
@@ -390,57 +364,98 @@ def kind_of(
     return format_kind('gaussian', round(float(tau), 4)) if kind == 'gaussian' else kind
 
 # %% ../nbs/52_widgets.ipynb #99cf430d
-def range_controls(
+class RangeControl(ipw.VBox):
+    "A list of ranges and a slider for the width of the Gaussian one, together one value such as 'gaussian(2.5)'."
+    value,description,_writing = Unicode(),'range',False
+    def __init__(self,
+        own:str, # The range of the study, with its number
+        tau:float=2.5, # Half width to begin with
+    ):
+        name,tip = 'gaussian' if parse_kind(own)[0] == 'gaussian' else own,'Which activations belong to the concept'
+        self.kind = choice('range', offered(KINDS, name), name, tip)
+        self.tau = slider('tau', .1, 6, min(max(tau, .1), 6), .1, 'Half width of the Gaussian range in standard deviations')
+        super().__init__([self.kind, self.tau], tooltip=tip, layout={'max_width': '100%'})
+        self._read()
+        for w in self.children: w.observe(self._read, 'value')
+        self.observe(self._write, 'value')
+
+    def _read(self, _=None):
+        self.tau.disabled = self.kind.value != 'gaussian'
+        if not self._writing: self.value = kind_of(self.kind.value, self.tau.value)
+
+    def _write(self, _):
+        (name,number),self._writing = parse_kind(self.value),True
+        try:
+            if name == 'gaussian': self.tau.value = number
+            self.kind.value = 'gaussian' if name == 'gaussian' else self.value
+        finally: self._writing = False
+
+    @validate('value')
+    def _valid(self, proposal): return spelled_range(self, proposal['value'])
+    def spell(self, want): return spelled_range(self, want)
+    def modern(self, values): return modern_values(self, values)
+
+    def why_not(self, want)->str:
+        "Why it cannot be set to a value."
+        try: return f"range cannot be {self.spell(want)!r}"
+        except InputError as e: return str(e)
+
+# %% ../nbs/52_widgets.ipynb #c111f854
+def spelled_range(
+    control:RangeControl, # Where it is to be set
+    want, # A range; 'gaussian' without a number has the one of the slider
+)->str: # As the control has it
+    "A range that the control offers, or an `InputError`."
+    (name,number),options,tau = parse_kind(want),_options(control.kind),control.tau
+    if name == 'gaussian' and name in options:
+        n = tau.value if number is None else number
+        if not tau.min <= n <= tau.max: raise InputError(f"range {str(want)!r}: tau {n:g} is no number from {tau.min:g} to {tau.max:g}")
+        return kind_of(name, n)
+    found = [o for o in options if parse_kind(o) == (name, number) or number is None and parse_kind(o)[0] == name]
+    if not found: raise InputError(f"range {str(want)!r} is none of {', '.join(map(repr, options))}")
+    return found[0]
+
+def modern_values(
+    control:RangeControl, # A control
+    values:dict, # What a view is set to
+)->dict: # With a range
+    "`kind` and `tau`, as controls were called until 0.2, in one range."
+    if not {'kind', 'tau'} & set(values): return values
+    warnings.warn("views are set by a range such as range='gaussian(1.5)', no longer by kind and tau", DeprecationWarning, stacklevel=5)
+    name,tau = values.get('kind', control.kind.value),values.get('tau', control.tau.value)
+    return {k:v for k,v in values.items() if k not in ('kind', 'tau')} | dict(range=f'gaussian({tau})' if name == 'gaussian' else name)
+
+# %% ../nbs/52_widgets.ipynb #b73f2782
+def range_control(study)->RangeControl: return RangeControl(study.spec.method.kind, study.spec.method.tau) # Set as in the study
+
+def fit_control(
     study, # A study
-)->dict: # 'kind' and 'tau'
-    "A list of ranges and a slider for the width of the Gaussian one, set as in the study."
+)->dict: # 'fitted_at', or nothing where there is no choice
+    "A list of what ranges can be fitted on."
+    at = places_of_fit(study)
+    return dict(fitted_at=choice('fitted_at', at, tip='What ranges are fitted on')) if len(at) > 1 else {}
+
+def gate_controls(
+    study, # A study
+    whole:bool=True, # Whether the model runs from the edit on, so that other positions than the readout count
+)->dict: # Name to widget
+    "The controls of when an edit acts, set as in the study."
     m = study.spec.method
-    own = 'gaussian' if parse_kind(m.kind)[0] == 'gaussian' else m.kind
-    return dict(kind=choice('range', offered(KINDS, own), own, 'Which activations belong to the concept'),
-                tau=slider('tau', .1, 6, min(max(m.tau, .1), 6), .1, 'Half width of the Gaussian range in standard deviations'))
+    vote = slider('vote', 0, 1, m.vote, .05, 'Share of the salient neurons that must be in range together')
+    scope = choice('scope', SCOPES, m.scope, 'Every position is asked for itself, or the text once for all of its positions')
+    positions = choice('positions', offered(('all', 'readout'), m.positions), m.positions, 'Where the edit may act')
+    return dict(range=range_control(study), vote=vote) | (dict(scope=scope, positions=positions) if whole else {}) | fit_control(study)
 
-# %% ../nbs/52_widgets.ipynb #889e4bd5
-def ranked_on(
+def edit_controls(
     study, # A study
-): # A `Recording`
-    "What the rankings of a study are computed on."
-    return correct_only(study.train) if study.spec.method.correct_only else study.train
+    edits=EDITS, # Names on offer
+)->dict: # Name to widget
+    "The controls of what an edit does, set as in the study."
+    m = study.spec.method
+    return dict(edit=choice('edit', offered(edits, m.edit), m.edit, 'What becomes of an activation in its range'),
+        covers=choice('covers', COVERS, m.covers, 'Where enough are in range together: those neurons are edited, or all salient ones'))
 
-def fitted_on(
-    study, # A study
-    site:str, # A recorded site
-)->tuple: # acts `[N, D]`, labels `[N]`
-    "What the ranges of a study are fitted on."
-    if study.tokens is not None and site == study.train.site: return study.tokens.acts,study.tokens.labels
-    rec = ranked_on(study)
-    return rec.at(site),rec.labels
-
-# %% ../nbs/52_widgets.ipynb #3c03e04f
-def fitted_statistics(
-    study, # A study
-): # `ClassStatistics` at its site
-    "Class statistics of what the ranges of a study are fitted on."
-    return study.statistics if study.tokens is None else class_statistics(study.tokens.acts, study.tokens.labels, study.classes)
-
-# %% ../nbs/52_widgets.ipynb #8682891f
-def rankings_at(
-    study, # A study
-    site:str, # A recorded site
-)->list[str]:
-    "Names of the rankings that can be had there without waiting: those of the study, and those from class statistics."
-    own = [r.name for r in study.rankings if site == study.train.site or r.name in {**FROM_STATISTICS, **FROM_ACTIVATIONS}]
-    return own+[r for r in FROM_STATISTICS if r not in own]
-
-def ranking_at(
-    study, # A study
-    site:str, # A recorded site
-    name:str, # One of `rankings_at`
-)->Ranking:
-    "The study's ranking, or the same computed at another site."
-    for r in study.rankings:
-        if r.name == name and site == study.train.site: return r
-    rec = ranked_on(study)
-    return rank(rec.at(site), rec.labels, name, classes=study.classes, seed=study.spec.seed)
+def rest(view): view.controls['covers'].disabled = not view.controls['vote'].value # Without a vote only neurons in range can be edited
 
 # %% ../nbs/52_widgets.ipynb #426ca924
 def opened(
@@ -460,7 +475,7 @@ def with_texts(
 
 # %% ../nbs/52_widgets.ipynb #4eed294a
 class NeuronView(View):
-    "One neuron of a study: distributions, range, firing and texts. Controls: site, ranking, concept, neuron, kind, tau."
+    "One neuron of a study: distributions, range, firing and texts. Controls: concept, site, ranking, neuron, range, maybe fitted_at."
     def __init__(self,
         study, # A `Study`
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
@@ -470,7 +485,7 @@ class NeuronView(View):
         controls = dict(site=choice('site', sites, tip='Stream and block where the neuron is read'),
             ranking=choice('ranking', rankings_at(study, sites[0]), tip='What orders the neurons'),
             concept=choice('concept', study.classes, tip='Class that the range belongs to'),
-            neuron=choice('neuron', [], tip='Most salient first'), **range_controls(study))
+            neuron=choice('neuron', [], tip='Most salient first'), range=range_control(study), **fit_control(study))
         super().__init__(controls, self.draw)
 
     def adapt(self, name):
@@ -478,7 +493,7 @@ class NeuronView(View):
         if name == 'site': offer(self.controls['ranking'], rankings_at(self.study, v['site']))
         if name in ('site', 'ranking', 'concept'): offer(self.controls['neuron'], self.neurons())
         if name == 'site' and was is not None: self.controls['neuron'].index = 0 # Numbers mean nothing at another site
-        self.controls['tau'].disabled = v['kind'] != 'gaussian'
+        if 'fitted_at' in v: self.controls['fitted_at'].disabled = v['site'] != self.study.train.site # Tokens are of that site
 
     def neurons(self):
         "(name, number) of every neuron of the site, most salient for the concept first."
@@ -486,80 +501,14 @@ class NeuronView(View):
         order = self._ranking(v['site'], v['ranking']).order[self.study.classes.index(v['concept'])]
         return [(f'neuron {j} (rank {i})', j) for i,j in enumerate(order.tolist(), 1)]
 
-    def range_of(self, site, concept, neuron, kind, tau):
-        "The `NeuronRange` of these settings."
-        s,c = self.study,self.study.classes.index(concept)
-        acts,labels = fitted_on(s, site)
-        own = acts[:,[neuron]]
-        r = fit_ranges(own, labels, kind_of(kind, tau), classes=s.classes)
-        return NeuronRange(neuron, s.test.at(site)[:,neuron], s.test.labels, s.classes, c, r.lo[c, 0], r.hi[c, 0], r.name,
-            float(own[labels == c].mean()), None if s.texts is None else s.texts[1].texts, f"{s.test.provenance.get('model', '')}, {site}")
+    def range_of(self, site, concept, neuron, range, fitted_at=None):
+        "The `NeuronProfile` of these settings."
+        return neuron_at(self.study, site, concept, neuron, range, fitted_at)
 
-    def draw(self, site, ranking, concept, neuron, kind, tau):
+    def draw(self, site, ranking, concept, neuron, **when):
         order = self._ranking(site, ranking).order[self.study.classes.index(concept)]
         place = f'rank {int(np.flatnonzero(order == neuron)[0])+1} of {len(order)} for {concept} by {ranking}'
-        return neuron_html(self.range_of(site, concept, neuron, kind, tau), place)
-
-# %% ../nbs/52_widgets.ipynb #4c41aa4f
-@dataclass(frozen=True, eq=False)
-class EditedText:
-    "What the edit of a concept's range does to one text."
-    tokens:tuple # T tokens as the model reads them
-    share:np.ndarray # `[T]` float32, share of the salient neurons inside their ranges, 0 to 1
-    edited:np.ndarray # `[T]` int64, neurons edited at that token
-    readout:np.ndarray # `[T]` float32, how much the token counts for the readout
-    answers:dict # Condition ('base' first) to `[C]` float32 class probabilities
-    classes:tuple # C names
-    of:Intervention # The edit
-    neurons:pd.DataFrame # Edited at the readout, greatest change first: neuron, rank, activation, low, high, new
-    cut:bool=False # Whether the text is longer than what the model reads
-
-    def to_frame(self): return pd.DataFrame({k:p for k,p in self.answers.items()}, index=list(self.classes))
-    def __repr__(self): return f"EditedText({len(self.tokens)} tokens, {len(self.neurons)} neurons edited at the readout)"
-    def _repr_html_(self): return text_html(self)
-
-# %% ../nbs/52_widgets.ipynb #e1a94d0e
-def _token(tokenizer, i):
-    "A token as a reader sees it; white space as a sign."
-    s = tokenizer.decode([i])
-    return s.strip() or ('⏎' if '\n' in s else '␣')
-
-def _edited_neurons(iv, x, new, gate, weights):
-    "The neurons edited at the readout: activation there, the interval around it, and the new value."
-    was,now = (read(a[None], weights[None])[0].numpy() for a in (x, new))
-    at = iv.neurons[gate[weights > 0].any(0)[iv.neurons]].numpy()
-    lo,hi,v = iv.lo.numpy()[at],iv.hi.numpy()[at],was[at][:,None]
-    held = (lo <= v) & (v <= hi) # A mean over tokens may lie in none of the intervals
-    low,high = (np.where(held.any(1), np.take_along_axis(e, held.argmax(1)[:,None], 1)[:,0], np.nan) for e in (lo, hi))
-    places = {j:i for i,j in enumerate(iv.neurons.tolist(), 1)}
-    df = pd.DataFrame(dict(neuron=at, rank=[places[j] for j in at], activation=was[at], low=low, high=high, new=now[at]))
-    return df.iloc[np.argsort(-abs(df.new-df.activation), kind='stable')].reset_index(drop=True)
-
-# %% ../nbs/52_widgets.ipynb #cfc5c68e
-@torch.inference_mode()
-def edit_text(
-    clf:Classifier, # The model under study
-    text:str, # A text
-    interventions:list[Intervention], # Of one concept, one of them of condition 'range': the one looked at
-)->EditedText:
-    "What the model answers to a text before and after every intervention, and where the range's edit acted."
-    if not text.strip(): raise InputError("there is no text yet; type one")
-    iv = next((iv for iv in interventions if iv.condition == 'range'), None)
-    if iv is None: raise InputError("none of the interventions has the condition 'range'")
-    one = Texts([text], np.zeros(1, np.int64), clf.classes, 'the text')
-    encoded,site = encode(clf, one.texts, one),parse_site(iv.site, len(anatomy(clf.model)))
-    (batch,x), = each_batch(clf, encoded, lambda b: run(clf, b, [site])[site])
-    there,weights = batch.mask[0] == 1,readout_weights(batch, clf.readout).cpu()
-    x,where,answers = x[0].cpu()[there],_where(iv.positions, weights),dict(base=None)
-    for which,_,p,_ in interventions_on(clf, one, interventions, progress=False):
-        answers |= dict(base=p[0]) if which is None else {interventions[i].condition:q[0] for i,q in zip(which, p, strict=True)}
-    weights = weights[0, there]
-    of = readout_weights(batch, 'mean' if iv.fitted_at == 'tokens' else clf.readout).cpu()[:,there]
-    asked = None if iv.scope == 'position' else gate_of_text(iv, x[None], of)[0]
-    new,gate = iv(x, None if where is None else where[0, there], asked)
-    return EditedText(tuple(_token(clf.tokenizer, i) for i in batch.ids[0][there].tolist()),
-        firing(replace(iv, vote=0.), x.float().numpy()), gate.sum(-1).numpy(), weights.numpy(), answers, clf.classes, iv,
-        _edited_neurons(iv, x, new, gate, weights), bool(encoded.cut))
+        return neuron_html(self.range_of(site, concept, neuron, **when), place)
 
 # %% ../nbs/52_widgets.ipynb #6eeef155
 _SAID = dict(base='before', range='range edited', full='whole neurons', random='random neurons')
@@ -607,39 +556,31 @@ def text_html(
     def answer(k): return f'{r.classes[int(r.answers[k].argmax())]} ({r.answers[k].max():.1%})'
     said = f"Before the edit: {answer('base')}. With the range of {r.of.concept} edited: {answer('range')}."
     how = f"{r.of.ranking}, {r.of.fraction:.0%} of the neurons of {r.of.site}, {r.of.range}, {r.of.edit}, positions {r.of.positions}"
+    how += (f", vote {r.of.vote:g}" if r.of.vote else '')+(', asked once per text' if r.of.scope == 'text' else '')
+    how += ', covers all salient neurons' if r.of.covers == 'salient' else ''
     return card(f'<p>{escape(said)}</p>', _answers_table(r), _tokens_html(r), _neurons_table(r, most), f'<p class="dim">{escape(how)}</p>')
 
 # %% ../nbs/52_widgets.ipynb #ddefb241
 class TextView(View):
-    "One text before and after the edit of a concept. Controls: text, concept, fraction, kind, tau, vote, edit, positions."
+    "One text before and after the edit of a concept. Controls: text, and fields of a `Setting`."
     def __init__(self,
         study, # A `Study`; opened if need be
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
-        self.study,m = opened(study, trust_remote_code),study.spec.method
-        s = self.study
-        self._fit,self._own = fitted_on(s, s.train.site),fitted_statistics(s)
-        self._ranges = lru_cache(16)(lambda kind: fit_ranges(*self._fit, kind, statistics=self._own))
+        self.study = s = opened(study, trust_remote_code)
+        self.planner = Planner(s)
         text = ipw.Text(opening(s.texts[1].texts[0]), description='text', continuous_update=False, tooltip='Read when you press Enter',
                         style=_WIDE['style'], layout={'width': '100%'})
         controls = dict(text=text, concept=choice('concept', s.classes, s.classes[s.texts[1].labels[0]], 'Class whose range is edited'),
-            fraction=slider('fraction', .05, 1, s.fraction, .05, 'Share of the neurons that is salient'), **range_controls(s),
-            vote=slider('vote', 0, 1, m.vote, .05, 'Share of the salient neurons that must be in range together'),
-            edit=choice('edit', offered(EDITS, m.edit), m.edit, 'What becomes of an activation in its range'),
-            positions=choice('positions', offered(('all', 'readout'), m.positions), m.positions, 'Where the edit may act'))
+            ranking=choice('ranking', rankings_at(s, s.train.site), s.ranking.name, 'What orders the neurons'),
+            fraction=slider('fraction', .05, 1, s.fraction, .05, 'Share of the neurons that is salient'),
+            **gate_controls(s), **edit_controls(s))
         super().__init__(controls, self.draw)
 
-    def adapt(self, name): self.controls['tau'].disabled = self.controls['kind'].value != 'gaussian'
-
-    def interventions(self, concept, fraction, kind, tau, vote, edit, positions):
-        "The interventions of these settings: full, range, random."
-        s = self.study
-        return plan(self._own, [s.ranking], self._ranges(kind_of(kind, tau)), s.train.site, fractions=[round(fraction, 4)], edit=edit,
-                    vote=round(vote, 4), concepts=[s.classes.index(concept)], positions=positions, seed=s.spec.seed,
-                    acts=self._fit[0], labels=self._fit[1], fitted_at=s.spec.method.fitted_at,
-                    covers=s.spec.method.covers if vote else 'range', scope=s.spec.method.scope)
-
-    def draw(self, text, **how): return text_html(edit_text(self.study.clf, text, self.interventions(**how)))
+    def adapt(self, name): rest(self)
+    def setting(self, **values)->Setting: return setting_with(self.study, **values)
+    def interventions(self, **values): return self.planner.plan((self.setting(**values),)) # Full, range, random
+    def draw(self, text, **values): return text_html(edit_text(self.study.clf, text, self.interventions(**values)))
 
 # %% ../nbs/52_widgets.ipynb #0f7d9662
 def opening(

@@ -8,8 +8,7 @@ __all__ = ['EraseView', 'OverlapView', 'LayersView', 'Workbook', 'explore']
 # %% ../nbs/54_workbook.ipynb #8d2be86e
 import asyncio
 import math
-from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from html import escape
 from time import perf_counter
@@ -18,18 +17,25 @@ import ipywidgets as w
 import numpy as np
 import pandas as pd
 
-from .ablation import EDITS, Outcome, ablate, parse_edit, plan, reads_recording
+from .ablation import EDITS
 from .core import InputError
-from .data import take
-from .effects import measure_effects
-from .evidence import Evidence, intervals
-from .firing import firing_matrix
-from .overlap import over_common, range_overlap, set_overlap
-from .plots import CONDITIONS, plot_probes
-from .ranges import fit_ranges
-from .recording import part_of
-from .separation import bhattacharyya
-from .setting import format_kind
+from neuronlens.live import (
+    EVERY,
+    FRACTIONS,
+    MAPS,
+    LiveEffects,
+    curve,
+    overlap_maps,
+    ranking_at,
+    rankings_at,
+    setting_with,
+    shared_neurons,
+    usual,
+)
+from .overlap import range_overlap
+from .plot_effects import plot_probes
+from .plots import CONDITIONS
+from .setting import Setting
 from neuronlens.widgets import (
     NeuronView,
     TextView,
@@ -37,133 +43,18 @@ from neuronlens.widgets import (
     card,
     choice,
     cut,
+    edit_controls,
     figure_html,
-    fitted_on,
-    fitted_statistics,
-    kind_of,
+    gate_controls,
     offer,
-    offered,
     opened,
-    range_controls,
-    ranking_at,
-    rankings_at,
+    rest,
     sentence,
     settings_html,
     slider,
     spans,
     table,
 )
-
-# %% ../nbs/54_workbook.ipynb #fbd60e33
-@dataclass(frozen=True)
-class Setting:
-    "What is edited, and how."
-    concept:int|None=None # Class number; None: every concept in turn, and means over them
-    ranking:str='dprime' # Whose salient neurons
-    fraction:float=.8 # Share of the neurons, (0, 1]
-    range:str='gaussian(2.5)' # Kind of range, with its number if it has one
-    edit:str='mean' # What happens inside the range
-    vote:float=0. # Share of the salient neurons that must be in range together, 0 to 1
-
-# %% ../nbs/54_workbook.ipynb #53000753
-def even_sample(
-    labels:np.ndarray, # `[N]` class of each
-    most:int, # How many are wanted, at least the number of classes
-    seed:int=0, # Of the choice
-)->np.ndarray: # `[min(N, most)]` int64 positions in order
-    "Some of the examples, every class with its share of them, none left out."
-    if len(labels) <= most: return np.arange(len(labels))
-    mixed = np.random.default_rng(seed).permutation(len(labels))
-    place = np.empty(len(labels))
-    for c in np.unique(labels):
-        own = mixed[labels[mixed] == c]
-        place[own] = np.arange(len(own))/len(own)
-    return np.sort(np.argsort(place, kind='stable')[:most])
-
-# %% ../nbs/54_workbook.ipynb #9b9314ed
-def effect_sizes(
-    sure:Evidence, # `intervals` of one setting: full, range and random for one concept or for each
-)->tuple[dict,dict]: # Measure to condition to (value, low, high), means over concepts; and to the values of every concept
-    "Intervals as a view draws them."
-    df,bars,each = sure.frame,{},{}
-    for concept,m,k,*ends in zip(df.concept, df.measure, df.condition, df.value, df.low, df.high, strict=True):
-        if concept == 'macro': bars.setdefault(m, {})[k] = tuple(map(float, ends))
-        else: each.setdefault(m, {}).setdefault(k, []).append(float(ends[0]))
-    return bars,each
-
-# %% ../nbs/54_workbook.ipynb #e41a74e2
-class LiveEffects:
-    "What edits of a study do to its test texts: computed when asked for, then remembered."
-    def __init__(self,
-        study, # A `Study` with its model and texts, as `Study.open` gives it
-        most:int|None=None, # Test texts to measure on; None: 1,000 where only the head has to run, else 48
-        draws:int=200, # Bootstrap draws of the intervals
-        room:int=1<<26, # Bytes of answers to remember
-    ):
-        self.study,self.site,self.draws,self.answers = study,study.train.site,draws,OrderedDict()
-        self.fitted = fitted_on(study, self.site)
-        self.statistics = fitted_statistics(study)
-        self.ranking = lru_cache(32)(lambda name: ranking_at(study, self.site, name))
-        self.ranges = lru_cache(64)(lambda kind: fit_ranges(*self.fitted, kind, statistics=self.statistics))
-        self.plan = lru_cache(32)(lambda settings: planned(self, settings))
-        self.sizes = lru_cache(256)(lambda x: effect_sizes(intervals(self.outcome(x), draws=draws, seed=study.spec.seed)))
-        self.quick = reads_recording(study.clf, study.test, self.plan((usual(study),))[:1]) # Whether no block has to run
-        self.rows = even_sample(study.test.labels, max(most or (1000 if self.quick else 48), len(study.classes)), study.spec.seed)
-        self.texts = take(study.texts[1], self.rows)
-        self.recording = part_of(study.test, self.rows, texts_sha256=self.texts.digest)
-        self.most = max(64, room//(4*len(self.rows)*(len(study.classes)+1)))
-
-    def outcome(self, *settings:Setting)->Outcome:
-        "What the model answers under some settings; only what was not asked before is computed."
-        ivs = self.plan(settings)
-        new = {_key(iv):iv for iv in ivs if _key(iv) not in self.answers}
-        if new:
-            o = ablate(self.study.clf, self.texts, [*new.values()], recording=self.recording, progress=False)
-            self.answers |= {k:(p, f) for k,p,f in zip(new, o.after, o.fires, strict=True)}
-        for k in map(_key, ivs): self.answers.move_to_end(k)
-        after,fires = zip(*(self.answers[_key(iv)] for iv in ivs), strict=True)
-        while len(self.answers) > self.most: self.answers.popitem(last=False)
-        return Outcome(ivs, self.recording.labels, self.study.classes, self.recording.answers(), np.stack(after), np.stack(fires))
-
-    def known(self, setting:Setting, fractions)->list:
-        "The fractions at which the setting was asked before."
-        ivs = self.plan(tuple(replace(setting, fraction=f) for f in fractions))
-        return sorted({iv.fraction for iv in ivs}-{iv.fraction for iv in ivs if _key(iv) not in self.answers})
-
-# %% ../nbs/54_workbook.ipynb #e2b01d00
-def _key(iv): return iv.concept,iv.condition,iv.ranking,iv.fraction,iv.range,iv.edit,iv.vote # The rest is the study's
-
-def planned(
-    live, # `LiveEffects`
-    settings:tuple, # Of `Setting`
-)->list: # Full, range and random for each concept of each setting
-    "The interventions of some settings, as the study would plan them; those that differ in the fraction alone are planned together."
-    m,(acts,labels),out = live.study.spec.method,live.fitted,{}
-    for x in settings: out.setdefault(replace(x, fraction=1.), []).append(x.fraction)
-    return [iv for x,fractions in out.items() for iv in plan(live.statistics, [live.ranking(x.ranking)], live.ranges(x.range),
-        live.site, fractions=fractions, edit=x.edit, vote=x.vote, concepts=None if x.concept is None else [x.concept],
-        positions=m.positions, seed=live.study.spec.seed, acts=acts, labels=labels, fitted_at=m.fitted_at,
-        covers=m.covers if x.vote else 'range', scope=m.scope)]
-
-# %% ../nbs/54_workbook.ipynb #a3dbe8e3
-def usual(
-    study, # A `Study`
-)->Setting:
-    "The setting that a study's figures show."
-    m = study.spec.method
-    return Setting(None, study.ranking.name, study.fraction, study.ranges.name, format_kind(*parse_edit(m.edit)), m.vote)
-
-FRACTIONS = (.05, .1, .2, .3, .5, .65, .8, 1.)
-
-def curve(
-    live:LiveEffects, # Of a study
-    setting:Setting, # What stays as it is while the fraction varies
-    fractions=FRACTIONS, # Shares of the neurons
-)->pd.DataFrame: # A row per condition and fraction, averaged over concepts: condition, fraction, target_accuracy, disturbance
-    "What suppressing the target costs, from few neurons to all."
-    if not fractions: return pd.DataFrame(columns=['condition', 'fraction', 'target_accuracy', 'disturbance'])
-    rows = measure_effects(live.outcome(*(replace(setting, fraction=f) for f in fractions))).macro()
-    return rows.loc[rows.condition != 'base', ['condition', 'fraction', 'target_accuracy', 'disturbance']].reset_index(drop=True)
 
 # %% ../nbs/54_workbook.ipynb #7dc70939
 _PANELS = {'target_accuracy':'target accuracy', 'target_confidence':'target confidence', 'auxiliary_accuracy':'auxiliary accuracy',
@@ -306,18 +197,17 @@ def erase_html(
 # %% ../nbs/54_workbook.ipynb #4dc27a1c
 def words_of(
     setting:Setting, # A setting
-    classes, # Names of the classes
+    C:int, # How many concepts there are
     width:int, # Neurons of the site
 )->str: # Not escaped
     "A setting in words."
-    who = f'Every concept in turn, means over {len(classes)}' if setting.concept is None else str(classes[setting.concept])
+    who = f'Every concept in turn, means over {C}' if setting.concept == EVERY else setting.concept
     vote = f', where {setting.vote:.0%} lie in range together' if setting.vote else ''
+    vote += (', asked once per text' if setting.scope == 'text' else '')+(', all of them' if setting.covers == 'salient' else '')
     k = int(setting.fraction*width+1e-9)
     return f'{who}: {k} of {width} neurons by {setting.ranking}, edit {setting.edit} inside {setting.range}{vote}'
 
 # %% ../nbs/54_workbook.ipynb #34e44438
-EVERY = 'all concepts (mean)' # Value of the control `concept` for every concept in turn
-
 def checked_study(
     study, # Anything
 ): # The same
@@ -329,17 +219,15 @@ def checked_study(
 # %% ../nbs/54_workbook.ipynb #12587ec7
 def erase_controls(
     study, # A `Study`
+    whole:bool=False, # Whether the model runs from the edit on, so that other positions than the readout count
 )->dict: # Name to widget
     "The controls of `EraseView`, set to what the study's figures show."
-    u = usual(study)
-    edits = offered([e for e in EDITS if e != 'resample'], study.spec.method.edit) # Its quantiles take longer than a move may
+    u,quick = usual(study),[e for e in EDITS if e != 'resample'] # Its quantiles take longer than a move may
     return dict(
-        concept=choice('concept', [EVERY, *study.classes], tip='What is edited'),
+        concept=choice('concept', [('all concepts (mean)', EVERY), *((c, c) for c in study.classes)], tip='What is edited'),
         ranking=choice('ranking', rankings_at(study, study.train.site), tip='How neurons are ordered by salience'),
         fraction=slider('fraction', .05, 1, u.fraction, .05, 'Share of the neurons that is edited'),
-        **range_controls(study),
-        vote=slider('vote', 0, 1, u.vote, .05, 'Share of the salient neurons that must be in range together'),
-        edit=choice('edit', edits, study.spec.method.edit, 'What happens inside the range'))
+        **gate_controls(study, whole), **edit_controls(study, quick))
 
 # %% ../nbs/54_workbook.ipynb #6c4f8248
 class Filling(View):
@@ -395,55 +283,19 @@ class EraseView(Filling):
         self.live,D = LiveEffects(self.study, most),self.study.test.acts.shape[1]
         own = self.study.spec.method.fractions
         self.fractions = sorted({float(f) for f in (*own, *(FRACTIONS if self.live.quick else ())) if int(f*D+1e-9)})
-        super().__init__(erase_controls(self.study), self.draw)
+        super().__init__(erase_controls(self.study, not self.live.quick), self.draw)
         self.box.children = (*self.box.children, self.note)
 
-    def setting(self, concept, ranking, fraction, kind, tau, vote, edit)->Setting:
-        "The values of the controls as a setting."
-        c = None if concept == EVERY else self.study.classes.index(concept)
-        return Setting(c, ranking, round(float(fraction), 6), kind_of(kind, tau), format_kind(*parse_edit(edit)), round(float(vote), 6))
+    def setting(self, **values)->Setting: return setting_with(self.study, **values) # What the controls say
 
     def draw(self, fractions=None, **values)->str:
         "The picture of some values, the trade-off at some fractions or all."
         setting,s,n = self.setting(**values),self.study,len(self.live.rows)
         texts = f'{n} test texts' if n == len(s.test) else f'{n} of {len(s.test)} test texts, a fixed sample'
         return erase_html(*self.live.sizes(setting), curve(self.live, setting, self.fractions if fractions is None else fractions),
-            words_of(setting, s.classes, s.test.acts.shape[1]), f'{texts}; {self.live.draws} draws.')
+            words_of(setting, len(s.classes), s.test.acts.shape[1]), f'{texts}; {self.live.draws} draws.')
 
-    def adapt(self, name): self.controls['tau'].disabled = self.controls['kind'].value != 'gaussian'
-
-# %% ../nbs/54_workbook.ipynb #a878e543
-MAPS = {'salient sets':'share of salient neurons in common (Jaccard index)', 'ranges':'share of activations in both ranges of those in'
-    ' either, mean over the salient neurons of both', 'firing':'share of the salient activations of the row\'s texts that lie in the'
-    ' ranges of the column\'s concept'}
-
-def overlap_maps(
-    study, # A `Study`
-    ranking, # A `Ranking` of its neurons
-    fraction:float, # Share of the neurons that is salient
-    ranges_held=None, # `[C, C, D]` of `range_overlap` on the test texts; None: computed here
-)->dict: # Name of each of `MAPS` to `[C, C]`
-    "How much any two concepts share, in three ways, on the test texts."
-    test,salient = study.test,ranking.salient(fraction)
-    sets = set_overlap(salient, test.acts.shape[1], study.classes)
-    between,_ = over_common(range_overlap(study.ranges, test.acts) if ranges_held is None else ranges_held, salient)
-    return {'salient sets':sets.jaccard, 'ranges':between, 'firing':firing_matrix(test.acts, test.labels, study.ranges, salient,
-        study.classes).rate}
-
-# %% ../nbs/54_workbook.ipynb #69f25d13
-def shared_neurons(
-    study, # A `Study`
-    ranking, # A `Ranking` of its neurons
-    fraction:float, # Share of the neurons that is salient
-    a:int, # Class number
-    b:int, # Another
-)->pd.DataFrame: # neuron, rank_a, rank_b (from 1), bhattacharyya (0..1): high in both first
-    "The neurons that are salient for both concepts."
-    place = np.argsort(ranking.order, axis=1)[[a, b]]+1
-    k = ranking.salient(fraction).shape[1]
-    j = np.flatnonzero((place <= k).all(0))
-    j = j[np.lexsort((j, place[:,j].sum(0), place[:,j].max(0)))]
-    return pd.DataFrame(dict(neuron=j, rank_a=place[0, j], rank_b=place[1, j], bhattacharyya=bhattacharyya(study.statistics)[a, b, j]))
+    def adapt(self, name): rest(self)
 
 # %% ../nbs/54_workbook.ipynb #ff6f5352
 def shade(

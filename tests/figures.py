@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import numpy as np
@@ -13,18 +14,24 @@ matplotlib.use('Agg')
 
 from matplotlib import pyplot as plt  # noqa: E402
 
-from neuronlens import distributions, evidence, matching, overlap, plots, ranges, saliency  # noqa: E402
+from neuronlens import distributions, evidence, matching, overlap, plot_effects, plot_overlap, plots, ranges, saliency  # noqa: E402
 from neuronlens import firing as fr  # noqa: E402
 from neuronlens import statistics as st  # noqa: E402
 
+PAGES = (plots, plot_overlap, plot_effects)
 ENDS = ('png', 'svg', 'pdf')
 CLASSES = ('tea', 'a $coffee$ & <milk>', 'cocoa')
 
 
 def figure_functions():
-    "The public functions of `plots` that draw: name to function."
-    public = {n: getattr(plots, n) for n in plots.__all__}
+    "The public functions of the three pages that draw: name to function."
+    public = {n: getattr(page, n) for page in PAGES for n in page.__all__}
     return {n: f for n, f in public.items() if inspect.isfunction(f) and n.startswith('plot')}
+
+
+def every_figure():
+    "All names of the three pages in one."
+    return SimpleNamespace(**{n: v for page in PAGES for n, v in vars(page).items() if not n.startswith('__')})
 
 
 def table():
@@ -82,7 +89,7 @@ def save_all(folder, *names):
     "Every figure drawn once and saved with every ending, small."
     for name, given in recipes().items():
         if names and name not in names: continue
-        drawn = getattr(plots, name)(*given)
+        drawn = figure_functions()[name](*given)
         for end in ENDS:
             plots.save_figure(drawn, Path(folder)/f'{name}.{end}', dpi=50)
             np.ravel(drawn)[0].figure.set_layout_engine('none') # As it lies now: finding places is most of the time

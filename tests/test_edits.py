@@ -30,6 +30,7 @@ from neuronlens.data import take
 from neuronlens.effects import MEASURES, measure_effects
 from neuronlens.evidence import intervals
 from neuronlens.hooks import anatomy, logits, parse_site, run
+from neuronlens.live import edit_text
 from neuronlens.ranges import fit_ranges
 from neuronlens.recording import record
 from neuronlens.rounding import agree, apart, rounding, score_size
@@ -37,7 +38,6 @@ from neuronlens.saliency import rank
 from neuronlens.setting import SETTINGS
 from neuronlens.statistics import class_statistics
 from neuronlens.sweeps import effects_on, estimate, grid
-from neuronlens.widgets import edit_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 EVERY = ["zero", "mean", "dampen", "dampen(0.3)", "adaptive", "adaptive(0.7)", "scale(1.5)", "shift", "shift(0.4)", "transport",

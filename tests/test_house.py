@@ -19,7 +19,7 @@ import neuronlens
 TOP = Path(__file__).resolve().parents[1]
 PAGES = sorted(p for p in (TOP / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 ARRAY_ROOMS = ("core", "rounding", "statistics", "quantiles", "testing", "probing", "sparsity", "saliency", "separation",
-               "distributions", "regions", "ranges", "firing", "overlap", "matching", "effects", "evidence", "erasure", "choice")
+               "distributions", "regions", "ranges", "firing", "overlap", "matching", "profile", "effects", "evidence", "erasure", "choice")
 
 
 def loaded_by(code):

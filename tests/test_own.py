@@ -75,7 +75,7 @@ def test_by_name_in_a_study(three, make_study, tmp_path):
     np.testing.assert_array_equal(again.ranking.scores, study.ranking.scores)
     np.testing.assert_array_equal(again.ranges.hi, study.ranges.hi)
     from neuronlens.widgets import NeuronView, TextView
-    assert "hull" in NeuronView(study).controls["kind"].options[0][0] or "hull(0.2)" in str(NeuronView(study).controls["kind"].options)
+    assert "hull(0.2)" in str(NeuronView(study).controls["range"].kind.options)
     assert "flip" in str(TextView(study.open()).controls["edit"].options)
     saliency.FROM_STATISTICS.pop("spread")
     with pytest.raises(InputError, match="'spread'"): nl.load_study(tmp_path/"out")

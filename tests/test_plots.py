@@ -1,4 +1,5 @@
 """Figures draw the numbers they are given, on the axes they are given, into the same bytes everywhere, for all eyes."""
+import ast
 import inspect
 import os
 import subprocess
@@ -16,7 +17,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt  # noqa: E402
 
-from neuronlens import plots as p  # noqa: E402
+p = figures.every_figure()
 
 
 @pytest.fixture(autouse=True)
@@ -276,9 +277,7 @@ def test_lines_differ_by_more_than_colour():
 
 def test_other_things_are_refused_in_a_sentence():
     "Every figure says what it draws, where it is given something else."
-    from neuronlens import plots
-    from neuronlens.core import InputError
-    odd = object()
+    plots,odd = p,object()
     for name in ('effects', 'fractions', 'probes', 'blocks', 'matched', 'probe_path', 'sweep'):
         with pytest.raises(InputError, match='a table .DataFrame. with columns .* not object'): getattr(plots, f'plot_{name}')(odd)
     for name, what in dict(ranking='`Ranking`', overlap='`SetOverlap`', firing='`Firing`', intervals='`Evidence`', fits='`FitComparison`',
@@ -332,10 +331,45 @@ def test_a_view_of_odd_classes_is_xml_without_a_warning(name, recwarn):
     import re
     from xml.etree import ElementTree
 
-    from neuronlens.widgets import NeuronRange, neuron_html
+    from neuronlens.profile import profile_neuron
+    from neuronlens.widgets import neuron_html
     values, labels, ends = np.random.default_rng(0).normal(size=40).astype('f4'), np.repeat([0, 1], 20), np.array([-1., 1.], 'f4')
-    r = NeuronRange(0, values, labels, (name, 'b'), 0, ends[:1], ends[1:], 'gaussian', 0.)
+    r = profile_neuron(values[:, None], labels, (name, 'b'), 0, ends[:1], ends[1:], 0, range='gaussian', middle=0.)
     svg = base64.b64decode(re.search(r'svg\+xml;base64,([^"]+)', neuron_html(r))[1])
     said = ''.join(ElementTree.fromstring(svg).itertext())
     assert ascii(name)[1:-1].replace('\\\\', '\\') in said or name in said
     assert [str(w.message) for w in recwarn] == []
+
+
+# --- pages
+
+def test_figures_count_nothing():
+    "No page of figures imports a room that counts, but where activations may be given instead of what was made of them."
+    lazy = dict(plots={'profile'}, plot_overlap={'overlap'}, plot_effects=set())
+    for page in figures.PAGES:
+        tree, name = ast.parse(inspect.getsource(page)), page.__name__.partition('.')[2]
+        found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.level or 'neuronlens' in n.module)]
+        rooms = {n.module.split('.')[-1]: n in tree.body for n in found}
+        assert {r for r, top in rooms.items() if top} <= {'data', 'setting', 'plots'}
+        assert {r for r, top in rooms.items() if not top} == lazy[name], name
+
+
+def test_figures_that_moved_are_found():
+    "With a warning that says where; what never was there is not."
+    from neuronlens import plots
+    for name, draw in FIGURES.items():
+        if name in plots.__all__: continue
+        with pytest.warns(DeprecationWarning, match=f'is {draw.__module__}.{name} now'): assert getattr(plots, name) is draw
+    with pytest.raises(AttributeError, match='plot_nothing'): plots.plot_nothing  # noqa: B018
+
+
+def test_a_profile_is_all_that_a_neuron_needs():
+    "Activations and what was made of them give the same figure."
+    from neuronlens.profile import profile_neuron, profile_neurons
+    acts, labels, classes, *more = figures.recipes()['plot_neuron']
+    one, two = p.plot_neuron(acts, labels, classes, *more), profile_neuron(acts, labels, classes, *more).plot()
+    assert [t.get_text() for t in one.texts] == [t.get_text() for t in two.texts]
+    for a, b in zip(one.lines, two.lines, strict=True): np.testing.assert_array_equal(a.get_data(), b.get_data())
+    given = figures.recipes()['plot_neurons']
+    several = p.plot_neurons(profile_neurons(*given))
+    assert [a.get_title(loc='left') for a in several] == [a.get_title(loc='left') for a in p.plot_neurons(*given)]

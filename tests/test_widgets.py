@@ -20,27 +20,13 @@ from neuronlens.core import InputError
 from neuronlens.data import Texts
 from neuronlens.firing import share_inside
 from neuronlens.hooks import logits, run
+from neuronlens.live import edit_text
+from neuronlens.profile import profile_neuron, texts_around
 from neuronlens.ranges import fit_ranges
 from neuronlens.recording import record
 from neuronlens.rounding import agree, rounding
 from neuronlens.study import Study, StudySpec, fit_study, parse_study, run_study
-from neuronlens.widgets import (
-    KINDS,
-    NeuronRange,
-    NeuronView,
-    TextView,
-    View,
-    card,
-    choice,
-    edit_text,
-    figure_html,
-    neuron_html,
-    offer,
-    slider,
-    spans,
-    text_html,
-    texts_around,
-)
+from neuronlens.widgets import KINDS, NeuronView, TextView, View, card, choice, figure_html, neuron_html, offer, slider, spans, text_html
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -156,12 +142,20 @@ def test_texts_around_a_range_by_brute_force():
     assert got["outside"].tolist() == sorted((i for i in range(60) if not held(i)), key=gap)
 
 
+def below(box):
+    "A widget, or all those in a box."
+    return [w for child in box.children for w in below(child)] if isinstance(box, ipw.Box) else [box]
+
+
 def test_controls_are_labelled(study):
     "Every control of either view is a standard widget with a visible label and a tooltip, and says what it is set to."
     for view in (NeuronView(study), TextView(study)):
         for name, w in view.controls.items():
-            assert type(w).__module__.startswith("ipywidgets") and w.description and w.tooltip, name
-        assert view.values == {k: w.value for k, w in view.controls.items()} and view.controls["tau"] in view.box.children[0].children
+            assert isinstance(w, ipw.Widget) and w.description and w.tooltip, name
+        assert view.values == {k: w.value for k, w in view.controls.items()} 
+        shown = [w.value if isinstance(w, ipw.HTML) else w.description for box in view.box.children[0].children for w in below(box)]
+        titles = [re.sub("<[^>]*>", "", s) for s in shown if s.startswith("<h4")]
+        assert titles == ["Which neurons", "When", "What then"][:len(titles)] and {"range", "tau"} <= set(shown)
         assert isinstance(view.picture, ipw.HTML) and view.picture.value == view.html() == view.html()
 
 
@@ -170,20 +164,49 @@ def test_the_slider_moves_range_and_firing(study):
     view, test, c = NeuronView(study).set(concept="food"), study.test, study.classes.index("food")
     j, seen = view.values["neuron"], set()
     for tau in (.5, 1.3, 2.5, 6.):
-        view.controls["tau"].value = tau
+        view.controls["range"].tau.value = tau
         r = fit_ranges(study.train.acts, study.train.labels, f"gaussian({tau})", classes=study.classes)
         shares = share_inside(test.acts[:, j], test.labels, r.lo[c, j], r.hi[c, j], study.classes)
         assert spans(r.lo[c, j], r.hi[c, j]) in view.picture.value
         assert sorted(per_cents(view.picture.value)) == sorted(f"{s:.1%}" for s in shares)
         seen.add(re.search(r'base64,([^"]+)"', view.picture.value)[1])
     assert len(seen) == 4 # And the figure with them
-    view.set(tau=2.5)
+    view.set(range="gaussian(2.5)")
     assert spans(study.ranges.lo[c, j], study.ranges.hi[c, j]) in view.html()
+
+
+def test_a_range_is_one_control(study):
+    "List and slider are one value; what it is set to, and how it was set until 0.2, show in both; anything else is refused."
+    view = NeuronView(study)
+    own = view.controls["range"]
+    for want, kind, tau in (("gaussian(1.5)", "gaussian", 1.5), ("posterior", "posterior", 1.5), ("gaussian", "gaussian", 1.5)):
+        view.set(range=want)
+        assert (own.kind.value, own.tau.value, own.tau.disabled) == (kind, tau, kind != "gaussian")
+    with pytest.warns(DeprecationWarning, match="range="): assert view.set(tau=.8).values["range"] == "gaussian(0.8)"
+    with pytest.warns(DeprecationWarning): assert view.set(kind="quantile").values["range"] == "quantile"
+    refused = [("gaussian(7)", "tau 7 is no number from 0.1 to 6"), ("hull", "none of 'gaussian'"), ("a b", "not a name"), (3, "not a")]
+    for bad, said in refused:
+        with pytest.raises(InputError, match=said): view.set(range=bad)
+        assert (view.values["range"], own.kind.value) == ("quantile", "quantile")
+    own.kind.value = "gaussian" # As a reader does
+    assert view.values["range"] == "gaussian(0.8)" and "gaussian(0.8)" in view.picture.value
+
+
+def test_gates_and_covers_are_those_of_plan(study):
+    "Scope, covers and positions go into the interventions; a cover rests where there is no vote."
+    view = TextView(study)
+    assert view.controls["covers"].disabled and "covers" not in view.static()
+    view.set(concept="tool", vote=.4, scope="text", covers="salient", positions="readout")
+    ivs = view.interventions(**{k: v for k, v in view.values.items() if k != "text"})
+    assert {(iv.vote, iv.scope, iv.covers, iv.positions) for iv in ivs if iv.condition == "range"} == {(.4, "text", "salient", "readout")}
+    assert all(word in view.static() for word in ("When</span>range", "scope: <b>text", "covers: <b>salient", "asked once per text"))
+    text = view.values["text"]
+    assert view.html() == text_html(edit_text(study.clf, text, ivs))
 
 
 def test_the_shaded_band_is_the_range(study):
     "The figure's band ends where the interval ends, measured on its own axis."
-    view = NeuronView(study).set(tau=.7)
+    view = NeuronView(study).set(range="gaussian(.7)")
     r = view.range_of(**{k: v for k, v in view.values.items() if k != "ranking"})
     edges = np.histogram_bin_edges(r.values.astype(np.float64), 40)
     left, right = edges[0]-.04*(edges[-1]-edges[0]), edges[-1]+.04*(edges[-1]-edges[0])
@@ -198,14 +221,14 @@ def test_the_shaded_band_is_the_range(study):
 @pytest.mark.parametrize("kind", KINDS[1:])
 def test_every_kind_of_range_at_every_site(study, kind):
     "As the library fits it on all neurons there; the slider rests."
-    view = NeuronView(study).set(kind=kind)
+    view = NeuronView(study).set(range=kind)
     for site in study.test.sites:
         v = view.set(site=site).values
         r = fit_ranges(study.train.at(site), study.train.labels, kind, classes=study.classes)
-        assert spans(r.lo[0, v["neuron"]], r.hi[0, v["neuron"]]) in unescape(view.html()) and view.controls["tau"].disabled
+        assert spans(r.lo[0, v["neuron"]], r.hi[0, v["neuron"]]) in unescape(view.html()) and view.controls["range"].tau.disabled
         places = [j for _, j in view.controls["neuron"].options]
         assert sorted(places) == list(range(32)) and v["neuron"] == places[0]
-    assert not view.set(kind="gaussian").controls["tau"].disabled
+    assert not view.set(range="gaussian").controls["range"].tau.disabled
 
 
 def test_a_study_without_texts_shows_the_numbers(study, monkeypatch):
@@ -230,7 +253,7 @@ def test_a_figure_is_closed_and_repeats_itself(study):
 def test_answers_are_those_of_ablate(study):
     "The same interventions on all test texts give the same probabilities for one."
     view = TextView(study)
-    view.set(text=study.texts[1].texts[4], concept="tool", fraction=.75, kind="posterior", vote=.25, edit="zero")
+    view.set(text=study.texts[1].texts[4], concept="tool", fraction=.75, range="posterior", vote=.25, edit="zero")
     v = view.values
     ivs = view.interventions(**{k: x for k, x in v.items() if k != "text"})
     assert {(iv.concept, iv.fraction, iv.edit, iv.vote) for iv in ivs if iv.condition == "range"} == {(2, .75, "zero", .25)}
@@ -287,7 +310,7 @@ def test_tokens_and_neurons_by_hand(study, site, readout, positions, vote):
 def test_a_prompted_model_answers(site, scoring):
     "A causal model is asked with its prompt; the answers are those of `ablate` on many texts."
     s = causal(site, scoring)
-    view = TextView(s).set(text=s.texts[1].texts[3], concept="food", tau=1.5)
+    view = TextView(s).set(text=s.texts[1].texts[3], concept="food", range="gaussian(1.5)")
     ivs = view.interventions(**{k: x for k, x in view.values.items() if k != "text"})
     out, res = ablate(s.clf, s.texts[1], ivs, progress=False), edit_text(s.clf, view.values["text"], ivs)
     for p in (res.answers["base"], s.test.probabilities[3]): same_answers(p, out.before[3], s.clf)
@@ -350,6 +373,7 @@ def test_many_classes_stay_readable():
     rng = np.random.default_rng(0)
     labels = np.arange(400) % 40
     values, names = (rng.normal(size=400)+labels).astype(np.float32), tuple(f"class {c}" for c in range(40))
-    r = NeuronRange(7, values, labels, names, 20, np.float32([18]), np.float32([22]), "hand", 20., [EVIL]*400)
+    r = profile_neuron(values[:, None], labels, names, 0, np.float32([18]), np.float32([22]), 20, range="hand", middle=20.,
+                       texts=[EVIL]*400)
     shown = neuron_html(r)
     assert "28 more classes not shown" in shown and "<tbody><tr><td>class 20</td>" in shown and len(shown) < 80_000

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import neuronlens as nl
+from neuronlens import live
 from neuronlens import workbook as wb
 from neuronlens.core import InputError
 from neuronlens.rounding import agree, score_size
@@ -51,17 +52,20 @@ def middle(folder, one_thread):
     return run(folder, site='residual.0', layers=False)
 
 
-def direct(study, concepts=None, ranking='dprime', fraction=.5, kind='gaussian(2.5)', edit='mean', vote=0., texts=None, recording=None):
+def direct(study, concepts=None, ranking='dprime', fraction=.5, kind='gaussian(2.5)', edit='mean', vote=0., covers='range', texts=None,
+           recording=None):
     "The outcome of a setting, from the library alone."
     r = nl.rank(study.train.acts, study.train.labels, ranking, classes=study.classes)
     ranges = nl.fit_ranges(study.train.acts, study.train.labels, kind, classes=study.classes)
     st = nl.class_statistics(study.train.acts, study.train.labels, study.classes)
-    ivs = nl.plan(st, [r], ranges, study.train.site, fractions=[fraction], edit=edit, vote=vote, concepts=concepts)
+    ivs = nl.plan(st, [r], ranges, study.train.site, fractions=[fraction], edit=edit, vote=vote, concepts=concepts,
+                  covers=covers)
     return nl.ablate(study.clf, texts or study.texts[1], ivs, recording=recording, progress=False)
 
 
-SETTINGS = [dict(), dict(concept='tool', tau=1.2), dict(concept='food', fraction=.25, vote=.5, edit='zero'),
-            dict(kind='posterior', ranking='max_activation'), dict(concept=BAD, kind='quantile', tau=.3, edit='shift')]
+SETTINGS = [dict(), dict(concept='tool', range='gaussian(1.2)'), dict(concept='food', fraction=.25, vote=.5, edit='zero'),
+            dict(range='posterior', ranking='max_activation'), dict(concept=BAD, range='quantile', edit='shift'),
+            dict(concept='tool', vote=.6, covers='salient')]
 
 
 @pytest.mark.parametrize('values', SETTINGS, ids=str)
@@ -71,8 +75,7 @@ def test_bars_are_the_librarys_numbers(study, values):
     view.set(**values)
     v = view.values
     concepts = None if v['concept'] == wb.EVERY else [study.classes.index(v['concept'])]
-    kind = f"gaussian({v['tau']})" if v['kind'] == 'gaussian' else v['kind']
-    outcome = direct(study, concepts, v['ranking'], v['fraction'], kind, v['edit'], v['vote'])
+    outcome = direct(study, concepts, v['ranking'], v['fraction'], v['range'], v['edit'], v['vote'], v['covers'])
     macro = nl.measure_effects(outcome).macro().set_index('condition')
     sure = nl.intervals(outcome, draws=200).only(concept='macro').frame.set_index(['measure', 'condition'])
     bars = view.live.sizes(view.setting(**v))[0]
@@ -86,10 +89,23 @@ def test_bars_are_the_librarys_numbers(study, values):
     for c in wb.CONDITIONS: assert f"{macro.disturbance[c]:.4f} [" in drawn
 
 
+def test_what_makes_no_difference_is_not_offered(study, middle):
+    "At the last block only the head runs, so no other position counts; below it scope and positions are controls, and honoured."
+    assert not {'scope', 'positions', 'fitted_at'} & set(wb.EraseView(study).controls)
+    view = wb.EraseView(middle, most=9).set(concept='tool', scope='text', vote=.3, covers='salient', positions='readout')
+    x = view.setting(**view.values)
+    assert (x.scope, x.covers, x.positions, x.vote, x.site) == ('text', 'salient', 'readout', .3, 'residual.0')
+    ivs = [iv for iv in view.live.plan((x,)) if iv.condition == 'range']
+    assert {(iv.scope, iv.covers, iv.positions) for iv in ivs} == {('text', 'salient', 'readout')}
+    assert 'asked once per text, all of them' in view.html() and 'scope: <b>text</b>' in view.static()
+    assert view.setting(**view.values | dict(vote=0.)).covers == 'range'
+    assert view.set(vote=0).controls['covers'].disabled and 'covers' not in view.static()
+
+
 def test_the_curve_goes_through_the_present(study):
     "Points of the trade-off are those of the library; the rings are the present setting, at its place."
     view = wb.EraseView(study).set(concept='tool', fraction=.25)
-    points = wb.curve(view.live, view.setting(**view.values), view.fractions)
+    points = live.curve(view.live, view.setting(**view.values), view.fractions)
     for f in (.25, 1.):
         macro = nl.measure_effects(direct(study, [2], fraction=f)).macro().set_index('condition')
         for r in points[points.fraction == f].itertuples():
@@ -104,22 +120,22 @@ def test_the_curve_goes_through_the_present(study):
 def test_only_what_moved_is_computed(study, monkeypatch):
     "Another tau leaves the whole-neuron edit alone; going back computes nothing."
     view, asked = wb.EraseView(study), []
-    real = wb.ablate
+    real = live.ablate
     def watched(clf, texts, ivs, **kw):
         asked.append([iv.condition for iv in ivs])
         return real(clf, texts, ivs, **kw)
-    monkeypatch.setattr(wb, 'ablate', watched)
-    view.set(tau=1.)
+    monkeypatch.setattr(live, 'ablate', watched)
+    view.set(range='gaussian(1)')
     assert asked == [['range', 'random']*3]
-    view.set(tau=2.5)
+    view.set(range='gaussian(2.5)')
     assert len(asked) == 1
 
 
 def test_answers_are_forgotten_where_room_is_short(study):
     "With room for little, the results stay the same."
-    small = wb.LiveEffects(study, room=1)
+    small = live.LiveEffects(study, room=1)
     small.most = 4
-    s = replace(wb.usual(study), concept=1)
+    s = replace(live.usual(study), concept=study.classes[1])
     before = small.outcome(s).after
     for t in (1., 2.): small.outcome(replace(s, range=f'gaussian({t})'))
     assert len(small.answers) == 4
@@ -130,9 +146,9 @@ def test_the_curve_fills_in_while_the_loop_turns(study):
     "At once there is the present point; the rest follows one by one, and a move in between starts anew."
     async def go():
         view = wb.EraseView(study)
-        view.set(concept='food', tau=1.7)
+        view.set(concept='food', range='gaussian(1.7)')
         first, left = view.picture.value, len(view.missing())
-        view.set(concept='food', tau=1.8)
+        view.set(concept='food', range='gaussian(1.8)')
         for _ in range(200):
             await asyncio.sleep(.05)
             if not view.missing(): break
@@ -141,7 +157,7 @@ def test_the_curve_fills_in_while_the_loop_turns(study):
         view, first, left = own.submit(asyncio.run, go()).result()
     assert left == len(view.fractions)-1 and not view.missing()
     assert view.picture.value == view.html() != first
-    old = view.setting(**view.values | dict(tau=1.7))
+    old = view.setting(**view.values | dict(range='gaussian(1.7)'))
     assert len(view.live.known(old, view.fractions)) == 1, 'the first move went on behind the second'
 
 
@@ -164,7 +180,7 @@ def test_below_the_last_block_a_sample_is_measured(middle):
 def test_even_sample(sizes, most):
     "No class is left out, shares are kept to one text, the order is that of the texts."
     y = np.random.default_rng(0).permutation(np.repeat(range(len(sizes)), sizes))
-    rows = wb.even_sample(y, most, seed=3)
+    rows = live.even_sample(y, most, seed=3)
     n = np.bincount(y[rows], minlength=len(sizes))
     assert len(rows) == most and (np.diff(rows) > 0).all() and n.min() >= 1
     assert (abs(n-most*np.array(sizes)/sum(sizes)) <= 1.001).all()
@@ -175,7 +191,7 @@ def test_maps_and_shared_neurons(study):
     view = wb.OverlapView(study).set(fraction=.25, a='food', b='tool')
     order, ranges, acts = study.ranking.order, study.ranges, study.test.acts
     sets = [set(o[:8]) for o in order]
-    maps = wb.overlap_maps(study, study.ranking, .25)
+    maps = live.overlap_maps(study, study.ranking, .25)
     for i in range(3):
         for j in range(3):
             both = sets[i] & sets[j]
@@ -255,8 +271,8 @@ def test_tabs_are_made_when_shown(study):
     assert list(book.values) == ['neuron'] and book.tabs.titles == ('Neuron', 'Erase', 'Text', 'Overlap', 'Layers')
     book.tabs.selected_index = 3
     assert list(book.values) == ['neuron', 'overlap'] and book.tabs.children[3].children == (book.overlap.box,)
-    book.erase.set(concept='tool', tau=1.5)
-    assert book.values['erase']['tau'] == 1.5
+    book.erase.set(concept='tool', range='gaussian(1.5)')
+    assert book.values['erase']['range'] == 'gaussian(1.5)'
     book.overlap.set(fraction=.8, a='food', b='tool')
     chosen = book.overlap.values['neuron']
     book.overlap.go.click()
