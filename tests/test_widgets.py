@@ -256,7 +256,7 @@ def test_answers_are_those_of_ablate(study):
     view.set(text=study.texts[1].texts[4], concept="tool", fraction=.75, range="posterior", vote=.25, edit="zero")
     v = view.values
     ivs = view.interventions(**{k: x for k, x in v.items() if k != "text"})
-    assert {(iv.concept, iv.fraction, iv.edit, iv.vote) for iv in ivs if iv.condition == "range"} == {(2, .75, "zero", .25)}
+    assert {(iv.concept, iv.fraction, iv.edit, iv.vote) for iv in ivs if iv.condition == "range"} == {("tool", .75, "zero", .25)}
     out = ablate(study.clf, study.texts[1], ivs, progress=False)
     study.clf.model.train() # Left there by someone; it is read without dropout
     res = edit_text(study.clf, v["text"], ivs)
