@@ -576,6 +576,12 @@ def _read_row(p, base):
     return dict(perplexity=p.perplexity, perplexity_low=low, perplexity_high=high,
                 **dict(zip(('ratio', 'ratio_low', 'ratio_high'), p.ratio(base), strict=True)), tokens=p.tokens)
 
+def _asked_row(a, base):
+    "Multiple-choice columns of one condition."
+    low,high = a.interval()
+    return dict(accuracy=a.accuracy, accuracy_low=low, accuracy_high=high, chance=a.chance, confidence=a.confidence,
+                renormalised=a.renormalised, n=a.n, p=a.against(base))
+
 # %% ../nbs/48_language.ipynb #daea347a
 _READ = ('perplexity', 'perplexity_low', 'perplexity_high', 'ratio', 'ratio_low', 'ratio_high', 'tokens')
 _ASKED = ('accuracy', 'accuracy_low', 'accuracy_high', 'chance', 'confidence', 'renormalised', 'n', 'p')
@@ -606,13 +612,6 @@ def language_effects(
     rows = [dict(condition=k) | (_read_row(read[k], read['base']) if read else unread)
             | (_asked_row(asked[k], asked['base']) if asked else unasked) for k in conditions]
     return LanguageEffects(pd.DataFrame(rows), read, asked)
-
-# %% ../nbs/48_language.ipynb #fb55f55d
-def _asked_row(a, base):
-    "Multiple-choice columns of one condition."
-    low,high = a.interval()
-    return dict(accuracy=a.accuracy, accuracy_low=low, accuracy_high=high, chance=a.chance, confidence=a.confidence,
-                renormalised=a.renormalised, n=a.n, p=a.against(base))
 
 # %% ../nbs/48_language.ipynb #a3c72c2b
 @torch.inference_mode()

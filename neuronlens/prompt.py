@@ -600,9 +600,6 @@ def _goes_on(clf, encoded, more):
     if same or not _edited(clf): known[clf.past] = n,same
     return same
 
-# %% ../nbs/11_prompt.ipynb #eef2d41c
-def _edited(clf): return bool(clf.model._forward_pre_hooks) # Under edits that know their positions, which a plain pass has otherwise
-
 # %% ../nbs/11_prompt.ipynb #7be2c950
 def _greedy(clf, batch, n, ends, kept):
     "Up to `n` tokens for every row, as lists that stop before an end token; without a cache, all is read anew for each."
@@ -629,6 +626,8 @@ def _writer(clf, texts, n):
     if _edited(clf): raise InputError(f"model {clf.source!r} under edits does not go on from a cache as it reads a text at once;"
                                       " let it answer these texts without edits first, or write with `generate`")
     return clf,encoded,False
+
+def _edited(clf): return bool(clf.model._forward_pre_hooks) # Under edits that know their positions, which a plain pass has otherwise
 
 # %% ../nbs/11_prompt.ipynb #b8d65ae3
 @torch.inference_mode()
