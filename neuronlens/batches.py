@@ -179,6 +179,7 @@ def _tokenize(clf, texts):
             long = [bool(e.overflowing) for e in out.encodings]
     return list(out['input_ids']),list(out['special_tokens_mask']),long
 
+# %% ../nbs/09_batches.ipynb #78b6b101
 def _beginning(text, most, blanks):
     "At most so many characters, up to a blank if there is one, and whether no token reaches beyond: cut there, or the whole."
     if len(text) <= most: return text,True
@@ -268,6 +269,7 @@ def _plain(clf, ids):
     base,n = clf.model.base_model,len(clf.ahead)
     return base(torch.tensor([[*clf.ahead, *ids, *clf.follows[0]]], device=clf.device), **call_options(base))[0][0,n:]
 
+# %% ../nbs/09_batches.ipynb #4ffd2516
 def _in_batch(clf, ids, side):
     "The same of several texts in one batch."
     batch = pad(ids, [[0]*len(x) for x in ids], np.arange(len(ids)), fill=clf.pad_id, side=side, tail=clf.tail)
@@ -275,6 +277,7 @@ def _in_batch(clf, ids, side):
     behind = [batch.mask.shape[1]-clf.tail+c for c in clf.follows[1]]
     return [torch.cat([h[m == 1], h[behind]]) for h,m in zip(hidden, batch.mask, strict=True)]
 
+# %% ../nbs/09_batches.ipynb #61cec817
 def _batched_alike(clf, ids, want, side):
     try: got = _in_batch(clf, ids, side)
     except _TRIPS: return False

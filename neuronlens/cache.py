@@ -80,6 +80,7 @@ def _hashes(folder):
     files = sorted(p for p in folder.rglob('*') if p.is_file() and not p.name.startswith('.') and p != folder/'training.json')
     return {p.relative_to(folder).as_posix():sha256([p]) for p in files}
 
+# %% ../nbs/04_cache.ipynb #46c427fc
 def seal(
     folder:Path, # A model with all its files
     about:dict, # What to note of it
@@ -208,6 +209,7 @@ def _forget(folder):
             _unmark(folder)
             for p in [*_mark(folder).parents][:3]: p.rmdir() # Up to the cache, as long as they are empty
 
+# %% ../nbs/04_cache.ipynb #5395e11a
 def _is_used(folder):
     "Whether somebody uses an entry now."
     if fcntl is not None and not _mark(folder).exists(): return False
@@ -289,6 +291,7 @@ def _remove(folder):
         with suppress(OSError): _unmark(folder)
     return True
 
+# %% ../nbs/04_cache.ipynb #bb9adabe
 def _sweep():
     "Remove what dead processes left: half of what they wrote or removed, locks, and marks of what is no more."
     for kind,name in (pattern.split('/') for pattern in _MADE):

@@ -151,6 +151,7 @@ def loopback():
     name = 'RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER' # Read when Ray is loaded, here and in each of its processes
     with patch.dict(os.environ, {name:'0'}), patch('ray._private.ray_constants.ENABLE_RAY_CLUSTER', False, create=True): yield
 
+# %% ../nbs/26_cluster.ipynb #4ce9930e
 def _on_loopback_alone(address):
     "Whether Ray at an address of this machine is one that `loopback` started: nobody answers at the machine's own address."
     port = address.rpartition(':')[2]
@@ -158,6 +159,7 @@ def _on_loopback_alone(address):
     except OSError: return True
     return False
 
+# %% ../nbs/26_cluster.ipynb #7e8e25c0
 def _take_token():
     "Use the token that this machine's Ray asks for, as Ray itself does where it finds the address; older ones ask for none."
     try: setup = import_module('ray._private.authentication.authentication_token_setup')
@@ -210,6 +212,7 @@ class Tries:
         self.n[shard] = self.n.get(shard, 0)+1
         return self.n[shard] <= self.most
 
+# %% ../nbs/26_cluster.ipynb #867ef6d5
 def beginner(ray, most):
     "A function that asks one counter for all workers, and refuses a shard that was begun too often."
     counter = ray.remote(num_cpus=0)(Tries).remote(most)

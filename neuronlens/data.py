@@ -174,6 +174,7 @@ def _want(path, columns, found):
         if c not in found: raise InputError(f"{path}: no column {c!r}; it has {', '.join(map(repr, found))}")
         if list(found).count(c) > 1: raise InputError(f"{path}: column {c!r} is there {list(found).count(c)} times")
 
+# %% ../nbs/03_data.ipynb #7a3fa24d
 def _bad_quoting(error, line, sep):
     "What is wrong with the row that begins in a line."
     if 'expected after' not in str(error): return f"the quotation in line {line} never ends" if 'end of data' in str(error) else str(error)
@@ -216,6 +217,7 @@ def _once(pairs):
     if len(row := dict(pairs)) < len(keys): raise ValueError(f"key {max(keys, key=keys.count)!r} is there twice")
     return row
 
+# %% ../nbs/03_data.ipynb #434b2030
 def _json_rows(path, file):
     "(line, object) of every line that is not blank."
     for i,line in enumerate(file, 1):
@@ -250,6 +252,7 @@ def _parquet_blocks(path, columns, size):
             yield range(n, n+len(b)),*([_decoded(path, c, n+i, v) for i,v in enumerate(b[c].to_pylist())] for c in columns)
             n += len(b)
 
+# %% ../nbs/03_data.ipynb #818149ae
 def _decoded(path, column, row, value):
     "A value, that of a column of bytes as text."
     try: return value.decode() if isinstance(value, bytes) else value
@@ -294,6 +297,7 @@ def _bad_line(path):
             try: line.decode()
             except UnicodeDecodeError: return f"not UTF-8 text (line {i})"
 
+# %% ../nbs/03_data.ipynb #21e5e411
 def _blocks(path, columns, size):
     "What the file's reader hands out; its complaints in one sentence."
     reader = READERS[path.suffix.lower()]

@@ -106,6 +106,7 @@ def _unchunked(
     finally:
         for m,n in parts: m.chunk_size_feed_forward = n
 
+# %% ../nbs/12_hooks.ipynb #cd56cae9
 def _projecting(block):
     "The projections of a block, an adapter's parts not counted."
     inside = set()
@@ -120,6 +121,7 @@ def _trial_rows(model):
     ids = [i for i in range(7) if i != padding_id(model)][:6]
     return torch.tensor([ids[:5], ids[:0:-1]], device=input_device(model))
 
+# %% ../nbs/12_hooks.ipynb #0e1ea92e
 def _trace(model, blocks, n=2):
     "A pass over `n` rows: per block its projections as they ran, with their inputs; (block, arguments, keywords, output); the logits."
     calls,passes,ids = [[] for _ in blocks],[],_trial_rows(model)[:n]
@@ -145,6 +147,7 @@ def _whole(model, calls, alone, width):
         if alike(x.reshape(2, 5, -1)[0], y.reshape(5, -1), model): out.append(m)
     return out
 
+# %% ../nbs/12_hooks.ipynb #916003a8
 @contextmanager
 def _at_zero(modules):
     "What these modules read is 0 everywhere."
@@ -185,6 +188,7 @@ def _broken(block, args, kw):
     args,kw = _entered(args, kw, _any_like(_entering(args, kw)))
     return not bool(_hidden(block(*args, **kw)).isfinite().all())
 
+# %% ../nbs/12_hooks.ipynb #d34726a8
 def _likely(block, modules, name):
     "These projections, the last first, but before them the one that has the name of what was found in another block."
     path = {m:n for n,m in block.named_modules()}
@@ -265,6 +269,7 @@ def _stands_in(model, blocks, in_tuple, width):
         except (RuntimeError, IndexError, ValueError): return False
     return lone.shape == full.shape and bool(torch.allclose(lone, full, atol=1e-6))
 
+# %% ../nbs/12_hooks.ipynb #b32f64df
 def _check_top(model, blocks, in_tuple, hidden, logits):
     "Refuse a model whose answer is made of more than what its last block hands on."
     with torch.no_grad(), resuming(blocks, in_tuple, len(blocks)-1, hidden): again = model(**_dummy(model, *hidden.shape[:2])).logits
@@ -473,6 +478,7 @@ def _most_rows(clf, hidden, most=1<<26):
     head = getattr(clf.model.get_output_embeddings(), 'weight', None)
     return len(hidden) if head is None else max(1, most//(head.shape[0]*hidden.shape[1]))
 
+# %% ../nbs/12_hooks.ipynb #2d5ce20c
 def _through_head(a, clf, hidden, mask=None):
     "Scores of the classes for `[N, T, D]`, all of which the head reads."
     n,t = hidden.shape[:2]
@@ -521,6 +527,7 @@ def head_reads(
     "Which positions of a text the answer is made of; 'all' when it is more than one."
     return 'all' if clf.tail else anatomy(clf.model).head
 
+# %% ../nbs/12_hooks.ipynb #57dcd47f
 def shots_again(
     clf:Classifier, # A prompted model whose shots are computed
     n:int, # S versions of the shots

@@ -436,6 +436,7 @@ def _as_gguf(source):
     if find_spec('gguf') is None: raise InputError(f"model file {str(p)!r} needs the package 'gguf'; `pip install gguf` brings it")
     return p.parent,dict(gguf_file=p.name)
 
+# %% ../nbs/10_model.ipynb #11882dd0
 def _forget_quantisation(model):
     "What came out of a GGUF file are ordinary weights; nothing of the file's format shall stop them from being saved or moved."
     if hasattr(model.config, 'quantization_config'): del model.config.quantization_config

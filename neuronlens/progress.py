@@ -99,6 +99,7 @@ def _say_between(bar, took):
     say(f"{bar.what}: {said_amount(bar.n, bar.total, bar.unit)} after {said_time(took)}{left}")
     return tenth or 0
 
+# %% ../nbs/02_progress.ipynb #0e2c5ca3
 def _say_end(bar, took, stopped):
     "Say how it ended."
     if stopped: return say(f"{bar.what}: stopped at {said_amount(bar.n, bar.total, bar.unit)} after {said_time(took)}")

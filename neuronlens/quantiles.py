@@ -58,6 +58,7 @@ def _unpack(q):
     from datasketches import tdigest_float
     return (tdigest_float.deserialize(q.data[a:b].tobytes()) for a,b in pairwise(q.offsets.tolist()))
 
+# %% ../nbs/16_quantiles.ipynb #ed9df794
 def _pack(n, sketches, classes, k):
     "`ClassQuantiles` of sketches in order of class and neuron."
     packed = []

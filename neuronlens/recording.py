@@ -218,6 +218,7 @@ def _finished(folder):
     except Damaged: return {}
     return told if told.get('finished') else {}
 
+# %% ../nbs/20_recording.ipynb #32718555
 def _wider(ask, texts):
     "A recording of the same and more sites, as what it reads and where it is."
     for told,folder in ((_finished(f.parent), f.parent) for f in sorted(cache_folder('recordings').glob('*/recording.json'))):

@@ -54,6 +54,7 @@ def _numbers(x):
     if isinstance(x, list|tuple) and any(hasattr(v, 'detach') for v in x): x = [_numbers(v) for v in x]
     return np.asarray(x, np.float64)
 
+# %% ../nbs/05_rounding.ipynb #a961f2cb
 def _compared(got, want, of, size, dtype):
     "Both as arrays, how many times what rounding may make they are apart, and how much that is."
     a,b = _numbers(got),_numbers(want)

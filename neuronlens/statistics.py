@@ -111,6 +111,7 @@ def _neurons_of(r):
     if hasattr(r, 'neurons') or isinstance(r, tuple): return getattr(r, 'neurons', None)
     return next((np.shape(getattr(r, k))[1] for k in ('scores', 'lo', 'mean') if hasattr(r, k)), None)
 
+# %% ../nbs/15_statistics.ipynb #f4fae880
 def need_alike(
     **results, # What is combined, by its name: statistics, quantiles, rankings, ranges, a tuple of class names; None for nothing
 ): # Nothing
@@ -145,6 +146,7 @@ def _alike(what, a, b):
     if a[0] != b[0]: raise InputError(f"cannot merge {what} of classes {a[0]} and {b[0]}")
     if a[1] != b[1]: raise InputError(f"cannot merge {what} of {a[1]} and {b[1]} neurons")
 
+# %% ../nbs/15_statistics.ipynb #d46496e9
 def _fold(what, parts, together, size):
     "All of `parts`, of which at most `size` and the result so far are held: `together(list)` merges a few."
     parts = iter(parts)

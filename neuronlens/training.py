@@ -126,6 +126,7 @@ def _check_numbers(epochs, lr, batch_size, seed):
         if not v > 0: raise InputError(f"{what} must be above zero, not {v}")
     if seed < 0: raise InputError(f"seed must be 0 or more, not {seed}")
 
+# %% ../nbs/14_training.ipynb #9b941165
 def _keep(clf, home, about, limit):
     "Keep what was trained, where that can be."
     with sparing():

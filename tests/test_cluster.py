@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import make_frame
 
-from neuronlens import cluster, shards, store
+from neuronlens import cluster, shards, store, summary
 from neuronlens.cluster import Rows, cluster_cost, spans, summarise_on_ray
 from neuronlens.core import InputError
 from neuronlens.data import read_chunks
@@ -308,6 +308,6 @@ def test_a_killed_driver_goes_on(ray, bert, files, alone, tmp_path):
     assert 9 <= made < 150
     clf, made_here, real = load_classifier(bert, device='cpu'), [], shards.read_shard
     with pytest.MonkeyPatch.context() as mp:
-        mp.setattr(shards, 'read_shard', lambda *a: made_here.append(1) or real(*a))
+        mp.setattr(summary, 'read_shard', lambda *a: made_here.append(1) or real(*a))
         assert equal(summarise(clf, read_chunks(files), SITES, size=4, tokens=2048, folder=tmp_path/'run', progress=False), alone)
     assert len(made_here) == 150-made
