@@ -59,10 +59,10 @@ class SetOverlap:
         columns = {k: getattr(self, k)[i, j] for k in ('count', 'jaccard', 'coefficient', 'expected', 'chance', 'z')}
         return pd.DataFrame({'a': a, 'b': b, 'size_a': self.size[i], 'size_b': self.size[j], **columns})
 
-    def plot(self, ax=None):
+    def plot(self, ax=None, source=''):
         "Heat map of the Jaccard index; returns the axes."
         from neuronlens.plot_overlap import plot_overlap
-        return plot_overlap(self, ax=ax)
+        return plot_overlap(self, ax=ax, source=source)
 
     def __repr__(self):
         return f"SetOverlap({len(self.classes)} sets of {self.size.min()} to {self.size.max()} of {self.D} neurons)"
@@ -462,10 +462,10 @@ class Firing:
         return pd.DataFrame({'text': np.repeat(self.classes, C), 'concept': np.tile(self.classes, C),
             'rate': self.rate.ravel(), 'n': np.repeat(self.n, C), 'neurons': np.tile(self.size, C)})
 
-    def plot(self, ax=None):
+    def plot(self, ax=None, source=''):
         "Heat map in percent; returns the axes."
         from neuronlens.plot_overlap import plot_firing
-        return plot_firing(self, ax=ax)
+        return plot_firing(self, ax=ax, source=source)
 
     def __repr__(self):
         t,a = np.nanmean(self.target),np.nanmean(self.auxiliary)

@@ -291,8 +291,8 @@ def untrusted(server, bert, frame, test_frame):
 
 
 GROUPS = ('Which neurons', 'When', 'What then')
-TOO_WIDE = """[...document.querySelectorAll('.jp-OutputArea-output .widget-box')].filter(e => e.offsetParent && e.scrollWidth > e.clientWidth+2)
-    .map(e => [e.className, e.scrollWidth, e.clientWidth])"""
+TOO_WIDE = """[...document.querySelectorAll('.jp-OutputArea-output .widget-box')]
+    .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth+2).map(e => [e.className, e.scrollWidth, e.clientWidth])"""
 
 
 def effect(folder, tau):
