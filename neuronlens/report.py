@@ -20,7 +20,7 @@ from PIL import Image
 from .data import atomic
 from .effects import COLUMNS, MEASURES
 from .overlap import over_common, range_overlap
-from .profile import profile_neurons
+from .profile import profile_neuron, profile_neurons
 from .progress import progress_bar
 from .setting import SETTINGS
 from .study import Study, next_steps, study_toml
@@ -341,16 +341,15 @@ def _alt(study, name, caption):
 # %% ../nbs/62_report.ipynb #4958787f
 def _near(study, c, k=3, most=None):
     "The concept's strongest neuron: its number, the share of every class in range, and texts in and just outside the range."
-    from neuronlens.widgets import NeuronRange, one_line, spans
+    from neuronlens.widgets import one_line, spans
     j = int(study.salient[c][0])
     lo,hi = study.ranges.lo[c, j],study.ranges.hi[c, j]
     texts = study.texts[1].texts if study.texts else None
-    r = NeuronRange(j, study.test.acts[:,j], study.test.labels, study.classes, c, lo, hi, study.ranges.name,
-                    float(study.statistics.mean[c, j]), texts)
+    r = profile_neuron(study.test.acts, study.test.labels, study.classes, j, lo, hi, c, middle=float(study.statistics.mean[c, j]))
     said = dict(own='in range', others='in range, other class', outside='just outside')
     rows = [dict(where=said[w], **{'class':study.classes[r.labels[i]]}, activation=float(r.values[i]), text=one_line(texts[i], 150))
             for w,at in r.around(k).items() for i in at] if texts else []
-    shares = r.shares()
+    shares = r.share
     order = sorted(range(len(shares)), key=lambda d: (d != c, -np.nan_to_num(shares[d], nan=-1)))
     known = [(study.classes[d], shares[d]) for d in order if shares[d] == shares[d]]
     rest = '.' if most is None or len(known) <= most else f'; {len(known)-most} others less.'
