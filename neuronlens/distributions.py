@@ -123,10 +123,10 @@ class ClassDistributions:
 
     def summary(self): return shape_summary(self)
 
-    def plot(self, neuron, acts, labels, ax=None):
+    def plot(self, neuron, acts, labels, ax=None, source=''):
         "Histogram of one neuron in each class under its fitted normal; returns the axes."
         from neuronlens.plots import plot_neuron
-        return plot_neuron(acts, labels, self.classes, neuron, ax=ax)
+        return plot_neuron(acts, labels, self.classes, neuron, ax=ax, source=source)
 
     def __repr__(self):
         C,D = self.ks.shape

@@ -135,10 +135,10 @@ class Effects:
         "Write the table as CSV, whole or not at all."
         return write_table(self.frame, path)
 
-    def plot(self, ax=None):
+    def plot(self, ax=None, source=''):
         "Bars of target and auxiliary measures by condition; returns the axes."
         from neuronlens.plot_effects import plot_effects
-        return plot_effects(self.frame, ax=ax)
+        return plot_effects(self.frame, ax=ax, source=source)
 
     def __repr__(self): return f"Effects({len(self.frame)} rows, {self.frame.concept.nunique()} concepts)"
     def _repr_html_(self):

@@ -99,10 +99,10 @@ class Firing:
         return pd.DataFrame({'text': np.repeat(self.classes, C), 'concept': np.tile(self.classes, C),
             'rate': self.rate.ravel(), 'n': np.repeat(self.n, C), 'neurons': np.tile(self.size, C)})
 
-    def plot(self, ax=None):
+    def plot(self, ax=None, source=''):
         "Heat map in percent; returns the axes."
         from neuronlens.plot_overlap import plot_firing
-        return plot_firing(self, ax=ax)
+        return plot_firing(self, ax=ax, source=source)
 
     def __repr__(self):
         t,a = np.nanmean(self.target),np.nanmean(self.auxiliary)

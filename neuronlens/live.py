@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../nbs/49_live.ipynb #0a70e181
 from collections import OrderedDict
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -108,7 +108,7 @@ def setting_with(
     **values, # Fields of `Setting` that are not as in the study
 )->Setting:
     "The setting of a study with some of its fields changed; without a vote only neurons in range can be covered."
-    own = {f.name:getattr(usual(study), f.name) for f in fields(Setting)} | values
+    own = asdict(usual(study)) | values
     own |= {k:round(float(own[k]), 6) for k in ('fraction', 'vote')} | dict(edit=format_kind(*parse_edit(own['edit'])))
     return Setting(**own | dict(covers=own['covers'] if own['vote'] else 'range'))
 

@@ -44,10 +44,10 @@ class SetOverlap:
         columns = {k: getattr(self, k)[i, j] for k in ('count', 'jaccard', 'coefficient', 'expected', 'chance', 'z')}
         return pd.DataFrame({'a': a, 'b': b, 'size_a': self.size[i], 'size_b': self.size[j], **columns})
 
-    def plot(self, ax=None):
+    def plot(self, ax=None, source=''):
         "Heat map of the Jaccard index; returns the axes."
         from neuronlens.plot_overlap import plot_overlap
-        return plot_overlap(self, ax=ax)
+        return plot_overlap(self, ax=ax, source=source)
 
     def __repr__(self):
         return f"SetOverlap({len(self.classes)} sets of {self.size.min()} to {self.size.max()} of {self.D} neurons)"

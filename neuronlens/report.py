@@ -20,7 +20,7 @@ from PIL import Image
 from .effects import COLUMNS, MEASURES
 from .files import atomic
 from .overlap import over_common, range_overlap
-from .profile import profile_neurons
+from .profile import profile_neuron, profile_neurons
 from .progress import progress_bar
 from .setting import SETTINGS
 from .study import Study, next_steps, study_toml
@@ -341,7 +341,6 @@ def _alt(study, name, caption):
 # %% ../nbs/62_report.ipynb #4958787f
 def _near(study, c, k=3, most=None):
     "The concept's strongest neuron: its number, the share of every class in range, and texts in and just outside the range."
-    from neuronlens.profile import profile_neuron
     from neuronlens.widgets import one_line, spans
     j = int(study.salient[c][0])
     lo,hi = study.ranges.lo[c, j],study.ranges.hi[c, j]

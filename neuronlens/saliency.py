@@ -186,10 +186,10 @@ class Ranking:
 
     def to_frame(self, k=None): return ranking_frame(self, k)
 
-    def plot(self, k=10, ax=None):
+    def plot(self, k=10, ax=None, source=''):
         "The `k` highest scores of each class; returns the axes."
         from neuronlens.plots import plot_ranking
-        return plot_ranking(self, k=k, ax=ax)
+        return plot_ranking(self, k=k, ax=ax, source=source)
 
     def __repr__(self): return f"Ranking({self.name!r}, {len(self.classes)} classes, {self.scores.shape[1]} neurons)"
     def _repr_html_(self): return ranking_card(self)

@@ -47,6 +47,7 @@ outline:1px solid var(--jp-border-color1,var(--line))}
 .nl-view .token{padding:.1rem .25rem;margin:0 .1rem;border-radius:3px;color:var(--jp-content-font-color1,var(--fg));
 background:rgba(1,115,178,var(--share,0))}
 .nl-view .edited{border-bottom:2px solid var(--jp-content-font-color1,var(--fg))} .nl-view .readout{outline:2px dashed #d55e00}
+.widget-html-content:has(>.nl-view){min-width:0}
 .nl-view .group{font-weight:600;color:inherit;margin-right:.7em}
 .nl-view .wrong{border-left:4px solid #d55e00;padding-left:.6rem}
 </style>'''
@@ -112,7 +113,7 @@ def figure_html(
     return f'<img alt="{escape(alt)}" src="data:image/svg+xml;base64,{b64encode(svg).decode()}">'
 
 # %% ../nbs/52_widgets.ipynb #cb21408d
-_WIDE = dict(style={'description_width': '7em'}, layout={'width': '25em', 'max_width': '100%'})
+_WIDE = dict(style={'description_width': '7em'}, layout={'width': '25em', 'max_width': 'calc(100% - 4px)'})
 
 def choice(
     label:str, # Visible label
@@ -150,7 +151,7 @@ def offer(
     w.index = next((i for i,v in enumerate(_options(w)) if _same(v, kept)), 0 if options else None)
 
 # %% ../nbs/52_widgets.ipynb #165881df
-GROUPS = {'Which neurons':('concept', 'site', 'ranking', 'fraction', 'neuron', 'a', 'b'),
+GROUPS = {'Which neurons':('concept', 'a', 'b', 'site', 'ranking', 'fraction', 'neuron'),
           'When':('range', 'vote', 'scope', 'fitted_at', 'positions'), 'What then':('edit', 'covers')} # Fields of `Setting`
 
 def sections(
@@ -165,11 +166,11 @@ def panel(
     controls:dict, # Name to widget
 )->ipw.Box:
     "All controls, each group under its title; beside each other where there is room."
-    flow,parts = {'flex_flow': 'row wrap'},sections(controls)
+    flow,parts = {'flex_flow': 'row wrap', 'grid_gap': '.4em 1em'},sections(controls)
     loose,titled = parts.pop('', {}),[]
     for title,own in parts.items():
         head = ipw.HTML(f'<h4 style="margin:.1em 0;font-size:1em">{title}</h4>')
-        titled.append(ipw.VBox([head, *own.values()], layout={'max_width': '100%', 'margin': '0 1em .4em 0'}))
+        titled.append(ipw.VBox([head, *own.values()], layout={'max_width': '100%', 'overflow': 'visible'}))
     rows = [ipw.HBox(ws, layout=flow) for ws in ([*loose.values()], titled) if ws]
     return rows[0] if len(rows) == 1 else ipw.VBox(rows)
 
@@ -367,14 +368,15 @@ def kind_of(
 class RangeControl(ipw.VBox):
     "A list of ranges and a slider for the width of the Gaussian one, together one value such as 'gaussian(2.5)'."
     value,description,_writing = Unicode(),'range',False
+    tooltip = 'Which activations belong to the concept' # No trait here: a box in the browser stumbles over one
     def __init__(self,
         own:str, # The range of the study, with its number
         tau:float=2.5, # Half width to begin with
     ):
-        name,tip = 'gaussian' if parse_kind(own)[0] == 'gaussian' else own,'Which activations belong to the concept'
-        self.kind = choice('range', offered(KINDS, name), name, tip)
+        name = 'gaussian' if parse_kind(own)[0] == 'gaussian' else own
+        self.kind = choice('range', offered(KINDS, name), name, self.tooltip)
         self.tau = slider('tau', .1, 6, min(max(tau, .1), 6), .1, 'Half width of the Gaussian range in standard deviations')
-        super().__init__([self.kind, self.tau], tooltip=tip, layout={'max_width': '100%'})
+        super().__init__([self.kind, self.tau], layout={'max_width': '100%', 'overflow': 'visible'})
         self._read()
         for w in self.children: w.observe(self._read, 'value')
         self.observe(self._write, 'value')

@@ -290,6 +290,11 @@ def untrusted(server, bert, frame, test_frame):
     return server.root
 
 
+GROUPS = ('Which neurons', 'When', 'What then')
+TOO_WIDE = """[...document.querySelectorAll('.jp-OutputArea-output .widget-box')]
+    .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth+2).map(e => [e.className, e.scrollWidth, e.clientWidth])"""
+
+
 def effect(folder, tau):
     "From the library alone: mean target accuracy and disturbance of the range, as the bars say them."
     import neuronlens as nl
@@ -324,6 +329,12 @@ def test_every_view_on_untrusted_data(lab, untrusted, pictures):
     page.type(f'{BAD} {WORDS["food"][0]}')
     page.page.locator('.token:visible').filter(has_text=WORDS['food'][0]).first.wait_for(timeout=120_000)
     page.page.screenshot(path=pictures/'lab-tab-text.png')
+    headings = [h for h in page.page.locator('.widget-html-content h4:visible').all_inner_texts() if h in GROUPS]
+    assert headings == [*GROUPS]
+    page.page.set_viewport_size(dict(width=390, height=1000))
+    assert not page.page.evaluate(TOO_WIDE) # What is wide scrolls inside its card
+    page.page.screenshot(path=pictures/'lab-tab-text-phone.png')
+    page.page.set_viewport_size(dict(width=1400, height=1000))
     assert BAD in page.page.locator('.jp-Notebook').inner_text()
     for name in ('Overlap', 'Layers'):
         tab(name)

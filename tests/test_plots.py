@@ -363,6 +363,17 @@ def test_figures_that_moved_are_found():
     with pytest.raises(AttributeError, match='plot_nothing'): plots.plot_nothing  # noqa: B018
 
 
+def test_results_are_drawn_alike():
+    "Whatever result has a figure: `plot` takes `ax` and `source`, by these names, and needs neither."
+    import neuronlens as nl
+    found = {c for room in nl._MODULES - {'cli'} for c in vars(getattr(nl, room)).values()
+             if inspect.isclass(c) and c.__module__.startswith('neuronlens.') and 'plot' in vars(c)}
+    assert len(found) >= 13
+    for c in found:
+        known = inspect.signature(c.plot).parameters
+        assert (known['ax'].default, known['source'].default) == (None, ''), c
+
+
 def test_a_profile_is_all_that_a_neuron_needs():
     "Activations and what was made of them give the same figure."
     from neuronlens.profile import profile_neuron, profile_neurons
