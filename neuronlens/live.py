@@ -194,7 +194,7 @@ def edit_text(
     asked = None if iv.scope == 'position' else gate_of_text(iv, x[None], of)[0]
     new,gate = iv(x, None if where is None else where[0, there], asked)
     return EditedText(tuple(_token(clf.tokenizer, i) for i in batch.ids[0][there].tolist()),
-        firing(replace(iv, vote=0.), x.float().numpy()), gate.sum(-1).numpy(), weights.numpy(), answers, clf.classes, iv,
+        firing(replace(iv, vote=0., covers='range'), x.float().numpy()), gate.sum(-1).numpy(), weights.numpy(), answers, clf.classes, iv,
         _edited_neurons(iv, x, new, gate, weights), bool(encoded.cut))
 
 # %% ../nbs/49_live.ipynb #e1a94d0e
