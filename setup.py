@@ -34,7 +34,7 @@ setup(
     extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("demo", "lm", "dev", "bench", "ray")
                     if f"{extra}_requirements" in cfg},
     entry_points={
-        "console_scripts": ["neuronlens=neuronlens.cli:main"],
+        "console_scripts": ["neuronlens=neuronlens.studies.cli:main"],
         "nbdev": ["neuronlens=neuronlens._modidx:d"],
     },
 )

@@ -49,8 +49,8 @@ def row(name, ours, other, target):
 
 def example():
     "The example model, its recordings of BBC News, and the test texts."
-    from neuronlens.recording import example_recordings
-    from neuronlens.training import example_classifier, example_texts
+    from neuronlens.models.training import example_classifier, example_texts
+    from neuronlens.records.recording import example_recordings
     return example_classifier(False), *example_recordings(False), example_texts()[1]
 
 
@@ -83,9 +83,9 @@ def bench_sweep():
     "a: a sweep against the model run again for every intervention."
     import numpy as np
 
-    from neuronlens.batches import batches, encode
-    from neuronlens.data import take
-    from neuronlens.sweeps import effects_on, grid
+    from neuronlens.edits.sweeps import effects_on, grid
+    from neuronlens.ground.data import take
+    from neuronlens.models.batches import batches, encode
     clf, train, test, texts = example()
     last, many = f"residual.{len(clf.model.base_model.encoder.layer)-1}", list(batches(encode(clf, texts.texts)))
     ivs = grid(train, sites=last, **SIXTY)[:5000]
@@ -109,9 +109,9 @@ def bench_rerun(n=10):
     "a: the same sweep with a plain hook, the whole model again for every intervention."
     import numpy as np
 
-    from neuronlens.batches import batches, encode, token_budget
-    from neuronlens.data import take
-    from neuronlens.sweeps import effects_on, grid
+    from neuronlens.edits.sweeps import effects_on, grid
+    from neuronlens.ground.data import take
+    from neuronlens.models.batches import batches, encode, token_budget
     clf, train, _, texts = example()
     few, L = take(texts, np.arange(0, len(texts), 14)), len(clf.model.base_model.encoder.layer)
     part = list(batches(encode(clf, few.texts), tokens=token_budget("cpu")))
@@ -123,9 +123,9 @@ def bench_rerun(n=10):
 
 def bench_shots(n=4):
     "a: edits at all positions of a prompted model against the shots in every text."
-    from neuronlens.prompt import smollm2_prompted, smollm2_texts
-    from neuronlens.recording import record
-    from neuronlens.sweeps import effects_on, grid
+    from neuronlens.edits.sweeps import effects_on, grid
+    from neuronlens.models.prompt import smollm2_prompted, smollm2_texts
+    from neuronlens.records.recording import record
     prompt, train, test = smollm2_texts(test=3)
     clf = smollm2_prompted(prompt)
     whole, sites = clf.whole(), ["residual.9", "residual.19"]
@@ -165,7 +165,7 @@ def mixed(texts, n=256):
     "Texts of very different lengths, in shuffled order: the first 3 to 60 words of real articles."
     import numpy as np
 
-    from neuronlens.data import make_texts
+    from neuronlens.ground.data import make_texts
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(texts))[:n]
     return make_texts([" ".join(texts.texts[i].split()[:rng.integers(3, 61)]) for i in rows],
@@ -174,8 +174,8 @@ def mixed(texts, n=256):
 
 def bench_record():
     "b: recording against a bare forward, file order, and nnsight."
-    from neuronlens.batches import batches, encode
-    from neuronlens.recording import record
+    from neuronlens.models.batches import batches, encode
+    from neuronlens.records.recording import record
     clf, _, _, texts = example()
     L = len(clf.model.base_model.encoder.layer)
     some = mixed(texts)
@@ -216,9 +216,9 @@ def bench_arrays():
     "c: rankings and fits against NeuroX and plain numpy; merging."
     import numpy as np
 
-    from neuronlens.ranges import fit_ranges
-    from neuronlens.saliency import rank
-    from neuronlens.statistics import class_statistics, merge_statistics
+    from neuronlens.arrays.ranges import fit_ranges
+    from neuronlens.arrays.saliency import rank
+    from neuronlens.arrays.statistics import class_statistics, merge_statistics
     _, train, _, _ = example()
     acts, labels, C = train.acts, train.labels, len(train.classes)
 
@@ -251,9 +251,9 @@ def growth(counts):
     "In a process of its own: statistics of more and more short texts; one line of JSON per count."
     import numpy as np
 
-    from neuronlens.data import make_texts
-    from neuronlens.summary import summarise
-    from neuronlens.training import example_classifier, example_texts
+    from neuronlens.ground.data import make_texts
+    from neuronlens.models.training import example_classifier, example_texts
+    from neuronlens.records.summary import summarise
     clf = example_classifier(False)
     texts = example_texts()[0]
     words = [t.split() for t in texts.texts]

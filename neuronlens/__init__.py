@@ -1,55 +1,101 @@
 """Which neurons of a language model carry a concept, in which ranges, and what editing just those ranges does.
 
-The one hand-written file of the package: the names most users need, each loaded from its room when first used.
+    texts, models   read_texts read_chunks bbc_news split distinct · load_classifier minilm fine_tune · make_prompt calibrated
+                    smollm2_prompted · record recorded record_tokens summarise · InputError
+    which neurons   rank rank_model register_ranking probe_layers
+    when            Setting settings_grid · class_statistics fit_distributions fit_ranges register_range
+    what then       plan grid interventions preset_grid PRESETS register_edit · linear_edit leace · editing generate
+    how well        ablate measure_effects sweep · intervals compare choose trade_off random_ranges shuffled_labels
+                    information_left · firing_matrix range_purity set_overlap polysemantic_counts predicted_collateral
+                    · language_effects firing_by_position
+    look            explore write_report
+    studies         demo_study read_study run_study load_study · load
+
+Everything else is in its room, `nl.overlap.cka` say; rooms stand on seven floors, each importing only from those below:
+ground, models and arrays, records, edits, views, studies. Every name loads its room when it is first used.
+The one hand-written file of the package.
 """
 __version__ = "0.2.0"
 
+import sys as _sys
 from importlib import import_module as _import_module
+from importlib.machinery import ModuleSpec as _ModuleSpec
 
-_ROOMS = {
-    "core": "InputError",
-    "data": "Texts bbc_news distinct make_texts read_chunks read_texts split",
-    "setting": "Setting settings_grid",
-    "model": "Classifier load_classifier minilm smollm2",
-    "prompt": "Prompt calibrated generated_answers load_prompted make_prompt smollm2_prompted",
-    "training": "fine_tune",
-    "recording": "Recording load_recording record recorded",
-    "summary": "summarise",
-    "cluster": "summarise_on_ray",
-    "statistics": "class_statistics",
-    "probing": "fit_probe probe_layers site_differences",
-    "sparsity": "elastic_net_path probe_by_count sparsest_probe",
-    "saliency": "RANKINGS rank register_ranking",
-    "separation": "bhattacharyya",
-    "distributions": "compare_fits fit_distributions",
-    "ranges": "RANGES fit_ranges register_range",
-    "firing": "firing_matrix predicted_collateral range_purity",
-    "overlap": "pair_overlap polysemantic_counts set_overlap",
-    "matching": "cka family_overlap matched_neurons ranking_agreement",
-    "attribution": "MODEL_RANKINGS attribute rank_model",
-    "ablation": "EDITS ablate linear_edit plan record_tokens register_edit",
-    "effects": "load_effects measure_effects",
-    "evidence": "compare intervals over_seeds random_ranges shuffled_labels",
-    "sweeps": "grid sweep",
-    "erasure": "information_left leace mean_projection readability",
-    "choice": "choose matched trade_off",
-    "presets": "PRESETS preset preset_grid",
-    "language": "editing firing_by_position generate language_effects multiple_choice perplexity read_questions",
-    "widgets": "NeuronView TextView",
-    "workbook": "EraseView LayersView OverlapView Workbook explore",
-    "study": "Study StudySpec demo_study load_study read_study run_study",
-    "report": "write_report",
+_NAMES = { # Room: the names that most users need
+    "ground.core": "InputError",
+    "ground.data": "bbc_news distinct read_chunks read_texts split",
+    "ground.setting": "Setting settings_grid",
+    "models.model": "load_classifier minilm",
+    "models.prompt": "calibrated make_prompt smollm2_prompted",
+    "models.training": "fine_tune",
+    "records.recording": "record recorded",
+    "records.summary": "summarise",
+    "arrays.statistics": "class_statistics",
+    "arrays.probing": "probe_layers",
+    "arrays.saliency": "rank register_ranking",
+    "arrays.distributions": "fit_distributions",
+    "arrays.ranges": "fit_ranges register_range",
+    "arrays.firing": "firing_matrix predicted_collateral range_purity",
+    "arrays.overlap": "polysemantic_counts set_overlap",
+    "edits.attribution": "rank_model",
+    "edits.ablation": "ablate linear_edit plan record_tokens register_edit",
+    "edits.effects": "measure_effects",
+    "edits.evidence": "compare intervals random_ranges shuffled_labels",
+    "edits.sweeps": "grid interventions sweep",
+    "edits.erasure": "information_left leace",
+    "edits.choice": "choose trade_off",
+    "edits.presets": "PRESETS preset_grid",
+    "edits.language": "editing firing_by_position generate language_effects",
+    "views.workbook": "explore",
+    "studies.study": "demo_study load_study read_study run_study",
+    "studies.report": "write_report",
 }
-_HOME = {name: room for room, names in _ROOMS.items() for name in names.split()}
-_MODULES = {*_ROOMS, "hooks", "plots", "plot_effects", "plot_overlap", "profile", "live", "cli"}
+_ROOMS = { # Floor: its rooms, also found without it
+    "ground": "core files progress data cache rounding setting machine",
+    "models": "trials batches model prompt hooks training",
+    "arrays": "statistics quantiles testing probing sparsity saliency separation distributions regions ranges firing overlap matching profile",
+    "records": "provenance store shards recording summary cluster",
+    "edits": "ablation attribution effects evidence sweeps erasure presets choice language live",
+    "views": "plots plot_effects plot_overlap widgets workbook",
+    "studies": "study report cli",
+}
+_LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
+    "ground.data": "Texts make_texts", "models.model": "Classifier smollm2", "models.prompt": "Prompt generated_answers load_prompted",
+    "records.recording": "Recording load_recording", "records.cluster": "summarise_on_ray",
+    "arrays.probing": "fit_probe site_differences", "arrays.sparsity": "elastic_net_path probe_by_count sparsest_probe",
+    "arrays.saliency": "RANKINGS", "arrays.separation": "bhattacharyya", "arrays.distributions": "compare_fits", "arrays.ranges": "RANGES",
+    "arrays.overlap": "pair_overlap", "arrays.matching": "cka family_overlap matched_neurons ranking_agreement",
+    "edits.attribution": "MODEL_RANKINGS attribute", "edits.ablation": "EDITS", "edits.effects": "load_effects",
+    "edits.evidence": "over_seeds", "edits.choice": "matched", "edits.erasure": "mean_projection readability", "edits.presets": "preset",
+    "edits.language": "multiple_choice perplexity read_questions", "views.widgets": "NeuronView TextView",
+    "views.workbook": "EraseView LayersView OverlapView Workbook", "studies.study": "Study StudySpec",
+}
+_MOVED = { # Modules by the paths they had until 0.2: where else than in the room of that name their contents are
+    "data": "core files machine", "cache": "files", "model": "batches trials", "statistics": "quantiles core",
+    "store": "provenance files machine", "recording": "summary shards provenance", "probing": "sparsity testing erasure",
+    "saliency": "sparsity", "distributions": "separation", "ranges": "regions", "overlap": "firing matching separation statistics study",
+    "ablation": "attribution", "evidence": "choice testing", "sweeps": "rounding", "plots": "plot_effects plot_overlap",
+    "widgets": "live profile", "workbook": "live setting", **dict.fromkeys("progress rounding setting prompt hooks training cluster"
+    " attribution effects erasure presets language study report cli".split(), ""),
+}
+_AT = {room: f"neuronlens.{floor}.{room}" for floor, rooms in _ROOMS.items() for room in rooms.split()}
+_HOME, _FORMER = ({name: f"neuronlens.{room}" for room, names in of.items() for name in names.split()} for of in (_NAMES, _LATER))
 __all__ = sorted(_HOME)
+
+
+def _warn(old, now):
+    from warnings import warn
+    warn(f"{old} is {now} since 0.3 and goes with 0.4", DeprecationWarning, stacklevel=3)
 
 
 def __getattr__(name):
     if name in _HOME:
-        value = getattr(_import_module(f"neuronlens.{_HOME[name]}"), name)
-    elif name in _MODULES:
-        value = _import_module(f"neuronlens.{name}")
+        value = getattr(_import_module(_HOME[name]), name)
+    elif name in _AT:
+        value = _import_module(_AT[name])
+    elif name in _FORMER:
+        _warn(f"nl.{name}", f"nl.{_FORMER[name].rpartition('.')[2]}.{name}")
+        return getattr(_import_module(_FORMER[name]), name)
     else:
         raise AttributeError(f"module 'neuronlens' has no attribute {name!r}")
     globals()[name] = value
@@ -57,4 +103,29 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*globals(), *__all__, *_AT})
+
+
+class _Moved:
+    "Finds modules by the paths they had until 0.2, with a warning."
+    def find_spec(self, name, path=None, target=None):
+        room = name.removeprefix("neuronlens.")
+        return _ModuleSpec(name, self) if name.startswith("neuronlens.") and room in _MOVED else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        room = module.__name__.rpartition(".")[2]
+        _warn(module.__name__, _AT[room])
+        homes = [_AT[r] for r in (room, *_MOVED[room].split())]
+
+        def find(name):
+            for home in homes:
+                if hasattr(there := _import_module(home), name):
+                    return getattr(there, name)
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        module.__getattr__, module.__doc__ = find, f"Moved to {', '.join(homes)}."
+
+
+_sys.meta_path.append(_Moved())

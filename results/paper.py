@@ -31,7 +31,7 @@ def plain(t): return " ".join(t.split())
 
 def texts_of(name):
     "(train, validation, test) of a data set: distinct, disjoint texts with the same classes."
-    from neuronlens.data import distinct, read_texts, take
+    from neuronlens.ground.data import distinct, read_texts, take
     how, folder = SETS[name], Path(os.environ["NEURONLENS_DATA"])/name
     pool, test = (distinct(read_texts(folder/f"{f}.csv")) for f in ("train", "test"))
     known = {plain(t) for t in pool.texts}
@@ -49,8 +49,8 @@ def texts_of(name):
 
 def classifier(name, train, seed=SEED):
     "MiniLM fine-tuned on the training texts; trained once per user."
-    from neuronlens.model import minilm
-    from neuronlens.training import fine_tune
+    from neuronlens.models.model import minilm
+    from neuronlens.models.training import fine_tune
     how = {k: SETS[name][k] for k in ("epochs", "lr", "batch_size", "max_length")}
     return fine_tune(minilm(), train, name=f"MiniLM on {SETS[name]['title']}", seed=seed, **how)
 
@@ -66,7 +66,7 @@ def store(table, part, frame, same=()):
     import pandas as pd
     from filelock import FileLock
 
-    from neuronlens.files import atomic
+    from neuronlens.ground.files import atomic
     (HERE.parent/"build").mkdir(exist_ok=True)
     path = HERE/f"{table}.csv"
     frame = frame.copy()
@@ -89,9 +89,9 @@ class Part:
     "A model, its texts, and what was recorded of it."
 
     def __init__(self, name, title, clf, train, validation, test, sites, fit=None):
-        from neuronlens.hooks import anatomy
-        from neuronlens.recording import recorded
-        from neuronlens.statistics import class_statistics
+        from neuronlens.arrays.statistics import class_statistics
+        from neuronlens.models.hooks import anatomy
+        from neuronlens.records.recording import recorded
         self.name, self.title, self.clf = name, title, clf
         self.texts = dict(train=train, validation=validation, test=test)
         last = f"residual.{len(anatomy(clf.model))-1}"
@@ -104,8 +104,8 @@ class Part:
 
     def rankings(self, names):
         "Rankings by name, fitted at the last block; each once."
-        from neuronlens.attribution import ATTRIBUTIONS, attribute
-        from neuronlens.saliency import rank
+        from neuronlens.arrays.saliency import rank
+        from neuronlens.edits.attribution import ATTRIBUTIONS, attribute
         acts, labels = self.fit.at(self.site), self.fit.labels
         for n in names:
             if n in self.known: continue
@@ -117,8 +117,8 @@ class Part:
 
     def plan(self, rankings, ranges, fractions, edit, vote=0., keep=("full", "range"), seed=SEED):
         "Interventions at the last block of some conditions; `seed` draws the random neurons."
-        from neuronlens.ablation import plan
-        from neuronlens.ranges import fit_ranges
+        from neuronlens.arrays.ranges import fit_ranges
+        from neuronlens.edits.ablation import plan
         acts, labels = self.fit.at(self.site), self.fit.labels
         fitted = [fit_ranges(acts, labels, r, statistics=self.statistics) for r in ranges]
         ivs = plan(self.statistics, self.rankings(rankings), fitted, self.site, fractions=fractions, edit=edit, vote=vote, seed=seed,
@@ -126,7 +126,7 @@ class Part:
         return [iv for iv in ivs if iv.condition in keep]
 
     def effects(self, ivs, on="test"):
-        from neuronlens.sweeps import effects_on
+        from neuronlens.edits.sweeps import effects_on
         return effects_on(self.clf, self.texts[on], ivs, recording=self.rec[on], progress=False)
 
 
@@ -136,7 +136,7 @@ TAUS = [.3, .5, 1., 1.5, 2., 2.4, 2.5, 3., 4., 6.]
 
 def sweeps(p):
     "Fraction, tau, range and edit, one at a time; every row on test texts, nothing chosen by them."
-    from neuronlens.ranges import RANGES
+    from neuronlens.arrays.ranges import RANGES
     every = p.plan(["max_activation"], ["gaussian(2.5)"], FRACTIONS, "zero")
     every += p.plan(["dprime"], ["gaussian(2.5)"], FRACTIONS, "mean")
     every += p.plan(["dprime"], ["posterior"], FRACTIONS, "mean", [0., .5], keep=("range",))
@@ -162,9 +162,9 @@ def controls(p):
 
     import pandas as pd
 
-    from neuronlens.ablation import ablate
-    from neuronlens.evidence import compare, over_seeds
-    from neuronlens.presets import preset_grid
+    from neuronlens.edits.ablation import ablate
+    from neuronlens.edits.evidence import compare, over_seeds
+    from neuronlens.edits.presets import preset_grid
     each, matched, both = [], [], p.plan(["dprime"], ["posterior"], [.3, .5, .8], "mean", .5, keep=("range",))
     for draw in range(DRAWS):
         kw = dict(keep=("random",), seed=draw)
@@ -188,8 +188,8 @@ def controls(p):
 
 def by_ranking(p):
     "Every ranking with the same ranges and edits, and how much they agree."
-    from neuronlens.attribution import MODEL_RANKINGS
-    from neuronlens.matching import ranking_agreement
+    from neuronlens.arrays.matching import ranking_agreement
+    from neuronlens.edits.attribution import MODEL_RANKINGS
     names = list(MODEL_RANKINGS)
     every = p.plan(names, ["gaussian(2.5)"], [.3, .5, .8], "mean")
     every += p.plan(names, ["posterior"], [.3, .5, .8], "mean", .5, keep=("range",))
@@ -204,9 +204,9 @@ def by_ranking(p):
 def candidates(p):
     "The interventions of every preset, from which one setting of each is chosen."
 
-    from neuronlens.ablation import linear_edit
-    from neuronlens.erasure import leace
-    from neuronlens.presets import PRESETS, preset_grid
+    from neuronlens.edits.ablation import linear_edit
+    from neuronlens.edits.erasure import leace
+    from neuronlens.edits.presets import PRESETS, preset_grid
     out = {name: preset_grid(p.fit, name, site=p.site, seed=SEED) for name in PRESETS}
     maps = [leace(p.fit.at(p.site), p.fit.labels, c) for c in range(p.C)]
     out["leace"] = [linear_edit(p.clf.classes[m.concept], "leace", p.site, m.matrix, m.bias) for m in maps]
@@ -215,8 +215,8 @@ def candidates(p):
 
 def settled(p, name, ivs, effects=None):
     "(the interventions of the chosen setting, what was chosen and how well it did on validation texts)."
-    from neuronlens.choice import choose
-    from neuronlens.setting import setting_keys
+    from neuronlens.edits.choice import choose
+    from neuronlens.ground.setting import setting_keys
     effects = effects or p.effects(ivs, "validation")
     row = choose(effects, at=.05, margin=.015, presets={name: {}}).frame.iloc[0]
     rows = effects.frame[effects.frame.condition != "base"].reset_index(drop=True)
@@ -232,10 +232,10 @@ def matching(p):
 
     import pandas as pd
 
-    from neuronlens.ablation import ablate
-    from neuronlens.choice import MATCHED, trade_off
-    from neuronlens.effects import measure_effects
-    from neuronlens.evidence import compare, intervals
+    from neuronlens.edits.ablation import ablate
+    from neuronlens.edits.choice import MATCHED, trade_off
+    from neuronlens.edits.effects import measure_effects
+    from neuronlens.edits.evidence import compare, intervals
     chosen, settings, curves = {}, [], []
     for name, ivs in candidates(p).items():
         chosen[name], row, effects = settled(p, name, ivs)
@@ -274,9 +274,9 @@ def information(p):
     test texts: a linear probe, a forest, and a linear probe that learned from shuffled labels, which has nothing to read."""
     import pandas as pd
 
-    from neuronlens.ablation import edited_acts
-    from neuronlens.erasure import fresh_scores, information_left, unedited
-    from neuronlens.evidence import shuffled_labels
+    from neuronlens.edits.ablation import edited_acts
+    from neuronlens.edits.erasure import fresh_scores, information_left, unedited
+    from neuronlens.edits.evidence import shuffled_labels
     chosen, out, learn, test = settle(p), [], p.rec["validation"], p.rec["test"]
     ways = dict(linear=(fresh_scores, learn.labels), forest=(forest, learn.labels),
                 shuffled=(fresh_scores, shuffled_labels(learn.labels, SEED)))
@@ -297,7 +297,7 @@ def information(p):
 
 def some(texts, tokens_each, budget, least=4):
     "A few texts, equally many of every class and at least so many, that make about so many tokens."
-    from neuronlens.data import balance
+    from neuronlens.ground.data import balance
     return balance(texts, min(max(int(least), int(budget/tokens_each/len(texts.classes))), int(texts.counts().min())), seed=SEED)
 
 
@@ -319,7 +319,7 @@ HALVES = {"tokens": {"half": ("range", "posterior", "mean", [.5, .6]), "random":
 
 def ways(p, site, tokens, fitted_at, how, fraction, draw):
     "The interventions of one way at a block; random neurons by the number of the draw."
-    from neuronlens.sweeps import grid
+    from neuronlens.edits.sweeps import grid
     condition, ranges, edit, vote = how
     every = grid(p.fit, rankings="dprime", fractions=fraction, ranges=ranges, edit=edit, vote=vote, sites=site, fitted_at=fitted_at,
                  tokens=tokens, seed=SEED+draw)
@@ -330,8 +330,8 @@ def measured(p, texts, lists):
     "Effects of several lists of interventions, each with the base rows, from one run."
     import pandas as pd
 
-    from neuronlens.effects import Effects
-    from neuronlens.sweeps import effects_on
+    from neuronlens.edits.effects import Effects
+    from neuronlens.edits.sweeps import effects_on
     frame = effects_on(p.clf, texts, [iv for ivs in lists for iv in ivs], progress=False).frame
     base, rows = frame[frame.condition == "base"].drop_duplicates("concept"), frame[frame.condition != "base"]
     ends = np.cumsum([0, *map(len, lists)])
@@ -342,7 +342,7 @@ def blocks(p, which, tokens_each, of=WAYS, fraction=1., budget=5000, least=6):
     "What each way reaches at every other block: settled on some validation texts, measured on some test texts."
     import pandas as pd
 
-    from neuronlens.ablation import record_tokens
+    from neuronlens.edits.ablation import record_tokens
     few, sites = some(p.texts["train"], tokens_each, 4*budget, 4*least), [f"residual.{b}" for b in which]
     trial, texts = some(p.texts["validation"], tokens_each, budget, least), some(p.texts["test"], tokens_each, 1.5*budget, 1.5*least)
     tokens = record_tokens(p.clf, few, sites, seed=SEED, progress=False)
@@ -375,10 +375,10 @@ def shapes(p):
     "What the activations look like, and what the classes share."
     import pandas as pd
 
-    from neuronlens.distributions import fit_distributions
-    from neuronlens.firing import firing_matrix
-    from neuronlens.overlap import set_overlap
-    from neuronlens.ranges import fit_ranges
+    from neuronlens.arrays.distributions import fit_distributions
+    from neuronlens.arrays.firing import firing_matrix
+    from neuronlens.arrays.overlap import set_overlap
+    from neuronlens.arrays.ranges import fit_ranges
     acts, labels, classes = p.fit.at(p.site), p.fit.labels, p.fit.classes
     few = np.sort(np.concatenate([np.flatnonzero(labels == c)[:FEW] for c in range(p.C)]))
     same = fit_distributions(acts[few], labels[few], classes).summary().set_index("class").gaussian
@@ -404,7 +404,7 @@ def base_table(p):
     "What the model answers before any edit."
     import pandas as pd
 
-    from neuronlens.recording import recording_frame
+    from neuronlens.records.recording import recording_frame
     rows = [recording_frame(p.rec[k]).assign(texts_of=k, model=p.title) for k in ("train", "validation", "test")]
     store("base", p.name, pd.concat(rows, ignore_index=True))
 
@@ -413,8 +413,8 @@ def seeds(p, more=(1, 2)):
     "The same with classifiers that other seeds trained: settings chosen anew, and how many salient neurons they share."
     import pandas as pd
 
-    from neuronlens.overlap import set_overlap
-    from neuronlens.presets import preset_grid
+    from neuronlens.arrays.overlap import set_overlap
+    from neuronlens.edits.presets import preset_grid
     out, salient = [], {}
     for seed in (SEED, *more):
         q = p if seed == SEED else minilm_part(p.name, seed, sites=[])
@@ -435,7 +435,7 @@ def seeds(p, more=(1, 2)):
 
 def each_tokens(p):
     "About how many tokens a text has."
-    from neuronlens.batches import encode
+    from neuronlens.models.batches import encode
     some = p.texts["test"].texts[:200]
     return sum(map(len, encode(p.clf, some).ids))/len(some)
 
@@ -451,9 +451,9 @@ TEMPLATE, VERBALIZERS = "Article: {text}\nTopic:", (" Business", " Technology", 
 
 def smollm2_part():
     "SmolLM2 asked for the topic of AG News texts with four worked examples; fitted on the texts that it answers correctly."
-    from neuronlens.data import balance
-    from neuronlens.prompt import calibrated, make_prompt, smollm2_prompted
-    from neuronlens.recording import correct_only
+    from neuronlens.ground.data import balance
+    from neuronlens.models.prompt import calibrated, make_prompt, smollm2_prompted
+    from neuronlens.records.recording import correct_only
     train, validation, test = texts_of("ag_news")
     assert train.classes == ("Business", "Sci/Tech", "Sports", "World")
     prompt, rest = make_prompt(train, TEMPLATE, shots=4, seed=SEED, verbalizers=VERBALIZERS)
@@ -468,7 +468,7 @@ LOWER, CLOSELY = range(29), (14, 24) # Blocks below the last of 30, and those at
 
 def language(p):
     "What the presets do to SmolLM2 as a language model: perplexity on WikiText-2, accuracy on MMLU."
-    from neuronlens.language import language_effects, read_questions
+    from neuronlens.edits.language import language_effects, read_questions
     data = Path(os.environ["NEURONLENS_DATA"])
     questions = read_questions(data/"mmlu"/"test", per_subject=2, seed=SEED)
     text = (data/"wikitext2"/"raw_wiki.test.raw").read_text(encoding="utf-8")
@@ -481,8 +481,8 @@ def vocabulary(p):
     "Confidence of SmolLM2 in the right answer's first token, in the whole vocabulary, before and after the presets."
     import pandas as pd
 
-    from neuronlens.ablation import edited_acts
-    from neuronlens.recording import vocabulary_confidence
+    from neuronlens.edits.ablation import edited_acts
+    from neuronlens.records.recording import vocabulary_confidence
     x, y, rows = p.rec["test"].at(p.site), p.rec["test"].labels, []
     base = vocabulary_confidence(p.clf, x, y)
     for name, ivs in settle(p).items():
@@ -504,7 +504,7 @@ def positions(p):
     "How often ranges that were fitted at the readout fire there and at all other tokens."
     from dataclasses import replace
 
-    from neuronlens.language import firing_by_position
+    from neuronlens.edits.language import firing_by_position
     ivs = [replace(iv, condition=n) for n, own in settle(p).items() if n not in ("full", "leace") for iv in own]
     store("positions", p.name, firing_by_position(p.clf, some(p.texts["test"], each_tokens(p), 10_000), ivs))
 
@@ -531,7 +531,7 @@ def main(asked):
 
     import pandas as pd
 
-    from neuronlens.provenance import versions
+    from neuronlens.records.provenance import versions
     if strange := [x for x in asked if x not in PARTS and x not in STEPS]:
         raise SystemExit(f"nothing is called {strange[0]!r}; there are the parts {', '.join(PARTS)} and the steps {', '.join(STEPS)}")
     for part in [x for x in asked if x in PARTS] or PARTS:

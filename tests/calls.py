@@ -30,9 +30,9 @@ from neuronlens import (
     statistics,
     testing,
 )
-from neuronlens.ablation import plan, rest_quantiles
-from neuronlens.core import InputError
-from neuronlens.data import make_texts
+from neuronlens.edits.ablation import plan, rest_quantiles
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import make_texts
 
 PLAIN = [lambda x: x, np.ndarray.tolist, lambda x: x.astype(np.float32), lambda x: x.astype(np.float64), torch.as_tensor,
          lambda x: torch.as_tensor(x).double().requires_grad_(), pd.DataFrame, lambda x: pd.DataFrame(x).astype('Float64'),

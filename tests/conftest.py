@@ -260,7 +260,7 @@ def cli():
     "Calls the command line in this process; the result has exit_code, stdout, stderr, exception."
     from typer.testing import CliRunner
 
-    from neuronlens.cli import app
+    from neuronlens.studies.cli import app
     return lambda *args: CliRunner().invoke(app, [str(a) for a in args])
 
 

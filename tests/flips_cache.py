@@ -14,14 +14,14 @@ from conftest import make_folder, make_frame
 
 
 def texts(seed):
-    from neuronlens.data import make_texts
+    from neuronlens.ground.data import make_texts
     df = make_frame(6, seed)
     return make_texts(df.text.tolist(), df.label.tolist(), source=f'words{seed}.csv')
 
 
 def numbers(clf):
     "All that a classifier is."
-    from neuronlens.provenance import tokenizer_hash
+    from neuronlens.records.provenance import tokenizer_hash
     return {k: v.numpy() for k, v in clf.model.state_dict().items()} | dict(
         about=[clf.classes, clf.max_length, clf.readout, clf.sha256, tokenizer_hash(clf.tokenizer)])
 
@@ -38,8 +38,8 @@ def same(a, b):
 def flips(n, seed, home, encoder):
     "Flip `n` bits in a cache in `home`, one at a time, and ask for what it holds; what was wrong about it, by file and bit."
     from neuronlens import recording, shards
-    from neuronlens.cache import cache_folder
-    from neuronlens.training import fine_tune
+    from neuronlens.ground.cache import cache_folder
+    from neuronlens.models.training import fine_tune
     rng, wrong = np.random.default_rng(seed), []
     def tuned(): return fine_tune(encoder, texts(1), epochs=1, max_length=16, device='cpu', progress=False)
     with patch.dict(os.environ, NEURONLENS_CACHE=str(home)), patch.object(shards, 'SHARD_TEXTS', 8):
@@ -72,7 +72,7 @@ def main():
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from neuronlens.trials import quiet
+    from neuronlens.models.trials import quiet
     n, seed = (int(a) for a in [*sys.argv[1:], *('500', '0')[len(sys.argv)-1:]])
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

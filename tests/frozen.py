@@ -48,8 +48,8 @@ def interventions_frame(ivs):
 
 def swept(clf, train, test, tokens):
     "Every grid on one model, measured; a row an intervention."
-    from neuronlens.effects import MEASURES, measure_effects
-    from neuronlens.sweeps import changes_on, grid
+    from neuronlens.edits.effects import MEASURES, measure_effects
+    from neuronlens.edits.sweeps import changes_on, grid
     ivs = [iv for g in GRIDS for iv in grid(train, tokens=tokens if 'fitted_at' in g else None, **g)]
     done = changes_on(clf, test, ivs, progress=False)
     measured = measure_effects(done).frame
@@ -61,15 +61,15 @@ def tables(folder):
     "Every frozen table of the tiny models."
     import torch
 
-    from neuronlens.ablation import record_tokens
-    from neuronlens.data import make_texts
-    from neuronlens.evidence import intervals
-    from neuronlens.firing import firing_matrix
-    from neuronlens.model import load_classifier
-    from neuronlens.overlap import set_overlap
-    from neuronlens.ranges import fit_ranges
-    from neuronlens.recording import record
-    from neuronlens.saliency import rank
+    from neuronlens.arrays.firing import firing_matrix
+    from neuronlens.arrays.overlap import set_overlap
+    from neuronlens.arrays.ranges import fit_ranges
+    from neuronlens.arrays.saliency import rank
+    from neuronlens.edits.ablation import record_tokens
+    from neuronlens.edits.evidence import intervals
+    from neuronlens.ground.data import make_texts
+    from neuronlens.models.model import load_classifier
+    from neuronlens.records.recording import record
     torch.set_num_threads(1)
     fit, other = make_frame(20, 1), make_frame(12, 2)
     train, test = (make_texts(df.text.tolist(), df.label.tolist()) for df in (fit, other))

@@ -29,7 +29,7 @@ def started(study, out, cache):
         import torch
 
         from neuronlens import report
-        from neuronlens.cli import app
+        from neuronlens.studies.cli import app
         torch.set_num_threads(1)
         report.write_figures = lambda *args, **kw: []
         try: app(['run', str(study), '--out', str(out), '--quiet'])

@@ -28,16 +28,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFIERS
 from transformers.utils import logging
 
-from neuronlens.batches import batches, encode
-from neuronlens.core import InputError
-from neuronlens.data import make_texts
-from neuronlens.hooks import Site, anatomy, before, hooked, logits, run
-from neuronlens.language import generate
-from neuronlens.model import make_classifier
-from neuronlens.prompt import Prompt, calibrated, class_probabilities, make_prompted
-from neuronlens.recording import record
-from neuronlens.rounding import apart, score_size, steps_of
-from neuronlens.trials import call_options
+from neuronlens.edits.language import generate
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import make_texts
+from neuronlens.ground.rounding import apart, score_size, steps_of
+from neuronlens.models.batches import batches, encode
+from neuronlens.models.hooks import Site, anatomy, before, hooked, logits, run
+from neuronlens.models.model import make_classifier
+from neuronlens.models.prompt import Prompt, calibrated, class_probabilities, make_prompted
+from neuronlens.models.trials import call_options
+from neuronlens.records.recording import record
 
 WORDS = "river stone cloud bread tiger lamp green music window paper salt train".split()
 SHAPE = dict(vocab_size=120, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2, intermediate_size=24,

@@ -10,11 +10,10 @@ STUB = Path(neuronlens.__file__).with_name("__init__.pyi")
 
 
 def stub():
-    "One import for every room, each name under its own name, which makes it public; then the rooms themselves."
+    "One import for every name, under its own name, which makes it public; then the rooms."
     out = ["# Made by tests/stub.py from __init__.py: what loads on first use, for editors and type checkers.", "__version__: str", ""]
-    for room, names in neuronlens._ROOMS.items():
-        out += [f"from .{room} import {n} as {n}" for n in sorted(names.split())]
-    out += [f"from . import {m} as {m}" for m in sorted(neuronlens._MODULES)]
+    for room, names in neuronlens._NAMES.items(): out += [f"from .{room} import {n} as {n}" for n in sorted(names.split())]
+    for floor, rooms in neuronlens._ROOMS.items(): out += [f"from .{floor} import {r} as {r}" for r in sorted(rooms.split())]
     return "\n".join(out)+"\n"
 
 

@@ -14,14 +14,14 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from neuronlens import batches as batches_room
-from neuronlens.ablation import ablate
-from neuronlens.batches import Batch, batches, encode, pad
-from neuronlens.core import InputError
-from neuronlens.data import make_texts, take
-from neuronlens.hooks import EMBEDDING, Site, anatomy, answer, before, logits, parse_site, run
-from neuronlens.model import make_classifier
-from neuronlens.recording import record
-from neuronlens.rounding import agree, apart
+from neuronlens.edits.ablation import ablate
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import make_texts, take
+from neuronlens.ground.rounding import agree, apart
+from neuronlens.models.batches import Batch, batches, encode, pad
+from neuronlens.models.hooks import EMBEDDING, Site, anatomy, answer, before, logits, parse_site, run
+from neuronlens.models.model import make_classifier
+from neuronlens.records.recording import record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -288,7 +288,7 @@ def test_hooks_are_gone(case, monkeypatch):
             only_mine()
         with pytest.raises(RuntimeError): answer(clf, torch.zeros(6, 7))
         only_mine()
-    monkeypatch.setattr("neuronlens.ablation.replacement", broken)
+    monkeypatch.setattr("neuronlens.edits.ablation.replacement", broken)
     with pytest.raises(Interrupt): ablate(clf, LABELLED, case.ivs, progress=False)
     only_mine()
     handle.remove()

@@ -7,14 +7,14 @@ import pytest
 import torch
 from tiny import BEYOND, same_answers
 
-from neuronlens.attribution import ATTRIBUTIONS, MODEL_RANKINGS, Attributions, attribute, attributions, rank_model
-from neuronlens.batches import encode, pad, read, readout_weights
-from neuronlens.core import InputError
-from neuronlens.data import make_texts
-from neuronlens.hooks import Site, anatomy, parse_site
-from neuronlens.model import load_classifier
-from neuronlens.recording import record
-from neuronlens.rounding import agree, apart, steps_of
+from neuronlens.edits.attribution import ATTRIBUTIONS, MODEL_RANKINGS, Attributions, attribute, attributions, rank_model
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import make_texts
+from neuronlens.ground.rounding import agree, apart, steps_of
+from neuronlens.models.batches import encode, pad, read, readout_weights
+from neuronlens.models.hooks import Site, anatomy, parse_site
+from neuronlens.models.model import load_classifier
+from neuronlens.records.recording import record
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 captum = pytest.importorskip('captum.attr', reason="captum is not installed; `pip install captum==0.9` brings the oracle")
@@ -180,8 +180,8 @@ def test_padding_on_the_other_side_changes_nothing(clf, texts, site, monkeypatch
 def test_the_last_block_runs_no_text(clf, texts, monkeypatch):
     rec = record(clf, texts, progress=False)
     wanted = attribute(clf, texts, recording=rec, progress=False).scores
-    monkeypatch.setattr('neuronlens.attribution.run', None)
-    monkeypatch.setattr('neuronlens.attribution.encode', None)
+    monkeypatch.setattr('neuronlens.edits.attribution.run', None)
+    monkeypatch.setattr('neuronlens.edits.attribution.encode', None)
     np.testing.assert_array_equal(attribute(clf, texts, recording=rec, progress=False).scores, wanted)
 
 
@@ -229,8 +229,8 @@ def test_any_ranking_by_name(clf, texts):
 
 def test_bad_input_is_refused_before_anything_runs(clf, texts, monkeypatch):
     rec, other = record(clf, texts, progress=False), record(replace(clf, readout='mean'), texts, progress=False)
-    monkeypatch.setattr('neuronlens.attribution.record', None)
-    monkeypatch.setattr('neuronlens.attribution.encode', None)
+    monkeypatch.setattr('neuronlens.edits.attribution.record', None)
+    monkeypatch.setattr('neuronlens.edits.attribution.encode', None)
     for said, kw in (("no attribution is called 'x'", dict(method='x')), ("steps=0", dict(method=ATTRIBUTIONS[1], steps=0)),
                      ("block 7 is beyond", dict(site='mlp.7')), ("'mlp.0' was not recorded", dict(site='mlp.0', recording=rec)),
                      ("readout 'mean'", dict(recording=other))):

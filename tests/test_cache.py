@@ -23,14 +23,14 @@ from conftest import make_frame
 from flips_cache import flips, held, numbers, same
 
 from neuronlens import cache, files, provenance, shards
-from neuronlens.cache import cache_folder, clear, entries, hold, in_use, size_limit, trim
-from neuronlens.core import InputError
-from neuronlens.data import make_texts
-from neuronlens.files import DiskFull, atomic, neighbour, sweep, write_arrays
-from neuronlens.model import load_classifier
-from neuronlens.recording import Recording, record, recorded, save_recording
-from neuronlens.store import Store
-from neuronlens.training import fine_tune, save_classifier
+from neuronlens.ground.cache import cache_folder, clear, entries, hold, in_use, size_limit, trim
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import make_texts
+from neuronlens.ground.files import DiskFull, atomic, neighbour, sweep, write_arrays
+from neuronlens.models.model import load_classifier
+from neuronlens.models.training import fine_tune, save_classifier
+from neuronlens.records.recording import Recording, record, recorded, save_recording
+from neuronlens.records.store import Store
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache')
 DEAD = 2**22+1
@@ -428,7 +428,8 @@ def test_a_damaged_model_is_trained_again(how, tuned, encoder, own_cache):
     assert same(numbers(clf), tuned.what) and len(told) == 1
     assert str(first) in told[0] and said in told[0] and told[0].endswith('; it is made again')
     assert {p.name: p.read_bytes() for p in first.iterdir()} == files
-    with patch('neuronlens.training._train', lambda *a: pytest.fail('trained again')): assert again(lambda: tune(encoder, some(1)))[1] == []
+    with patch('neuronlens.models.training._train', lambda *a: pytest.fail('trained again')):
+        assert again(lambda: tune(encoder, some(1)))[1] == []
 
 
 def test_a_damaged_conversion_is_made_again(bert, monkeypatch, tmp_path):
@@ -703,7 +704,7 @@ def test_a_cache_that_can_only_be_read_is_read(disk, clf, encoder, monkeypatch):
     monkeypatch.setenv('NEURONLENS_CACHE', str(at))
     first = numbers(tune(encoder, some(1))), held(recorded(clf, some(1), progress=False))
     remount(at, 'ro')
-    monkeypatch.setattr('neuronlens.training._train', lambda *a: pytest.fail('trained again'))
+    monkeypatch.setattr('neuronlens.models.training._train', lambda *a: pytest.fail('trained again'))
     monkeypatch.setattr(shards, 'read_shard', lambda *a: pytest.fail('recorded again'))
     second, told = again(lambda: (numbers(tune(encoder, some(1))), held(recorded(clf, some(1), progress=False))))
     assert told == [] and all(map(same, first, second))
@@ -787,7 +788,7 @@ def test_an_ignored_signal_stays_ignored(cli, own_cache, monkeypatch):
 def test_nobody_listens(to, status, said, own_cache, tmp_path):
     "A closed or full standard output, and a reader that has gone, end it with a sentence or without a word."
     keep('models', '0'*16)
-    code = 'from neuronlens.cli import main; main()'
+    code = 'from neuronlens.studies.cli import main; main()'
     call = f'{shlex.join([sys.executable, "-c", code, "cache"])} {to if to.startswith(">") else ""}; echo $? > status'
     p = subprocess.run(['bash', '-c', f'({call}) {to}' if to.startswith('|') else call], capture_output=True, text=True, cwd=tmp_path,
                        env=os.environ | dict(PYTHONPATH=os.pathsep.join(sys.path)))

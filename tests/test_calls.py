@@ -9,17 +9,53 @@ import torch
 from calls import CALLS, STRANGE, Maker, call, calls
 
 from neuronlens import ranges, regions
-from neuronlens.choice import (
+from neuronlens.arrays.distributions import compare_fits
+from neuronlens.arrays.firing import (
+    firing_rates,
+    members,
+    predicted_collateral,
+    range_purity,
+    share_inside,
+)
+from neuronlens.arrays.matching import (
+    cka,
+    family_overlap,
+    ranking_agreement,
+)
+from neuronlens.arrays.overlap import (
+    over_common,
+    pair_overlap,
+    set_overlap,
+)
+from neuronlens.arrays.probing import (
+    fit_probe,
+    probe_layers,
+)
+from neuronlens.arrays.quantiles import batch_quantiles, quantiles_from_arrays
+from neuronlens.arrays.ranges import fit_ranges
+from neuronlens.arrays.saliency import Ranking, average_precision, mutual_information, random, rank
+from neuronlens.arrays.separation import separation
+from neuronlens.arrays.sparsity import (
+    elastic_net_path,
+    probe_by_count,
+    sparsest_probe,
+)
+from neuronlens.arrays.statistics import class_statistics
+from neuronlens.arrays.testing import (
+    accuracy_draws,
+    accuracy_interval,
+    holm,
+    sign_flips,
+    unseen,
+)
+from neuronlens.edits.choice import (
     choose,
     matched,
     trade_off,
 )
-from neuronlens.core import InputError, labelled
-from neuronlens.data import balance, make_texts, read_chunks, read_texts, take
-from neuronlens.distributions import compare_fits
-from neuronlens.effects import changes_of, measure, measure_effects
-from neuronlens.erasure import information_left, leace, unedited
-from neuronlens.evidence import (
+from neuronlens.edits.effects import changes_of, measure, measure_effects
+from neuronlens.edits.erasure import information_left, leace, unedited
+from neuronlens.edits.evidence import (
     compare,
     contributions,
     intervals,
@@ -27,45 +63,9 @@ from neuronlens.evidence import (
     random_ranges,
     shuffled_labels,
 )
-from neuronlens.firing import (
-    firing_rates,
-    members,
-    predicted_collateral,
-    range_purity,
-    share_inside,
-)
-from neuronlens.matching import (
-    cka,
-    family_overlap,
-    ranking_agreement,
-)
-from neuronlens.overlap import (
-    over_common,
-    pair_overlap,
-    set_overlap,
-)
-from neuronlens.probing import (
-    fit_probe,
-    probe_layers,
-)
-from neuronlens.quantiles import batch_quantiles, quantiles_from_arrays
-from neuronlens.ranges import fit_ranges
-from neuronlens.saliency import Ranking, average_precision, mutual_information, random, rank
-from neuronlens.separation import separation
-from neuronlens.setting import Setting
-from neuronlens.sparsity import (
-    elastic_net_path,
-    probe_by_count,
-    sparsest_probe,
-)
-from neuronlens.statistics import class_statistics
-from neuronlens.testing import (
-    accuracy_draws,
-    accuracy_interval,
-    holm,
-    sign_flips,
-    unseen,
-)
+from neuronlens.ground.core import InputError, labelled
+from neuronlens.ground.data import balance, make_texts, read_chunks, read_texts, take
+from neuronlens.ground.setting import Setting
 
 X = np.random.default_rng(0).normal(size=(12, 3))
 Y = np.repeat([0, 1, 2], 4)

@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 from test_evidence import effects, outcome
 
-from neuronlens.choice import MATCHED, apply, choose, matched, staircase, trade_off
-from neuronlens.core import InputError
-from neuronlens.effects import Effects, load_effects, measure_effects
-from neuronlens.evidence import intervals
+from neuronlens.edits.choice import MATCHED, apply, choose, matched, staircase, trade_off
+from neuronlens.edits.effects import Effects, load_effects, measure_effects
+from neuronlens.edits.evidence import intervals
+from neuronlens.ground.core import InputError
 
 ROWS = [("full", .1, .5, .1), ("full", .3, .04, .4), ("full", .5, .0, .6), ("full", .7, .2, .7), ("range", .1, .6, .05),
         ("range", .3, .1, .2)]

@@ -4,15 +4,15 @@ import pandas as pd
 import pytest
 
 import neuronlens as nl
-from neuronlens.core import InputError
-from neuronlens.data import make_texts
-from neuronlens.firing import members, normal_rates, predicted_collateral
-from neuronlens.matching import family_overlap
-from neuronlens.overlap import set_overlap
-from neuronlens.quantiles import batch_quantiles, quantiles_from_arrays
-from neuronlens.ranges import fit_ranges
-from neuronlens.saliency import Ranking, rank
-from neuronlens.statistics import class_statistics, need_alike
+from neuronlens.arrays.firing import members, normal_rates, predicted_collateral
+from neuronlens.arrays.matching import family_overlap
+from neuronlens.arrays.overlap import set_overlap
+from neuronlens.arrays.quantiles import batch_quantiles, quantiles_from_arrays
+from neuronlens.arrays.ranges import fit_ranges
+from neuronlens.arrays.saliency import Ranking, rank
+from neuronlens.arrays.statistics import class_statistics, need_alike
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import make_texts
 
 X, Y = np.random.default_rng(0).normal(size=(60, 6)), np.arange(60) % 3
 X[:, 0] += Y
@@ -24,7 +24,7 @@ SETS = OF[A][1].salient(.5)
 
 @pytest.mark.parametrize('other, said', [(OF[B], r"of classes \('a', .* but .* of \('c', "), (NARROW, 'of 6 neurons but .* of 2')])
 @pytest.mark.parametrize('combine', [
-    lambda s, k, r: nl.ranking_agreement({'1': OF[A][1], '2': k}), lambda s, k, r: predicted_collateral(OF[A][2], s, SETS),
+    lambda s, k, r: nl.matching.ranking_agreement({'1': OF[A][1], '2': k}), lambda s, k, r: predicted_collateral(OF[A][2], s, SETS),
     lambda s, k, r: predicted_collateral(OF[A][2], s, SETS, rates=np.zeros((3, 3, 6))), lambda s, k, r: normal_rates(OF[A][2], s),
     lambda s, k, r: need_alike(one=OF[A][2], nothing=None, two=r)])
 def test_results_of_other_classes_or_neurons_are_not_combined(combine, other, said):
@@ -33,7 +33,7 @@ def test_results_of_other_classes_or_neurons_are_not_combined(combine, other, sa
 
 
 @pytest.mark.parametrize('rename', [
-    lambda c: nl.firing_matrix(X, Y, OF[A][2], SETS, c), lambda c: nl.ranking_agreement({'1': OF[A][1], '2': OF[A][1]}, c),
+    lambda c: nl.firing_matrix(X, Y, OF[A][2], SETS, c), lambda c: nl.matching.ranking_agreement({'1': OF[A][1], '2': OF[A][1]}, c),
     lambda c: nl.firing_matrix(X, Y, OF[A][2], dict(zip(c, SETS, strict=True))),
     lambda c: set_overlap(dict(zip(c, SETS, strict=True)), 6, A),
     lambda c: rank(X, Y, classes=c, statistics=OF[A][0]), lambda c: rank(X, Y, 'random', classes=c, statistics=OF[A][0]),
@@ -64,8 +64,9 @@ def test_statistics_beside_their_own_activations():
 @pytest.mark.parametrize('of', [
     lambda c: class_statistics(X, Y, c), lambda c: rank(X, Y, classes=c), lambda c: fit_ranges(X, Y, classes=c),
     lambda c: Ranking(X[:3], 'x', c),
-    lambda c: members(SETS, 6, c), lambda c: family_overlap({'1': SETS, '2': SETS}, 6, c), lambda c: nl.fit_probe(X, Y, classes=c),
-    lambda c: quantiles_from_arrays(batch_quantiles(X, Y, A).to_arrays(), c), lambda c: nl.ranking_agreement({'1': X[:3], '2': X[3:6]}, c)])
+    lambda c: members(SETS, 6, c), lambda c: family_overlap({'1': SETS, '2': SETS}, 6, c), lambda c: nl.probing.fit_probe(X, Y, classes=c),
+    lambda c: quantiles_from_arrays(batch_quantiles(X, Y, A).to_arrays(), c),
+    lambda c: nl.matching.ranking_agreement({'1': X[:3], '2': X[3:6]}, c)])
 def test_classes_are_different_names_in_order(of, names):
     with pytest.raises(InputError, match='^classes='): of(names)
 

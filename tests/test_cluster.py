@@ -17,11 +17,11 @@ import torch
 from conftest import make_frame
 
 from neuronlens import cluster, shards, store, summary
-from neuronlens.cluster import Rows, cluster_cost, spans, summarise_on_ray
-from neuronlens.core import InputError
-from neuronlens.data import read_chunks
-from neuronlens.model import load_classifier
-from neuronlens.summary import summarise, summary_arrays
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import read_chunks
+from neuronlens.models.model import load_classifier
+from neuronlens.records.cluster import Rows, cluster_cost, spans, summarise_on_ray
+from neuronlens.records.summary import summarise, summary_arrays
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 SITES = ['residual.0', 'mlp.1']
@@ -123,7 +123,7 @@ def test_ray_that_is_not_there_is_one_sentence(bert, files, monkeypatch):
 
 
 def test_ray_is_loaded_last():
-    code = "import sys, neuronlens.cluster; print('ray' in sys.modules)"
+    code = "import sys, neuronlens.records.cluster; print('ray' in sys.modules)"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'False\n'
 
 
@@ -255,7 +255,7 @@ def a_worker(bert, **kw):
 
 def test_complaints_of_workers_are_one_sentence(bert, files, tmp_path):
     "A worker that has another model, or breaks on a text, says so with the name of its machine."
-    from neuronlens.training import save_classifier
+    from neuronlens.models.training import save_classifier
     clf, work = load_classifier(bert, device='cpu'), json.dumps(dict(shard=0, digest='', spans=[[str(files/'2.jsonl'), 0, 5]]))
     host = os.uname().nodename
     assert a_worker(bert).one(work)['error'] == f"{host}: {files/'2.jsonl'}: not the file that the driver has read"
@@ -278,7 +278,7 @@ def test_what_makes_no_sense_is_refused(bert, files, tmp_path):
 
 DRIVER = """
 import sys
-from neuronlens.cluster import summarise_on_ray
+from neuronlens.records.cluster import summarise_on_ray
 summarise_on_ray(*sys.argv[1:3], ['residual.0', 'mlp.1'], workers=2, size=4, folder=sys.argv[3], address=sys.argv[4], progress=False)
 """
 

@@ -4,8 +4,7 @@ import pytest
 from scipy.stats import false_discovery_control
 from statsmodels.stats.diagnostic import lilliefors as lilliefors_elsewhere
 
-from neuronlens.core import InputError
-from neuronlens.distributions import (
+from neuronlens.arrays.distributions import (
     FITS,
     compare_fits,
     fit_distributions,
@@ -15,6 +14,7 @@ from neuronlens.distributions import (
     mixture_logpdf,
     second_mode,
 )
+from neuronlens.ground.core import InputError
 
 
 @pytest.mark.parametrize('n', [5, 12, 60, 100])

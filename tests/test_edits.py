@@ -10,7 +10,10 @@ from scipy.stats import ks_2samp
 from test_architectures import LABELLED, TEXTS, classifier
 from tiny import BEYOND, answers_apart, clear, everywhere, same_answers
 
-from neuronlens.ablation import (
+from neuronlens.arrays.ranges import fit_ranges
+from neuronlens.arrays.saliency import rank
+from neuronlens.arrays.statistics import class_statistics
+from neuronlens.edits.ablation import (
     EDITS,
     Neurons,
     ablate,
@@ -24,20 +27,17 @@ from neuronlens.ablation import (
     resample,
     rest_quantiles,
 )
-from neuronlens.batches import batches, encode, pad
-from neuronlens.core import InputError
-from neuronlens.data import take
-from neuronlens.effects import MEASURES, measure_effects
-from neuronlens.evidence import intervals
-from neuronlens.hooks import anatomy, logits, parse_site, run
-from neuronlens.live import edit_text
-from neuronlens.ranges import fit_ranges
-from neuronlens.recording import record
-from neuronlens.rounding import agree, apart, rounding, score_size
-from neuronlens.saliency import rank
-from neuronlens.setting import SETTINGS
-from neuronlens.statistics import class_statistics
-from neuronlens.sweeps import effects_on, estimate, grid
+from neuronlens.edits.effects import MEASURES, measure_effects
+from neuronlens.edits.evidence import intervals
+from neuronlens.edits.live import edit_text
+from neuronlens.edits.sweeps import effects_on, estimate, grid
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import take
+from neuronlens.ground.rounding import agree, apart, rounding, score_size
+from neuronlens.ground.setting import SETTINGS
+from neuronlens.models.batches import batches, encode, pad
+from neuronlens.models.hooks import anatomy, logits, parse_site, run
+from neuronlens.records.recording import record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 EVERY = ["zero", "mean", "dampen", "dampen(0.3)", "adaptive", "adaptive(0.7)", "scale(1.5)", "shift", "shift(0.4)", "transport",

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from neuronlens.core import InputError
-from neuronlens.effects import MEASURES, changes_of, disturbance, effects_of, load_effects, measure, measure_effects, tally
-from neuronlens.evidence import compare, contributions, intervals
-from neuronlens.setting import Setting
+from neuronlens.edits.effects import MEASURES, changes_of, disturbance, effects_of, load_effects, measure, measure_effects, tally
+from neuronlens.edits.evidence import compare, contributions, intervals
+from neuronlens.ground.core import InputError
+from neuronlens.ground.setting import Setting
 
 # Five texts of three classes; the edit aims at class 0
 GOLD = np.array([0, 0, 1, 1, 2])

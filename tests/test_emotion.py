@@ -14,7 +14,7 @@ def study():
     "The study of results/emotion.toml, run anew; the fine-tuned classifier is kept."
     if not (DATA / "emotion/train.csv").is_file():
         pytest.skip("the Emotion data set is not here; set NEURONLENS_DATA to a folder with emotion/train.csv and test.csv")
-    from neuronlens.study import read_study, run_study
+    from neuronlens.studies.study import read_study, run_study
     before = os.environ.get("NEURONLENS_DATA")
     os.environ["NEURONLENS_DATA"] = str(DATA)
     try:
@@ -35,8 +35,8 @@ def test_range_spares_auxiliary_confidence(study):
 def test_stored_table_is_current(study):
     """results/emotion.csv holds the same rows. Another machine trains a slightly different model: means over concepts may move by
     .15 (seen: .03), one row in four by more than that (seen: one in thirteen, .26 at most)."""
-    from neuronlens.effects import MEASURES, load_effects
-    from neuronlens.setting import SETTINGS
+    from neuronlens.edits.effects import MEASURES, load_effects
+    from neuronlens.ground.setting import SETTINGS
     table, fresh = load_effects(TOP / "results/emotion.csv"), study.effects
     keys = [*SETTINGS, "n_target", "n_auxiliary"]
     assert table.frame[keys].equals(fresh.frame[keys])

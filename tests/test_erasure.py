@@ -7,8 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from test_probing import made
 
-from neuronlens.core import InputError
-from neuronlens.erasure import information_left, leace, mean_projection, readability, unedited, weighted_auc
+from neuronlens.edits.erasure import information_left, leace, mean_projection, readability, unedited, weighted_auc
+from neuronlens.ground.core import InputError
 
 
 def planted(N=600, D=12, C=3, seed=0, strength=1.):

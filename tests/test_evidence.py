@@ -8,9 +8,14 @@ import pytest
 from scipy.stats import binomtest, kstest
 
 from neuronlens import evidence, machine
-from neuronlens.core import InputError
-from neuronlens.effects import COLUMNS, Changes, Effects, changes_of, disturbance, measure_effects
-from neuronlens.evidence import (
+from neuronlens.arrays.ranges import Ranges
+from neuronlens.arrays.testing import (
+    draw_texts,
+    holm,
+    unseen,
+)
+from neuronlens.edits.effects import COLUMNS, Changes, Effects, changes_of, disturbance, measure_effects
+from neuronlens.edits.evidence import (
     RESAMPLED,
     SHARES,
     collateral,
@@ -22,13 +27,8 @@ from neuronlens.evidence import (
     resampled,
     shuffled_labels,
 )
-from neuronlens.ranges import Ranges
-from neuronlens.setting import Setting, setting_keys
-from neuronlens.testing import (
-    draw_texts,
-    holm,
-    unseen,
-)
+from neuronlens.ground.core import InputError
+from neuronlens.ground.setting import Setting, setting_keys
 
 CLASSES = ("a", "b", "c")
 

@@ -232,7 +232,7 @@ BAD_SETTINGS = {
 
 @pytest.mark.parametrize('case', BAD_SETTINGS)
 def test_bad_settings(case, cli, make_study, tmp_path, monkeypatch, nothing_slow):
-    monkeypatch.setattr('neuronlens.study.study_texts', lambda spec: pytest.fail('texts were read first'))
+    monkeypatch.setattr('neuronlens.studies.study.study_texts', lambda spec: pytest.fail('texts were read first'))
     tables, named = BAD_SETTINGS[case]
     study = make_study(**tables)
     refused(cli('run', study, '--out', tmp_path/'out'), tmp_path/'out', study, *named)
@@ -451,7 +451,7 @@ def test_remote_code_of_a_tokenizer_is_not_run(cli, make_study, tmp_path, strang
 # --- hostile names
 
 def test_hostile_names_are_escaped(cli, make_study, tmp_path, encoder, monkeypatch, no_figures):
-    monkeypatch.setattr('neuronlens.report.write_figures', no_figures) # The real one: classes become file names
+    monkeypatch.setattr('neuronlens.studies.report.write_figures', no_figures) # The real one: classes become file names
     bad = ['<img src=x onerror=alert(1)>', '../../x', '$\\frac{$ "\'&\n\x1b[31m']
     df = make_frame(12, 1, bad)
     df.loc[0, 'text'] = '<script>alert("text")</script> cat dog'
@@ -499,7 +499,7 @@ def interrupted(result):
 @pytest.fixture(scope='module')
 def clean(tmp_path_factory, cli, data, bert, one_thread):
     "effects.csv of the usual study, run without interruption."
-    from neuronlens.study import DataSpec, MethodSpec, ModelSpec, StudySpec, run_study
+    from neuronlens.studies.study import DataSpec, MethodSpec, ModelSpec, StudySpec, run_study
     out = tmp_path_factory.mktemp('clean')/'out'
     spec = StudySpec(data=DataSpec(str(data.train), str(data.test)), model=ModelSpec(str(bert)),
                      method=MethodSpec(rankings=['dprime'], fractions=[.5], layers=False))
@@ -712,14 +712,14 @@ def test_a_fraction_given_twice(refuse, nothing_slow):
 
 
 def test_a_fraction_that_selects_no_neuron(cli, make_study, tmp_path, monkeypatch, no_figures):
-    monkeypatch.setattr('neuronlens.report.write_figures', no_figures)
+    monkeypatch.setattr('neuronlens.studies.report.write_figures', no_figures)
     r = cli('run', make_study(method=dict(fractions=[.01])), '--out', tmp_path/'out')
     if r.exit_code: refused(r, tmp_path/'out', 'fraction')
 
 
 @pytest.mark.parametrize('name', ['²', '--1'])
 def test_odd_class_names(name, tmp_path, frame):
-    from neuronlens.data import read_texts
+    from neuronlens.ground.data import read_texts
     frame.replace({'label': {'tool': name}}).to_csv(tmp_path/'t.csv', index=False)
     assert set(read_texts(tmp_path/'t.csv').classes) == {'animal', 'food', name}
 
@@ -795,8 +795,8 @@ def test_repeats_within_the_test_file_are_left_out(cli, make_study, tmp_path, da
 
 def test_columns_of_a_table_go_by_position():
     "Texts and labels that are columns of a shuffled or filtered table stay pairs, in their order."
-    from neuronlens.core import InputError
-    from neuronlens.data import make_texts
+    from neuronlens.ground.core import InputError
+    from neuronlens.ground.data import make_texts
     df = pd.DataFrame(dict(text=[f"text {i}" for i in range(12)], label=[CLASSES[i % 3] for i in range(12)]))
     for some in (df.sample(frac=1, random_state=0), df[df.index > 2]):
         for t, l in ((some.text, list(some.label)), (list(some.text), some.label), (some.text, some.label)):
@@ -867,9 +867,9 @@ def test_settings_of_a_wrong_kind(refuse, tmp_path, bert, no_pass):
 
 def test_an_encoder_that_reads_little(encoder, frame, own_cache):
     "Where nobody says how many tokens, they are as many as the encoder reads, at most 64."
-    from neuronlens.core import InputError
-    from neuronlens.data import make_texts
-    from neuronlens.training import fine_tune
+    from neuronlens.ground.core import InputError
+    from neuronlens.ground.data import make_texts
+    from neuronlens.models.training import fine_tune
     texts = make_texts(frame.text, frame.label)
     assert fine_tune(encoder, texts, epochs=1, cache=False, progress=False).max_length == 48
     with pytest.raises(InputError, match="max_length 64 must be a whole number between 3 and the model's 48"):
@@ -877,8 +877,8 @@ def test_an_encoder_that_reads_little(encoder, frame, own_cache):
 
 
 def test_an_uncached_classifier_knows_its_weights(encoder, frame, own_cache):
-    from neuronlens.data import make_texts
-    from neuronlens.training import fine_tune
+    from neuronlens.ground.data import make_texts
+    from neuronlens.models.training import fine_tune
     clf = fine_tune(encoder, make_texts(frame.text, frame.label), epochs=1, cache=False, progress=False)
     assert clf.state and clf.changed == {}
     clf.model.classifier.bias.data += 1
@@ -898,7 +898,7 @@ def test_a_terminal_of_another_code_page(make_study, frame, test_frame, bert, tm
     for df, name in ((frame, 'train'), (test_frame, 'test')): df.replace({'label': names}).to_csv(tmp_path/f'{name}.csv', index=False)
     study = make_study(data=dict(train=str(tmp_path/'train.csv'), test=str(tmp_path/'test.csv')),
                        model=dict(classifier=str(bert), classes=[*names.values()]))
-    call = "from neuronlens import report\nreport.write_figures = lambda *a, **kw: []\nfrom neuronlens.cli import main\nmain()"
+    call = "from neuronlens import report\nreport.write_figures = lambda *a, **kw: []\nfrom neuronlens.studies.cli import main\nmain()"
     p = subprocess.run([sys.executable, '-c', call, 'run', study, '--out', tmp_path/'out', '--quiet'], capture_output=True,
                        env=os.environ | dict(PYTHONIOENCODING='cp1252', OMP_NUM_THREADS='1'))
     assert (p.returncode, p.stderr) == (0, b'')

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from neuronlens.core import InputError
-from neuronlens.data import make_texts, read_chunks, read_texts
-from neuronlens.model import align, load_classifier
-from neuronlens.study import read_study
-from neuronlens.summary import summarise
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import make_texts, read_chunks, read_texts
+from neuronlens.models.model import align, load_classifier
+from neuronlens.records.summary import summarise
+from neuronlens.studies.study import read_study
 
 ROWS = [('a', 'x'), ('b', 'y'), ('c', 'x'), ('d', 'y')]
 

@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 from test_separation import Normals, unlike
 
-from neuronlens.core import InputError
-from neuronlens.firing import (
+from neuronlens.arrays.firing import (
     firing_matrix,
     firing_rates,
     needed,
@@ -13,9 +12,10 @@ from neuronlens.firing import (
     predicted_collateral,
     range_purity,
 )
-from neuronlens.ranges import Ranges, fit_ranges
-from neuronlens.saliency import rank
-from neuronlens.statistics import class_statistics
+from neuronlens.arrays.ranges import Ranges, fit_ranges
+from neuronlens.arrays.saliency import rank
+from neuronlens.arrays.statistics import class_statistics
+from neuronlens.ground.core import InputError
 
 
 @pytest.fixture(scope='module')

@@ -6,13 +6,13 @@ import pytest
 import torch
 from tiny import BEYOND, answers_apart, by_hand, intervention, readout_places, same_answers, tiny_model
 
-from neuronlens.ablation import ablate, reads_recording
-from neuronlens.batches import batches, encode, pad
-from neuronlens.data import make_texts
-from neuronlens.hooks import EMBEDDING, Site, before, logits, parse_site, run
-from neuronlens.model import Classifier
-from neuronlens.recording import record
-from neuronlens.rounding import agree, rounding, steps_of
+from neuronlens.edits.ablation import ablate, reads_recording
+from neuronlens.ground.data import make_texts
+from neuronlens.ground.rounding import agree, rounding, steps_of
+from neuronlens.models.batches import batches, encode, pad
+from neuronlens.models.hooks import EMBEDDING, Site, before, logits, parse_site, run
+from neuronlens.models.model import Classifier
+from neuronlens.records.recording import record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

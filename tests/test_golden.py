@@ -2,9 +2,9 @@
 import numpy as np
 import pytest
 
-from neuronlens.ranges import fit_ranges
-from neuronlens.saliency import max_activation, probeless, rank
-from neuronlens.statistics import class_statistics
+from neuronlens.arrays.ranges import fit_ranges
+from neuronlens.arrays.saliency import max_activation, probeless, rank
+from neuronlens.arrays.statistics import class_statistics
 
 OVERALL = [0.591933, 1.055202, 0.460731, 8.710702, 0.275826, 4.690765, 0.709233, 2.957472]
 CLASS_0 = [0.588882, 0.660755, 0.442891, 7.559209, 0.204339, 2.472136, 0.646184, 1.478736]

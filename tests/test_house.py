@@ -17,6 +17,7 @@ from stub import STUB, stub
 import neuronlens
 
 TOP = Path(__file__).resolve().parents[1]
+MODULES = sorted((TOP / "neuronlens").rglob("*.py"))
 PAGES = sorted(p for p in (TOP / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 ARRAY_ROOMS = ("core", "rounding", "statistics", "quantiles", "testing", "probing", "sparsity", "saliency", "separation",
                "distributions", "regions", "ranges", "firing", "overlap", "matching", "profile", "effects", "evidence", "erasure", "choice")
@@ -30,20 +31,27 @@ def loaded_by(code):
 
 def test_import_is_cheap():
     "The package, and the command line before a command runs, load nothing heavy."
-    for code in ("import neuronlens", "import neuronlens.cli"):
+    for code in ("import neuronlens", "import neuronlens.studies.cli"):
         assert not {"torch", "transformers", "matplotlib", "pandas", "numpy"} & loaded_by(code), code
 
 
 def test_array_rooms_need_no_model():
     "Array rooms import no model library and no plotting library."
-    assert not {"torch", "transformers", "matplotlib"} & loaded_by("\n".join(f"import neuronlens.{room}" for room in ARRAY_ROOMS))
+    assert not {"torch", "transformers", "matplotlib"} & loaded_by("\n".join(f"import {neuronlens._AT[room]}" for room in ARRAY_ROOMS))
+
+
+def test_floors_hold():
+    "Rooms import from their own floor and those below (pyproject.toml); import-linter also sees what is imported when a function runs."
+    said = subprocess.run([Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=TOP, capture_output=True, text=True)
+    assert said.returncode == 0 and "0 broken" in said.stdout, said.stdout
 
 
 def test_lazy_names_resolve():
     "Every name that the package promises exists, and is not shadowed by a module of the same name."
     code = "import neuronlens as nl\nfor n in nl.__all__: assert not hasattr(getattr(nl, n), '__path__'), n\n" \
            "import types\nassert not [n for n in nl.__all__ if isinstance(getattr(nl, n), types.ModuleType)]"
-    assert "neuronlens" in loaded_by(code)
+    assert "neuronlens" in loaded_by(code) and len(neuronlens.__all__) <= 60
+    assert all(f" {n} " in neuronlens.__doc__.replace("\n", " ") for n in neuronlens.__all__)
     assert subprocess.run([sys.executable, "-c", "import neuronlens\nneuronlens.nothing"], capture_output=True).returncode
 
 
@@ -62,7 +70,7 @@ def test_the_ten_lines_are_typed(tmp_path):
     call = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", tmp_path/"cache", tmp_path/"ten.py"]
     env = os.environ | dict(MYPYPATH=str(TOP)) # An editable installation is nothing that mypy finds
     said = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, env=env)
-    assert said.returncode == 0 and 'Revealed type is "neuronlens.effects.Effects"' in said.stdout, said.stdout
+    assert said.returncode == 0 and 'Revealed type is "neuronlens.edits.effects.Effects"' in said.stdout, said.stdout
     (tmp_path/"ten.py").write_text(code.replace("'dprime'", "5"))
     assert subprocess.run(call, cwd=tmp_path, capture_output=True, env=env).returncode # A number is no ranking
 
@@ -77,8 +85,8 @@ def test_exports_in_step(tmp_path):
     (tmp_path / "neuronlens").mkdir()
     (tmp_path / "neuronlens/__init__.py").write_bytes((TOP / "neuronlens/__init__.py").read_bytes())
     subprocess.run([Path(sys.executable).with_name("nbdev_export")], cwd=tmp_path, check=True, capture_output=True)
-    names = sorted(p.name for p in (TOP / "neuronlens").glob("*.py"))
-    assert names == sorted(p.name for p in (tmp_path / "neuronlens").glob("*.py"))
+    names = sorted(str(p.relative_to(TOP / "neuronlens")) for p in MODULES)
+    assert names == sorted(str(p.relative_to(tmp_path / "neuronlens")) for p in (tmp_path / "neuronlens").rglob("*.py"))
     same, differ, _ = filecmp.cmpfiles(TOP / "neuronlens", tmp_path / "neuronlens", names, shallow=False)
     assert not differ, f"run `make prepare`: {differ}"
 
@@ -112,7 +120,7 @@ def test_page_order(page):
         source = "".join(cell["source"])
         if not source.startswith("#| export"):
             continue
-        for room in re.findall(r"^from neuronlens\.(\w+) import", source, flags=re.M):
+        for room in re.findall(r"^from neuronlens\.\w+\.(\w+) import", source, flags=re.M):
             assert number[room] < page.stem[:2], f"{page.stem} imports {room}"
         body = ast.parse(source).body
         alone = all(isinstance(n, ast.Import | ast.ImportFrom | ast.Assign) for n in body) or sum(map(is_definition, body)) == 1
@@ -133,7 +141,7 @@ def exported(page):
 def met(page):
     "Whether every public definition of a page is used within three cells of it; a result where what returns it is used."
     own, sources = exported(page)
-    public, out, returns = set(import_module(f"neuronlens.{page.stem[3:]}").__all__), {}, {}
+    public, out, returns = set(import_module(neuronlens._AT[page.stem[3:]]).__all__), {}, {}
     for i, _, definitions in own:
         shown = [s for s in sources[i+1:] if not s.startswith("#| exporti")][:3]
         shown = " ".join(s for s in shown if not s.startswith("#| export"))
@@ -156,13 +164,13 @@ def test_pages_are_easy_to_read():
 
 def test_nothing_is_pickled():
     "No module of the package can unpickle anything."
-    for p in (TOP / "neuronlens").glob("*.py"):
+    for p in MODULES:
         assert not re.search(r"\bpickle\b(?!d)|torch\.load|joblib|np\.load\(", p.read_text(encoding="utf-8")), p.name
 
 
 def test_nothing_is_printed():
     "The library logs; only the command line writes to standard output, through typer and rich."
-    for p in (TOP / "neuronlens").glob("*.py"):
+    for p in MODULES:
         found = re.findall(r"(?<![\w.])print\(.*|sys\.std(?:out|err)\.write.*|basicConfig.*", p.read_text(encoding="utf-8"))
         assert not found, (p.name, found)
         assert p.name == "cli.py" or not re.search(r"typer\.echo|rich\.console", p.read_text(encoding="utf-8")), p.name
@@ -170,7 +178,7 @@ def test_nothing_is_printed():
 
 def test_bars_end_with_their_block():
     "A bar is used in a `with` block, which ends it before an error is said; iterating alone would leave that to the garbage collector."
-    uses = [(p.name, line) for p in (TOP / "neuronlens").glob("*.py") for line in p.read_text(encoding="utf-8").splitlines()
+    uses = [(p.name, line) for p in MODULES for line in p.read_text(encoding="utf-8").splitlines()
             if re.search(r"\bprogress_bar\(", line) and not line.startswith("def ")]
     assert len(uses) >= 12
     assert not [u for u in uses if not re.match(r" +(with|return) progress_bar\(", u[1])]
@@ -187,7 +195,7 @@ def test_one_quarto_file():
 def test_requirements_are_complete():
     "Whatever the package imports at run time is a requirement, and development tools are not."
     tops = set()
-    for p in (TOP / "neuronlens").glob("*.py"):
+    for p in MODULES:
         tops |= set(re.findall(r"^\s*(?:from|import) (\w+)", p.read_text(encoding="utf-8"), flags=re.M))
     third = {t.lower() for t in tops - set(sys.stdlib_module_names) - {"neuronlens"} if find_spec(t)}
     wanted = (TOP / "settings.ini").read_text().split("\nrequirements = ")[1].split("\n")[0]

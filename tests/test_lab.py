@@ -203,8 +203,8 @@ def tidy(study):
 def in_range(study, concept, neuron, tau):
     "From the library alone: the range's ends, the share of every class inside, and how much of the range is in the picture."
     import neuronlens as nl
-    from neuronlens.firing import share_inside
-    from neuronlens.plots import _borders
+    from neuronlens.arrays.firing import share_inside
+    from neuronlens.views.plots import _borders
     c, x = study.classes.index(concept), study.test.acts[:, neuron]
     r = nl.fit_ranges(study.train.acts[:, [neuron]], study.train.labels, f'gaussian({tau})', classes=study.classes)
     left, right = _borders(np.histogram_bin_edges(x, 40))
@@ -229,7 +229,7 @@ def rates(card):
 def answered(study, text, **how):
     "From the library alone: the sentence about a text before and after the range of a concept is edited."
     import neuronlens as nl
-    from neuronlens.data import Texts
+    from neuronlens.ground.data import Texts
     r = nl.fit_ranges(study.train.acts, study.train.labels, 'gaussian(2.5)', statistics=study.statistics)
     ivs = nl.plan(study.statistics, [study.ranking], r, study.train.site, edit='mean', **how)
     one = Texts([text]*len(study.classes), np.arange(len(study.classes)), study.classes, 'typed') # Every class has to have one
@@ -269,8 +269,8 @@ def test_the_first_tutorial(lab, demo, pictures):
 # --- every view, on data that is not to be trusted
 
 VIEWS = """import neuronlens as nl
-from neuronlens.study import parse_study
-from neuronlens.workbook import explore
+from neuronlens.studies.study import parse_study
+from neuronlens.views.workbook import explore
 spec = parse_study(dict(data=dict(train='train.csv', test='test.csv'), model=dict(classifier='bert'),
                         method=dict(rankings=['dprime'], fractions=[.5, .25])), folder='.')
 study = nl.run_study(spec, progress=False)
@@ -298,7 +298,7 @@ TOO_WIDE = """[...document.querySelectorAll('.jp-OutputArea-output .widget-box')
 def effect(folder, tau):
     "From the library alone: mean target accuracy and disturbance of the range, as the bars say them."
     import neuronlens as nl
-    from neuronlens.study import parse_study
+    from neuronlens.studies.study import parse_study
     spec = parse_study(dict(data=dict(train='train.csv', test='test.csv'), model=dict(classifier='bert'),
                             method=dict(rankings=['dprime'], fractions=[.5], range=f'gaussian({tau})', layers=False)), folder=folder)
     df = nl.run_study(spec, progress=False).effects.macro().set_index('condition')

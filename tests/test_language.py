@@ -11,11 +11,8 @@ from conftest import FILLER, SPECIAL, WORDS, make_tokenizer
 from tiny import BEYOND, OWN, WIDTHS, by_hand, intervention, touched
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from neuronlens.ablation import linear_edit
-from neuronlens.core import InputError
-from neuronlens.data import make_texts
-from neuronlens.hooks import Site, anatomy, hooked, parse_site
-from neuronlens.language import (
+from neuronlens.edits.ablation import linear_edit
+from neuronlens.edits.language import (
     MultipleChoice,
     Perplexity,
     Question,
@@ -30,9 +27,12 @@ from neuronlens.language import (
     question_prompt,
     read_questions,
 )
-from neuronlens.model import Classifier, load_language_model, smollm2
-from neuronlens.rounding import agree, apart, score_size
-from neuronlens.setting import POSITIONS
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import make_texts
+from neuronlens.ground.rounding import agree, apart, score_size
+from neuronlens.ground.setting import POSITIONS
+from neuronlens.models.hooks import Site, anatomy, hooked, parse_site
+from neuronlens.models.model import Classifier, load_language_model, smollm2
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 NAMES = ("llama", "gpt2", "qwen3")

@@ -6,15 +6,15 @@ from hypothesis import assume, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from neuronlens.ablation import edited_acts, firing, plan
-from neuronlens.core import InputError
-from neuronlens.distributions import compare_fits, fit_distributions, normal_mass
-from neuronlens.erasure import leace, mean_projection
-from neuronlens.matching import cka, matched_neurons
-from neuronlens.ranges import fit_ranges
-from neuronlens.saliency import FROM_STATISTICS, Ranking, rank
-from neuronlens.separation import bhattacharyya, histogram_overlap, ks_between, overlap_coefficient
-from neuronlens.statistics import batch_statistics, class_statistics
+from neuronlens.arrays.distributions import compare_fits, fit_distributions, normal_mass
+from neuronlens.arrays.matching import cka, matched_neurons
+from neuronlens.arrays.ranges import fit_ranges
+from neuronlens.arrays.saliency import FROM_STATISTICS, Ranking, rank
+from neuronlens.arrays.separation import bhattacharyya, histogram_overlap, ks_between, overlap_coefficient
+from neuronlens.arrays.statistics import batch_statistics, class_statistics
+from neuronlens.edits.ablation import edited_acts, firing, plan
+from neuronlens.edits.erasure import leace, mean_projection
+from neuronlens.ground.core import InputError
 
 LAWS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 

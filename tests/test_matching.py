@@ -4,9 +4,9 @@ import pytest
 from scipy.stats import spearmanr
 from test_separation import unlike
 
-from neuronlens.core import InputError
-from neuronlens.matching import cka, matched_neurons, ranking_agreement
-from neuronlens.saliency import rank
+from neuronlens.arrays.matching import cka, matched_neurons, ranking_agreement
+from neuronlens.arrays.saliency import rank
+from neuronlens.ground.core import InputError
 
 
 @pytest.fixture(scope='module')

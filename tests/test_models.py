@@ -14,18 +14,18 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from neuronlens.ablation import Intervention, Neurons, ablate
-from neuronlens.batches import encode
-from neuronlens.core import InputError
-from neuronlens.data import make_texts
-from neuronlens.hooks import Site, anatomy, hooked
-from neuronlens.language import generate
-from neuronlens.model import load_classifier, make_classifier
-from neuronlens.prompt import Prompt, make_prompted
-from neuronlens.recording import record
-from neuronlens.rounding import agree, score_size
-from neuronlens.setting import Setting
-from neuronlens.trials import weights_state, without_wrapper
+from neuronlens.edits.ablation import Intervention, Neurons, ablate
+from neuronlens.edits.language import generate
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import make_texts
+from neuronlens.ground.rounding import agree, score_size
+from neuronlens.ground.setting import Setting
+from neuronlens.models.batches import encode
+from neuronlens.models.hooks import Site, anatomy, hooked
+from neuronlens.models.model import load_classifier, make_classifier
+from neuronlens.models.prompt import Prompt, make_prompted
+from neuronlens.models.trials import weights_state, without_wrapper
+from neuronlens.records.recording import record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FEW = {"deberta relative": "classifier", "phi3 longrope": "classifier", "bert chunks": "classifier", "falcon pad": "classifier",

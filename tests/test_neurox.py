@@ -4,7 +4,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from neuronlens.saliency import rank
+from neuronlens.arrays.saliency import rank
 
 neurox = pytest.importorskip('neurox.interpretation.probeless', exc_type=ImportError,
     reason="NeuroX is not installed; `pip install --no-deps neurox==1.0.9` brings the live oracle")

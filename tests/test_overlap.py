@@ -4,21 +4,21 @@ import pytest
 from scipy.stats import hypergeom
 from test_separation import unlike
 
-from neuronlens.core import InputError
-from neuronlens.firing import (
+from neuronlens.arrays.firing import (
     members,
 )
-from neuronlens.matching import (
+from neuronlens.arrays.matching import (
     family_overlap,
 )
-from neuronlens.overlap import (
+from neuronlens.arrays.overlap import (
     pair_overlap,
     polysemantic_counts,
     range_jaccard,
     range_overlap,
     set_overlap,
 )
-from neuronlens.ranges import fit_ranges
+from neuronlens.arrays.ranges import fit_ranges
+from neuronlens.ground.core import InputError
 
 
 @pytest.fixture(scope='module')

@@ -6,10 +6,10 @@ from conftest import make_frame
 
 import neuronlens as nl
 from neuronlens import ablation, ranges, saliency
-from neuronlens.core import InputError
-from neuronlens.data import make_texts
-from neuronlens.model import load_classifier
-from neuronlens.recording import record
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import make_texts
+from neuronlens.models.model import load_classifier
+from neuronlens.records.recording import record
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
 REGISTRIES = [(saliency, ("FROM_STATISTICS", "FROM_ACTIVATIONS")), (ranges, ("FROM_STATISTICS", "FROM_ACTIVATIONS", "DEFAULTS")),
@@ -67,14 +67,14 @@ def test_by_name_in_a_study(three, make_study, tmp_path):
     "Run, saved, opened, reported; where the name is not known it is refused with what there is."
     spec = nl.read_study(make_study(method=dict(rankings=["spread"], fractions=[.5], range="hull(0.2)", edit="flip", layers=False)))
     study = nl.run_study(spec, tmp_path/"out", progress=False)
-    from neuronlens.study import save_study
+    from neuronlens.studies.study import save_study
     save_study(study, tmp_path/"out")
     page = nl.write_report(study, tmp_path/"out", progress=False).read_text()
     assert all(name in page for name in ("spread", "hull(0.2)", "flip"))
     again = nl.load_study(tmp_path/"out")
     np.testing.assert_array_equal(again.ranking.scores, study.ranking.scores)
     np.testing.assert_array_equal(again.ranges.hi, study.ranges.hi)
-    from neuronlens.widgets import NeuronView, TextView
+    from neuronlens.views.widgets import NeuronView, TextView
     assert "hull(0.2)" in str(NeuronView(study).controls["range"].kind.options)
     assert "flip" in str(TextView(study.open()).controls["edit"].options)
     saliency.FROM_STATISTICS.pop("spread")

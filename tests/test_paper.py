@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuronlens.choice import MATCHED
+from neuronlens.edits.choice import MATCHED
 
 RESULTS = Path(__file__).resolve().parents[1]/'results'
 SETS = ('ag_news', 'emotion', 'dbpedia14', 'sst2', 'imdb')

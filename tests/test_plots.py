@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from neuronlens.core import InputError
+from neuronlens.ground.core import InputError
 
 matplotlib.use("Agg")
 
@@ -331,8 +331,8 @@ def test_a_view_of_odd_classes_is_xml_without_a_warning(name, recwarn):
     import re
     from xml.etree import ElementTree
 
-    from neuronlens.profile import profile_neuron
-    from neuronlens.widgets import neuron_html
+    from neuronlens.arrays.profile import profile_neuron
+    from neuronlens.views.widgets import neuron_html
     values, labels, ends = np.random.default_rng(0).normal(size=40).astype('f4'), np.repeat([0, 1], 20), np.array([-1., 1.], 'f4')
     r = profile_neuron(values[:, None], labels, (name, 'b'), 0, ends[:1], ends[1:], 0, range='gaussian', middle=0.)
     svg = base64.b64decode(re.search(r'svg\+xml;base64,([^"]+)', neuron_html(r))[1])
@@ -376,7 +376,7 @@ def test_results_are_drawn_alike():
 
 def test_a_profile_is_all_that_a_neuron_needs():
     "Activations and what was made of them give the same figure."
-    from neuronlens.profile import profile_neuron, profile_neurons
+    from neuronlens.arrays.profile import profile_neuron, profile_neurons
     acts, labels, classes, *more = figures.recipes()['plot_neuron']
     one, two = p.plot_neuron(acts, labels, classes, *more), profile_neuron(acts, labels, classes, *more).plot()
     assert [t.get_text() for t in one.texts] == [t.get_text() for t in two.texts]

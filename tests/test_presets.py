@@ -8,32 +8,32 @@ import pytest
 from conftest import CLASSES
 from tiny import same_answers
 
-from neuronlens.rounding import agree, score_size, steps_of
+from neuronlens.ground.rounding import agree, score_size, steps_of
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache')
 
 
 def spec_of(data, bert, **method):
-    from neuronlens.study import DataSpec, MethodSpec, ModelSpec, StudySpec
+    from neuronlens.studies.study import DataSpec, MethodSpec, ModelSpec, StudySpec
     usual = dict(fractions=[.5], layers=False) | ({} if 'preset' in method else dict(rankings=['dprime']))
     return StudySpec(data=DataSpec(str(data.train), str(data.test)), model=ModelSpec(str(bert)), method=MethodSpec(**usual | method))
 
 
 @pytest.fixture
 def run(data, bert):
-    from neuronlens.study import run_study
+    from neuronlens.studies.study import run_study
     return lambda out=None, **method: run_study(spec_of(data, bert, **method), out, progress=False)
 
 
 @pytest.fixture(scope='module')
 def clf(bert):
     "The classifier of the studies, whose depth and width say how much rounding makes."
-    from neuronlens.model import load_classifier
+    from neuronlens.models.model import load_classifier
     return load_classifier(bert)
 
 
 def measured(study):
-    from neuronlens.effects import MEASURES
+    from neuronlens.edits.effects import MEASURES
     return study.effects.frame[list(MEASURES)].to_numpy()
 
 
@@ -52,11 +52,11 @@ def test_a_preset_is_the_study_that_spells_it_out(run):
 
 def test_presets_of_a_study_are_those_of_the_grid(run):
     "Two ways to the same interventions: the study's own plan, and the grid of the preset over the recording."
-    from neuronlens.ablation import ablate
-    from neuronlens.data import read_texts
-    from neuronlens.effects import measure_effects
-    from neuronlens.model import load_classifier
-    from neuronlens.presets import preset_grid
+    from neuronlens.edits.ablation import ablate
+    from neuronlens.edits.effects import measure_effects
+    from neuronlens.edits.presets import preset_grid
+    from neuronlens.ground.data import read_texts
+    from neuronlens.models.model import load_classifier
     study = run(preset='recommended')
     clf, texts = load_classifier(study.spec.model.classifier), read_texts(study.spec.data.test)
     for name, condition in (('recommended', 'range'), ('random', 'random')):
@@ -68,7 +68,7 @@ def test_presets_of_a_study_are_those_of_the_grid(run):
 
 
 def test_a_preset_survives_being_written(tmp_path, data, bert):
-    from neuronlens.study import check_study, read_study, write_study
+    from neuronlens.studies.study import check_study, read_study, write_study
     for method in (dict(preset='paper'), dict(preset='recommended', vote=.5), dict(range='gaussian(3)'), dict(range='quantile(0.8)')):
         spec = check_study(spec_of(data, bert, **method))
         assert check_study(spec) == spec == read_study(write_study(spec, tmp_path/'s.toml'))
@@ -77,8 +77,8 @@ def test_a_preset_survives_being_written(tmp_path, data, bert):
 
 
 def test_contradictions_in_python_are_refused_too(data, bert):
-    from neuronlens.core import InputError
-    from neuronlens.study import check_study
+    from neuronlens.ground.core import InputError
+    from neuronlens.studies.study import check_study
     for method, said in ((dict(preset='paper', vote=.5), 'vote'), (dict(preset='gaussian', tau=2.), 'tau'),
                          (dict(preset='gaussian', range='posterior'), 'posterior'), (dict(range='gaussian(3)', tau=2.), 'tau')):
         with pytest.raises(InputError, match=said): check_study(spec_of(data, bert, **method))
@@ -86,7 +86,7 @@ def test_contradictions_in_python_are_refused_too(data, bert):
 
 @pytest.mark.parametrize('kind', ['posterior', 'posterior(0.6)', 'posterior_histogram', 'kmeans(4)', 'density', 'tolerance(0.2)', 'full'])
 def test_every_kind_of_range_runs_and_loads(kind, run, tmp_path):
-    from neuronlens.study import load_study
+    from neuronlens.studies.study import load_study
     study = run(tmp_path/'out', range=kind)
     back = load_study(tmp_path/'out')
     np.testing.assert_array_equal(back.ranges.lo, study.ranges.lo)
@@ -108,7 +108,7 @@ def test_a_vote_closes_the_gate(run):
 
 def test_positions_of_a_study(run, clf):
     "At the last block of this classifier only the first token is read; behind it nothing is generated."
-    from neuronlens.core import InputError
+    from neuronlens.ground.core import InputError
     every, first, prompt = (measured(run(positions=p)) for p in ('all', 'readout', 'prompt'))
     for other in (first, prompt): agree(other, every, clf, size=1)
     assert (every[:, 4] > 0).any()
@@ -118,7 +118,7 @@ def test_positions_of_a_study(run, clf):
 @pytest.mark.parametrize('fitted_at', ['readout', 'tokens'])
 def test_a_study_that_asks_a_text_once(run, tmp_path, fitted_at):
     "`scope` and `covers` of a study are in its table, its file and the study that is opened, and do something."
-    from neuronlens.study import load_study
+    from neuronlens.studies.study import load_study
     how = dict(site='residual.0', vote=.4, fitted_at=fitted_at)
     plain, study = run(**how), run(tmp_path/'out', scope='text', covers='salient', **how)
     rows = study.effects.frame.set_index('condition')
@@ -132,8 +132,8 @@ def test_a_study_that_asks_a_text_once(run, tmp_path, fitted_at):
 
 
 def test_ranges_of_tokens(run, tmp_path):
-    from neuronlens.ranges import fit_ranges
-    from neuronlens.study import load_study
+    from neuronlens.arrays.ranges import fit_ranges
+    from neuronlens.studies.study import load_study
     study = run(tmp_path/'out', fitted_at='tokens', site='residual.0')
     assert len(study.tokens) > len(study.train) and study.tokens.readout == 'tokens'
     np.testing.assert_array_equal(study.ranges.lo, fit_ranges(study.tokens.acts, study.tokens.labels, study.spec.method.kind).lo)
@@ -144,9 +144,9 @@ def test_ranges_of_tokens(run, tmp_path):
 
 
 def test_rankings_that_ask_the_model(run, tmp_path, data, clf):
-    from neuronlens.attribution import attribute
-    from neuronlens.data import read_texts
-    from neuronlens.study import load_study
+    from neuronlens.edits.attribution import attribute
+    from neuronlens.ground.data import read_texts
+    from neuronlens.studies.study import load_study
     study = run(tmp_path/'out', rankings=['gradient_x_activation', 'dprime'])
     want = attribute(clf, read_texts(data.train), method='gradient_x_activation', progress=False)
     agree(study.ranking.scores, want.scores, 3**.5*steps_of(clf)) # The way back has twice the operations of a pass
@@ -155,8 +155,8 @@ def test_rankings_that_ask_the_model(run, tmp_path, data, clf):
 
 
 def test_correct_only_fits_on_what_the_model_knows(run, tmp_path):
-    from neuronlens.statistics import class_statistics
-    from neuronlens.study import load_study
+    from neuronlens.arrays.statistics import class_statistics
+    from neuronlens.studies.study import load_study
     study, plain = run(tmp_path/'out', correct_only=True), run()
     right = study.train.predicted == study.train.labels
     assert 0 < right.sum() < len(right) == len(plain.train) and study.notes['wrong_training_texts'] == (~right).sum()
@@ -166,8 +166,8 @@ def test_correct_only_fits_on_what_the_model_knows(run, tmp_path):
 
 
 def test_a_class_that_is_never_right_is_refused(run):
-    from neuronlens.core import InputError
-    from neuronlens.study import right_ones
+    from neuronlens.ground.core import InputError
+    from neuronlens.studies.study import right_ones
     train = run().train
     wrong = np.where(train.labels[:, None] == 1, np.eye(3, dtype=np.float32)[0], train.probabilities)
     with pytest.raises(InputError, match="0 training texts of class 'food' correctly"): right_ones(replace(train, probabilities=wrong))
@@ -176,7 +176,7 @@ def test_a_class_that_is_never_right_is_refused(run):
 # --- intervals and the control
 
 def test_intervals_are_of_the_effects(run, tmp_path):
-    from neuronlens.study import load_study
+    from neuronlens.studies.study import load_study
     study = run(tmp_path/'out', rankings=['dprime', 'max_activation'])
     df, e = study.intervals.frame, study.effects.frame
     assert set(df.concept) == {*CLASSES, 'macro'} and len(df) == 8*(len(e)+len(study.effects.macro()))
@@ -191,14 +191,14 @@ def test_intervals_are_of_the_effects(run, tmp_path):
 
 
 def test_a_study_without_intervals_has_a_report(run):
-    from neuronlens.report import report_html
+    from neuronlens.studies.report import report_html
     study = replace(run(), intervals=None)
     assert 'bootstrap' not in report_html(study, [])
 
 
 def test_report_says_whether_the_range_beats_its_control(run):
-    from neuronlens.report import report_html
-    from neuronlens.study import next_steps
+    from neuronlens.studies.report import report_html
+    from neuronlens.studies.study import next_steps
     every = run(fractions=[1.]) # All neurons, so the control is the thing itself
     assert every.notes['control']['target_accuracy']['difference'] == 0
     assert next_steps(every)[1].startswith('The range does not beat its random control')
@@ -213,7 +213,7 @@ def test_report_says_whether_the_range_beats_its_control(run):
 
 
 def test_report_shows_intervals_and_settings(run):
-    from neuronlens.report import report_html
+    from neuronlens.studies.report import report_html
     study = run(preset='recommended')
     said = report_html(study, [])
     row = study.intervals.only(concept='food', condition='range', measure='target_confidence').frame.iloc[0]
@@ -257,9 +257,9 @@ def plain_answers(folder, prompt, texts):
 
 
 def test_a_prompted_model_from_the_study_file(speaker, cli, make_study, tmp_path, no_figures, data, test_frame):
-    from neuronlens.data import read_texts
-    from neuronlens.prompt import make_prompt
-    from neuronlens.study import load_study
+    from neuronlens.ground.data import read_texts
+    from neuronlens.models.prompt import make_prompt
+    from neuronlens.studies.study import load_study
     asked = dict(template='Text: {text}\nTopic:', shots=1, calibrate=True, scoring='first')
     study = make_study(model=dict(causal=str(speaker)), prompt=asked, method=dict(preset='recommended', rankings=['dprime']))
     r = cli('run', study, '--out', tmp_path/'out')

@@ -4,7 +4,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from neuronlens import probing as pb
-from neuronlens.core import InputError
+from neuronlens.ground.core import InputError
 
 
 def made(n=400, D=12, C=4, seed=0, shift=1.5, shared=0.):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from neuronlens import progress
-from neuronlens.progress import ProgressLog, progress_bar, say
+from neuronlens.ground.progress import ProgressLog, progress_bar, say
 
-MAIN = 'from neuronlens import report as r; f = r._figures; r._figures = lambda s: f(s)[:2]; from neuronlens.cli import main; main()'
+MAIN = ('from neuronlens.studies import report as r; f = r._figures; r._figures = lambda s: f(s)[:2]; '
+        'from neuronlens.studies.cli import main; main()')
 
 
 class Clock:
@@ -150,10 +151,10 @@ def test_bars_in_bars(clock, said):
 def test_the_parts_make_the_whole(data, bert, monkeypatch):
     "Passes of the model are counted in fractions; whatever the sites and batches, the end is the total, to the last bit."
     from neuronlens import ablation
-    from neuronlens.data import read_texts
-    from neuronlens.model import load_classifier
-    from neuronlens.recording import record
-    from neuronlens.sweeps import grid
+    from neuronlens.edits.sweeps import grid
+    from neuronlens.ground.data import read_texts
+    from neuronlens.models.model import load_classifier
+    from neuronlens.records.recording import record
     clf, texts, bars, sites = load_classifier(bert, device='cpu'), read_texts(data.test), [], ['residual.1', 'residual.0', 'mlp.1']
     rec = record(clf, texts, sites, progress=False)
     monkeypatch.setattr(ablation, 'progress_bar', lambda *args, show, bar_format, **kw: bars.append(ProgressLog(*args, **kw)) or bars[-1])
@@ -368,7 +369,7 @@ def test_a_library_is_silent_until_asked(make_study, tmp_path, bare):
 def test_a_notebook_has_its_bar(bare, tmp_path):
     "In a kernel standard error is no terminal, and there is a bar all the same; messages go to whoever listens."
     client, v4 = pytest.importorskip('nbclient'), pytest.importorskip('nbformat.v4')
-    code = ["from neuronlens.progress import progress_bar, say\n"
+    code = ["from neuronlens.ground.progress import progress_bar, say\n"
             "with progress_bar([1, 2], 'counting') as bar: list(bar)\ntype(bar).__mro__[1].__module__",
             "say('unheard')", "import logging\nlogging.basicConfig(level=logging.INFO, format='%(message)s')\nsay('heard')"]
     nb = v4.new_notebook(cells=[v4.new_code_cell(c) for c in code])

@@ -11,13 +11,14 @@ from tokenizers.pre_tokenizers import Metaspace
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from neuronlens import ablation
-from neuronlens.ablation import ablate
-from neuronlens.batches import batches, encode, pad, readout_weights
-from neuronlens.core import InputError
-from neuronlens.data import Texts
-from neuronlens.hooks import Site, anatomy, answer, hooked, logits, parse_site, run
-from neuronlens.language import editing
-from neuronlens.prompt import (
+from neuronlens.edits.ablation import ablate
+from neuronlens.edits.language import editing
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import Texts
+from neuronlens.ground.rounding import agree, apart, score_size
+from neuronlens.models.batches import batches, encode, pad, readout_weights
+from neuronlens.models.hooks import Site, anatomy, answer, hooked, logits, parse_site, run
+from neuronlens.models.prompt import (
     Prompt,
     Prompted,
     calibrated,
@@ -28,9 +29,8 @@ from neuronlens.prompt import (
     make_tree,
     one_by_one,
 )
-from neuronlens.recording import correct_only, record, recorded, vocabulary_confidence
-from neuronlens.rounding import agree, apart, score_size
-from neuronlens.summary import merge_summaries, summarise
+from neuronlens.records.recording import correct_only, record, recorded, vocabulary_confidence
+from neuronlens.records.summary import merge_summaries, summarise
 
 KINDS = ("llama", "gpt2", "qwen3", "gpt_neox", "opt", "gemma3_text")
 CORPUS = ["the cat sat on the mat", "Text: a red apple is food", "Topic: animal", "Topic: tool", "old machine and new machine"]*3

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import strategies as st
 from test_laws import given, labelled_acts
 
-from neuronlens.core import InputError
-from neuronlens.ranges import DEFAULTS, FROM_ACTIVATIONS, FROM_STATISTICS, RANGES, fit_ranges
-from neuronlens.setting import format_kind, parse_kind
-from neuronlens.statistics import class_statistics
+from neuronlens.arrays.ranges import DEFAULTS, FROM_ACTIVATIONS, FROM_STATISTICS, RANGES, fit_ranges
+from neuronlens.arrays.statistics import class_statistics
+from neuronlens.ground.core import InputError
+from neuronlens.ground.setting import format_kind, parse_kind
 
 NUMBERS = {'gaussian': 1.5, 'full': None, 'tolerance': 20., 'posterior': .4, 'posterior_prior': .4, 'quantile': .7,
            'density': .7, 'posterior_histogram': .4, 'kmeans': 3.}

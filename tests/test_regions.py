@@ -11,9 +11,9 @@ from test_laws import given, labelled_acts
 from test_ranges import held
 
 from neuronlens import regions
-from neuronlens.ranges import fit_ranges
-from neuronlens.regions import class_posterior, clusters, density, runs
-from neuronlens.statistics import ClassStatistics
+from neuronlens.arrays.ranges import fit_ranges
+from neuronlens.arrays.regions import class_posterior, clusters, density, runs
+from neuronlens.arrays.statistics import ClassStatistics
 
 
 def by_gauss(mean, sd, n=None):

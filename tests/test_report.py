@@ -14,7 +14,7 @@ BAD = '<img src=x onerror=alert(1)>'
 @pytest.fixture(scope='module')
 def study(tmp_path_factory, data, bert):
     "A study of the tiny BERT, its layers probed, kept in memory with its texts."
-    from neuronlens.study import DataSpec, MethodSpec, ModelSpec, StudySpec, run_study
+    from neuronlens.studies.study import DataSpec, MethodSpec, ModelSpec, StudySpec, run_study
     spec = StudySpec(title='Three kinds of words', data=DataSpec(str(data.train), str(data.test)), model=ModelSpec(str(bert)),
                      method=MethodSpec(rankings=['dprime'], fractions=[.5, .25]))
     with pytest.MonkeyPatch.context() as mp:
@@ -25,7 +25,7 @@ def study(tmp_path_factory, data, bert):
 @pytest.fixture(scope='module')
 def figures(study, tmp_path_factory):
     "Its figures, drawn once."
-    from neuronlens.report import write_figures
+    from neuronlens.studies.report import write_figures
     return write_figures(study, tmp_path_factory.mktemp('report'), progress=False)
 
 
@@ -44,7 +44,7 @@ def hostile(study):
 @pytest.fixture(scope='module')
 def page(hostile, figures, tmp_path_factory):
     "The report of the hostile study as a file: whatever is looked at below is looked at in it."
-    from neuronlens.report import report_html
+    from neuronlens.studies.report import report_html
     path = tmp_path_factory.mktemp('page')/'report.html'
     path.write_text(report_html(hostile, figures), encoding='utf-8')
     return path
@@ -118,8 +118,8 @@ def words(html): return ' '.join(unescape(re.sub(r'<[^>]+>', ' ', html)).split()
 
 def planted(study, target, disturbed, control=(-.4, .4), width=.01):
     "The study as if range, full and random had these effects on every concept; the base is right nine times of ten."
-    from neuronlens.effects import Effects
-    from neuronlens.evidence import Evidence
+    from neuronlens.edits.effects import Effects
+    from neuronlens.edits.evidence import Evidence
     kinds = ('base', 'range', 'full', 'random')
     df, sure = study.effects.frame.copy(), study.intervals.frame.copy()
     for m, values in (('target_accuracy', (.9, *target)), ('disturbance', (0., *disturbed))):
@@ -142,7 +142,7 @@ def planted(study, target, disturbed, control=(-.4, .4), width=.01):
      ' editing whole neurons, which suppresses more.')])
 def test_the_headline_claims_what_the_numbers_say(study, target, disturbed, control, said):
     "A planted outcome is found, and a null is called one."
-    from neuronlens.report import headline, report_html
+    from neuronlens.studies.report import headline, report_html
     made = planted(study, target, disturbed, control)
     first, numbers = headline(made)
     assert said in first
@@ -154,14 +154,14 @@ def test_the_headline_claims_what_the_numbers_say(study, target, disturbed, cont
 
 def test_wide_intervals_are_no_difference(study):
     "The same averages, less sure: neither suppression nor a gain is claimed."
-    from neuronlens.report import headline
+    from neuronlens.studies.report import headline
     first = headline(planted(study, (.7, .7, .8), (.2, .3, .2), (0., 0.), width=.3))[0]
     assert 'does not suppress' in first and 'about as much as' in first and 'no evidence' in first
 
 
 def test_texts_stand_on_the_side_they_are_said_to(study):
     "Activations of the texts listed as in range are in it, the others are not; the shares are those of the firing."
-    from neuronlens.report import _near
+    from neuronlens.studies.report import _near
     for c, name in enumerate(CLASSES):
         near = _near(study, c)
         j, rows = near['neuron'], pd.DataFrame(near['texts'])
@@ -178,8 +178,8 @@ def test_texts_stand_on_the_side_they_are_said_to(study):
 
 def test_a_study_from_its_folder_has_a_report_too(study, figures, tmp_path):
     "It has the same parts but for the texts; a study without probes has no such part, and its contents do not name it."
-    from neuronlens.report import report_html
-    from neuronlens.study import load_study, save_study
+    from neuronlens.studies.report import report_html
+    from neuronlens.studies.study import load_study, save_study
     save_study(study, tmp_path/'out')
     said, whole = (report_html(s, []) for s in (load_study(tmp_path/'out'), study))
     assert 'href="#layers"' in whole and 'href="#layers"' in said
@@ -199,7 +199,7 @@ def many(tmp_path_factory):
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from neuronlens.study import DataSpec, MethodSpec, ModelSpec, StudySpec, run_study
+    from neuronlens.studies.study import DataSpec, MethodSpec, ModelSpec, StudySpec, run_study
     folder, rng = tmp_path_factory.mktemp('many'), np.random.default_rng(0)
     def frame(n):
         rows = [(' '.join([w, *rng.choice(FILLER, 9), w]), f'a class about {w}') for _ in range(n) for w in FOURTEEN]
@@ -229,7 +229,7 @@ def many(tmp_path_factory):
 @pytest.mark.slow
 def test_fourteen_classes_are_under_five_megabytes(many, tmp_path, offline, pictures):
     "All their figures are inside, and the page still fits a phone."
-    from neuronlens.report import write_report
+    from neuronlens.studies.report import write_report
     path = write_report(many, tmp_path, progress=False)
     assert len(many.classes) == 14 and 500_000 < path.stat().st_size < 5_000_000
     assert path.read_text().count('<img ') == 14+5
@@ -240,7 +240,7 @@ def test_fourteen_classes_are_under_five_megabytes(many, tmp_path, offline, pict
 
 def test_a_page_of_too_many_figures_says_where_they_are(study, figures, tmp_path):
     "Concepts' figures give way first, with a word; the page stays under five megabytes."
-    from neuronlens.report import report_html
+    from neuronlens.studies.report import report_html
     big = []
     for name, caption, path in figures:
         (tmp_path/path.name).write_bytes(path.read_bytes()+bytes(2_000_000 if name.startswith('neurons') else 0))

@@ -8,9 +8,9 @@ from test_architectures import NAMES
 from tiny import BEYOND, tiny_model
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from neuronlens.core import InputError
-from neuronlens.hooks import Site, anatomy, hooked
-from neuronlens.rounding import agree, apart, epsilon, rounding, score_size, steps_of
+from neuronlens.ground.core import InputError
+from neuronlens.ground.rounding import agree, apart, epsilon, rounding, score_size, steps_of
+from neuronlens.models.hooks import Site, anatomy, hooked
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 IDS = torch.randint(5, 99, (4, 20), generator=torch.Generator().manual_seed(0))

@@ -240,7 +240,7 @@ def test_a_real_process_gives_the_same_bytes(finished, tmp_path, own_cache):
 
 
 def test_load_study_gives_back_what_was_saved(finished):
-    from neuronlens.study import load_study
+    from neuronlens.studies.study import load_study
     study = load_study(finished[0])
     pd.testing.assert_frame_equal(study.effects.to_frame(), effects(finished[0]), check_dtype=False)
     assert study.spec.title == 'Three kinds of words' and study.classes == CLASSES
@@ -248,7 +248,7 @@ def test_load_study_gives_back_what_was_saved(finished):
 
 
 def test_example_prints_a_study_that_can_be_read(cli, tmp_path):
-    from neuronlens.study import demo_study, read_study
+    from neuronlens.studies.study import demo_study, read_study
     said = finish(cli('example'))
     (tmp_path/'s.toml').write_text(said)
     assert read_study(tmp_path/'s.toml') == demo_study()
@@ -283,7 +283,7 @@ def test_quoted_commas_line_breaks_and_unicode_arrive(cli, make_study, tmp_path,
     df = frame.copy()
     df.loc[:2, 'text'] = ['a "cat", said\nthe dog', 'Käse, bread; soup', 'hammer\tsaw']
     for ending in ('csv', 'tsv', 'jsonl', 'parquet'):
-        from neuronlens.data import read_texts
+        from neuronlens.ground.data import read_texts
         assert read_texts(write_texts(df, tmp_path/f'odd.{ending}')).texts == df.text.tolist(), ending
 
 
@@ -505,7 +505,7 @@ def test_encoder_is_fine_tuned_once(cli, make_study, tmp_path, encoder, own_cach
     plain = answers(folder, test_frame.text) # The folder is a plain Hugging Face classifier
     assert (plain.argmax(1) == [CLASSES.index(c) for c in test_frame.label]).mean() > .6
     agree(tmp_path/'first', 'base', test_frame, plain, plain)
-    monkeypatch.setattr('neuronlens.training._train', lambda *args: pytest.fail('trained again'))
+    monkeypatch.setattr('neuronlens.models.training._train', lambda *args: pytest.fail('trained again'))
     finish(cli('run', study, '--out', tmp_path/'second'))
     assert (tmp_path/'second/effects.csv').read_bytes() == (tmp_path/'first/effects.csv').read_bytes()
 
@@ -513,8 +513,8 @@ def test_encoder_is_fine_tuned_once(cli, make_study, tmp_path, encoder, own_cach
 def test_training_is_repeatable_and_follows_the_seed(encoder, own_cache, frame):
     import torch
 
-    from neuronlens.data import make_texts
-    from neuronlens.training import fine_tune
+    from neuronlens.ground.data import make_texts
+    from neuronlens.models.training import fine_tune
     texts = make_texts(frame.text.tolist(), frame.label.tolist())
     def weights(seed):
         torch.rand(1) # Whatever was drawn before does not count
@@ -527,8 +527,8 @@ def test_training_is_repeatable_and_follows_the_seed(encoder, own_cache, frame):
 
 
 def test_fine_tuned_model_is_called_after_what_it_is(encoder, frame):
-    from neuronlens.data import make_texts
-    from neuronlens.training import fine_tune
+    from neuronlens.ground.data import make_texts
+    from neuronlens.models.training import fine_tune
     texts = make_texts(frame.text.tolist(), frame.label.tolist(), source='folder/words.csv')
     said = [fine_tune(encoder, texts, epochs=1, max_length=32, cache=cache, name=name).source for cache, name in
             ((True, None), (True, 'mine'), (False, 'mine'))]
@@ -541,15 +541,15 @@ def in_memory(folder, change=lambda model: None):
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from neuronlens.model import make_classifier
+    from neuronlens.models.model import make_classifier
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     with torch.no_grad(): change(model)
     return make_classifier(model, AutoTokenizer.from_pretrained(folder))
 
 
 def test_models_without_a_hash_do_not_share_recordings(bert, test_frame):
-    from neuronlens.data import make_texts
-    from neuronlens.recording import recorded
+    from neuronlens.ground.data import make_texts
+    from neuronlens.records.recording import recorded
     texts = make_texts(test_frame.text.tolist(), test_frame.label.tolist())
     models = (in_memory(bert, c) for c in (lambda m: None, lambda m: down(m, 'mlp', 1).bias.add_(1)))
     a, b = (recorded(m, texts).acts for m in models)
@@ -559,9 +559,9 @@ def test_models_without_a_hash_do_not_share_recordings(bert, test_frame):
 def test_another_tokenizer_gets_its_own_recording(bert, tmp_path, test_frame):
     import shutil
 
-    from neuronlens.data import make_texts
-    from neuronlens.model import load_classifier
-    from neuronlens.recording import recorded
+    from neuronlens.ground.data import make_texts
+    from neuronlens.models.model import load_classifier
+    from neuronlens.records.recording import recorded
     texts = make_texts(test_frame.text.tolist(), test_frame.label.tolist())
     folder = shutil.copytree(bert, tmp_path/'model')
     before = recorded(load_classifier(folder), texts).acts
@@ -572,7 +572,7 @@ def test_another_tokenizer_gets_its_own_recording(bert, tmp_path, test_frame):
 
 
 def test_a_study_made_in_python_can_be_run_again(bert, data, tmp_path, monkeypatch):
-    from neuronlens.study import DataSpec, MethodSpec, ModelSpec, StudySpec, read_study, run_study
+    from neuronlens.studies.study import DataSpec, MethodSpec, ModelSpec, StudySpec, read_study, run_study
     monkeypatch.chdir(data.folder)
     spec = StudySpec(data=DataSpec('train.csv', 'test.csv'), model=ModelSpec(os.path.relpath(bert)),
                      method=MethodSpec(rankings=['dprime'], fractions=[.5], layers=False))
@@ -607,8 +607,8 @@ def two(bert, frame, test_frame, tmp_path, cli, no_figures):
 def test_files_of_another_study_are_refused_by_name(two, tmp_path):
     import shutil
 
-    from neuronlens.core import InputError
-    from neuronlens.study import load_study
+    from neuronlens.ground.core import InputError
+    from neuronlens.studies.study import load_study
     def refuses(file, says, change):
         shutil.copytree(two[0], tmp_path/'mixed')
         change(tmp_path/'mixed'/file)
@@ -634,8 +634,8 @@ def test_a_project_can_be_moved_and_copied(two, tmp_path, cli):
     "Resumed and opened where it is now, from the texts and the model that came with it; a folder that left alone finds what it left."
     import shutil
 
-    from neuronlens.study import load_study, read_study
-    from neuronlens.workbook import explore
+    from neuronlens.studies.study import load_study, read_study
+    from neuronlens.views.workbook import explore
     was = (two[0]/'effects.csv').read_bytes()
     assert tomllib.loads((two[0]/'study.toml').read_text())['data']['train'] == '../../train.csv'
     shutil.copytree(two[0], tmp_path/'far/away/out') # The folder alone

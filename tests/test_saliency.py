@@ -12,10 +12,10 @@ from scipy.stats import f_oneway
 from sklearn.feature_selection import f_classif, mutual_info_classif
 from sklearn.metrics import average_precision_score
 
-from neuronlens.core import InputError
-from neuronlens.saliency import RANKINGS, average_precision, f_statistic, mutual_information, rank
-from neuronlens.sparsity import mass_left, mass_salient
-from neuronlens.statistics import batch_statistics, class_statistics, merge_statistics
+from neuronlens.arrays.saliency import RANKINGS, average_precision, f_statistic, mutual_information, rank
+from neuronlens.arrays.sparsity import mass_left, mass_salient
+from neuronlens.arrays.statistics import batch_statistics, class_statistics, merge_statistics
+from neuronlens.ground.core import InputError
 
 LAWS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 NEW = ('probe_mass', 'average_precision', 'mutual_information', 'f_statistic')

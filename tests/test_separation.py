@@ -4,7 +4,7 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import ks_2samp, norm
 
-from neuronlens.separation import bhattacharyya, histogram_overlap, ks_between, overlap_coefficient, separation
+from neuronlens.arrays.separation import bhattacharyya, histogram_overlap, ks_between, overlap_coefficient, separation
 
 
 class Normals:

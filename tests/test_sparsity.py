@@ -7,7 +7,7 @@ from test_probing import made, standard
 
 from neuronlens import probing as pb
 from neuronlens import sparsity as sp
-from neuronlens.core import InputError
+from neuronlens.ground.core import InputError
 
 
 def test_path_starts_at_silence_and_agrees_with_single_fits():

@@ -11,12 +11,12 @@ from datasketches import tdigest_float
 from safetensors.numpy import load, save
 from scipy import stats
 
-from neuronlens.core import InputError
-from neuronlens.distributions import fit_distributions
-from neuronlens.quantiles import ClassQuantiles, batch_quantiles, merge_quantiles
-from neuronlens.ranges import fit_ranges, quantile
-from neuronlens.saliency import rank
-from neuronlens.statistics import ClassStatistics, batch_statistics, class_statistics, merge_statistics, merged, moments, pooled
+from neuronlens.arrays.distributions import fit_distributions
+from neuronlens.arrays.quantiles import ClassQuantiles, batch_quantiles, merge_quantiles
+from neuronlens.arrays.ranges import fit_ranges, quantile
+from neuronlens.arrays.saliency import rank
+from neuronlens.arrays.statistics import ClassStatistics, batch_statistics, class_statistics, merge_statistics, merged, moments, pooled
+from neuronlens.ground.core import InputError
 
 ABC = ('a', 'b', 'c')
 FIELDS = ('mean', 'm2', 'm3', 'm4', 'abs_mean')
@@ -259,7 +259,7 @@ def test_more_than_a_sketch_can_count_is_refused():
 
 
 def test_importing_is_cheap():
-    code = "import sys, neuronlens.statistics, neuronlens.ranges; print('datasketches' in sys.modules)"
+    code = "import sys, neuronlens.arrays.statistics, neuronlens.arrays.ranges; print('datasketches' in sys.modules)"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == 'False'
 
 

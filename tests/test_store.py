@@ -21,14 +21,14 @@ from conftest import CLASSES, make_frame
 
 from neuronlens import files, recording, store, summary
 from neuronlens import shards as shard_room
-from neuronlens.core import InputError
-from neuronlens.data import Texts, make_texts, take
-from neuronlens.model import load_classifier
-from neuronlens.recording import record, recorded
-from neuronlens.rounding import agree
-from neuronlens.shards import disk_need, make_reading, shards
-from neuronlens.statistics import batch_statistics, class_statistics, merge_statistics
-from neuronlens.summary import Summary, merge_summaries, summarise, summary_arrays
+from neuronlens.arrays.statistics import batch_statistics, class_statistics, merge_statistics
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import Texts, make_texts, take
+from neuronlens.ground.rounding import agree
+from neuronlens.models.model import load_classifier
+from neuronlens.records.recording import record, recorded
+from neuronlens.records.shards import disk_need, make_reading, shards
+from neuronlens.records.summary import Summary, merge_summaries, summarise, summary_arrays
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 SITES = ['residual.0', 'mlp.1']
@@ -82,8 +82,8 @@ torch.set_num_threads(1)
 from conftest import make_frame
 from neuronlens import files, recording, store, summary
 from neuronlens import shards as shard_room
-from neuronlens.data import make_texts
-from neuronlens.model import load_classifier
+from neuronlens.ground.data import make_texts
+from neuronlens.models.model import load_classifier
 df = make_frame(20, 5)
 texts = make_texts(df.text.tolist(), df.label.tolist())
 clf, home, what = load_classifier(sys.argv[1], device='cpu'), Path(sys.argv[2]), sys.argv[3]
@@ -305,7 +305,7 @@ def test_recording_json_can_be_lost(said, clf, texts, whole, tmp_path, passes):
 # --- refused
 
 def other_model(clf, bert, tmp_path):
-    from neuronlens.training import save_classifier
+    from neuronlens.models.training import save_classifier
     new = load_classifier(bert, device='cpu')
     with torch.no_grad(): new.model.base_model.encoder.layer[0].output.dense.bias += 1
     return load_classifier(save_classifier(new, tmp_path/'other'), device='cpu')
@@ -585,7 +585,7 @@ MANY = VICTIM + """
 import resource
 from dataclasses import replace
 import numpy as np
-from neuronlens.data import Texts
+from neuronlens.ground.data import Texts
 def chunks(n):
     for i in range(n//500): yield Texts(['cat saw', 'apple pie', 'old drill']*166+['cat', 'soup'], np.arange(500)%3, texts.classes, 'many')
 def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024

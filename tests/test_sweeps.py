@@ -11,16 +11,16 @@ from test_architectures import LABELLED, NAMES, SHARES, TEXTS, classifier
 from tiny import clear, everywhere, same_answers
 
 from neuronlens import ablation, machine, sweeps
-from neuronlens.ablation import ablate, within
-from neuronlens.batches import batches, encode
-from neuronlens.core import InputError
-from neuronlens.data import Texts
-from neuronlens.effects import COLUMNS, MEASURES, measure, measure_effects
-from neuronlens.hooks import logits
-from neuronlens.recording import record
-from neuronlens.rounding import agree, score_size
-from neuronlens.setting import Setting, class_number
-from neuronlens.sweeps import changes_on, effects_on, estimate, grid, sweep
+from neuronlens.edits.ablation import ablate, within
+from neuronlens.edits.effects import COLUMNS, MEASURES, measure, measure_effects
+from neuronlens.edits.sweeps import changes_on, effects_on, estimate, grid, sweep
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import Texts
+from neuronlens.ground.rounding import agree, score_size
+from neuronlens.ground.setting import Setting, class_number
+from neuronlens.models.batches import batches, encode
+from neuronlens.models.hooks import logits
+from neuronlens.records.recording import record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SITES = ["residual.2", "residual.0", "mlp.1", "attention.2"]

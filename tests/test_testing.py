@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
 from neuronlens import testing as ts
-from neuronlens.testing import holm, mcnemar, sign_flips
+from neuronlens.arrays.testing import holm, mcnemar, sign_flips
 
 
 def test_bootstrap_interval_covers():

@@ -19,17 +19,17 @@ from conftest import CLASSES, WORDS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import neuronlens.batches as batches_room
-import neuronlens.machine as machine_room
-import neuronlens.model as model_room
-from neuronlens.batches import batches, each_batch, encode, out_of_memory, pad, token_budget
-from neuronlens.core import InputError
-from neuronlens.data import make_texts, read_chunks, read_texts
-from neuronlens.files import atomic
-from neuronlens.hooks import Site, logits, run
-from neuronlens.machine import usable_cpus
-from neuronlens.model import align, load_classifier, load_model
-from neuronlens.rounding import agree
+import neuronlens.ground.machine as machine_room
+import neuronlens.models.batches as batches_room
+import neuronlens.models.model as model_room
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import make_texts, read_chunks, read_texts
+from neuronlens.ground.files import atomic
+from neuronlens.ground.machine import usable_cpus
+from neuronlens.ground.rounding import agree
+from neuronlens.models.batches import batches, each_batch, encode, out_of_memory, pad, token_budget
+from neuronlens.models.hooks import Site, logits, run
+from neuronlens.models.model import align, load_classifier, load_model
 
 pytestmark = pytest.mark.usefixtures('one_thread')
 FORMATS = ('csv', 'tsv', 'jsonl', 'parquet')
@@ -589,9 +589,9 @@ def test_usable_cpus(case, tmp_path, monkeypatch):
 def test_the_command_line_sets_threads_before_torch_loads(given):
     code = """
 import os, sys
-import neuronlens.machine
-neuronlens.machine.usable_cpus = lambda: 1
-from neuronlens.cli import _plain_errors
+import neuronlens.ground.machine
+neuronlens.ground.machine.usable_cpus = lambda: 1
+from neuronlens.studies.cli import _plain_errors
 with _plain_errors():
     assert 'torch' not in sys.modules
     import torch
@@ -608,7 +608,7 @@ def test_many_batches_are_not_slow():
     import time
     from array import array
 
-    from neuronlens.batches import Encoded
+    from neuronlens.models.batches import Encoded
     rng = np.random.default_rng(0)
     ids = [array('i', range(n)) for n in rng.integers(3, 30, 100_000)]
     def took(some):

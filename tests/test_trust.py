@@ -18,10 +18,10 @@ from generated import generated, one_sentence, read_all
 from safetensors.torch import load_file, save_file
 from test_failures import REMOTE
 
-from neuronlens.core import InputError
-from neuronlens.effects import MEASURES, read_table, write_table
-from neuronlens.model import load_classifier, load_language_model, weights_hash
-from neuronlens.study import load_study, next_steps, study_model
+from neuronlens.edits.effects import MEASURES, read_table, write_table
+from neuronlens.ground.core import InputError
+from neuronlens.models.model import load_classifier, load_language_model, weights_hash
+from neuronlens.studies.study import load_study, next_steps, study_model
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache', 'no_figures')
 
@@ -34,7 +34,7 @@ def kept(tmp_path_factory, cli, data, bert, one_thread):
         method=dict(rankings=['dprime', 'gradient_x_activation'], fractions=[.5], layers=True, fitted_at='tokens', edit='zero')))
     with pytest.MonkeyPatch.context() as mp:
         mp.setenv('NEURONLENS_CACHE', str(home/'cache'))
-        mp.setattr('neuronlens.report.write_figures', lambda *args, **kw: [])
+        mp.setattr('neuronlens.studies.report.write_figures', lambda *args, **kw: [])
         r = cli('run', home/'given.toml', '--out', home/'out')
         assert r.exit_code == 0, (r.stderr, r.exception)
     return home/'out'
@@ -166,7 +166,7 @@ def test_a_table_of_another_hand_is_not_read(own, cli, make_study, tmp_path):
 @pytest.mark.parametrize('how', ['gone', 'bit'])
 def test_a_damaged_study_is_run_again_into_its_folder(file, how, kept, own, cli, monkeypatch):
     monkeypatch.setenv('NEURONLENS_CACHE', str(kept.parent/'cache'))
-    monkeypatch.setattr('neuronlens.study.changes_on', lambda *a, **kw: (_ for _ in ()).throw(InputError('it would run')))
+    monkeypatch.setattr('neuronlens.studies.study.changes_on', lambda *a, **kw: (_ for _ in ()).throw(InputError('it would run')))
     if how == 'gone': (own/file).unlink()
     else:
         turned = bytearray((own/file).read_bytes())
@@ -447,7 +447,7 @@ def test_output_that_is_a_link(name, own, kept, cli, tmp_path):
 
 
 def test_a_lock_that_is_a_link(tmp_path):
-    from neuronlens.cache import alone
+    from neuronlens.ground.cache import alone
     (tmp_path/'x.lock').symlink_to(tmp_path/'victim')
     with pytest.raises(InputError, match='x.lock is a link'):
         with alone(tmp_path/'x'): pass
@@ -455,8 +455,8 @@ def test_a_lock_that_is_a_link(tmp_path):
 
 
 def test_what_is_kept_follows_the_umask(own, tmp_path):
-    from neuronlens.files import write_arrays
-    from neuronlens.recording import load_recording, save_recording
+    from neuronlens.ground.files import write_arrays
+    from neuronlens.records.recording import load_recording, save_recording
     rec, old = load_recording(own/'recording/train.safetensors'), os.umask(0o027)
     try:
         save_recording(rec, tmp_path/'kept/r.safetensors')
@@ -495,7 +495,7 @@ def test_classes_that_are_formulas(cli, make_study, tmp_path, frame, test_frame,
 @pytest.mark.slow
 def test_a_report_of_odd_names(cli, make_study, tmp_path, frame, test_frame, bert, monkeypatch, no_figures):
     "Dollars in the name of the model, Chinese and control characters in those of classes: a whole report, without a complaint."
-    monkeypatch.setattr('neuronlens.report.write_figures', no_figures) # The real one
+    monkeypatch.setattr('neuronlens.studies.report.write_figures', no_figures) # The real one
     folder = shutil.copytree(bert, tmp_path/r'mo$\frac{$del')
     names = dict(zip(CLASSES, ['日本語', 'a$x^$', 'b\x1b[31m'], strict=True))
     for part, df in (('train', frame), ('test', test_frame)):

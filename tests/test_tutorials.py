@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 import neuronlens as nl
-from neuronlens.ablation import edited_acts
-from neuronlens.firing import firing_rates
-from neuronlens.recording import example_recordings
-from neuronlens.training import example_classifier, example_texts
+from neuronlens.arrays.firing import firing_rates
+from neuronlens.edits.ablation import edited_acts
+from neuronlens.models.training import example_classifier, example_texts
+from neuronlens.records.recording import example_recordings
 
 PAGES = sorted((Path(__file__).resolve().parents[1] / "nbs/tutorials").glob("*.ipynb"))
 POLITICS = 2
@@ -73,7 +73,7 @@ def test_reading_a_neuron(bbc):
     purity = nl.range_purity(firing_rates(train.acts, train.labels, ranges))
     assert purity.min(0).max() > .9 > np.median(purity)
     tested = nl.range_purity(firing_rates(test.acts, test.labels, ranges))
-    overlap = nl.bhattacharyya(s)
+    overlap = nl.separation.bhattacharyya(s)
     overlap[range(5), range(5)] = 0
     near, far = ([pd.Series(x).corr(pd.Series(p), method="spearman") for x, p in zip(score, tested, strict=True)]
                  for score in (-overlap.max(1), ranking.scores))

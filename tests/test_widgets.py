@@ -14,19 +14,32 @@ from stills import LIVE, still, stills
 from test_prompt import prompted
 from tiny import by_hand, readout_places, same_answers
 
-from neuronlens.ablation import ablate, plan
-from neuronlens.batches import batches, encode
-from neuronlens.core import InputError
-from neuronlens.data import Texts
-from neuronlens.firing import share_inside
-from neuronlens.hooks import logits, run
-from neuronlens.live import edit_text
-from neuronlens.profile import profile_neuron, texts_around
-from neuronlens.ranges import fit_ranges
-from neuronlens.recording import record
-from neuronlens.rounding import agree, rounding
-from neuronlens.study import Study, StudySpec, fit_study, parse_study, run_study
-from neuronlens.widgets import KINDS, NeuronView, TextView, View, card, choice, figure_html, neuron_html, offer, slider, spans, text_html
+from neuronlens.arrays.firing import share_inside
+from neuronlens.arrays.profile import profile_neuron, texts_around
+from neuronlens.arrays.ranges import fit_ranges
+from neuronlens.edits.ablation import ablate, plan
+from neuronlens.edits.live import edit_text
+from neuronlens.ground.core import InputError
+from neuronlens.ground.data import Texts
+from neuronlens.ground.rounding import agree, rounding
+from neuronlens.models.batches import batches, encode
+from neuronlens.models.hooks import logits, run
+from neuronlens.records.recording import record
+from neuronlens.studies.study import Study, StudySpec, fit_study, parse_study, run_study
+from neuronlens.views.widgets import (
+    KINDS,
+    NeuronView,
+    TextView,
+    View,
+    card,
+    choice,
+    figure_html,
+    neuron_html,
+    offer,
+    slider,
+    spans,
+    text_html,
+)
 
 EVIL = "<img src=x onerror=alert(1)>"
 

@@ -11,8 +11,8 @@ import pytest
 import neuronlens as nl
 from neuronlens import live
 from neuronlens import workbook as wb
-from neuronlens.core import InputError
-from neuronlens.rounding import agree, score_size
+from neuronlens.ground.core import InputError
+from neuronlens.ground.rounding import agree, score_size
 
 BAD = '<img src=x onerror=alert(1)>'
 
@@ -34,7 +34,7 @@ def folder(tmp_path_factory, bert, frame, test_frame):
 
 def run(folder, **method):
     "A study of the tiny BERT."
-    from neuronlens.study import parse_study
+    from neuronlens.studies.study import parse_study
     usual = dict(rankings=['dprime'], fractions=[.5, .25], layers=True)
     spec = parse_study(dict(data=dict(train='train.csv', test='test.csv'), model=dict(classifier='bert'), method=usual | method),
                        folder=folder)
@@ -206,7 +206,7 @@ def test_maps_and_shared_neurons(study):
     assert set(shared.neuron) == sets[1] & sets[2]
     for r in shared.itertuples():
         assert (order[1][r.rank_a-1], order[2][r.rank_b-1]) == (r.neuron, r.neuron)
-        assert np.isclose(r.bhattacharyya, nl.bhattacharyya(study.statistics)[1, 2, r.neuron])
+        assert np.isclose(r.bhattacharyya, nl.separation.bhattacharyya(study.statistics)[1, 2, r.neuron])
         assert f'{r.bhattacharyya:.3f}' in view.picture.value
 
 

@@ -5,11 +5,11 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from neuronlens.ablation import Intervention, Neurons
-from neuronlens.batches import batches, encode
-from neuronlens.hooks import parse_site, run
-from neuronlens.rounding import agree, apart, score_size
-from neuronlens.setting import Setting
+from neuronlens.edits.ablation import Intervention, Neurons
+from neuronlens.ground.rounding import agree, apart, score_size
+from neuronlens.ground.setting import Setting
+from neuronlens.models.batches import batches, encode
+from neuronlens.models.hooks import parse_site, run
 
 BEYOND = 30 # How many times what rounding may make a mistake, or an edit, has to move what is compared at least
 
