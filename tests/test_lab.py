@@ -331,7 +331,9 @@ def test_every_view_on_untrusted_data(lab, untrusted, pictures):
     page.page.screenshot(path=pictures/'lab-tab-text.png')
     headings = [h for h in page.page.locator('.widget-html-content h4:visible').all_inner_texts() if h in GROUPS]
     assert headings == [*GROUPS]
+    page.js('app.shell.collapseLeft()') # The list of files would take all of it
     page.page.set_viewport_size(dict(width=390, height=1000))
+    page.page.wait_for_timeout(1500)
     assert not page.page.evaluate(TOO_WIDE) # What is wide scrolls inside its card
     page.page.screenshot(path=pictures/'lab-tab-text-phone.png')
     page.page.set_viewport_size(dict(width=1400, height=1000))
