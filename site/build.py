@@ -5,7 +5,6 @@ otherwise Sphinx does (myst-nb), into the same names, order and navigation. Noth
 """
 import argparse
 import ast
-import io
 import json
 import os
 import re
@@ -21,6 +20,7 @@ import yaml
 from filelock import FileLock
 
 HERE = Path(__file__).resolve().parent
+FOLD = '\n\n<details open><summary>Source</summary>\n\n````python\n{}\n````\n\n</details>'
 
 
 class SiteError(Exception):
@@ -89,7 +89,7 @@ def ticks(text): return f'`{text}`' if text else ''
 
 
 def parameters(params, back=('', '')):
-    "Parameters and what comes back, as a Markdown table."
+    "Parameters and what comes back, as a Markdown table; '' where names are all there is to say."
     rows = [[ticks(n), ticks(t), ticks(d), prose(m)] for n,t,d,m in params]
     if any(back) and back[0] != 'None': rows.append(['*returns*', ticks(back[0]), '', prose(back[1])])
     return table(['parameter', 'type', 'default', 'meaning'], rows) if any(r[1] or r[3] for r in rows) else ''
@@ -101,22 +101,25 @@ def call(name, params, back=''):
     return f"{name}({', '.join(given)})"+(f' -> {back}' if back not in ('', 'None') else '')
 
 
+def fields_of(node, lines):
+    "Fields of a class as parameters, with their comments."
+    return [(ast.unparse(n.target), ast.unparse(n.annotation), ast.unparse(n.value) if n.value else '', comment(lines[n.end_lineno-1]))
+            for n in node.body if isinstance(n, ast.AnnAssign)]
+
+
 def described(node, lines, inside=False):
     "One definition as (kind, call, its line, table, methods)."
     about = ' '.join((ast.get_docstring(node) or '').split())
     if isinstance(node, ast.ClassDef):
-        fields = [(ast.unparse(n.target), ast.unparse(n.annotation), ast.unparse(n.value) if n.value else '', comment(lines[n.end_lineno-1]))
-                  for n in node.body if isinstance(n, ast.AnnAssign)]
         own = [n for n in node.body if isinstance(n, ast.FunctionDef)]
-        init = next((signature(n, lines)[0][1:] for n in own if n.name == '__init__'), fields)
+        params = next((signature(n, lines)[0][1:] for n in own if n.name == '__init__'), fields_of(node, lines))
         methods = [described(n, lines, True) for n in own if not n.name.startswith('_') and ast.get_docstring(n)]
-        return 'class', call(node.name, init), about, parameters(init), methods
+        return 'class', call(node.name, params), about, parameters(params), methods
     params,back = signature(node, lines)
     marks = [ast.unparse(d) for d in node.decorator_list]
     if any('property' in m for m in marks): return 'property', node.name, about, parameters([], back), []
-    if not inside: return 'function', call(node.name, params, back[0]), about, parameters(params, back), []
-    kind = next((m for m in marks if m in ('staticmethod', 'classmethod')), 'method')
-    params = params[kind != 'staticmethod':]
+    kind = next((m for m in marks if m in ('staticmethod', 'classmethod')), 'method') if inside else 'function'
+    params = params[kind in ('classmethod', 'method'):]
     return kind, call(node.name, params, back[0]), about, parameters(params, back), []
 
 
@@ -144,8 +147,9 @@ def cell(source, name): return dict(cell_type='markdown', id=name, metadata={}, 
 def shown(o):
     "A stored output whose styles keep to itself; one that is coloured for white says so."
     if not (html := joined(o.get('data', {}).get('text/html', ''))): return o
-    paper = re.search(r'style\s*=\s*"[^"]*(color|background)|<style(?! scoped)|<svg', html) and not re.search('light-dark|prefers-color', html)
-    html = re.sub(r'<style[^>]*>(.*?)</style>', r'<style>@scope {\1}</style>', re.sub(r'<style scoped>.*?</style>', '', html, flags=re.S), flags=re.S)
+    html = re.sub(r'<style scoped>.*?</style>', '', html, flags=re.S)
+    paper = re.search(r'style\s*=\s*"[^"]*(color|background)|<style|<svg', html) and not re.search('light-dark|prefers-color', html)
+    html = re.sub(r'<style[^>]*>(.*?)</style>', r'<style>@scope {\1}</style>', html, flags=re.S)
     return o | dict(data=o['data'] | {'text/html': f'<div class="output_html{" paper"*bool(paper)}">{html}</div>'})
 
 
@@ -163,7 +167,7 @@ def prepared(nb, lib, quarto=False):
         if {'hide', 'exporti', 'default_exp'} & options.keys() or options.get('include') == 'false': continue
         if {'export', 'exports'} & options.keys():
             text = api(source, module, quarto)
-            if 'exports' in options: text += f'\n\n<details class="fold" open><summary>Source</summary>\n\n````python\n{source.strip()}\n````\n\n</details>'
+            if 'exports' in options: text += FOLD.format(source.strip())
             if text: cells.append(cell(text, f'api-{len(cells)}'))
             continue
         last = next((s.strip() for s in reversed(source.split('\n')) if s.strip()), '').rstrip(';')
@@ -208,27 +212,25 @@ class Reading(HTMLParser):
     "Identifiers, links, whatever a browser would ask for, and what would run."
     def __init__(self, html):
         super().__init__()
-        self.ids,self.links,self.asks,self.runs = [],[],[],[]
+        self.ids,self.links,self.asks,self.runs = set(),[],[],[]
         self.feed(html)
         self.close()
 
     def handle_starttag(self, tag, attrs):
         "One element."
-        for k,v in attrs:
-            v = v or ''
-            if k == 'id': self.ids.append(v)
-            if k == 'href' and tag != 'link': self.links.append(v)
-            if k in ('src', 'srcset', 'poster', 'data') or (k == 'href' and tag == 'link' and dict(attrs).get('rel') != 'canonical'):
-                self.asks.append(v)
-            if k.startswith('on') or v.strip().lower().startswith('javascript:'): self.runs.append(f'<{tag} {k}=...>')
         if tag == 'script': self.runs.append('<script>')
+        for k,v in [(k, v or '') for k,v in attrs]:
+            if k == 'id': self.ids.add(v)
+            elif k == 'href': (self.asks if tag == 'link' else self.links).append(v)
+            elif k in ('src', 'srcset', 'poster', 'data'): self.asks.append(v)
+            if k.startswith('on') or v.strip().lower().startswith('javascript:'): self.runs.append(f'<{tag} {k}=...>')
 
 
 def running(nb):
     "What the stored outputs of a notebook would run: nothing may."
-    for o in [o for c in nb['cells'] for o in c.get('outputs', [])]:
-        for mime in ('text/html', 'image/svg+xml', 'text/markdown'): yield from Reading(joined(o.get('data', {}).get(mime, ''))).runs
-        yield from (m for m in o.get('data', {}) if m in ('application/javascript', 'application/vnd.jupyter.widget-view+json'))
+    for data in [o.get('data', {}) for c in nb['cells'] for o in c.get('outputs', [])]:
+        for mime in ('text/html', 'image/svg+xml', 'text/markdown'): yield from Reading(joined(data.get(mime, ''))).runs
+        yield from data.keys() & {'application/javascript', 'application/vnd.jupyter.widget-view+json'}
 
 
 def outside(url): return bool(urlsplit(url).scheme or urlsplit(url).netloc) and not url.startswith('data:')
@@ -237,20 +239,19 @@ def outside(url): return bool(urlsplit(url).scheme or urlsplit(url).netloc) and 
 def check(out):
     "Reads a whole folder of pages: (faults, links that lead elsewhere). A fault names page and link."
     pages = {p.relative_to(out).as_posix(): Reading(p.read_text(encoding='utf-8')) for p in sorted(out.rglob('*.html'))}
-    faults,elsewhere = [],set()
+    faults,elsewhere = {},set() # A dict, to name each once and in order
     for name,r in pages.items():
-        faults += [f'{name}: opening it would ask {u}' for u in filter(outside, r.asks)]
-        for url in [*r.links, *r.asks]:
+        faults |= {f'{name}: opening it would ask {u}': 0 for u in filter(outside, r.asks)}
+        elsewhere |= {u for u in r.links if outside(u)}
+        for url in [u for u in r.links+r.asks if not outside(u) and not u.startswith('data:')]:
             path,_,anchor = url.partition('#')
             goal = os.path.normpath(Path(name).parent/unquote(path.partition('?')[0])).replace(os.sep, '/') if path else name
-            if outside(url): elsewhere.add(url)
-            elif url.startswith('data:'): continue
-            elif goal.startswith('..') or not (out/goal).is_file(): faults.append(f'{name}: broken link {url}')
-            elif anchor and goal in pages and unquote(anchor) not in pages[goal].ids: faults.append(f'{name}: broken link {url} (no such anchor)')
+            if not (out/goal).is_file(): faults[f'{name}: broken link {url}'] = 0
+            elif anchor and goal in pages and unquote(anchor) not in pages[goal].ids: faults[f'{name}: broken link {url} (no anchor)'] = 0
     for p in sorted(out.rglob('*.css')):
         asked = re.findall(r'(?:url\(|@import)\s*["\']?([^"\')\s;]+)', p.read_text(encoding='utf-8', errors='replace'))
-        faults += [f'{p.relative_to(out)}: it would ask {u}' for u in filter(outside, asked)]
-    return list(dict.fromkeys(faults)), sorted(elsewhere)
+        faults |= {f'{p.relative_to(out)}: it would ask {u}': 0 for u in filter(outside, asked)}
+    return list(faults), sorted(elsewhere)
 
 
 # ---------------------------------------------------------------- the two ways
@@ -259,21 +260,23 @@ def toctrees(config):
     "The sidebar of `_quarto.yml`, below the home page, and the index of names."
     pages = [(s, n.removesuffix('.ipynb')) for s,n in listed(config['website']['sidebar']['contents']) if n != 'index.ipynb']
     pages.append((pages[-1][0] if pages else '', 'genindex'))
-    tree = lambda section: '\n'.join(['```{toctree}', ':hidden:', f':caption: {section}', '', *[n for s,n in pages if s == section], '```']) # noqa: E731
-    return '\n\n'.join(map(tree, dict.fromkeys(s for s,_ in pages)))
+    trees = [['```{toctree}', ':hidden:', *[f':caption: {now}']*bool(now), '', *[n for s,n in pages if s == now], '```']
+             for now in dict.fromkeys(s for s,_ in pages)]
+    return '\n\n'.join(map('\n'.join, trees))
 
 
-def with_sphinx(proc, config, out):
-    "Sphinx renders the prepared notebooks; every warning, such as a link that leads nowhere, is a fault."
-    from sphinx.application import Sphinx
+def with_sphinx(top, config, out):
+    "Sphinx renders the prepared notebooks: its complaints, such as a link that leads nowhere, are faults."
+    proc,title = top/'_proc',config['website']['title']
     home = json.loads((proc/'index.ipynb').read_text(encoding='utf-8'))
     home['cells'].append(cell(toctrees(config), 'pages'))
     (proc/'index.ipynb').write_text(json.dumps(home), encoding='utf-8')
-    said,title = io.StringIO(),config['website']['title']
-    app = Sphinx(proc, HERE, out, out.with_name('doctrees'), 'html', dict(project=title, html_title=title), status=None, warning=said,
-                 parallel=os.cpu_count())
-    app.build(force_all=True)
-    return [re.sub(r'\x1b\[[\d;]*m', '', s).replace(f'{proc}/', '') for s in said.getvalue().splitlines() if s.strip()]
+    call = [sys.executable, '-m', 'sphinx', '-b', 'html', '-c', HERE, '-d', out.with_name('doctrees'), '-D', f'project={title}',
+            '-D', f'html_title={title}', '-j', 'auto', '-q', '--no-color', proc, out]
+    done = subprocess.run(call, cwd=top, capture_output=True, text=True, encoding='utf-8')
+    said = [s.replace(f'{proc}{os.sep}', '') for s in done.stderr.splitlines() if s.strip()]
+    if done.returncode: raise SiteError('\n'.join(said))
+    return said
 
 
 def build(top, out, say=print, quarto=None):
@@ -281,14 +284,14 @@ def build(top, out, say=print, quarto=None):
     top,out = Path(top).resolve(),Path(out).resolve()
     (top/'build').mkdir(exist_ok=True)
     with FileLock(top/'build/site.lock'): # `_proc` is one for the whole checkout
-        config,room,faults = stage(top, bool(quarto), say),out.with_name(out.name+'.new'),[]
+        config,proc,room,faults = stage(top, bool(quarto), say),top/'_proc',out.with_name(out.name+'.new'),[]
         shutil.rmtree(room, ignore_errors=True)
         new = room/'html'
         say(f"{'Quarto' if quarto else 'Sphinx'} renders the pages")
         if quarto:
-            shutil.copyfile(HERE/'offline.scss', top/'_proc/offline.scss')
-            subprocess.run([quarto, 'render', '--no-execute', '--output-dir', os.path.relpath(new, top/'_proc')], cwd=top/'_proc', check=True)
-        else: faults = with_sphinx(top/'_proc', config, new)
+            shutil.copyfile(HERE/'offline.scss', proc/'offline.scss')
+            subprocess.run([quarto, 'render', '--no-execute', '--output-dir', os.path.relpath(new, proc)], cwd=proc, check=True)
+        else: faults = with_sphinx(top, config, new)
         wrong,elsewhere = check(new)
         if faults+wrong: raise SiteError('\n'.join(faults+wrong))
         shutil.rmtree(out, ignore_errors=True)
