@@ -3,6 +3,7 @@ import re
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx import addnodes
 
 extensions = ['myst_nb', 'sphinx.ext.viewcode']
 nb_execution_mode = 'off' # Stored outputs are what a page shows
@@ -25,14 +26,20 @@ toc_object_entries_show_parents = 'hide'
 add_module_names = False
 
 
+def above(node):
+    "What a node stands in, inmost first."
+    while node := node.parent: yield node
+
+
 def name_links(app, doctree, docname):
     "Names in prose and tables lead to their documentation."
     goals = {}
     for full,o in app.env.domains['py'].objects.items():
         if (short := re.sub(r'^([a-z_]\w*\.)+(?=\w)', '', full)) not in goals or o.docname == docname: goals[short] = o
     for node in list(doctree.findall(nodes.literal)):
-        goal,near = goals.get(node.astext().removesuffix('()')),node.parent
-        if goal is None or any(isinstance(p, nodes.reference | nodes.title) for p in (near, near.parent)): continue
+        goal,near,box = goals.get(node.astext().removesuffix('()')),node.parent,node.parent.parent
+        own = isinstance(box, nodes.entry) and box is box.parent[0] and any(isinstance(n, addnodes.desc) for n in above(box)) # A parameter
+        if goal is None or own or any(isinstance(n, nodes.reference | nodes.title) for n in (near, box)): continue
         where = app.builder.get_relative_uri(docname, goal.docname)+'#'+goal.node_id
         near.replace(node, nodes.reference('', '', node.deepcopy(), refuri=where, internal=True))
 
