@@ -271,12 +271,12 @@ def with_sphinx(top, config, out):
     home = json.loads((proc/'index.ipynb').read_text(encoding='utf-8'))
     home['cells'].append(cell(toctrees(config), 'pages'))
     (proc/'index.ipynb').write_text(json.dumps(home), encoding='utf-8')
-    call = [sys.executable, '-m', 'sphinx', '-b', 'html', '-c', HERE, '-d', out.with_name('doctrees'), '-D', f'project={title}',
+    said = out.with_name('warnings.txt') # What the imported modules log is none of them
+    call = [sys.executable, '-m', 'sphinx', '-b', 'html', '-c', HERE, '-d', out.with_name('doctrees'), '-w', said, '-D', f'project={title}',
             '-D', f'html_title={title}', '-j', 'auto', '-q', '--no-color', proc, out]
     done = subprocess.run(call, cwd=top, capture_output=True, text=True, encoding='utf-8')
-    said = [s.replace(f'{proc}{os.sep}', '') for s in done.stderr.splitlines() if s.strip()]
-    if done.returncode: raise SiteError('\n'.join(said))
-    return said
+    if done.returncode: raise SiteError(done.stderr)
+    return [s.replace(f'{proc}{os.sep}', '') for s in said.read_text(encoding='utf-8').splitlines() if s.strip()]
 
 
 def build(top, out, say=print, quarto=None):
@@ -286,6 +286,7 @@ def build(top, out, say=print, quarto=None):
     with FileLock(top/'build/site.lock'): # `_proc` is one for the whole checkout
         config,proc,room,faults = stage(top, bool(quarto), say),top/'_proc',out.with_name(out.name+'.new'),[]
         shutil.rmtree(room, ignore_errors=True)
+        room.mkdir(parents=True)
         new = room/'html'
         say(f"{'Quarto' if quarto else 'Sphinx'} renders the pages")
         if quarto:
