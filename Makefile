@@ -52,7 +52,7 @@ test-mutants: $(READY) ## Change formulas one at a time; each change must be not
 lab: $(READY) ## Open JupyterLab at the first tutorial
 	@$(BIN)/jupyter lab nbs/tutorials/first_concept.ipynb
 
-site: $(READY) ## Render the documentation into _docs/: with Quarto where it is installed, else the same pages with pandoc
+site: $(READY) ## Render the documentation into _docs/: with Quarto where it is installed, else with Sphinx
 	@$(BIN)/python site/build.py
 
 bench: $(READY) ## Measure speed and memory side by side (about half an hour): benchmarks/results.csv and the page nbs/speed.ipynb
