@@ -48,6 +48,7 @@ _NAMES = { # Room: the names that most users need
     "edits.language": "editing firing_by_position generate language_effects",
     "views.workbook": "explore",
     "studies.study": "demo_study load_study read_study run_study",
+    "studies.saved": "load",
     "studies.report": "write_report",
 }
 _ROOMS = { # Floor: its rooms, also found without it
@@ -57,7 +58,7 @@ _ROOMS = { # Floor: its rooms, also found without it
     "records": "provenance store shards recording summary cluster",
     "edits": "ablation attribution effects evidence sweeps erasure presets choice language live",
     "views": "plots plot_effects plot_overlap widgets workbook",
-    "studies": "study report cli",
+    "studies": "study saved report cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "ground.data": "Texts make_texts", "models.model": "Classifier smollm2", "models.prompt": "Prompt generated_answers load_prompted",

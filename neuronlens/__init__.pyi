@@ -59,6 +59,7 @@ from .studies.study import demo_study as demo_study
 from .studies.study import load_study as load_study
 from .studies.study import read_study as read_study
 from .studies.study import run_study as run_study
+from .studies.saved import load as load
 from .studies.report import write_report as write_report
 from .ground import cache as cache
 from .ground import core as core
@@ -111,4 +112,5 @@ from .views import widgets as widgets
 from .views import workbook as workbook
 from .studies import cli as cli
 from .studies import report as report
+from .studies import saved as saved
 from .studies import study as study

@@ -6,7 +6,7 @@
 __all__ = ['RANGES', 'gaussian', 'tolerance', 'quantile', 'Ranges', 'fit_ranges', 'register_range']
 
 # %% ../../nbs/36_ranges.ipynb #1a73bcb6
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
@@ -15,6 +15,7 @@ import pandas as pd
 from .regions import density, full, kmeans, posterior, posterior_histogram, posterior_prior
 from .statistics import class_statistics, names_beside, need_alike
 from ..ground.core import InputError, as_array, class_names, enough, enough_examples, labelled, need_number
+from ..ground.files import built, read_result, write_result
 from ..ground.setting import format_kind, own_name, own_number, parse_kind
 
 # %% ../../nbs/36_ranges.ipynb #b1f39d3c
@@ -94,6 +95,20 @@ class Ranges:
         lo,hi = self.lo[index_of(concept, self.classes), at],self.hi[concept, at]
         row,k = np.nonzero(lo <= hi)
         return pd.DataFrame({'class':self.classes[concept], 'neuron':at[row], 'low':lo[row, k], 'high':hi[row, k]})
+
+    def save(self, path, provenance=None):
+        "Write a .safetensors file; `provenance` is that of the recording they were fitted on. Returns the path."
+        about = dict(kind=self.kind, param=self.param, classes=list(self.classes))
+        return write_result(path, 'Ranges', dict(lo=self.lo, hi=self.hi), about, provenance)
+
+    @staticmethod
+    def load(path):
+        "The ranges that were saved; refuses a file that is missing, damaged or something else."
+        arrays,about = read_result(path, 'Ranges', ('lo', 'hi'))
+        r = built(Ranges, path, lo=arrays['lo'], hi=arrays['hi'], **about)
+        if r.lo.ndim != 3 or r.lo.shape != r.hi.shape or len(r.lo) != len(r.classes) or np.isnan([r.lo, r.hi]).any():
+            raise InputError(f"{path} is no Ranges: the arrays do not fit together")
+        return replace(r, classes=class_names(r.classes))
 
     def __repr__(self):
         C,D,K = self.lo.shape

@@ -19,6 +19,7 @@ from .probing import fit_probe
 from .sparsity import mass_holders, mass_left
 from .statistics import class_statistics, names_beside
 from ..ground.core import InputError, as_array, class_names, drawing, enough, labelled, need_number, need_whole
+from ..ground.files import built, read_result, write_result
 from ..ground.setting import own_name
 
 # %% ../../nbs/32_saliency.ipynb #ece029f2
@@ -185,6 +186,17 @@ class Ranking:
         return mass_holders(self.scores if self.name == 'probe_mass' else mass_left(self.scores), p)
 
     def to_frame(self, k=None): return ranking_frame(self, k)
+
+    def save(self, path, provenance=None):
+        "Write a .safetensors file; `provenance` is that of the recording it was made from. Returns the path."
+        about = dict(name=self.name, classes=list(self.classes), seed=self.seed)
+        return write_result(path, 'Ranking', dict(scores=self.scores), about, provenance)
+
+    @staticmethod
+    def load(path):
+        "The ranking that was saved; refuses a file that is missing, damaged or something else."
+        arrays,about = read_result(path, 'Ranking', ('scores',))
+        return built(Ranking, path, scores=arrays['scores'], **about)
 
     def plot(self, k=10, ax=None, source=''):
         "The `k` highest scores of each class; returns the axes."

@@ -12,7 +12,7 @@ import math
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from html import escape
 from itertools import product
@@ -28,6 +28,7 @@ from ..arrays.saliency import Ranking
 from ..arrays.statistics import ClassStatistics
 from ..ground.core import InputError, as_array, class_labels, drawing, need_number
 from ..ground.data import Texts
+from ..ground.files import built, read_result, write_result
 from ..ground.machine import need_memory
 from ..ground.progress import progress_bar
 from ..ground.setting import POSITIONS, SETTINGS, Setting, check_when, class_number, format_kind, own_name, own_number, parse_kind
@@ -222,6 +223,23 @@ class Intervention(_Former):
         gate = together(self, within(x, self.lo, self.hi)) if asked is None else asked.expand(x.shape)
         if where is not None: gate = gate & where[...,None]
         return edited(self, x, gate),gate
+
+    def save(self, path, provenance=None):
+        "Write a .safetensors file; `provenance` is that of the recording it was planned from. Returns the path."
+        state = {f'state.{k}':t for k,t in self.state._asdict().items() if t is not None}
+        arrays = dict(neurons=self.neurons, lo=self.lo, hi=self.hi) | state
+        return write_result(path, 'Intervention', {k:t.cpu().numpy() for k,t in arrays.items()}, asdict(self.setting), provenance)
+
+    @staticmethod
+    def load(path):
+        "The intervention that was saved; refuses a file that is missing, damaged or something else."
+        arrays,about = read_result(path, 'Intervention', ('neurons', 'lo', 'hi'))
+        t = {k:torch.as_tensor(a) for k,a in arrays.items()}
+        state = {k.removeprefix('state.'):v for k,v in t.items() if k.startswith('state.')}
+        state = built(Affine if 'matrix' in state else Neurons, path, **state)
+        iv = Intervention(built(Setting, path, **about), t['neurons'], t['lo'], t['hi'], state)
+        if why := _wrong(iv, set()): raise InputError(f"{path} is no Intervention: {why}")
+        return iv
 
     def __repr__(self):
         vote = f', vote {self.vote:g}' if self.vote else ''

@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..arrays.ranges import index_of
 from ..ground.core import InputError, as_array, class_labels
-from ..ground.files import atomic
+from ..ground.files import atomic, note_table, noted_table
 from ..ground.setting import SETTINGS, Setting, chosen_rows, class_number, modern_table, setting_keys
 
 # %% ../../nbs/42_effects.ipynb #f0719eca
@@ -133,9 +133,16 @@ class Effects:
         "The rows where each named column has the given value (or one of a list of them); of a range or an edit the name will do."
         return Effects(chosen_rows(self.frame, chosen).reset_index(drop=True))
 
-    def save(self, path:str|Path)->Path:
-        "Write the table as CSV, whole or not at all."
-        return write_table(self.frame, path)
+    def save(self, path:str|Path, provenance:dict|None=None)->Path:
+        "Write the table as CSV, and beside it a .json of what it is and from which model and texts (the `provenance` of a recording)."
+        path = write_table(self.frame, path)
+        note_table(path, 'Effects', {}, provenance)
+        return path
+
+    @staticmethod
+    def load(path:str|Path)->'Effects':
+        "The effects that were saved; refuses a table that is missing, damaged or something else."
+        return load_effects(path)
 
     def plot(self, ax=None, source=''):
         "Bars of target and auxiliary measures by condition; returns the axes."
@@ -155,6 +162,7 @@ def load_effects(
     **known, # Fields of `Setting` that a table of an older version does not say, to their values
 )->Effects: # As it was
     "Read a table of effects."
+    noted_table(path, 'Effects')
     return Effects(read_table(path, COLUMNS, **known))
 
 # %% ../../nbs/42_effects.ipynb #5e083010

@@ -16,8 +16,19 @@ from scipy.stats import rankdata
 
 from ..arrays.ranges import Ranges, inside
 from ..arrays.testing import draw_texts, holm, mcnemar, paired_ends, sign_flips, unseen
-from .effects import MEASURES, Effects, aims_of, changes_of, disturbance, judged, measure_effects
+from neuronlens.edits.effects import (
+    MEASURES,
+    Effects,
+    aims_of,
+    changes_of,
+    disturbance,
+    judged,
+    measure_effects,
+    read_table,
+    write_table,
+)
 from ..ground.core import InputError, as_array, drawing, need_number, need_whole
+from ..ground.files import built, note_table, noted_table
 from ..ground.machine import need_memory
 from ..ground.progress import progress_bar
 from ..ground.setting import SETTINGS, chosen_rows, setting_keys
@@ -99,6 +110,19 @@ class Evidence:
         keys = [k for k in setting_keys(df, but=('concept',)) if df[k].nunique(dropna=False) > 1 or k == 'condition']
         wide = df.assign(said=said).pivot_table('said', keys, 'measure', aggfunc='first', sort=False, dropna=False)
         return wide.dropna(how='all')[list(measures)].rename_axis(columns=None).reset_index()
+
+    def save(self, path, provenance=None):
+        "Write the table as CSV, and beside it a .json of how it was drawn and from which model and texts. Returns the path."
+        path = write_table(self.frame, path)
+        note_table(path, 'Evidence', dict(draws=self.draws, seed=self.seed, level=self.level), provenance)
+        return path
+
+    @staticmethod
+    def load(path):
+        "The evidence that was saved; refuses a table that is missing, damaged or something else."
+        about = noted_table(path, 'Evidence')
+        if about is None: raise InputError(f"{path}: no .json beside it says how its intervals were drawn")
+        return built(Evidence, path, frame=read_table(path, (*SETTINGS, 'measure', 'value', 'low', 'high', 'n')), **about)
 
     def plot(self, measure='disturbance', ax=None, log=False, source=''):
         "Every effect with its interval; returns the axes."

@@ -24,6 +24,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from .. import __version__
 from .core import InputError
 
 # %% ../../nbs/01_files.ipynb #270b81f9
@@ -231,6 +232,82 @@ def _checksum(arrays, about):
         h.update(f'{k} {a.dtype} {a.shape}'.encode())
         h.update(a.reshape(-1).view(np.uint8))
     return h.hexdigest()
+
+# %% ../../nbs/01_files.ipynb #b7d1a002
+FORMAT = 1 # Of the files of results; raised when an older version could not read them
+
+def _said(kind, about, provenance):
+    "What a file says of itself."
+    return dict(kind=kind, format=FORMAT, version=__version__, about=about, provenance=dict(provenance or {}))
+
+def _checked(path, kind, said):
+    "Refuse a file of something else, or of a later format."
+    if not isinstance(said, dict) or not isinstance(said.get('about'), dict) or said.get('kind') != kind:
+        there = said.get('kind') if isinstance(said, dict) else None
+        raise InputError(f"{path} holds no {kind}{f'; it is of kind {there!r}' if isinstance(there, str) else ''}")
+    if said.get('format') != FORMAT:
+        raise InputError(f"{path} is of format {said.get('format')!r}; this version reads format {FORMAT}: save it again from its source")
+    return said
+
+# %% ../../nbs/01_files.ipynb #b7d1a003
+def write_result(
+    path:str|Path, # A file that ends in .safetensors
+    kind:str, # What it is, such as 'Ranking'
+    arrays:dict[str,np.ndarray], # Its numbers
+    about:dict, # The rest of it, ready for JSON
+    provenance:dict|None=None, # From which model and texts, as a recording has it
+)->Path: # The file
+    "One result, there whole or not at all."
+    if (path := known_path(path)).suffix != '.safetensors': raise InputError(f"{kind} {str(path)!r}: give a name that ends in .safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_arrays(path, arrays, _said(kind, about, provenance))
+    return path
+
+def read_result(
+    path:str|Path, # A file of `write_result`
+    kind:str, # What it has to be
+    names:tuple[str,...], # Arrays that it has to hold
+)->tuple[dict,dict]: # Its arrays, and the rest of it
+    "The inverse; refuses a file that is missing, damaged, something else, or of a later format."
+    arrays,said = read_arrays(known_path(path))
+    about = _checked(path, kind, said)['about']
+    if missing := [n for n in names if n not in arrays]: raise InputError(f"{path} holds no array {missing[0]!r}, which a {kind} has")
+    return arrays,about
+
+# %% ../../nbs/01_files.ipynb #b7d1a004
+def note_table(
+    path:Path, # A table that was just written
+    kind:str, # What it is, such as 'Effects'
+    about:dict, # What is not in it
+    provenance:dict|None=None, # From which model and texts
+): # Nothing
+    "Write what a table is beside it, with its checksum."
+    said = _said(kind, about, provenance) | dict(sha256=_bytes_hash(path))
+    with atomic(path.with_suffix('.json')) as part: part.write_text(json.dumps(said, indent=1), encoding='utf-8')
+
+def noted_table(
+    path:str|Path, # A table
+    kind:str, # What it has to be
+)->dict|None: # What is said beside it; None where nothing is
+    "Refuse a table that is something else, or is not the one that was written."
+    if not (beside := known_path(path).with_suffix('.json')).exists(): return None
+    said = _checked(path, kind, read_json(beside))
+    if Path(path).exists() and said.get('sha256') != _bytes_hash(path):
+        raise Damaged(f"{path} is not the table that {beside.name} beside it was written for; remove {beside.name} to read it as it is")
+    return said['about']
+
+def _bytes_hash(path):
+    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
+# %% ../../nbs/01_files.ipynb #b7d1a006
+def built(
+    of, # A class
+    path, # Where its fields are from, for the message
+    **known, # Its fields
+): # One of it
+    "A result from the fields of a file, or an `InputError` where they are not those that it has."
+    try: return of(**known)
+    except (TypeError, ValueError, AttributeError) as e: raise InputError(f"{path} is no {of.__name__}: {str(e).splitlines()[0]}") from None
 
 # %% ../../nbs/01_files.ipynb #a6089c7e
 def check_room(

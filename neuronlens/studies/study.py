@@ -698,7 +698,7 @@ def save_study(
     "Write everything but figures and report; each file whole or not at all."
     out = check_folder(out, study.spec, study.notes.get('texts_sha256'))
     write_study(study.spec, out/'study.toml')
-    study.effects.save(out/'effects.csv')
+    write_table(study.effects.frame, out/'effects.csv')
     files = ['study.toml', 'effects.csv']
     for name,table in (('intervals.csv', study.intervals), ('layers.csv', study.probes)):
         if table is None: continue
