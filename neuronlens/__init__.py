@@ -30,6 +30,7 @@ _NAMES = { # Room: the names that most users need
     "models.training": "fine_tune",
     "records.recording": "record recorded",
     "records.summary": "summarise",
+    "records.tokens": "record_tokens",
     "arrays.statistics": "class_statistics",
     "arrays.probing": "probe_layers",
     "arrays.saliency": "rank register_ranking",
@@ -38,7 +39,8 @@ _NAMES = { # Room: the names that most users need
     "arrays.firing": "firing_matrix predicted_collateral range_purity",
     "arrays.overlap": "polysemantic_counts set_overlap",
     "edits.attribution": "rank_model",
-    "edits.ablation": "ablate linear_edit plan record_tokens register_edit",
+    "edits.edit": "linear_edit register_edit",
+    "edits.ablation": "ablate plan",
     "edits.effects": "measure_effects",
     "edits.evidence": "compare intervals random_ranges shuffled_labels",
     "edits.sweeps": "grid interventions sweep",
@@ -47,7 +49,8 @@ _NAMES = { # Room: the names that most users need
     "edits.presets": "PRESETS preset_grid",
     "edits.language": "editing firing_by_position generate language_effects",
     "views.workbook": "explore",
-    "studies.study": "demo_study load_study read_study run_study",
+    "studies.spec": "demo_study read_study",
+    "studies.study": "load_study run_study",
     "studies.saved": "load",
     "studies.report": "write_report",
 }
@@ -55,10 +58,10 @@ _ROOMS = { # Floor: its rooms, also found without it
     "ground": "core files progress data cache rounding setting machine",
     "models": "trials batches model prompt hooks training",
     "arrays": "statistics quantiles testing probing sparsity saliency separation distributions regions ranges firing overlap matching profile",
-    "records": "provenance store shards recording summary cluster",
-    "edits": "ablation attribution effects evidence sweeps erasure presets choice language live",
+    "records": "provenance store shards recording summary tokens cluster",
+    "edits": "edit ablation attribution effects evidence sweeps erasure presets choice language live",
     "views": "plots plot_effects plot_overlap widgets workbook",
-    "studies": "study saved report cli",
+    "studies": "spec study saved report cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "ground.data": "Texts make_texts", "models.model": "Classifier smollm2", "models.prompt": "Prompt generated_answers load_prompted",
@@ -66,18 +69,18 @@ _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "arrays.probing": "fit_probe site_differences", "arrays.sparsity": "elastic_net_path probe_by_count sparsest_probe",
     "arrays.saliency": "RANKINGS", "arrays.separation": "bhattacharyya", "arrays.distributions": "compare_fits", "arrays.ranges": "RANGES",
     "arrays.overlap": "pair_overlap", "arrays.matching": "cka family_overlap matched_neurons ranking_agreement",
-    "edits.attribution": "MODEL_RANKINGS attribute", "edits.ablation": "EDITS", "edits.effects": "load_effects",
+    "edits.attribution": "MODEL_RANKINGS attribute", "edits.edit": "EDITS", "edits.effects": "load_effects",
     "edits.evidence": "over_seeds", "edits.choice": "matched", "edits.erasure": "mean_projection readability", "edits.presets": "preset",
     "edits.language": "multiple_choice perplexity read_questions", "views.widgets": "NeuronView TextView",
-    "views.workbook": "EraseView LayersView OverlapView Workbook", "studies.study": "Study StudySpec",
+    "views.workbook": "EraseView LayersView OverlapView Workbook", "studies.study": "Study", "studies.spec": "StudySpec",
 }
 _MOVED = { # Modules by the paths they had until 0.2: where else than in the room of that name their contents are
     "data": "core files machine", "cache": "files", "model": "batches trials", "statistics": "quantiles core",
     "store": "provenance files machine", "recording": "summary shards provenance", "probing": "sparsity testing erasure",
     "saliency": "sparsity", "distributions": "separation", "ranges": "regions", "overlap": "firing matching separation statistics study",
-    "ablation": "attribution", "evidence": "choice testing", "sweeps": "rounding", "plots": "plot_effects plot_overlap",
+    "ablation": "edit attribution tokens", "study": "spec", "evidence": "choice testing", "sweeps": "rounding", "plots": "plot_effects plot_overlap",
     "widgets": "live profile", "workbook": "live setting", **dict.fromkeys("progress rounding setting prompt hooks training cluster"
-    " attribution effects erasure presets language study report cli".split(), ""),
+    " attribution effects erasure presets language report cli".split(), ""),
 }
 _AT = {room: f"neuronlens.{floor}.{room}" for floor, rooms in _ROOMS.items() for room in rooms.split()}
 _HOME, _FORMER = ({name: f"neuronlens.{room}" for room, names in of.items() for name in names.split()} for of in (_NAMES, _LATER))

@@ -18,6 +18,7 @@ from .models.training import fine_tune as fine_tune
 from .records.recording import record as record
 from .records.recording import recorded as recorded
 from .records.summary import summarise as summarise
+from .records.tokens import record_tokens as record_tokens
 from .arrays.statistics import class_statistics as class_statistics
 from .arrays.probing import probe_layers as probe_layers
 from .arrays.saliency import rank as rank
@@ -31,11 +32,10 @@ from .arrays.firing import range_purity as range_purity
 from .arrays.overlap import polysemantic_counts as polysemantic_counts
 from .arrays.overlap import set_overlap as set_overlap
 from .edits.attribution import rank_model as rank_model
+from .edits.edit import linear_edit as linear_edit
+from .edits.edit import register_edit as register_edit
 from .edits.ablation import ablate as ablate
-from .edits.ablation import linear_edit as linear_edit
 from .edits.ablation import plan as plan
-from .edits.ablation import record_tokens as record_tokens
-from .edits.ablation import register_edit as register_edit
 from .edits.effects import measure_effects as measure_effects
 from .edits.evidence import compare as compare
 from .edits.evidence import intervals as intervals
@@ -55,9 +55,9 @@ from .edits.language import firing_by_position as firing_by_position
 from .edits.language import generate as generate
 from .edits.language import language_effects as language_effects
 from .views.workbook import explore as explore
-from .studies.study import demo_study as demo_study
+from .studies.spec import demo_study as demo_study
+from .studies.spec import read_study as read_study
 from .studies.study import load_study as load_study
-from .studies.study import read_study as read_study
 from .studies.study import run_study as run_study
 from .studies.saved import load as load
 from .studies.report import write_report as write_report
@@ -95,9 +95,11 @@ from .records import recording as recording
 from .records import shards as shards
 from .records import store as store
 from .records import summary as summary
+from .records import tokens as tokens
 from .edits import ablation as ablation
 from .edits import attribution as attribution
 from .edits import choice as choice
+from .edits import edit as edit
 from .edits import effects as effects
 from .edits import erasure as erasure
 from .edits import evidence as evidence
@@ -113,4 +115,5 @@ from .views import workbook as workbook
 from .studies import cli as cli
 from .studies import report as report
 from .studies import saved as saved
+from .studies import spec as spec
 from .studies import study as study

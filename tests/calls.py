@@ -11,6 +11,7 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 import torch
+from neuronlens.edits.edit import rest_quantiles
 from scipy import sparse
 
 from neuronlens import (
@@ -30,7 +31,7 @@ from neuronlens import (
     statistics,
     testing,
 )
-from neuronlens.edits.ablation import plan, rest_quantiles
+from neuronlens.edits.ablation import plan
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts
 

@@ -60,12 +60,12 @@ def swept(clf, train, test, tokens):
 def tables(folder):
     "Every frozen table of the tiny models."
     import torch
+    from neuronlens.records.tokens import record_tokens
 
     from neuronlens.arrays.firing import firing_matrix
     from neuronlens.arrays.overlap import set_overlap
     from neuronlens.arrays.ranges import fit_ranges
     from neuronlens.arrays.saliency import rank
-    from neuronlens.edits.ablation import record_tokens
     from neuronlens.edits.evidence import intervals
     from neuronlens.ground.data import make_texts
     from neuronlens.models.model import load_classifier

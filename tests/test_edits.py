@@ -6,6 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from neuronlens.edits.edit import EDITS, Neurons, linear_edit, parse_edit, resample, rest_quantiles
+from neuronlens.records.tokens import record_tokens
 from scipy.stats import ks_2samp
 from test_architectures import LABELLED, TEXTS, classifier
 from tiny import BEYOND, answers_apart, clear, everywhere, same_answers
@@ -13,20 +15,7 @@ from tiny import BEYOND, answers_apart, clear, everywhere, same_answers
 from neuronlens.arrays.ranges import fit_ranges
 from neuronlens.arrays.saliency import rank
 from neuronlens.arrays.statistics import class_statistics
-from neuronlens.edits.ablation import (
-    EDITS,
-    Neurons,
-    ablate,
-    answers_to,
-    edited_acts,
-    firing,
-    linear_edit,
-    parse_edit,
-    plan,
-    record_tokens,
-    resample,
-    rest_quantiles,
-)
+from neuronlens.edits.ablation import ablate, answers_to, edited_acts, firing, plan
 from neuronlens.edits.effects import MEASURES, measure_effects
 from neuronlens.edits.evidence import intervals
 from neuronlens.edits.live import edit_text

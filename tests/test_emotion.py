@@ -14,7 +14,9 @@ def study():
     "The study of results/emotion.toml, run anew; the fine-tuned classifier is kept."
     if not (DATA / "emotion/train.csv").is_file():
         pytest.skip("the Emotion data set is not here; set NEURONLENS_DATA to a folder with emotion/train.csv and test.csv")
-    from neuronlens.studies.study import read_study, run_study
+    from neuronlens.studies.spec import read_study
+
+    from neuronlens.studies.study import run_study
     before = os.environ.get("NEURONLENS_DATA")
     os.environ["NEURONLENS_DATA"] = str(DATA)
     try:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache')
 
 
 def spec_of(data, bert, **method):
-    from neuronlens.studies.study import DataSpec, MethodSpec, ModelSpec, StudySpec
+    from neuronlens.studies.spec import DataSpec, MethodSpec, ModelSpec, StudySpec
     usual = dict(fractions=[.5], layers=False) | ({} if 'preset' in method else dict(rankings=['dprime']))
     return StudySpec(data=DataSpec(str(data.train), str(data.test)), model=ModelSpec(str(bert)), method=MethodSpec(**usual | method))
 
@@ -68,7 +68,7 @@ def test_presets_of_a_study_are_those_of_the_grid(run):
 
 
 def test_a_preset_survives_being_written(tmp_path, data, bert):
-    from neuronlens.studies.study import check_study, read_study, write_study
+    from neuronlens.studies.spec import check_study, read_study, write_study
     for method in (dict(preset='paper'), dict(preset='recommended', vote=.5), dict(range='gaussian(3)'), dict(range='quantile(0.8)')):
         spec = check_study(spec_of(data, bert, **method))
         assert check_study(spec) == spec == read_study(write_study(spec, tmp_path/'s.toml'))
@@ -77,8 +77,9 @@ def test_a_preset_survives_being_written(tmp_path, data, bert):
 
 
 def test_contradictions_in_python_are_refused_too(data, bert):
+    from neuronlens.studies.spec import check_study
+
     from neuronlens.ground.core import InputError
-    from neuronlens.studies.study import check_study
     for method, said in ((dict(preset='paper', vote=.5), 'vote'), (dict(preset='gaussian', tau=2.), 'tau'),
                          (dict(preset='gaussian', range='posterior'), 'posterior'), (dict(range='gaussian(3)', tau=2.), 'tau')):
         with pytest.raises(InputError, match=said): check_study(spec_of(data, bert, **method))

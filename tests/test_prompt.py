@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from neuronlens import ablation
 from neuronlens.edits.ablation import ablate
+from neuronlens.edits.edit import linear_edit
 from neuronlens.edits.language import editing
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import Texts
@@ -302,7 +303,7 @@ def test_edited_shots_are_read_once_a_batch(kind, verbalizers, monkeypatch):
     inner = [s for s in ("attention.0", "mlp.0", "mlp.1") if parse_site(s) in anatomy(clf.model).inner]
     sites, places = ["residual.0", "residual.1", "residual.2", *inner], ("all", "readout", "prompt", "generated")
     ivs = [firing(clf, s, positions=p, vote=v, near=60, least=-1) for p, v in zip(places, (0., 0., .4, 0.), strict=True) for s in sites]
-    ivs += [ablation.linear_edit("0", "turn", "residual.0", torch.eye(16)*.5, torch.linspace(-1, 1, 16))]
+    ivs += [linear_edit("0", "turn", "residual.0", torch.eye(16)*.5, torch.linspace(-1, 1, 16))]
     want = ablate(clf.whole(), texts(), ivs, progress=False)
     again = ablation.shots_again
     monkeypatch.setattr(ablation, "shots_again", lambda c, n, **kw: read.append(n) or again(c, n, **kw))
@@ -431,7 +432,7 @@ def test_a_trial_of_one_length_says_nothing_of_others():
 def test_generated_answers_under_edits():
     "Edits that know what is generated act on it; where the trial cannot tell them from a fault, it is said."
     clf = prompted().whole()
-    double = ablation.linear_edit("0", "double", "residual.2", -torch.eye(16), torch.zeros(16), positions="generated")
+    double = linear_edit("0", "double", "residual.2", -torch.eye(16), torch.zeros(16), positions="generated")
     plain = generated_answers(clf, texts(), new_tokens=1)
     want = []
     for t in TEXTS:

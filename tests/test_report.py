@@ -14,7 +14,9 @@ BAD = '<img src=x onerror=alert(1)>'
 @pytest.fixture(scope='module')
 def study(tmp_path_factory, data, bert):
     "A study of the tiny BERT, its layers probed, kept in memory with its texts."
-    from neuronlens.studies.study import DataSpec, MethodSpec, ModelSpec, StudySpec, run_study
+    from neuronlens.studies.spec import DataSpec, MethodSpec, ModelSpec, StudySpec
+
+    from neuronlens.studies.study import run_study
     spec = StudySpec(title='Three kinds of words', data=DataSpec(str(data.train), str(data.test)), model=ModelSpec(str(bert)),
                      method=MethodSpec(rankings=['dprime'], fractions=[.5, .25]))
     with pytest.MonkeyPatch.context() as mp:
@@ -197,9 +199,10 @@ FOURTEEN = [w for c in CLASSES for w in WORDS[c]][:14]
 def many(tmp_path_factory):
     "A study of fourteen classes, each one word, by a random BERT whose head is fitted by least squares."
     import torch
+    from neuronlens.studies.spec import DataSpec, MethodSpec, ModelSpec, StudySpec
     from transformers import BertConfig, BertForSequenceClassification
 
-    from neuronlens.studies.study import DataSpec, MethodSpec, ModelSpec, StudySpec, run_study
+    from neuronlens.studies.study import run_study
     folder, rng = tmp_path_factory.mktemp('many'), np.random.default_rng(0)
     def frame(n):
         rows = [(' '.join([w, *rng.choice(FILLER, 9), w]), f'a class about {w}') for _ in range(n) for w in FOURTEEN]

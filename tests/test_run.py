@@ -248,7 +248,7 @@ def test_load_study_gives_back_what_was_saved(finished):
 
 
 def test_example_prints_a_study_that_can_be_read(cli, tmp_path):
-    from neuronlens.studies.study import demo_study, read_study
+    from neuronlens.studies.spec import demo_study, read_study
     said = finish(cli('example'))
     (tmp_path/'s.toml').write_text(said)
     assert read_study(tmp_path/'s.toml') == demo_study()
@@ -572,7 +572,9 @@ def test_another_tokenizer_gets_its_own_recording(bert, tmp_path, test_frame):
 
 
 def test_a_study_made_in_python_can_be_run_again(bert, data, tmp_path, monkeypatch):
-    from neuronlens.studies.study import DataSpec, MethodSpec, ModelSpec, StudySpec, read_study, run_study
+    from neuronlens.studies.spec import DataSpec, MethodSpec, ModelSpec, StudySpec, read_study
+
+    from neuronlens.studies.study import run_study
     monkeypatch.chdir(data.folder)
     spec = StudySpec(data=DataSpec('train.csv', 'test.csv'), model=ModelSpec(os.path.relpath(bert)),
                      method=MethodSpec(rankings=['dprime'], fractions=[.5], layers=False))
@@ -634,7 +636,9 @@ def test_a_project_can_be_moved_and_copied(two, tmp_path, cli):
     "Resumed and opened where it is now, from the texts and the model that came with it; a folder that left alone finds what it left."
     import shutil
 
-    from neuronlens.studies.study import load_study, read_study
+    from neuronlens.studies.spec import read_study
+
+    from neuronlens.studies.study import load_study
     from neuronlens.views.workbook import explore
     was = (two[0]/'effects.csv').read_bytes()
     assert tomllib.loads((two[0]/'study.toml').read_text())['data']['train'] == '../../train.csv'

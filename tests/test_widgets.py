@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from neuronlens.studies.spec import StudySpec, parse_study
 from stills import LIVE, still, stills
 from test_prompt import prompted
 from tiny import by_hand, readout_places, same_answers
@@ -25,7 +26,7 @@ from neuronlens.ground.rounding import agree, rounding
 from neuronlens.models.batches import batches, encode
 from neuronlens.models.hooks import logits, run
 from neuronlens.records.recording import record
-from neuronlens.studies.study import Study, StudySpec, fit_study, parse_study, run_study
+from neuronlens.studies.study import Study, fit_study, run_study
 from neuronlens.views.widgets import (
     KINDS,
     NeuronView,

@@ -12,24 +12,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from .edit import Intervention, check_interventions, parse_edit, tensors_of
 
 from ..arrays.ranges import fit_ranges
 from ..arrays.saliency import rank
 from ..arrays.statistics import class_statistics
 from neuronlens.edits.ablation import (
-    Intervention,
     Parts,
     _ablate_batch,
     _ablate_recorded,
     _alike,
     _placed,
     check_fractions,
-    check_interventions,
     interventions_on,
-    parse_edit,
     plan,
     reads_recording,
-    tensors_of,
 )
 from .effects import MEASURES, Changes, Effects, aims_of, effects_of, judged, tally
 from ..ground.core import InputError

@@ -164,7 +164,7 @@ _QUIET = Annotated[bool, typer.Option('--quiet', '-q', help='Print results only:
 def demo(out:_OUT=Path('demo'), progress:_PROGRESS=True, quiet:_QUIET=False):
     "The worked example: MiniLM and BBC News, both packaged; the first run trains for a few minutes."
     with _plain_errors():
-        from neuronlens.studies.study import demo_study
+        from neuronlens.studies.spec import demo_study
         _go(demo_study(), out, progress, quiet)
 
 # %% ../../nbs/64_cli.ipynb #98c272b3
@@ -180,7 +180,7 @@ def run(
     with _plain_errors():
         from dataclasses import replace
 
-        from neuronlens.studies.study import read_study
+        from neuronlens.studies.spec import read_study
         spec = read_study(study)
         if skip_empty: spec = replace(spec, data=replace(spec.data, skip_empty=True))
         _go(spec, out, progress, quiet)
@@ -190,7 +190,7 @@ def run(
 def example():
     "Print a study file with every setting and its default, to start from."
     with _plain_errors():
-        from neuronlens.studies.study import demo_study, study_toml
+        from neuronlens.studies.spec import demo_study, study_toml
         typer.echo(study_toml(demo_study()), nl=False)
 
 # %% ../../nbs/64_cli.ipynb #196d5af7

@@ -8,9 +8,10 @@ __all__ = ['load']
 # %% ../../nbs/61_saved.ipynb #5a7e0003
 from pathlib import Path
 
+from ..edits.edit import Intervention
+
 from ..arrays.ranges import Ranges
 from ..arrays.saliency import Ranking
-from ..edits.ablation import Intervention
 from ..edits.effects import Effects
 from ..edits.evidence import Evidence
 from ..ground.core import InputError
