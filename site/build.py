@@ -159,6 +159,7 @@ def prepared(nb, lib, quarto=False):
     for c in nb['cells']:
         options,source = {},joined(c['source'])
         if c['cell_type'] == 'markdown':
+            source = re.sub(r'\[([^\]]*)\]\((?:\.\./)+[\w.]+\.(?:md|cff)\)', r'\1', source) # What is no page is named, not linked
             cells.append(c | dict(source=re.sub(r'(?<=\]\()[^():\s#]+\.ipynb', lambda m: page_name(m[0]), source)))
             continue
         if c['cell_type'] != 'code': continue

@@ -91,7 +91,7 @@ def former_per_text(o):
 def former_intervals(o, draws, seed, level):
     "value, low and high of every measure, rows before averages, by whole arrays and a product with a matrix of ones."
     frame, source, own = evidence._sources(o)
-    w, rows, groups = draw_texts(o.labels, draws, seed), counted(o), pd.factorize(evidence._said(frame, setting_keys(frame)))[0]
+    w, rows, groups = draw_texts(o.labels, draws, seed), counted(o), frame.groupby(setting_keys(frame), sort=False).ngroup().to_numpy()
     one = np.eye(groups.max()+1)[groups]
     def ends(x): return np.nanquantile(x, [(1-level)/2, (1+level)/2], axis=0)
     def average(x):

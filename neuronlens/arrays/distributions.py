@@ -66,7 +66,6 @@ def second_mode(
     left = _rise(np.where(np.arange(len(density))[:, None] >= len(density)-1-top, mirrored, high), 0)
     return np.where(high > 0, np.maximum(left, _rise(density, top))/np.where(high > 0, high, 1), np.nan)
 
-# %% ../../nbs/34_distributions.ipynb #191ed6f5
 def _rise(f, top):
     "`[D]` furthest climb from a low point, right of row `top` of each column."
     y = np.where(np.arange(len(f))[:, None] >= top, f, f.max(0))
@@ -236,7 +235,6 @@ def _columns(x, least=2):
     if x.ndim == 2 and len(x) >= least and x.size and np.isfinite(x).all(): return x
     raise InputError(f"activations must be [{least} or more, neurons] and finite, got shape {x.shape}")
 
-# %% ../../nbs/34_distributions.ipynb #dc0fc846
 def mixture_logpdf(
     x:np.ndarray, # `[n, D]` activations
     weights:np.ndarray, # `[k, D]` that sum to 1

@@ -218,7 +218,6 @@ def ranking_frame(
     scores = np.take_along_axis(ranking.scores, order, 1)
     return pd.DataFrame({'class':names, 'place':place, 'neuron':order.ravel(), 'score':scores.ravel()})
 
-# %% ../../nbs/32_saliency.ipynb #af2cf47e
 def ranking_card(
     ranking:Ranking, # Scores of C classes and D neurons
     k:int=5, # Neurons of each class

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .effects import MEASURES
-from .evidence import Evidence, _said
+from .evidence import Evidence, keys_of
 from ..ground.core import InputError, need_number
 from ..ground.setting import chosen_rows, setting_keys
 
@@ -178,7 +178,8 @@ def choose(
     if bounds is None: limit,margin = df.target_accuracy+margin,margin
     else:
         top,keys = bounds.only(concept='macro', measure='target_accuracy').frame,setting_keys(df)
-        limit,margin = _said(df, keys).map(dict(zip(_said(top, keys), top.high, strict=True))),0.
+        known,margin = dict(zip(keys_of(top, keys), top.high, strict=True)),0.
+        limit = pd.Series([known.get(k, np.nan) for k in keys_of(df, keys)], df.index)
         if limit.isna().any(): raise InputError("the bounds lack a setting of the effects; take `intervals` of the same outcome")
     return Choice(_best(df, limit, at, cost), at, float(margin), cost)
 
@@ -197,10 +198,11 @@ def apply(
     "What the chosen settings do on test texts."
     df = with_presets(effects, {'':{}})
     keys,parts = setting_keys(df),[]
-    said = _said(df, keys)
-    for preset,own in zip(choice.frame.preset, _said(choice.frame, keys), strict=True):
-        rows = df[said == own]
-        if not len(rows): raise InputError(f"the setting of preset {preset!r} was not measured on the test texts: {own.replace('|', ', ')}")
+    said = keys_of(df, keys)
+    for preset,own in zip(choice.frame.preset, keys_of(choice.frame, keys), strict=True):
+        rows = df[[k == own for k in said]]
+        if not len(rows):
+            raise InputError(f"the setting of preset {preset!r} was not measured on the test texts: {', '.join(map(str, own))}")
         if rows.concept.duplicated().any(): raise InputError(f"the setting of preset {preset!r} was measured twice")
         parts.append(rows.assign(preset=preset, dataset=dataset, model=model))
     return pd.concat(parts, ignore_index=True)[list(MATCHED)]

@@ -122,6 +122,9 @@ class Evidence:
         "The evidence that was saved; refuses a table that is missing, damaged or something else."
         about = noted_table(path, 'Evidence')
         if about is None: raise InputError(f"{path}: no .json beside it says how its intervals were drawn")
+        counts,level = (about.get(k) for k in ('draws', 'seed')),about.get('level')
+        if not (all(isinstance(n, int) and n >= 0 for n in counts) and isinstance(level, float) and 0 < level < 1):
+            raise InputError(f"{path} is no Evidence: its draws, seed or level mean nothing")
         return built(Evidence, path, frame=read_table(path, (*SETTINGS, 'measure', 'value', 'low', 'high', 'n')), **about)
 
     def plot(self, measure='disturbance', ax=None, log=False, source=''):
@@ -134,9 +137,9 @@ class Evidence:
     def _repr_html_(self): return f"<p>{escape(repr(self))}; macro</p>{self.table().to_html(index=False)}"
 
 # %% ../../nbs/43_evidence.ipynb #5863bccd
-def _said(frame, keys):
-    "Every row's keys as one text; NaN equals NaN."
-    return pd.Series(['|'.join(map(str, r)) for r in frame[list(keys)].itertuples(index=False)], frame.index, dtype=object)
+def keys_of(frame, keys):
+    "The values of some columns, a tuple a row."
+    return list(frame[list(keys)].itertuples(index=False, name=None))
 
 def _groups(*frames):
     "A number for every row, the same where the settings in all frames are the same but for the concept."
@@ -290,16 +293,15 @@ def _pairs(frame, a, b, on):
     for x,rows in ((a, left), (b, right)):
         if not len(rows): raise InputError(f"no row of the effects has {', '.join(f'{k} {v!r}' for k,v in x.items())}")
     if on is None:
-        on = [k for k in setting_keys(frame) if set(map(str, left[k])) & set(map(str, right[k]))]
+        on = [k for k in setting_keys(frame) if set(left[k]) & set(right[k])]
         needs = dict(fraction='ranking', vote='range', scope='range', covers='range') # A gate is compared as a whole or not at all
         on = [k for k in on if k != 'condition' and needs.get(k, k) in on]
-    ours,theirs = (_said(x, ['concept', *on]) for x in (left, right))
-    if theirs.duplicated().any():
+    ours,theirs = (keys_of(x, ['concept', *on]) for x in (left, right))
+    if len(partner := dict(zip(theirs, right.index, strict=True))) < len(theirs):
         raise InputError(f"several rows of {b} could be compared with one of {a}: say which, such as dict(condition='range', fraction=.5)")
-    at = theirs.reset_index().set_index(0)['index'].reindex(ours)
-    keep = at.notna().to_numpy()
-    if not keep.any(): raise InputError(f"no row of {a} has a partner in {b}")
-    return left.index.to_numpy()[keep],at[keep].to_numpy().astype(int)
+    found = [(i, partner[k]) for i,k in zip(left.index, ours, strict=True) if k in partner]
+    if not found: raise InputError(f"no row of {a} has a partner in {b}")
+    return tuple(np.array(found, int).T)
 
 # %% ../../nbs/43_evidence.ipynb #fea26895
 def _compared(m, x, rows, aims, pair, groups, weights, flips, seed, level):
@@ -366,7 +368,7 @@ def over_seeds(
     for e in effects:
         macro = e.frame.groupby(keys, dropna=False, sort=False)[measures].mean().reset_index().assign(concept='macro')
         whole.append(pd.concat([e.frame, macro], ignore_index=True)[['concept', *keys, *measures]])
-    names = [sorted(_said(w, ['concept', *keys])) for w in whole]
+    names = [sorted(keys_of(w, ['concept', *keys])) for w in whole]
     if strange := [i for i,n in enumerate(names) if n != names[0]]:
         raise InputError(f"table {strange[0]} of effects has other settings than the first")
     long = pd.concat(whole).melt(['concept', *keys], var_name='measure')

@@ -282,8 +282,8 @@ def note_table(
     provenance:dict|None=None, # From which model and texts
 ): # Nothing
     "Write what a table is beside it, with its checksum."
-    said = _said(kind, about, provenance) | dict(sha256=_bytes_hash(path))
-    with atomic(path.with_suffix('.json')) as part: part.write_text(json.dumps(said, indent=1), encoding='utf-8')
+    said = _said(kind, about, provenance) | dict(table_sha256=_bytes_hash(path))
+    with atomic(path.with_suffix('.json')) as part: part.write_text(sealed(said), encoding='utf-8')
 
 def noted_table(
     path:str|Path, # A table
@@ -291,8 +291,8 @@ def noted_table(
 )->dict|None: # What is said beside it; None where nothing is
     "Refuse a table that is something else, or is not the one that was written."
     if not (beside := known_path(path).with_suffix('.json')).exists(): return None
-    said = _checked(path, kind, read_json(beside))
-    if Path(path).exists() and said.get('sha256') != _bytes_hash(path):
+    said = _checked(path, kind, read_sealed(beside))
+    if Path(path).exists() and said.get('table_sha256') != _bytes_hash(path):
         raise Damaged(f"{path} is not the table that {beside.name} beside it was written for; remove {beside.name} to read it as it is")
     return said['about']
 

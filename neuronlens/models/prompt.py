@@ -432,7 +432,6 @@ def _least(clf):
     "Tokens of a prompt without a text, the verbalizers' included."
     return len(clf.lead)+len(_split(clf, [clf.prompt.ask('')])[0].ids)+max(map(len, clf.answer_ids))-1
 
-# %% ../../nbs/11_prompt.ipynb #2fdfb2f5
 def _scores(clf, batch):
     "Scores of the vocabulary `[N, 1+E, V]` where the answer is read, of a batch padded on the left."
     kw = dict(logits_to_keep=1+clf.tail) if 'logits_to_keep' in inspect.signature(clf.model.forward).parameters else {}

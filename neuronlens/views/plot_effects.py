@@ -70,7 +70,6 @@ def _conditions(frame, column='condition'):
     spare = [c for c in sns.color_palette('colorblind').as_hex() if c not in known.values()]
     return {**known, **{k: spare[i%len(spare)] for i,k in enumerate(others)}}
 
-# %% ../../nbs/51_plot_effects.ipynb #3be2b4c6
 def _common(frame):
     "What all range rows (or all rows) were made with, and how many texts, for a title."
     rows = frame[frame.condition == 'range'] if (frame.condition == 'range').any() else frame

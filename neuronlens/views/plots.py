@@ -382,5 +382,5 @@ def __getattr__(name):
     "Figures that were on this page until 0.2 are found where they are now, with a warning."
     home = next((room for room,names in _MOVED.items() if name in names.split()), None)
     if home is None: raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"neuronlens.views.plots.{name} is neuronlens.{home}.{name} now", DeprecationWarning, stacklevel=2)
-    return getattr(import_module(f'neuronlens.{home}'), name)
+    warnings.warn(f"neuronlens.views.plots.{name} is neuronlens.views.{home}.{name} now", DeprecationWarning, stacklevel=2)
+    return getattr(import_module(f'neuronlens.views.{home}'), name)
