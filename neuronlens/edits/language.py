@@ -21,13 +21,13 @@ from string import ascii_uppercase
 import numpy as np
 import pandas as pd
 import torch
-from .edit import Intervention, gate_of_text, said_edit, together, within
 from scipy.stats import binomtest
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 from ..arrays.testing import mcnemar
 from .ablation import _placed
+from .edit import Intervention, gate_of_text, said_edit, together, within
 from .effects import write_table
 from ..ground.core import InputError, drawing, need_number, some_rows
 from ..ground.data import Texts

@@ -13,7 +13,6 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 import torch
-from .edit import Intervention, gate_of_text, parse_edit
 
 from ..arrays.firing import firing_matrix
 from ..arrays.overlap import over_common, range_overlap, set_overlap
@@ -23,6 +22,7 @@ from ..arrays.saliency import FROM_ACTIVATIONS, FROM_STATISTICS, Ranking, rank
 from ..arrays.separation import bhattacharyya
 from ..arrays.statistics import class_statistics
 from .ablation import Outcome, _where, ablate, firing, interventions_on, plan, reads_recording
+from .edit import Intervention, gate_of_text, parse_edit
 from .effects import measure_effects
 from .evidence import Evidence, intervals
 from ..ground.core import InputError

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from html import escape
 
 import pandas as pd
-from .edit import Intervention
 
+from .edit import Intervention
 from .sweeps import grid
 from ..ground.core import InputError
 from ..records.recording import Recording

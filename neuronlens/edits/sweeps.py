@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from .edit import Intervention, check_interventions, parse_edit, tensors_of
 
 from ..arrays.ranges import fit_ranges
 from ..arrays.saliency import rank
@@ -28,6 +27,7 @@ from neuronlens.edits.ablation import (
     plan,
     reads_recording,
 )
+from .edit import Intervention, check_interventions, parse_edit, tensors_of
 from .effects import MEASURES, Changes, Effects, aims_of, effects_of, judged, tally
 from ..ground.core import InputError
 from ..ground.data import Texts, take

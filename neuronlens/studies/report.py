@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from jinja2 import Environment
-from .spec import study_toml
 from PIL import Image
 
 from ..arrays.overlap import over_common, range_overlap
@@ -24,6 +23,7 @@ from ..edits.effects import COLUMNS, MEASURES
 from ..ground.files import atomic
 from ..ground.progress import progress_bar
 from ..ground.setting import SETTINGS
+from .spec import study_toml
 from .study import Study, next_steps
 
 # %% ../../nbs/62_report.ipynb #0180386f

@@ -8,10 +8,9 @@ __all__ = ['load']
 # %% ../../nbs/61_saved.ipynb #5a7e0003
 from pathlib import Path
 
-from ..edits.edit import Intervention
-
 from ..arrays.ranges import Ranges
 from ..arrays.saliency import Ranking
+from ..edits.edit import Intervention
 from ..edits.effects import Effects
 from ..edits.evidence import Evidence
 from ..ground.core import InputError

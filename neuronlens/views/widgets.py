@@ -17,10 +17,10 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from ipywidgets.widgets.widget_selection import TraitError
-from ..edits.edit import EDITS
 from traitlets import Unicode, validate
 
 from ..arrays.profile import NeuronProfile
+from ..edits.edit import EDITS
 from ..edits.live import EditedText, Planner, edit_text, neuron_at, places_of_fit, ranking_at, rankings_at, setting_with
 from ..ground.core import InputError
 from ..ground.setting import COVERS, SCOPES, Setting, format_kind, parse_kind

@@ -16,9 +16,9 @@ from time import perf_counter
 import ipywidgets as w
 import numpy as np
 import pandas as pd
-from ..edits.edit import EDITS
 
 from ..arrays.overlap import range_overlap
+from ..edits.edit import EDITS
 from neuronlens.edits.live import (
     EVERY,
     FRACTIONS,
