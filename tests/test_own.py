@@ -5,7 +5,7 @@ import torch
 from conftest import make_frame
 
 import neuronlens as nl
-from neuronlens import ablation, ranges, saliency
+from neuronlens import edit, ranges, saliency
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts
 from neuronlens.models.model import load_classifier
@@ -13,7 +13,7 @@ from neuronlens.records.recording import record
 
 pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
 REGISTRIES = [(saliency, ("FROM_STATISTICS", "FROM_ACTIVATIONS")), (ranges, ("FROM_STATISTICS", "FROM_ACTIVATIONS", "DEFAULTS")),
-              (ablation, ("EDITS", "NUMBERS"))]
+              (edit, ("EDITS", "NUMBERS"))]
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +89,7 @@ def test_a_notebook_cell_may_run_again(three):
     assert "spread" in saliency.FROM_ACTIVATIONS and "spread" not in saliency.FROM_STATISTICS
     @nl.register_edit
     def flip(x, about, alpha=2.): return -alpha*x
-    assert ablation.parse_edit("flip") == ("flip", 2.)
+    assert edit.parse_edit("flip") == ("flip", 2.)
     for register, name in ((nl.register_ranking, "dprime"), (nl.register_ranking, "integrated_gradients"), (nl.register_range, "full"),
                            (nl.register_edit, "mean")):
         def f(*args): pass

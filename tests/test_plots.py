@@ -347,7 +347,7 @@ def test_figures_count_nothing():
     "No page of figures imports a room that counts, but where activations may be given instead of what was made of them."
     lazy = dict(plots={'profile'}, plot_overlap={'overlap'}, plot_effects=set())
     for page in figures.PAGES:
-        tree, name = ast.parse(inspect.getsource(page)), page.__name__.partition('.')[2]
+        tree, name = ast.parse(inspect.getsource(page)), page.__name__.rpartition('.')[2]
         found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.level or 'neuronlens' in n.module)]
         rooms = {n.module.split('.')[-1]: n in tree.body for n in found}
         assert {r for r, top in rooms.items() if top} <= {'core', 'files', 'setting', 'plots'}
@@ -366,7 +366,7 @@ def test_figures_that_moved_are_found():
 def test_results_are_drawn_alike():
     "Whatever result has a figure: `plot` takes `ax` and `source`, by these names, and needs neither."
     import neuronlens as nl
-    found = {c for room in nl._MODULES - {'cli'} for c in vars(getattr(nl, room)).values()
+    found = {c for room in set(nl._AT) - {'cli'} for c in vars(getattr(nl, room)).values()
              if inspect.isclass(c) and c.__module__.startswith('neuronlens.') and 'plot' in vars(c)}
     assert len(found) >= 13
     for c in found:

@@ -573,7 +573,6 @@ def test_another_tokenizer_gets_its_own_recording(bert, tmp_path, test_frame):
 
 def test_a_study_made_in_python_can_be_run_again(bert, data, tmp_path, monkeypatch):
     from neuronlens.studies.spec import DataSpec, MethodSpec, ModelSpec, StudySpec, read_study
-
     from neuronlens.studies.study import run_study
     monkeypatch.chdir(data.folder)
     spec = StudySpec(data=DataSpec('train.csv', 'test.csv'), model=ModelSpec(os.path.relpath(bert)),
@@ -637,7 +636,6 @@ def test_a_project_can_be_moved_and_copied(two, tmp_path, cli):
     import shutil
 
     from neuronlens.studies.spec import read_study
-
     from neuronlens.studies.study import load_study
     from neuronlens.views.workbook import explore
     was = (two[0]/'effects.csv').read_bytes()
@@ -695,10 +693,11 @@ def test_odd_texts_and_names_are_said_or_refused(bert, frame, test_frame, tmp_pa
 
 def test_a_study_says_its_cost_before(bert, data, monkeypatch, caplog):
     "Time and memory, with the answers it keeps, are logged before anything is edited."
+    from neuronlens import spec as asked
     from neuronlens import study as room
     from neuronlens import sweeps
-    spec = room.StudySpec(data=room.DataSpec(str(data.train), str(data.test)), model=room.ModelSpec(str(bert)),
-                          method=room.MethodSpec(rankings=['dprime'], fractions=[.5], layers=False))
+    spec = asked.StudySpec(data=asked.DataSpec(str(data.train), str(data.test)), model=asked.ModelSpec(str(bert)),
+                           method=asked.MethodSpec(rankings=['dprime'], fractions=[.5], layers=False))
     monkeypatch.setenv('TQDM_DISABLE', '0')
     monkeypatch.setattr(sweeps, 'say_estimate', lambda *a, kept, real=sweeps.say_estimate, **kw: real(*a, kept=kept+5_000_000_000, **kw))
     caplog.set_level('INFO', 'neuronlens')

@@ -167,8 +167,7 @@ class Ranking:
         object.__setattr__(self, 'scores', as_array(self.scores, np.float64, 'scores'))
         if self.scores.ndim != 2 or len(self.scores) != len(self.classes):
             raise InputError(f"scores must be [{len(self.classes)} classes, neurons], got shape {self.scores.shape}")
-        bad = np.argwhere(np.isnan(self.scores))
-        if len(bad):
+        if len(bad := np.argwhere(np.isnan(self.scores))):
             c,j = bad[0]
             raise InputError(f"{self.name!r} has no score for class {self.classes[c]!r}, neuron {j}")
 
@@ -189,7 +188,7 @@ class Ranking:
 
     def save(self, path, provenance=None):
         "Write a .safetensors file; `provenance` is that of the recording it was made from. Returns the path."
-        about = dict(name=self.name, classes=list(self.classes), seed=self.seed)
+        about = {k:getattr(self, k) for k in ('name', 'classes', 'seed')}
         return write_result(path, 'Ranking', dict(scores=self.scores), about, provenance)
 
     @staticmethod

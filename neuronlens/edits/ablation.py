@@ -344,7 +344,7 @@ def _alike(ivs):
         own = [t if t is None else id(t) for t in tensors_of(iv)]
         asks = iv.scope,iv.scope == 'text' and iv.fitted_at
         own[0] = asks,iv.vote,iv.covers,iv.neurons.sort().values.cpu().numpy().tobytes()
-        out.setdefault((iv.concept, str(iv.site), iv.edit, iv.positions, iv.seed, *own), []).append(i)
+        out.setdefault((iv.concept, iv.setting.site, iv.edit, iv.positions, iv.seed, *own), []).append(i)
     return list(out.values())
 
 # %% ../../nbs/40_ablation.ipynb #8e1f6d30
