@@ -20,6 +20,8 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+import neuronlens
+
 TOP = Path(__file__).resolve().parents[1]
 ROOMS = { # Room: its page, and the files of tests that are about it
     'setting': ('06_setting', 'own effects frozen'),
@@ -30,7 +32,8 @@ ROOMS = { # Room: its page, and the files of tests that are about it
     'choice': ('47_choice', 'choice'),
     'saliency': ('32_saliency', 'saliency golden laws'),
     'distributions': ('34_distributions', 'distributions laws'), 'ranges': ('36_ranges', 'ranges golden laws'),
-    'overlap': ('38_overlap', 'overlap laws'), 'attribution': ('39_attribution', 'attribution'), 'ablation': ('40_ablation', 'edits laws'),
+    'overlap': ('38_overlap', 'overlap laws'), 'attribution': ('39_attribution', 'attribution'), 'edit': ('39_edit', 'edits laws'),
+    'ablation': ('40_ablation', 'edits laws'), 'profile': ('39_profile', 'plots widgets'), 'files': ('01_files', 'files saved'),
     'effects': ('42_effects', 'effects evidence sweeps'), 'evidence': ('43_evidence', 'evidence'), 'sweeps': ('44_sweeps', 'sweeps edits'),
     'erasure': ('45_erasure', 'erasure laws')}
 SWAPS = {ast.Add: '-', ast.Sub: '+', ast.Mult: '/', ast.Div: '*', ast.Pow: '*', ast.FloorDiv: '/', ast.Mod: '//', ast.BitAnd: '|',
@@ -41,6 +44,11 @@ NAMES = {'max': 'min', 'min': 'max', 'argmax': 'argmin', 'argmin': 'argmax', 'ma
          'all': 'any', 'sum': 'mean', 'mean': 'sum', 'floor': 'ceil', 'ceil': 'floor', 'std': 'var', 'cumsum': 'cumprod', 'abs': ''}
 SHOWN = {'__repr__', '_repr_html_', 'plot', 'estimate', 'say_estimate', '_bar', '_memory', '_seconds', '_few_texts',
          '_share_of_pass'} # They show or guess; no result hangs on them
+
+
+def place(room):
+    "Where the module of a room is, below the top."
+    return Path(*neuronlens._AT[room].split('.')).with_suffix('.py')
 
 
 class Changes(ast.NodeVisitor):
@@ -98,7 +106,7 @@ class Changes(ast.NodeVisitor):
 
 def changes(room):
     "All changes of a room that still parse, in the order of the text."
-    text = (TOP/f'neuronlens/{room}.py').read_text(encoding='utf-8')
+    text = (TOP/place(room)).read_text(encoding='utf-8')
     raw, out = text.encode(), []
     for a, b, new, fn in Changes(text).found:
         changed = raw[:a]+new.encode()+raw[b:]
@@ -110,7 +118,7 @@ def changes(room):
 
 def mutated(m):
     "Module and page of a change: the same lines are changed in both."
-    text = (TOP/f"neuronlens/{m['room']}.py").read_bytes()
+    text = (TOP/place(m['room'])).read_bytes()
     page = json.loads((TOP/f"nbs/{ROOMS[m['room']][0]}.ipynb").read_text(encoding='utf-8'))
     new = text[:m['at']]+m['new'].encode()+text[m['end']:]
     before, after = text.decode().split('\n'), new.decode().split('\n')
@@ -138,7 +146,7 @@ def attempt(m, tree, tests):
     "What notices a change, in a process of its own: 'page', a file of tests, or nothing."
     import pytest
     module, page = mutated(m)
-    (tree/f"neuronlens/{m['room']}.py").write_bytes(module)
+    (tree/place(m['room'])).write_bytes(module)
     sys.path[:0] = [str(tree), str(tree/'tests')]
     try: run_page(page, tree)
     except BaseException as e: return f'page ({type(e).__name__})'
@@ -191,7 +199,7 @@ def survivors(ms, limit, tell=print):
         tree = copied(Path(work)/'tree')
         def noticed(m):
             said = in_child(lambda: attempt(m, tree, ROOMS[m['room']][1].split()), limit, str(Path(work)/'log'))
-            shutil.copy(TOP/f"neuronlens/{m['room']}.py", tree/'neuronlens')
+            shutil.copy(TOP/place(m['room']), tree/place(m['room']))
             return said
         for room in dict.fromkeys(m['room'] for m in ms): # What fails as it is would notice everything
             if what := noticed(changes(room)[0] | dict(new=changes(room)[0]['old'])):
@@ -203,7 +211,7 @@ def survivors(ms, limit, tell=print):
     return ms
 
 
-def said(m): return f"neuronlens/{m['room']}.py:{m['line']} {m['function']}: {m['old']!r} -> {m['new']!r}"
+def said(m): return f"{place(m['room'])}:{m['line']} {m['function']}: {m['old']!r} -> {m['new']!r}"
 
 
 def main():

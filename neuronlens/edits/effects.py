@@ -48,7 +48,7 @@ def disturbance(
     before:np.ndarray, # `[N, C]` class probabilities without the edit
     after:np.ndarray, # `[..., N, C]` class probabilities with it
 )->np.ndarray: # `[..., N]` 0 (nothing moved) to 1
-    "Total-variation distance of every text's class probabilities before and after."
+    "Total variation distance of every text's class probabilities before and after: half the sum of absolute differences."
     before,after = as_array(before, np.float64, 'before'),as_array(after, np.float64, 'after')
     if not before.ndim or after.shape[-before.ndim:] != before.shape:
         raise InputError(f"before of shape {before.shape} but after of shape {after.shape}")

@@ -88,7 +88,7 @@ def readout_weights(
     batch:Batch, # N texts of T positions
     readout:str, # 'first' attended token, 'last' attended token, or 'mean' over attended tokens that are not special
 )->Tensor: # `[N, T]` float32, each row sums to 1
-    "How much every position counts for the activation that stands for its text."
+    "How much every position counts for the activation that stands for its text: its pooling."
     if readout not in READOUTS: raise InputError(f"readout {readout!r} is none of {', '.join(READOUTS)}")
     if readout == 'mean':
         w = ((batch.mask == 1) & ~batch.special).float()
