@@ -50,8 +50,8 @@ _NAMES = { # Room: the names that most users need
     "edits.language": "editing firing_by_position generate language_effects",
     "views.workbook": "explore",
     "studies.spec": "demo_study read_study",
-    "studies.study": "load_study run_study",
-    "studies.saved": "load",
+    "studies.study": "run_study",
+    "studies.saved": "load load_study",
     "studies.report": "write_report",
 }
 _ROOMS = { # Floor: its rooms, also found without it
@@ -61,7 +61,7 @@ _ROOMS = { # Floor: its rooms, also found without it
     "records": "provenance store shards recording summary tokens cluster",
     "edits": "edit ablation attribution effects evidence sweeps erasure presets choice language live",
     "views": "plots plot_effects plot_overlap widgets workbook",
-    "studies": "spec study saved report cli",
+    "studies": "spec saved study report cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "ground.data": "Texts make_texts", "models.model": "Classifier smollm2", "models.prompt": "Prompt generated_answers load_prompted",
@@ -72,13 +72,13 @@ _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "edits.attribution": "MODEL_RANKINGS attribute", "edits.edit": "EDITS", "edits.effects": "load_effects",
     "edits.evidence": "over_seeds", "edits.choice": "matched", "edits.erasure": "mean_projection readability", "edits.presets": "preset",
     "edits.language": "multiple_choice perplexity read_questions", "views.widgets": "NeuronView TextView",
-    "views.workbook": "EraseView LayersView OverlapView Workbook", "studies.study": "Study", "studies.spec": "StudySpec",
+    "views.workbook": "EraseView LayersView OverlapView Workbook", "studies.saved": "Study", "studies.spec": "StudySpec",
 }
 _MOVED = { # Modules by the paths they had until 0.2: where else than in the room of that name their contents are
     "data": "core files machine", "cache": "files", "model": "batches trials", "statistics": "quantiles core",
     "store": "provenance files machine", "recording": "summary shards provenance", "probing": "sparsity testing erasure",
     "saliency": "sparsity", "distributions": "separation", "ranges": "regions", "overlap": "firing matching separation statistics study",
-    "ablation": "edit attribution tokens", "study": "spec", "evidence": "choice testing", "sweeps": "rounding", "plots": "plot_effects plot_overlap",
+    "ablation": "edit attribution tokens", "study": "spec saved", "evidence": "choice testing", "sweeps": "rounding", "plots": "plot_effects plot_overlap",
     "widgets": "live profile", "workbook": "live setting", **dict.fromkeys("progress rounding setting prompt hooks training cluster"
     " attribution effects erasure presets language report cli".split(), ""),
 }

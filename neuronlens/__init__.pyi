@@ -57,9 +57,9 @@ from .edits.language import language_effects as language_effects
 from .views.workbook import explore as explore
 from .studies.spec import demo_study as demo_study
 from .studies.spec import read_study as read_study
-from .studies.study import load_study as load_study
 from .studies.study import run_study as run_study
 from .studies.saved import load as load
+from .studies.saved import load_study as load_study
 from .studies.report import write_report as write_report
 from .ground import cache as cache
 from .ground import core as core

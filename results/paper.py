@@ -205,7 +205,6 @@ def candidates(p):
     "The interventions of every preset, from which one setting of each is chosen."
 
     from neuronlens.edits.edit import linear_edit
-
     from neuronlens.edits.erasure import leace
     from neuronlens.edits.presets import PRESETS, preset_grid
     out = {name: preset_grid(p.fit, name, site=p.site, seed=SEED) for name in PRESETS}
@@ -342,6 +341,7 @@ def measured(p, texts, lists):
 def blocks(p, which, tokens_each, of=WAYS, fraction=1., budget=5000, least=6):
     "What each way reaches at every other block: settled on some validation texts, measured on some test texts."
     import pandas as pd
+
     from neuronlens.records.tokens import record_tokens
     few, sites = some(p.texts["train"], tokens_each, 4*budget, 4*least), [f"residual.{b}" for b in which]
     trial, texts = some(p.texts["validation"], tokens_each, budget, least), some(p.texts["test"], tokens_each, 1.5*budget, 1.5*least)

@@ -11,7 +11,6 @@ from fractions import Fraction
 import numpy as np
 import pandas as pd
 import torch
-from neuronlens.edits.edit import rest_quantiles
 from scipy import sparse
 
 from neuronlens import (
@@ -32,6 +31,7 @@ from neuronlens import (
     testing,
 )
 from neuronlens.edits.ablation import plan
+from neuronlens.edits.edit import rest_quantiles
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts
 

@@ -60,7 +60,6 @@ def swept(clf, train, test, tokens):
 def tables(folder):
     "Every frozen table of the tiny models."
     import torch
-    from neuronlens.records.tokens import record_tokens
 
     from neuronlens.arrays.firing import firing_matrix
     from neuronlens.arrays.overlap import set_overlap
@@ -70,6 +69,7 @@ def tables(folder):
     from neuronlens.ground.data import make_texts
     from neuronlens.models.model import load_classifier
     from neuronlens.records.recording import record
+    from neuronlens.records.tokens import record_tokens
     torch.set_num_threads(1)
     fit, other = make_frame(20, 1), make_frame(12, 2)
     train, test = (make_texts(df.text.tolist(), df.label.tolist()) for df in (fit, other))

@@ -81,9 +81,8 @@ def one_sentence(said):
 
 def read_all(n, seed, good, folder):
     "Reads `n` studies as values and as files: how many were taken and refused; anything but a sentence is raised."
-    from neuronlens.studies.spec import parse_study, read_study, write_study
-
     from neuronlens.ground.core import InputError
+    from neuronlens.studies.spec import parse_study, read_study, write_study
     count = Counter()
     for i, study in enumerate(generated(n, seed, good)):
         path, got = folder/'study.toml', []

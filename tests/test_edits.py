@@ -6,8 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from neuronlens.edits.edit import EDITS, Neurons, linear_edit, parse_edit, resample, rest_quantiles
-from neuronlens.records.tokens import record_tokens
 from scipy.stats import ks_2samp
 from test_architectures import LABELLED, TEXTS, classifier
 from tiny import BEYOND, answers_apart, clear, everywhere, same_answers
@@ -16,6 +14,7 @@ from neuronlens.arrays.ranges import fit_ranges
 from neuronlens.arrays.saliency import rank
 from neuronlens.arrays.statistics import class_statistics
 from neuronlens.edits.ablation import ablate, answers_to, edited_acts, firing, plan
+from neuronlens.edits.edit import EDITS, Neurons, linear_edit, parse_edit, resample, rest_quantiles
 from neuronlens.edits.effects import MEASURES, measure_effects
 from neuronlens.edits.evidence import intervals
 from neuronlens.edits.live import edit_text
@@ -27,6 +26,7 @@ from neuronlens.ground.setting import SETTINGS
 from neuronlens.models.batches import batches, encode, pad
 from neuronlens.models.hooks import anatomy, logits, parse_site, run
 from neuronlens.records.recording import record
+from neuronlens.records.tokens import record_tokens
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 EVERY = ["zero", "mean", "dampen", "dampen(0.3)", "adaptive", "adaptive(0.7)", "scale(1.5)", "shift", "shift(0.4)", "transport",

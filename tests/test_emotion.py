@@ -15,7 +15,6 @@ def study():
     if not (DATA / "emotion/train.csv").is_file():
         pytest.skip("the Emotion data set is not here; set NEURONLENS_DATA to a folder with emotion/train.csv and test.csv")
     from neuronlens.studies.spec import read_study
-
     from neuronlens.studies.study import run_study
     before = os.environ.get("NEURONLENS_DATA")
     os.environ["NEURONLENS_DATA"] = str(DATA)

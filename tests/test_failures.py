@@ -500,7 +500,6 @@ def interrupted(result):
 def clean(tmp_path_factory, cli, data, bert, one_thread):
     "effects.csv of the usual study, run without interruption."
     from neuronlens.studies.spec import DataSpec, MethodSpec, ModelSpec, StudySpec
-
     from neuronlens.studies.study import run_study
     out = tmp_path_factory.mktemp('clean')/'out'
     spec = StudySpec(data=DataSpec(str(data.train), str(data.test)), model=ModelSpec(str(bert)),

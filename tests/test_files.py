@@ -8,12 +8,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from neuronlens.studies.spec import read_study
 
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts, read_chunks, read_texts
 from neuronlens.models.model import align, load_classifier
 from neuronlens.records.summary import summarise
+from neuronlens.studies.spec import read_study
 
 ROWS = [('a', 'x'), ('b', 'y'), ('c', 'x'), ('d', 'y')]
 

@@ -297,9 +297,8 @@ TOO_WIDE = """[...document.querySelectorAll('.jp-OutputArea-output .widget-box')
 
 def effect(folder, tau):
     "From the library alone: mean target accuracy and disturbance of the range, as the bars say them."
-    from neuronlens.studies.spec import parse_study
-
     import neuronlens as nl
+    from neuronlens.studies.spec import parse_study
     spec = parse_study(dict(data=dict(train='train.csv', test='test.csv'), model=dict(classifier='bert'),
                             method=dict(rankings=['dprime'], fractions=[.5], range=f'gaussian({tau})', layers=False)), folder=folder)
     df = nl.run_study(spec, progress=False).effects.macro().set_index('condition')

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 from conftest import FILLER, SPECIAL, WORDS, make_tokenizer
-from neuronlens.edits.edit import linear_edit
 from tiny import BEYOND, OWN, WIDTHS, by_hand, intervention, touched
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from neuronlens.edits.edit import linear_edit
 from neuronlens.edits.language import (
     MultipleChoice,
     Perplexity,

@@ -9,13 +9,13 @@ import pytest
 import torch
 import transformers
 from models import NAMES, ROLES, examine, plain, seen_at, word_tokenizer, words
-from neuronlens.edits.edit import Intervention, Neurons
 from tiny import shaken
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from neuronlens.edits.ablation import ablate
+from neuronlens.edits.edit import Intervention, Neurons
 from neuronlens.edits.language import generate
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts

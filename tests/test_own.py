@@ -67,7 +67,7 @@ def test_by_name_in_a_study(three, make_study, tmp_path):
     "Run, saved, opened, reported; where the name is not known it is refused with what there is."
     spec = nl.read_study(make_study(method=dict(rankings=["spread"], fractions=[.5], range="hull(0.2)", edit="flip", layers=False)))
     study = nl.run_study(spec, tmp_path/"out", progress=False)
-    from neuronlens.studies.study import save_study
+    from neuronlens.studies.saved import save_study
     save_study(study, tmp_path/"out")
     page = nl.write_report(study, tmp_path/"out", progress=False).read_text()
     assert all(name in page for name in ("spread", "hull(0.2)", "flip"))

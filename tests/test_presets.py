@@ -77,9 +77,8 @@ def test_a_preset_survives_being_written(tmp_path, data, bert):
 
 
 def test_contradictions_in_python_are_refused_too(data, bert):
-    from neuronlens.studies.spec import check_study
-
     from neuronlens.ground.core import InputError
+    from neuronlens.studies.spec import check_study
     for method, said in ((dict(preset='paper', vote=.5), 'vote'), (dict(preset='gaussian', tau=2.), 'tau'),
                          (dict(preset='gaussian', range='posterior'), 'posterior'), (dict(range='gaussian(3)', tau=2.), 'tau')):
         with pytest.raises(InputError, match=said): check_study(spec_of(data, bert, **method))
@@ -87,7 +86,7 @@ def test_contradictions_in_python_are_refused_too(data, bert):
 
 @pytest.mark.parametrize('kind', ['posterior', 'posterior(0.6)', 'posterior_histogram', 'kmeans(4)', 'density', 'tolerance(0.2)', 'full'])
 def test_every_kind_of_range_runs_and_loads(kind, run, tmp_path):
-    from neuronlens.studies.study import load_study
+    from neuronlens.studies.saved import load_study
     study = run(tmp_path/'out', range=kind)
     back = load_study(tmp_path/'out')
     np.testing.assert_array_equal(back.ranges.lo, study.ranges.lo)
@@ -119,7 +118,7 @@ def test_positions_of_a_study(run, clf):
 @pytest.mark.parametrize('fitted_at', ['readout', 'tokens'])
 def test_a_study_that_asks_a_text_once(run, tmp_path, fitted_at):
     "`scope` and `covers` of a study are in its table, its file and the study that is opened, and do something."
-    from neuronlens.studies.study import load_study
+    from neuronlens.studies.saved import load_study
     how = dict(site='residual.0', vote=.4, fitted_at=fitted_at)
     plain, study = run(**how), run(tmp_path/'out', scope='text', covers='salient', **how)
     rows = study.effects.frame.set_index('condition')
@@ -134,7 +133,7 @@ def test_a_study_that_asks_a_text_once(run, tmp_path, fitted_at):
 
 def test_ranges_of_tokens(run, tmp_path):
     from neuronlens.arrays.ranges import fit_ranges
-    from neuronlens.studies.study import load_study
+    from neuronlens.studies.saved import load_study
     study = run(tmp_path/'out', fitted_at='tokens', site='residual.0')
     assert len(study.tokens) > len(study.train) and study.tokens.readout == 'tokens'
     np.testing.assert_array_equal(study.ranges.lo, fit_ranges(study.tokens.acts, study.tokens.labels, study.spec.method.kind).lo)
@@ -147,7 +146,7 @@ def test_ranges_of_tokens(run, tmp_path):
 def test_rankings_that_ask_the_model(run, tmp_path, data, clf):
     from neuronlens.edits.attribution import attribute
     from neuronlens.ground.data import read_texts
-    from neuronlens.studies.study import load_study
+    from neuronlens.studies.saved import load_study
     study = run(tmp_path/'out', rankings=['gradient_x_activation', 'dprime'])
     want = attribute(clf, read_texts(data.train), method='gradient_x_activation', progress=False)
     agree(study.ranking.scores, want.scores, 3**.5*steps_of(clf)) # The way back has twice the operations of a pass
@@ -157,7 +156,7 @@ def test_rankings_that_ask_the_model(run, tmp_path, data, clf):
 
 def test_correct_only_fits_on_what_the_model_knows(run, tmp_path):
     from neuronlens.arrays.statistics import class_statistics
-    from neuronlens.studies.study import load_study
+    from neuronlens.studies.saved import load_study
     study, plain = run(tmp_path/'out', correct_only=True), run()
     right = study.train.predicted == study.train.labels
     assert 0 < right.sum() < len(right) == len(plain.train) and study.notes['wrong_training_texts'] == (~right).sum()
@@ -168,7 +167,7 @@ def test_correct_only_fits_on_what_the_model_knows(run, tmp_path):
 
 def test_a_class_that_is_never_right_is_refused(run):
     from neuronlens.ground.core import InputError
-    from neuronlens.studies.study import right_ones
+    from neuronlens.studies.saved import right_ones
     train = run().train
     wrong = np.where(train.labels[:, None] == 1, np.eye(3, dtype=np.float32)[0], train.probabilities)
     with pytest.raises(InputError, match="0 training texts of class 'food' correctly"): right_ones(replace(train, probabilities=wrong))
@@ -177,7 +176,7 @@ def test_a_class_that_is_never_right_is_refused(run):
 # --- intervals and the control
 
 def test_intervals_are_of_the_effects(run, tmp_path):
-    from neuronlens.studies.study import load_study
+    from neuronlens.studies.saved import load_study
     study = run(tmp_path/'out', rankings=['dprime', 'max_activation'])
     df, e = study.intervals.frame, study.effects.frame
     assert set(df.concept) == {*CLASSES, 'macro'} and len(df) == 8*(len(e)+len(study.effects.macro()))
@@ -260,7 +259,7 @@ def plain_answers(folder, prompt, texts):
 def test_a_prompted_model_from_the_study_file(speaker, cli, make_study, tmp_path, no_figures, data, test_frame):
     from neuronlens.ground.data import read_texts
     from neuronlens.models.prompt import make_prompt
-    from neuronlens.studies.study import load_study
+    from neuronlens.studies.saved import load_study
     asked = dict(template='Text: {text}\nTopic:', shots=1, calibrate=True, scoring='first')
     study = make_study(model=dict(causal=str(speaker)), prompt=asked, method=dict(preset='recommended', rankings=['dprime']))
     r = cli('run', study, '--out', tmp_path/'out')

@@ -15,7 +15,6 @@ BAD = '<img src=x onerror=alert(1)>'
 def study(tmp_path_factory, data, bert):
     "A study of the tiny BERT, its layers probed, kept in memory with its texts."
     from neuronlens.studies.spec import DataSpec, MethodSpec, ModelSpec, StudySpec
-
     from neuronlens.studies.study import run_study
     spec = StudySpec(title='Three kinds of words', data=DataSpec(str(data.train), str(data.test)), model=ModelSpec(str(bert)),
                      method=MethodSpec(rankings=['dprime'], fractions=[.5, .25]))
@@ -181,7 +180,7 @@ def test_texts_stand_on_the_side_they_are_said_to(study):
 def test_a_study_from_its_folder_has_a_report_too(study, figures, tmp_path):
     "It has the same parts but for the texts; a study without probes has no such part, and its contents do not name it."
     from neuronlens.studies.report import report_html
-    from neuronlens.studies.study import load_study, save_study
+    from neuronlens.studies.saved import load_study, save_study
     save_study(study, tmp_path/'out')
     said, whole = (report_html(s, []) for s in (load_study(tmp_path/'out'), study))
     assert 'href="#layers"' in whole and 'href="#layers"' in said
@@ -199,9 +198,9 @@ FOURTEEN = [w for c in CLASSES for w in WORDS[c]][:14]
 def many(tmp_path_factory):
     "A study of fourteen classes, each one word, by a random BERT whose head is fitted by least squares."
     import torch
-    from neuronlens.studies.spec import DataSpec, MethodSpec, ModelSpec, StudySpec
     from transformers import BertConfig, BertForSequenceClassification
 
+    from neuronlens.studies.spec import DataSpec, MethodSpec, ModelSpec, StudySpec
     from neuronlens.studies.study import run_study
     folder, rng = tmp_path_factory.mktemp('many'), np.random.default_rng(0)
     def frame(n):

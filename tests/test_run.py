@@ -240,7 +240,7 @@ def test_a_real_process_gives_the_same_bytes(finished, tmp_path, own_cache):
 
 
 def test_load_study_gives_back_what_was_saved(finished):
-    from neuronlens.studies.study import load_study
+    from neuronlens.studies.saved import load_study
     study = load_study(finished[0])
     pd.testing.assert_frame_equal(study.effects.to_frame(), effects(finished[0]), check_dtype=False)
     assert study.spec.title == 'Three kinds of words' and study.classes == CLASSES
@@ -609,7 +609,7 @@ def test_files_of_another_study_are_refused_by_name(two, tmp_path):
     import shutil
 
     from neuronlens.ground.core import InputError
-    from neuronlens.studies.study import load_study
+    from neuronlens.studies.saved import load_study
     def refuses(file, says, change):
         shutil.copytree(two[0], tmp_path/'mixed')
         change(tmp_path/'mixed'/file)
@@ -635,8 +635,8 @@ def test_a_project_can_be_moved_and_copied(two, tmp_path, cli):
     "Resumed and opened where it is now, from the texts and the model that came with it; a folder that left alone finds what it left."
     import shutil
 
+    from neuronlens.studies.saved import load_study
     from neuronlens.studies.spec import read_study
-    from neuronlens.studies.study import load_study
     from neuronlens.views.workbook import explore
     was = (two[0]/'effects.csv').read_bytes()
     assert tomllib.loads((two[0]/'study.toml').read_text())['data']['train'] == '../../train.csv'

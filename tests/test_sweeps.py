@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from neuronlens.edits.edit import within
 from test_architectures import LABELLED, NAMES, SHARES, TEXTS, classifier
 from tiny import clear, everywhere, same_answers
 
 from neuronlens import ablation, machine, sweeps
 from neuronlens.edits.ablation import ablate
+from neuronlens.edits.edit import within
 from neuronlens.edits.effects import COLUMNS, MEASURES, measure, measure_effects
 from neuronlens.edits.sweeps import changes_on, effects_on, estimate, grid, sweep
 from neuronlens.ground.core import InputError

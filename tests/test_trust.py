@@ -21,7 +21,8 @@ from test_failures import REMOTE
 from neuronlens.edits.effects import MEASURES, read_table, write_table
 from neuronlens.ground.core import InputError
 from neuronlens.models.model import load_classifier, load_language_model, weights_hash
-from neuronlens.studies.study import load_study, next_steps, study_model
+from neuronlens.studies.saved import load_study
+from neuronlens.studies.study import next_steps, study_model
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache', 'no_figures')
 

@@ -10,7 +10,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from neuronlens.studies.spec import StudySpec, parse_study
 from stills import LIVE, still, stills
 from test_prompt import prompted
 from tiny import by_hand, readout_places, same_answers
@@ -26,7 +25,9 @@ from neuronlens.ground.rounding import agree, rounding
 from neuronlens.models.batches import batches, encode
 from neuronlens.models.hooks import logits, run
 from neuronlens.records.recording import record
-from neuronlens.studies.study import Study, fit_study, run_study
+from neuronlens.studies.saved import Study, fit_study
+from neuronlens.studies.spec import StudySpec, parse_study
+from neuronlens.studies.study import run_study
 from neuronlens.views.widgets import (
     KINDS,
     NeuronView,

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from neuronlens.edits.edit import Intervention, Neurons
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from neuronlens.edits.edit import Intervention, Neurons
 from neuronlens.ground.rounding import agree, apart, score_size
 from neuronlens.ground.setting import Setting
 from neuronlens.models.batches import batches, encode

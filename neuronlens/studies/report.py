@@ -23,8 +23,9 @@ from ..edits.effects import COLUMNS, MEASURES
 from ..ground.files import atomic
 from ..ground.progress import progress_bar
 from ..ground.setting import SETTINGS
+from .saved import Study
 from .spec import study_toml
-from .study import Study, next_steps
+from .study import next_steps
 
 # %% ../../nbs/62_report.ipynb #0180386f
 def file_name(
