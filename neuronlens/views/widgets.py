@@ -383,9 +383,13 @@ class RangeControl(ipw.VBox):
 
     def _read(self, _=None):
         self.tau.disabled = self.kind.value != 'gaussian'
-        if not self._writing: self.value = kind_of(self.kind.value, self.tau.value)
+        if self._writing: return
+        self._writing = True
+        try: self.value = kind_of(self.kind.value, self.tau.value)
+        finally: self._writing = False
 
     def _write(self, _):
+        if self._writing: return # It comes from the controls: written back it would undo what the hand has done since
         (name,number),self._writing = parse_kind(self.value),True
         try:
             if name == 'gaussian': self.tau.value = number
