@@ -326,6 +326,7 @@ def test_every_view_on_untrusted_data(lab, untrusted, pictures):
     assert seen[2.5] != seen[.5]
     page.page.screenshot(path=pictures/'lab-tab-erase.png')
     tab('Text')
+    page.page.locator('.token:visible').first.wait_for(timeout=120_000) # A tab is made when it is opened first
     page.type(f'{BAD} {WORDS["food"][0]}')
     page.page.locator('.token:visible').filter(has_text=WORDS['food'][0]).first.wait_for(timeout=120_000)
     page.page.screenshot(path=pictures/'lab-tab-text.png')
