@@ -21,6 +21,7 @@ from neuronlens.edits.ablation import (
     _ablate_batch,
     _ablate_recorded,
     _alike,
+    _listed,
     _placed,
     check_fractions,
     interventions_on,
@@ -40,20 +41,25 @@ from ..models.hooks import Site, anatomy, before
 from ..models.model import Classifier, align
 from ..records.recording import Recording
 
-# %% ../../nbs/44_sweeps.ipynb #ae1fa07e
-def _listed(x): return list(x) if isinstance(x, list|tuple) else [x]
-
 # %% ../../nbs/44_sweeps.ipynb #2be1627e
+def _ranked(train, site, rankings, seed):
+    "Salient neurons at a site, always by the training recording."
+    st = class_statistics(train.at(site), train.labels, train.classes)
+    return [rank(train.at(site), train.labels, r, classes=train.classes, statistics=st, seed=seed) for r in rankings]
+
+def _fitted(of, site, ranges):
+    "Statistics and ranges at a site of a recording, of readouts or of tokens."
+    st = class_statistics(of.at(site), of.labels, of.classes)
+    return st,[fit_ranges(of.at(site), of.labels, r, classes=of.classes, statistics=st) for r in ranges]
+
 def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, **kw):
     "The interventions at one site: salient neurons by the training recording, the rest fitted on it or on that of tokens."
-    acts,own,out = train.at(site),class_statistics(train.at(site), train.labels, train.classes),[]
-    check_fractions(fractions, acts.shape[1], site)
-    ranked = [rank(acts, train.labels, r, classes=train.classes, statistics=own, seed=seed) for r in rankings]
+    check_fractions(fractions, train.at(site).shape[1], site)
+    ranked,out = _ranked(train, site, rankings, seed),[]
     for at in fitted_at:
         of = tokens if at == 'tokens' else train
-        x,st = of.at(site),own if of is train else class_statistics(of.at(site), of.labels, of.classes)
-        fitted = [fit_ranges(x, of.labels, r, classes=of.classes, statistics=st) for r in ranges]
-        out += plan(st, ranked, fitted, site, fractions=fractions, seed=seed, acts=x, labels=of.labels, fitted_at=at, **kw)
+        st,fitted = _fitted(of, site, ranges)
+        out += plan(st, ranked, fitted, site, fractions=fractions, seed=seed, acts=of.at(site), labels=of.labels, fitted_at=at, **kw)
     return out
 
 def _checked_fit(train, tokens, fitted_at):
@@ -101,8 +107,11 @@ def interventions(
     out = [None]*len(settings)
     for (site,at,seed),own in groups.items():
         check_fractions({settings[i].fraction for i in own}, train.at(site).shape[1], site)
-        names = (dict.fromkeys(getattr(settings[i], k) for i in own) for k in ('ranking', 'range'))
-        made,fitted = _fitted(train, tokens, site, at, seed, *names)
+        names,kinds = (dict.fromkeys(getattr(settings[i], k) for i in own) for k in ('ranking', 'range'))
+        of = tokens if at == 'tokens' else train
+        st,ranges = _fitted(of, site, kinds)
+        fitted = dict(zip(kinds, ranges, strict=True))
+        made = Parts(st, _ranked(train, site, names, seed), [*{r.name:r for r in ranges}.values()], of.at(site), of.labels)
         for i in own:
             s = settings[i]
             out[i] = made(replace(s, range=fitted[s.range].name, edit=format_kind(*parse_edit(s.edit))))
@@ -116,14 +125,6 @@ def _plannable(s):
     if s.condition == 'full' and s.range != 'full':
         raise InputError(f"condition 'full' edits whole neurons; its range is 'full', not {s.range!r}")
     parse_edit(s.edit)
-
-def _fitted(train, tokens, site, at, seed, rankings, ranges):
-    "What settings at one site share, and the ranges by the names asked for: neurons by the training texts, the rest by those or by tokens."
-    of = tokens if at == 'tokens' else train
-    st = class_statistics(of.at(site), of.labels, of.classes)
-    ranked = [rank(train.at(site), train.labels, r, classes=train.classes, seed=seed) for r in rankings]
-    fitted = {r:fit_ranges(of.at(site), of.labels, r, classes=of.classes, statistics=st) for r in ranges}
-    return Parts(st, ranked, [*{r.name:r for r in fitted.values()}.values()], of.at(site), of.labels),fitted
 
 # %% ../../nbs/44_sweeps.ipynb #ccc398be
 @dataclass(frozen=True)

@@ -223,6 +223,16 @@ def read_arrays(
     if _checksum(arrays, about) != known: raise Damaged(f"{path} is damaged (its checksum does not fit)")
     return arrays,about
 
+# %% ../../nbs/01_files.ipynb #488ef9f1
+def read_header(
+    path:Path, # A file of `write_arrays`
+)->tuple[dict,set]: # What its header says, unproven, and the names of its arrays
+    "What a file says it is, without reading its arrays; refuses a file that is missing or none."
+    try:
+        with safe_open(path, 'np') as f: return dict(json.loads(f.metadata()['neuronlens'])),set(f.keys())
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as e:
+        raise Damaged(f"{path} cannot be read ({type(e).__name__})") from None
+
 # %% ../../nbs/01_files.ipynb #b04700a5
 def _checksum(arrays, about):
     "SHA-256 over arrays, their names, types and shapes, and what is said about them."

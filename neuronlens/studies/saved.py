@@ -31,7 +31,7 @@ from ..edits.effects import Effects, load_effects, measure_effects, read_table, 
 from ..edits.evidence import Evidence, intervals
 from ..ground.core import InputError
 from ..ground.data import Texts
-from ..ground.files import atomic, known_path, read_arrays, read_json, sha256, write_arrays
+from ..ground.files import atomic, known_path, read_arrays, read_header, read_json, sha256, write_arrays
 from ..models.model import Classifier
 from ..records.provenance import versions
 from ..records.recording import Recording, correct_only, load_recording, save_recording
@@ -337,5 +337,5 @@ def _kind(path):
     if path.suffix == '.csv': return (read_json(path.with_suffix('.json')) or {}).get('kind', 'Effects')
     if path.suffix != '.safetensors': return None
     if (read_json(path.with_suffix('.json')) or {}).get('readout'): return 'Recording'
-    arrays,about = read_arrays(path)
-    return about.get('kind') or ('Summary' if {'n', 'right', 'gold'} <= arrays.keys() else None)
+    about,names = read_header(path)
+    return about.get('kind') or ('Summary' if {'n', 'right', 'gold'} <= names else None)
