@@ -56,8 +56,8 @@ def example():
 
 # --- a: interventions
 
-SIXTY = dict(rankings=["dprime", "max_activation", "probeless", "random"], fractions=[.05, .1, .2, .3, .4, .5, .6, .7, .8, .9],
-             ranges=["gaussian(1)", "gaussian(2)", "gaussian(2.5)", "gaussian(3)", "quantile(0.8)", "quantile(0.9)"],
+SIXTY = dict(ranking=["dprime", "max_activation", "probeless", "random"], fraction=[.05, .1, .2, .3, .4, .5, .6, .7, .8, .9],
+             range=["gaussian(1)", "gaussian(2)", "gaussian(2.5)", "gaussian(3)", "quantile(0.8)", "quantile(0.9)"],
              edit=["zero", "mean"])
 
 
@@ -88,7 +88,7 @@ def bench_sweep():
     from neuronlens.models.batches import batches, encode
     clf, train, test, texts = example()
     last, many = f"residual.{len(clf.model.base_model.encoder.layer)-1}", list(batches(encode(clf, texts.texts)))
-    ivs = grid(train, sites=last, **SIXTY)[:5000]
+    ivs = grid(train, site=last, **SIXTY)[:5000]
     some = ivs[::50]
     ours, other = race(lambda: effects_on(clf, texts, some, recording=test, progress=False), lambda: bare(clf, many))
     yield row(f"last block: an intervention against a full pass, {len(texts)} texts (s)", ours/len(some), other, 1e-3)
@@ -97,7 +97,7 @@ def bench_sweep():
     few = take(texts, np.arange(0, len(texts), 14))
     part, L = list(batches(encode(clf, few.texts))), len(clf.model.base_model.encoder.layer)
     for block in range(L-1):
-        ivs = grid(train, sites=f"residual.{block}", fractions=[.3, .6], edit="mean")[:11]
+        ivs = grid(train, site=f"residual.{block}", fraction=[.3, .6], edit="mean")[:11]
         one, all_, full = race(lambda i=ivs: effects_on(clf, few, i[:1], progress=False),
                                lambda i=ivs: effects_on(clf, few, i, progress=False), lambda: bare(clf, part))
         share = (L-1-block)/L
@@ -116,7 +116,7 @@ def bench_rerun(n=10):
     few, L = take(texts, np.arange(0, len(texts), 14)), len(clf.model.base_model.encoder.layer)
     part = list(batches(encode(clf, few.texts), tokens=token_budget("cpu")))
     for block in (0, L//2, L-1):
-        ivs = grid(train, sites=f"residual.{block}", fractions=[.3, .6], edit="mean")[:n]
+        ivs = grid(train, site=f"residual.{block}", fraction=[.3, .6], edit="mean")[:n]
         ours, other = race(lambda i=ivs: effects_on(clf, few, i, progress=False), lambda i=ivs: hooked(clf, part, i), rounds=7)
         yield row(f"block {block} of {L}: a sweep of {n} against hook and rerun, {len(few)} texts (s)", ours, other, 1.)
 
@@ -131,7 +131,7 @@ def bench_shots(n=4):
     whole, sites = clf.whole(), ["residual.9", "residual.19"]
     rec = record(clf, train, sites, progress=False)
     for site in sites:
-        ivs = grid(rec, sites=site, fractions=.5, edit="mean")[:n]
+        ivs = grid(rec, site=site, fraction=.5, edit="mean")[:n]
         ours, other = race(lambda i=ivs: effects_on(clf, test, i, progress=False), lambda i=ivs: effects_on(whole, test, i, progress=False))
         name = f"{site} of SmolLM2: {n} interventions, {len(clf.shared)} tokens of shots once against in every text, {len(test)} texts (s)"
         yield row(name, ours, other, .5)

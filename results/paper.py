@@ -321,7 +321,7 @@ def ways(p, site, tokens, fitted_at, how, fraction, draw):
     "The interventions of one way at a block; random neurons by the number of the draw."
     from neuronlens.edits.sweeps import grid
     condition, ranges, edit, vote = how
-    every = grid(p.fit, rankings="dprime", fractions=fraction, ranges=ranges, edit=edit, vote=vote, sites=site, fitted_at=fitted_at,
+    every = grid(p.fit, ranking="dprime", fraction=fraction, range=ranges, edit=edit, vote=vote, site=site, fitted_at=fitted_at,
                  tokens=tokens, seed=SEED+draw)
     return [iv for iv in every if iv.condition == condition]
 

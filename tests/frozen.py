@@ -18,8 +18,8 @@ GOLDEN = TOP/'tests/golden'
 SETTINGS = ['concept', 'condition', 'site', 'ranking', 'fraction', 'range', 'vote', 'positions', 'fitted_at', 'edit', 'seed']
 
 # What is kept of every combination: all rankings, ranges and edits, gates, places and origins of the ranges
-GRIDS = [dict(rankings=['dprime', 'max_activation', 'probeless', 'f_statistic', 'average_precision', 'mutual_information', 'random'],
-              fractions=[.25, .75]),
+GRIDS = [dict(ranking=['dprime', 'max_activation', 'probeless', 'f_statistic', 'average_precision', 'mutual_information', 'random'],
+              fraction=[.25, .75]),
          dict(ranges=['gaussian(1)', 'quantile(0.9)', 'posterior', 'posterior(0.25)', 'kmeans(3)', 'density'], vote=[0., .5]),
          dict(edit=['zero', 'mean', 'dampen', 'adaptive(2)', 'scale(0.5)', 'shift', 'transport', 'resample'], seed=3),
          dict(positions='readout', edit=['zero', 'shift(1)']),

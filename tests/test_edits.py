@@ -199,7 +199,7 @@ def test_all_salient_neurons_where_enough_agree(gauss, vote):
 def test_covers_in_a_grid(case):
     "Told apart in the table, the same however it is run, and refused without a vote."
     clf, rec = case
-    ivs = [iv for c in ("range", "salient") for iv in grid(rec, sites="residual.2", vote=.5, covers=c)]
+    ivs = [iv for c in ("range", "salient") for iv in grid(rec, site="residual.2", vote=.5, covers=c)]
     kept, run_anew = (effects_on(clf, LABELLED, ivs, recording=r, progress=False).frame for r in (rec, None))
     assert kept[list(SETTINGS)].equals(run_anew[list(SETTINGS)])
     assert not kept[kept.condition != "full"].drop_duplicates().duplicated(list(SETTINGS)).any()
@@ -207,8 +207,8 @@ def test_covers_in_a_grid(case):
     own = kept[kept.condition == "range"].groupby("covers").disturbance.mean()
     assert own["salient"] > own["range"]
     with pytest.raises(InputError, match="covers 'salient' edits all salient neurons once enough are in range: give a vote above 0"):
-        grid(rec, sites="residual.2", covers="salient")
-    with pytest.raises(InputError, match="covers 'all' is none of range, salient"): grid(rec, sites="residual.2", vote=.5, covers="all")
+        grid(rec, site="residual.2", covers="salient")
+    with pytest.raises(InputError, match="covers 'all' is none of range, salient"): grid(rec, site="residual.2", vote=.5, covers="all")
 
 
 def test_numbers_are_refused():
@@ -275,7 +275,7 @@ def same_after(got, want, clf, iv, what=""):
 
 
 def every(clf, rec, **kw):
-    at, ivs = everywhere(clf, TEXTS, SITES), grid(rec, edit=EVERY, ranges="gaussian(1.3)", concepts=[1], fractions=.75, **kw)
+    at, ivs = everywhere(clf, TEXTS, SITES), grid(rec, edit=EVERY, range="gaussian(1.3)", concept=[1], fraction=.75, **kw)
     return [clear(iv, at[iv.site]) for iv in ivs if iv.condition != "random"]
 
 
@@ -298,7 +298,7 @@ def test_resumed_is_hooked(case, positions):
 def test_order_and_padding_change_nothing(case):
     "Texts in another order, alone or together, padded on either side."
     clf, rec = case
-    ivs = every(clf, rec, sites="residual.0")+[linear(clf, "residual.0")]
+    ivs = every(clf, rec, site="residual.0")+[linear(clf, "residual.0")]
     order = np.array([3, 0, 5, 1, 4, 2])
     a = ablate(clf, LABELLED, ivs, progress=False)
     b = ablate(clf, take(LABELLED, order), ivs, tokens=30, progress=False)
@@ -316,7 +316,7 @@ def test_replacements_are_made_once(case, monkeypatch):
     "What an edit puts in is worked out once for all fractions, rankings and votes on a gate."
     from neuronlens import ablation
     clf, rec = case
-    ivs, calls, plain = grid(rec, sites="residual.2", rankings=["dprime", "random"], fractions=[.25, .5, 1.], vote=[0., .5],
+    ivs, calls, plain = grid(rec, site="residual.2", ranking=["dprime", "random"], fraction=[.25, .5, 1.], vote=[0., .5],
                              edit=["resample", "mean"]), [], ablation.replacement
     monkeypatch.setattr(ablation, "replacement", lambda *a: calls.append(1) or plain(*a))
     ablate(clf, LABELLED, ivs, recording=rec, progress=False)
@@ -326,7 +326,7 @@ def test_replacements_are_made_once(case, monkeypatch):
 def test_linear_edits_stand_in_the_table(case):
     "One list, one table; kept and streamed alike, costed, and each with a base row of its own."
     clf, rec = case
-    ivs = grid(rec, sites="residual.2")+[linear(clf, "residual.2"), linear(clf, "residual.0")]
+    ivs = grid(rec, site="residual.2")+[linear(clf, "residual.2"), linear(clf, "residual.0")]
     for given in (rec, None):
         t = effects_on(clf, LABELLED, ivs, recording=given, progress=False).frame
         k = measure_effects(ablate(clf, LABELLED, ivs, recording=given, progress=False)).frame
@@ -349,7 +349,7 @@ def test_bad_linear_edits_are_refused(case):
 def test_arrays_alone(case):
     "Edited activations through the head are what ablating gives; others are refused."
     clf, rec = case
-    ivs = every(clf, rec, sites="residual.2")+[linear(clf, "residual.2")]
+    ivs = every(clf, rec, site="residual.2")+[linear(clf, "residual.2")]
     out = ablate(clf, LABELLED, ivs, recording=rec, progress=False)
     for iv, after, fires in zip(ivs, out.after, out.fires, strict=True):
         same_answers(answers_to(clf, edited_acts(iv, rec.acts)), after, clf, iv)
@@ -392,7 +392,7 @@ def test_dropout_is_off(case):
     clf, rec = case
     for m in clf.model.modules():
         if isinstance(m, torch.nn.Dropout): m.p = .5
-    ivs = grid(rec, sites="residual.0", fractions=.75)
+    ivs = grid(rec, site="residual.0", fraction=.75)
     last = record(clf, LABELLED, f"residual.{len(anatomy(clf.model))-1}", progress=False).acts
     for look in (lambda: ablate(clf, LABELLED, ivs, progress=False).after,
                  lambda: effects_on(clf, LABELLED, ivs, progress=False).frame[list(MEASURES)].to_numpy(float),
@@ -413,7 +413,7 @@ def test_grid_fitted_at_tokens(case):
     "Ranges and statistics of tokens, salient neurons of the readout; told apart in the table."
     clf, rec = case
     tok = record_tokens(clf, LABELLED, SITES, most=None, progress=False)
-    ivs = grid(rec, sites="residual.0", edit=["mean", "resample"], vote=[0., .5], fitted_at=["readout", "tokens"], tokens=tok)
+    ivs = grid(rec, site="residual.0", edit=["mean", "resample"], vote=[0., .5], fitted_at=["readout", "tokens"], tokens=tok)
     at = {f: [iv for iv in ivs if iv.fitted_at == f] for f in ("readout", "tokens")}
     assert len(at["readout"]) == len(at["tokens"]) == 3*2*(1+2*2)
     for a, b in zip(at["readout"], at["tokens"], strict=True):
@@ -425,10 +425,10 @@ def test_grid_fitted_at_tokens(case):
     assert set(shown.frame.range) == {"none", "full", "gaussian(2.5)"}
     assert set(shown.only(range="gaussian", fitted_at="tokens").frame.vote) == {0, .5}
     assert shown.macro().groupby(["condition", "range", "vote", "fitted_at", "edit"]).size().max() == 1
-    with pytest.raises(InputError, match="needs tokens="): grid(rec, sites="residual.0", fitted_at="tokens")
-    with pytest.raises(InputError, match="'words'"): grid(rec, sites="residual.0", fitted_at="words", tokens=tok)
+    with pytest.raises(InputError, match="needs tokens="): grid(rec, site="residual.0", fitted_at="tokens")
+    with pytest.raises(InputError, match="'words'"): grid(rec, site="residual.0", fitted_at="words", tokens=tok)
     with pytest.raises(InputError, match="other classes"):
-        grid(rec, sites="residual.0", fitted_at="tokens", tokens=replace(tok, classes=("x", "y", "z")))
+        grid(rec, site="residual.0", fitted_at="tokens", tokens=replace(tok, classes=("x", "y", "z")))
 
 
 def test_neurons_need_no_table():
@@ -439,7 +439,7 @@ def test_neurons_need_no_table():
 
 def broken(rec, edit, site):
     "An edit of the whole neurons for class 1 beside a harmless one."
-    return [iv for iv in grid(rec, edit=["mean", edit], concepts=[1], sites=site) if iv.condition == "full"]
+    return [iv for iv in grid(rec, edit=["mean", edit], concept=[1], site=site) if iv.condition == "full"]
 
 
 @pytest.mark.parametrize("edit", ["scale(1e300)", "shift(1e39)", "transport(1e300)"])
@@ -492,7 +492,7 @@ def test_half_precision_overflows_sooner(edit):
 
 def test_a_view_of_an_edit_that_overflows(case):
     clf, rec = case
-    ivs = [iv for iv in grid(rec, edit="scale(1e300)", concepts=[1], sites="residual.2")]
+    ivs = [iv for iv in grid(rec, edit="scale(1e300)", concept=[1], site="residual.2")]
     with pytest.raises(InputError, match="for concept 'b'"): edit_text(clf, TEXTS[0], ivs)
 
 
@@ -522,7 +522,7 @@ def test_interventions_that_mean_nothing_are_refused(other, why):
     "Before anything runs, by what is wrong with them."
     clf = classifier("bert")
     rec = record(clf, LABELLED, "mlp.1", progress=False)
-    good = grid(rec, sites="mlp.1", fractions=.5)[1]
+    good = grid(rec, site="mlp.1", fraction=.5)[1]
     assert good.width == 24 and len(ablate(clf, LABELLED, [good], progress=False).after) == 1
     with pytest.raises(InputError, match=why): ablate(clf, LABELLED, [good, replace(good, **other)], progress=False)
     for odd in (good, None, [None], "x"):
@@ -597,7 +597,7 @@ def test_a_text_is_asked_once(case, site, how):
     "Gate by hand, on one text at a time without padding; in a batch, from a recording and anew."
     clf, rec = case
     tok = record_tokens(clf, LABELLED, site, most=None, progress=False) if "fitted_at" in how else None
-    every = grid(rec, sites=site, edit="zero", scope="text", tokens=tok, ranges="gaussian(1.3)", **how)
+    every = grid(rec, site=site, edit="zero", scope="text", tokens=tok, range="gaussian(1.3)", **how)
     ivs = [iv for iv in every if iv.condition == "range"]
     plain = [replace(iv, scope="position") for iv in ivs]
     a, b, c = (ablate(clf, LABELLED, i, recording=r, progress=False) for i, r in ((ivs, rec), (ivs, None), (plain, None)))
@@ -616,7 +616,7 @@ def test_a_text_that_is_looked_at_is_asked_once(case, fitted_at):
     "The view of one text: the same neurons at all positions, as many as the gate by hand says, and the answer of a plain run."
     clf, rec = case
     tok = record_tokens(clf, LABELLED, "residual.0", most=None, progress=False)
-    ivs = grid(rec, sites="residual.0", edit="zero", scope="text", fitted_at=fitted_at, tokens=tok, ranges="gaussian(1.3)", concepts=[0])
+    ivs = grid(rec, site="residual.0", edit="zero", scope="text", fitted_at=fitted_at, tokens=tok, range="gaussian(1.3)", concept=[0])
     iv = next(iv for iv in ivs if iv.condition == "range")
     wanted, fires = asked_alone(clf, iv)
     for k, text in enumerate(TEXTS):

@@ -50,10 +50,10 @@ def recorded(bert):
 def test_by_name_in_a_sweep(three, recorded):
     "What the functions say, in ranking, range, edit and table; a second class of numbers with the number given."
     clf, train, test = recorded
-    e = nl.sweep(clf, train, test, rankings=["spread", "dprime"], ranges=["hull", "hull(0.5)"], edit="flip", fractions=.5, progress=False)
+    e = nl.sweep(clf, train, test, ranking=["spread", "dprime"], range=["hull", "hull(0.5)"], edit="flip", fraction=.5, progress=False)
     assert set(e.frame.ranking) == {"spread", "dprime"} and set(e.frame.edit) == {"none", "flip"}
     assert set(e.frame.range) == {"none", "full", "hull(0.1)", "hull(0.5)"}
-    iv = next(i for i in nl.grid(train, rankings="spread", ranges="hull(0.5)", edit="flip") if i.condition == "range")
+    iv = next(i for i in nl.grid(train, ranking="spread", range="hull(0.5)", edit="flip") if i.condition == "range")
     own = train.acts[train.labels == train.classes.index(iv.concept)]
     np.testing.assert_allclose(iv.lo[:, 0], own.min(0)-.5, rtol=1e-6)
     mean = np.stack([train.acts[train.labels == c].mean(0) for c in range(3)])

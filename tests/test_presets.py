@@ -60,7 +60,7 @@ def test_presets_of_a_study_are_those_of_the_grid(run):
     study = run(preset='recommended')
     clf, texts = load_classifier(study.spec.model.classifier), read_texts(study.spec.data.test)
     for name, condition in (('recommended', 'range'), ('random', 'random')):
-        every = preset_grid(study.train, name, fractions=.5)
+        every = preset_grid(study.train, name, fraction=.5)
         assert {iv.condition for iv in every} == {condition} and {iv.vote for iv in every} == {.4, .5, .6} and len(every) == 9
         ivs = [iv for iv in every if iv.vote == .5] # A study takes the first of what a preset leaves open
         mine = measure_effects(ablate(clf, texts, ivs, recording=study.test, progress=False)).only(condition=condition)

@@ -159,7 +159,7 @@ def test_the_parts_make_the_whole(data, bert, monkeypatch):
     rec = record(clf, texts, sites, progress=False)
     monkeypatch.setattr(ablation, 'progress_bar', lambda *args, show, bar_format, **kw: bars.append(ProgressLog(*args, **kw)) or bars[-1])
     for given in (rec, None):
-        for s in (sites, sites[:1]): ablation.ablate(clf, texts, grid(rec, sites=s, fractions=[.5]), recording=given, tokens=100)
+        for s in (sites, sites[:1]): ablation.ablate(clf, texts, grid(rec, site=s, fraction=[.5]), recording=given, tokens=100)
     assert len(bars) == 4 and all(b.n == b.total > 0 for b in bars)
 
 

@@ -25,7 +25,7 @@ from neuronlens.records.recording import record
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 SITES = ["residual.2", "residual.0", "mlp.1", "attention.2"]
-WIDE = dict(rankings=["dprime", "random"], fractions=[.25, .5, 1.], ranges=["gaussian(0.7)", "gaussian(1.3)"], edit=["zero", "mean"],
+WIDE = dict(ranking=["dprime", "random"], fraction=[.25, .5, 1.], range=["gaussian(0.7)", "gaussian(1.3)"], edit=["zero", "mean"],
             vote=[0., .5])
 
 
@@ -65,7 +65,7 @@ def test_sweep_is_hook_and_rerun(case):
 def test_rows_by_hand(case):
     "A row's measures are those of its own answers: concept and firing included."
     clf, rec = case
-    ivs = grid(rec, sites="residual.2", vote=.5, ranges="gaussian(1.3)")
+    ivs = grid(rec, site="residual.2", vote=.5, range="gaussian(1.3)")
     table = effects_on(clf, LABELLED, ivs, recording=rec, progress=False).only(condition=["full", "range", "random"]).frame
     base = record(clf, LABELLED, progress=False).probabilities
     for i, iv in enumerate(ivs):
@@ -81,7 +81,7 @@ def test_rows_by_hand(case):
 def test_gates_are_computed_once(case, monkeypatch):
     "One gate per concept and range for each batch, however many rankings, fractions, edits, votes and controls use it."
     clf, rec = case
-    ivs, calls = grid(rec, sites="residual.2", **WIDE), []
+    ivs, calls = grid(rec, site="residual.2", **WIDE), []
     monkeypatch.setattr(ablation, "within", lambda *a: calls.append(1) or within(*a))
     ablate(clf, LABELLED, ivs, recording=rec, progress=False)
     if rec.readout == "mean": return
@@ -91,7 +91,7 @@ def test_gates_are_computed_once(case, monkeypatch):
 def test_what_does_the_same_runs_once(case, monkeypatch):
     "Rankings share their control, and at all neurons every set is the same; each still has the answers that it has alone."
     clf, rec = case
-    ivs, run, above = grid(rec, sites="residual.2", rankings=["dprime", "probeless"], fractions=[.5, 1.]), [], ablation._above
+    ivs, run, above = grid(rec, site="residual.2", ranking=["dprime", "probeless"], fraction=[.5, 1.]), [], ablation._above
     monkeypatch.setattr(ablation, "_above", lambda clf, b, site, stack, below: run.append(len(stack)) or above(clf, b, site, stack, below))
     together = ablate(clf, LABELLED, ivs, recording=rec, tokens=4096, progress=False)
     assert len(ivs) == 3*2*2*3 and sum(run) == len({(iv.concept, iv.lo.data_ptr(), *sorted(iv.neurons.tolist())) for iv in ivs})
@@ -122,7 +122,7 @@ def test_stacks_are_bounded(monkeypatch):
     rec, sizes, above = record(clf, LABELLED, SITES, progress=False), [], ablation._above
     monkeypatch.setattr(ablation, "_above", lambda clf, b, site, stack, below: sizes.append(stack.shape[:3].numel())
                         or above(clf, b, site, stack, below))
-    ablate(clf, LABELLED, grid(rec, sites="residual.0", **WIDE), tokens=200, progress=False)
+    ablate(clf, LABELLED, grid(rec, site="residual.0", **WIDE), tokens=200, progress=False)
     assert max(sizes) <= 200 and len([s for s in sizes if s > 100]) > len(sizes)/2
 
 
@@ -137,7 +137,7 @@ def test_memory_runs_out(monkeypatch):
             raise torch.OutOfMemoryError("out of memory")
         return above(clf, batch, site, stack, below)
     at = everywhere(clf, TEXTS, ["residual.0"])
-    ivs = [clear(iv, at[iv.site]) for iv in grid(rec, sites="residual.0", fractions=[.5])]
+    ivs = [clear(iv, at[iv.site]) for iv in grid(rec, site="residual.0", fraction=[.5])]
     want = ablate(clf, LABELLED, ivs, progress=False)
     monkeypatch.setattr(ablation, "_above", tight)
     got = ablate(clf, LABELLED, ivs, progress=False)
@@ -152,11 +152,11 @@ def test_estimate_is_said_before(case, caplog, monkeypatch):
     monkeypatch.setenv("TQDM_DISABLE", "0")
     monkeypatch.setattr(sweeps, "interventions_on", lambda *a, **kw: pytest.fail("started") if not caplog.messages or not
         caplog.messages[-1].startswith(f"{3*3:,} interventions at 1 site on 6 texts: about ") else iter(()))
-    with caplog.at_level("INFO", "neuronlens"): sweep(clf, rec, LABELLED, sites="residual.0")
+    with caplog.at_level("INFO", "neuronlens"): sweep(clf, rec, LABELLED, site="residual.0")
     monkeypatch.setattr(sweeps, "interventions_on", lambda *a, **kw: iter(()))
     monkeypatch.setattr(sweeps, "estimate", lambda *a, **kw: pytest.fail("tried"))
-    sweep(clf, rec, LABELLED, sites="residual.0")
-    with caplog.at_level("INFO", "neuronlens"): sweep(clf, rec, LABELLED, sites="residual.0", progress=False)
+    sweep(clf, rec, LABELLED, site="residual.0")
+    with caplog.at_level("INFO", "neuronlens"): sweep(clf, rec, LABELLED, site="residual.0", progress=False)
     assert len(caplog.messages) == 1
 
 
@@ -171,10 +171,10 @@ def test_estimate_counts_sites_and_texts(case):
 def test_strange_grids_are_refused(case):
     "Each by name, before anything runs."
     clf, rec = case
-    for kw, why in ((dict(rankings="best"), "no ranking is called 'best'"), (dict(ranges="wide"), "no range is called 'wide'"),
-                    (dict(edit="erase"), "edit 'erase'"), (dict(vote=1.5), "vote 1.5"), (dict(fractions=0.), "fraction 0.0"),
-                    (dict(fractions=[.5, 1.2]), "fraction 1.2"), (dict(sites="residual.1"), "site 'residual.1' was not recorded"),
-                    (dict(concepts=["d"]), "concept 'd'"), (dict(positions="some"), "positions 'some'")):
+    for kw, why in ((dict(ranking="best"), "no ranking is called 'best'"), (dict(range="wide"), "no range is called 'wide'"),
+                    (dict(edit="erase"), "edit 'erase'"), (dict(vote=1.5), "vote 1.5"), (dict(fraction=0.), "fraction 0.0"),
+                    (dict(fraction=[.5, 1.2]), "fraction 1.2"), (dict(site="residual.1"), "site 'residual.1' was not recorded"),
+                    (dict(concept=["d"]), "concept 'd'"), (dict(positions="some"), "positions 'some'")):
         with pytest.raises(InputError, match=why): sweep(clf, rec, LABELLED, progress=False, **kw)
     other = replace(rec, provenance=rec.provenance | {"model_sha256": "another"})
     with pytest.raises(InputError, match="recording is of another model"):
@@ -191,7 +191,7 @@ def test_nothing_to_do():
 def test_changes_are_those_of_all_answers(case):
     "Whether pieces come from texts or from a recording, what is kept of the answers is what the answers say."
     clf, rec = case
-    ivs = grid(rec, rankings="dprime", fractions=[.5], sites=SITES[:2])
+    ivs = grid(rec, ranking="dprime", fraction=[.5], site=SITES[:2])
     for r in (rec, None):
         whole, kept = (f(clf, LABELLED, ivs, recording=r, progress=False) for f in (ablate, changes_on))
         for a, b in ((kept.right, whole.after.argmax(-1) == whole.labels), (kept.fires, whole.fires), (kept.before, whole.before),
@@ -222,7 +222,7 @@ def test_memory_does_not_grow_with_the_classes(monkeypatch):
 
 def test_what_does_not_fit_is_refused_before(case, monkeypatch):
     clf, rec = case
-    ivs = grid(rec, rankings="dprime", fractions=[.5], sites=SITES[0])
+    ivs = grid(rec, ranking="dprime", fraction=[.5], site=SITES[0])
     monkeypatch.setattr(machine, "free_memory", lambda: 100)
     monkeypatch.setattr(ablation, "_placed", None)
     for run, said in ((ablate, "the answers of"), (changes_on, "what is kept of")):

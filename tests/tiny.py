@@ -20,12 +20,12 @@ OWN = {"distilbert": dict(hidden_dim=24), "gpt2": dict(n_inner=24), "modernbert"
        "llama": dict(num_key_value_heads=1, head_dim=12), "qwen3": dict(num_key_value_heads=1, head_dim=12)}
 
 
-def shaken(model, seed=0):
+def shaken(model, seed=0, scale=.35):
     "The model with seeded weights large enough that every mistake moves its answer, in eval mode."
     gen = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
-            if p.ndim > 1: p.copy_(.35*torch.randn(p.shape, generator=gen))
+            if p.ndim > 1: p.copy_(scale*torch.randn(p.shape, generator=gen))
             else: p.add_(.2*torch.randn(p.shape, generator=gen))
     return model.eval()
 

@@ -14,23 +14,25 @@ import pandas as pd
 from .edit import Intervention
 from .sweeps import grid
 from ..ground.core import InputError
+from ..ground.setting import formerly
 from ..records.recording import Recording
 
 # %% ../../nbs/46_presets.ipynb #83d62fc5
+@formerly(rankings='ranking', ranges='range', edits='edit', votes='vote', fractions='fraction')
 @dataclass(frozen=True)
 class Preset:
     "One way of editing, with what it leaves open."
     name:str # Such as 'recommended'
     condition:str # 'range' (salient neurons in their ranges), 'full' (whole salient neurons) or 'random' (the control)
-    rankings:tuple[str,...] # To choose from
-    ranges:tuple[str,...] # To choose from
-    edits:tuple[str,...] # To choose from
-    votes:tuple[float,...]=(0.,) # To choose from
-    fractions:tuple[float,...]=tuple(round(.1*k, 1) for k in range(1, 11)) # To choose from
+    ranking:tuple[str,...] # To choose from
+    range:tuple[str,...] # To choose from
+    edit:tuple[str,...] # To choose from
+    vote:tuple[float,...]=(0.,) # To choose from
+    fraction:tuple[float,...]=tuple(k/10 for k in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)) # To choose from
     positions:str='' # Where the edits act, if that belongs to it; '': wherever one likes
     note:str='' # What it is, in a sentence
 
-    def __len__(self): return len(self.rankings)*len(self.ranges)*len(self.edits)*len(self.votes)*len(self.fractions)
+    def __len__(self): return len(self.ranking)*len(self.range)*len(self.edit)*len(self.vote)*len(self.fraction)
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>"
 
 # %% ../../nbs/46_presets.ipynb #2396532e
@@ -57,17 +59,18 @@ def preset(
 def presets_frame()->pd.DataFrame: # One row per preset
     "All presets: what each fixes and what it leaves open."
     join = lambda xs: ', '.join(f'{x:g}' if isinstance(x, float) else x for x in xs)
-    cols = ('rankings', 'ranges', 'edits', 'votes', 'fractions')
+    cols = ('ranking', 'range', 'edit', 'vote', 'fraction')
     return pd.DataFrame([dict(preset=p.name, condition=p.condition) | {k:join(getattr(p, k)) for k in cols} for p in PRESETS.values()])
 
 # %% ../../nbs/46_presets.ipynb #d3ea1c8b
+@formerly(fractions='fraction', concepts='concept')
 def preset_grid(
     train:Recording, # Training texts, recorded at the site
     name:str|Preset, # One of `PRESETS`, or a preset of one's own
     *,
-    fractions:float|list[float]|None=None, # Shares of the neurons, each in (0, 1]; None: those of the preset
+    fraction:float|list[float]|None=None, # Shares of the neurons, each in (0, 1]; None: those of the preset
     site:str|None=None, # A recorded site; None: the one under study
-    concepts:list|None=None, # Names or numbers of classes; None: all
+    concept:list|None=None, # Names or numbers of classes; None: all
     positions:str|None=None, # Where the edits may act; None: as the preset has it, else 'all'
     seed:int=0, # Of the random neurons
     fitted_at:str='readout', # What ranges and statistics are of: 'readout' (of `train`) or 'tokens'
@@ -77,8 +80,8 @@ def preset_grid(
     p = preset(name)
     if positions and p.positions and positions != p.positions:
         raise InputError(f"preset {p.name!r} edits positions {p.positions!r}, not {positions!r}")
-    every = grid(train, rankings=list(p.rankings), ranges=['gaussian(2.5)'] if p.condition == 'full' else list(p.ranges),
-                 edit=list(p.edits), vote=list(p.votes), fractions=list(p.fractions) if fractions is None else fractions,
-                 sites=site or train.site, concepts=concepts, positions=positions or p.positions or 'all', seed=seed,
+    every = grid(train, ranking=list(p.ranking), range=['gaussian(2.5)'] if p.condition == 'full' else list(p.range),
+                 edit=list(p.edit), vote=list(p.vote), fraction=list(p.fraction) if fraction is None else fraction,
+                 site=site or train.site, concept=concept, positions=positions or p.positions or 'all', seed=seed,
                  fitted_at=fitted_at, tokens=tokens)
     return [replace(iv, preset=p.name) for iv in every if iv.condition == p.condition]

@@ -35,7 +35,7 @@ from ..ground.data import Texts, take
 from ..ground.files import said_size
 from ..ground.machine import need_memory
 from ..ground.progress import log, said_time, say, switched_off
-from ..ground.setting import Setting, format_kind
+from ..ground.setting import Setting, format_kind, formerly
 from ..models.batches import batches, encode, token_budget
 from ..models.hooks import Site, anatomy, before
 from ..models.model import Classifier, align
@@ -69,16 +69,17 @@ def _checked_fit(train, tokens, fitted_at):
     if tokens is not None and tokens.classes != train.classes: raise InputError("the recording of tokens is of other classes")
 
 # %% ../../nbs/44_sweeps.ipynb #4c7f9f5b
+@formerly(rankings='ranking', fractions='fraction', ranges='range', sites='site', concepts='concept')
 def grid(
     train:Recording, # Training texts, recorded at the sites
     *,
-    rankings:str|list[str]='dprime', # Names of rankings
-    fractions:float|list[float]=.5, # Shares of the neurons to edit, each in (0, 1]
-    ranges:str|list[str]='gaussian(2.5)', # Kinds of range
+    ranking:str|list[str]='dprime', # Names of rankings
+    fraction:float|list[float]=.5, # Shares of the neurons to edit, each in (0, 1]
+    range:str|list[str]='gaussian(2.5)', # Kinds of range
     edit:str|list[str]='mean', # Edits, such as 'mean' or 'scale(0.5)'
     vote:float|list[float]=0., # Shares of the salient neurons that must be in range together, 0 to 1
-    sites:str|list[str]|None=None, # Recorded sites; None: all
-    concepts:list|None=None, # Names or numbers of classes; None: all
+    site:str|list[str]|None=None, # Recorded sites; None: all
+    concept:list|None=None, # Names or numbers of classes; None: all
     positions:str='all', # 'all', 'readout', 'prompt' or 'generated': where the edits may act
     seed:int=0, # Of the random controls, and of what `resample` draws
     fitted_at:str|list[str]='readout', # What ranges and statistics are of: 'readout' (of `train`), 'tokens', or both
@@ -88,9 +89,9 @@ def grid(
 )->list[Intervention]: # Every combination, with the whole neuron and the random control beside each
     "All interventions of a grid: concept x ranking x fraction x range x edit x site."
     _checked_fit(train, tokens, _listed(fitted_at))
-    kw = dict(edit=edit, vote=vote, concepts=concepts, positions=positions, covers=covers, scope=scope)
-    lists = _listed(rankings),_listed(fractions),_listed(ranges),_listed(fitted_at)
-    return [iv for s in (train.sites if sites is None else _listed(sites)) for iv in _at_site(train, tokens, str(s), *lists, seed, **kw)]
+    kw = dict(edit=edit, vote=vote, concepts=concept, positions=positions, covers=covers, scope=scope)
+    lists = _listed(ranking),_listed(fraction),_listed(range),_listed(fitted_at)
+    return [iv for s in (train.sites if site is None else _listed(site)) for iv in _at_site(train, tokens, str(s), *lists, seed, **kw)]
 
 # %% ../../nbs/44_sweeps.ipynb #4c7f9f60
 def interventions(

@@ -8,8 +8,9 @@ __all__ = ['POSITIONS', 'FITTED', 'parse_kind', 'Setting', 'settings_grid']
 # %% ../../nbs/06_setting.ipynb #3667146c
 import inspect
 import re
+import warnings
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, wraps
 from itertools import product
 from typing import NamedTuple
 
@@ -68,6 +69,27 @@ def own_number(
     if len(more) > 1 or more and not isinstance(more[0].default, int|float):
         raise InputError(f"{function.__name__} may take one number behind its first {first} arguments, with a default")
     return float(more[0].default) if more else None
+
+# %% ../../nbs/06_setting.ipynb #eeb89ec1
+def formerly(
+    **names, # Former name of a parameter or field to its present one
+): # A decorator for functions and dataclasses
+    "Until 0.4 the former names are understood, too, with a warning."
+    def of(f):
+        if isinstance(f, type):
+            f.__init__ = of(f.__init__)
+            for old,new in names.items(): setattr(f, old, property(lambda self, new=new: getattr(self, new)))
+            return f
+        @wraps(f)
+        def call(*args, **kw):
+            for old in names.keys() & kw.keys():
+                if names[old] in kw: raise TypeError(f"{old} is the former name of {names[old]}, which is given as well")
+                warnings.warn(f"{old}= is called {names[old]}= now, and will be no more in 0.4", DeprecationWarning, stacklevel=2)
+                kw[names[old]] = kw.pop(old)
+            return f(*args, **kw)
+        return call
+    return of
+
 
 # %% ../../nbs/06_setting.ipynb #a78b6f0f
 SCOPES,COVERS = ('position', 'text'),('range', 'salient')

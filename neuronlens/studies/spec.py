@@ -146,7 +146,7 @@ def _fixed(m):
         more = ' (which every study has as a control)' if m.preset in PRESETS else ''
         raise InputError(f"preset {m.preset!r}{more} is none of {', '.join(free)}")
     p = PRESETS[m.preset]
-    fixed = dict(rankings=[p.rankings[0]], range=p.ranges[0], edit=p.edits[0], vote=p.votes[0])
+    fixed = dict(rankings=[p.ranking[0]], range=p.range[0], edit=p.edit[0], vote=p.vote[0])
     return fixed | ({'positions':p.positions} if p.positions else {})
 
 def _alike(k, a, b):
