@@ -179,6 +179,13 @@ def prepared(nb, lib, quarto=False):
     return nb | dict(cells=cells)
 
 
+def page_library(top):
+    "The package that the notebooks make."
+    ini = ConfigParser()
+    ini.read(top/'settings.ini', encoding='utf-8')
+    return ini['DEFAULT']['lib_path']
+
+
 def kept(items, there):
     "The contents of a sidebar without the pages that are not `there`, under the names of the pages."
     items = [i | dict(contents=kept(i['contents'], there)) if isinstance(i, dict) else i for i in items]
@@ -188,9 +195,7 @@ def kept(items, there):
 def stage(top, quarto=False, say=print):
     "`_proc`: pictures, prepared notebooks and `_quarto.yml`, under the names of the pages. What is not written is named."
     config,proc,faults = yaml.safe_load((top/'_quarto.yml').read_text(encoding='utf-8')),top/'_proc',[]
-    ini = ConfigParser()
-    ini.read(top/'settings.ini', encoding='utf-8')
-    sidebar = config['website']['sidebar']
+    lib,sidebar = page_library(top),config['website']['sidebar']
     names = [n for _,n in listed(sidebar['contents'])]
     there = [n for n in names if (top/'nbs'/n).is_file()]
     for n in names:
@@ -200,11 +205,43 @@ def stage(top, quarto=False, say=print):
     for n in there:
         nb = json.loads((top/'nbs'/n).read_text(encoding='utf-8'))
         faults += [f'nbs/{n}: a stored output would run code: {r}' for r in dict.fromkeys(running(nb))]
-        (proc/page_name(n)).write_text(json.dumps(prepared(nb, ini['DEFAULT']['lib_path'], quarto), ensure_ascii=False), encoding='utf-8')
+        (proc/page_name(n)).write_text(json.dumps(prepared(nb, lib, quarto), ensure_ascii=False), encoding='utf-8')
     if faults: raise SiteError('\n'.join(faults))
     sidebar['contents'] = kept(sidebar['contents'], there)
     (proc/'_quarto.yml').write_text(yaml.safe_dump(config, sort_keys=False), encoding='utf-8')
     return config
+
+
+# ---------------------------------------------------------------- for readers that are programs
+
+def plainly(nb):
+    "A prepared notebook as Markdown: prose, definitions, code, and what it printed."
+    parts = []
+    for c in nb['cells']:
+        source = joined(c['source']).strip()
+        if c['cell_type'] == 'markdown': parts.append(re.sub(r'(?<=\]\()([^():\s#]+)\.ipynb', r'\1.html', source))
+        elif source and 'echo: false' not in source: parts.append(f'```python\n{source}\n```')
+        for o in c.get('outputs', []):
+            said = joined(o.get('text') or o.get('data', {}).get('text/plain', '')).strip()
+            if said and not said.startswith(('<Figure', '<IPython')): parts.append(f'```\n{said}\n```')
+    return '\n\n'.join(filter(None, parts))
+
+
+def for_programs(top, config, out):
+    "`llms.txt`, every page with its promise, and `llms-full.txt`, the text of all pages, in the order of the sidebar."
+    lib,site,now = page_library(top),config['website'],''
+    lines,whole = [f"# {site['title']}", f"\n> {site.get('description', '')}", '\nAll pages in one file: [llms-full.txt](llms-full.txt)'],[]
+    for section,n in listed(site['sidebar']['contents']):
+        if not (top/'nbs'/n).is_file(): continue
+        nb = json.loads((top/'nbs'/n).read_text(encoding='utf-8'))
+        text = plainly(prepared(nb, lib, quarto=True))
+        title,promise = (re.search(p, text, re.M) for p in (r'^# (.+)', r'^> (.+)'))
+        if section != now: lines,now = [*lines, f'\n## {section}\n'],section
+        url = page_name(n).replace('.ipynb', '.html')
+        lines.append(f"- [{title[1] if title else url}]({url})"+(f': {promise[1]}' if promise else ''))
+        whole.append(f'<!-- {url} -->\n\n{text}')
+    (out/'llms.txt').write_text('\n'.join(lines)+'\n', encoding='utf-8')
+    (out/'llms-full.txt').write_text('\n\n'.join(whole)+'\n', encoding='utf-8')
 
 
 # ---------------------------------------------------------------- what must hold
@@ -294,6 +331,7 @@ def build(top, out, say=print, quarto=None):
             shutil.copyfile(HERE/'offline.scss', proc/'offline.scss')
             subprocess.run([quarto, 'render', '--no-execute', '--output-dir', os.path.relpath(new, proc)], cwd=proc, check=True)
         else: faults = with_sphinx(top, config, new)
+        for_programs(top, config, new)
         wrong,elsewhere = check(new)
         if quarto: say('\n'.join(f'look at this: {f}' for f in wrong))
         elif faults+wrong: raise SiteError('\n'.join(faults+wrong))

@@ -248,3 +248,15 @@ def test_quarto_gets_the_prepared_notebooks(tmp_path):
     html = CONFIG['format']['html'] # Quarto's own themes load fonts, and its mathematics a script, from the web
     assert html['html-math-method'] == 'mathml' and all('offline.scss' in theme for theme in html['theme'].values())
     assert '$web-font-path: false' in (TOP/'site/offline.scss').read_text()
+
+
+def test_readers_that_are_programs(site):
+    "A list of all pages with what each promises, and all of their text: every public definition with its meaning, no markup of a page."
+    listed, whole = ((site/n).read_text(encoding='utf-8') for n in ('llms.txt', 'llms-full.txt'))
+    links = re.findall(r'^- \[(.+)\]\((.+)\): (.+)$', listed, re.M)
+    assert [u for _,u,_ in links] == PAGES and all((site/u).is_file() for u in PAGES)
+    assert re.match(r'# neuronlens\n\n> .+\n', listed) and listed.count('\n## ') == len({s for s,_ in LISTED if s})
+    starts = [whole.index(f'<!-- {p} -->') for p in PAGES]
+    assert starts == sorted(starts) and 'py:function' not in whole
+    for name in ('fit_ranges', 'record', 'measure_effects'): assert re.search(rf'### `{name}` .*\n+```python\n{name}\(', whole), name
+    assert 'half width in class standard deviations' in whole.lower() # The comment of a parameter
