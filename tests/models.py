@@ -35,7 +35,8 @@ from neuronlens.ground.rounding import apart, score_size, steps_of
 from neuronlens.models.batches import batches, encode
 from neuronlens.models.hooks import Site, anatomy, before, hooked, logits, run
 from neuronlens.models.model import make_classifier
-from neuronlens.models.prompt import Prompt, calibrated, class_probabilities, make_prompted
+from neuronlens.models.prompt import Prompt
+from neuronlens.models.prompted import calibrated, class_probabilities, make_prompted
 from neuronlens.models.trials import call_options
 from neuronlens.records.recording import record
 
