@@ -124,7 +124,8 @@ def bench_rerun(n=10):
 def bench_shots(n=4):
     "a: edits at all positions of a prompted model against the shots in every text."
     from neuronlens.edits.sweeps import effects_on, grid
-    from neuronlens.models.prompt import smollm2_prompted, smollm2_texts
+    from neuronlens.models.prompt import smollm2_texts
+    from neuronlens.models.prompted import smollm2_prompted
     from neuronlens.records.recording import record
     prompt, train, test = smollm2_texts(test=3)
     clf = smollm2_prompted(prompt)

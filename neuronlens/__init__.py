@@ -11,7 +11,7 @@
     look            explore write_report
     studies         demo_study read_study run_study load_study · load
 
-Everything else is in its room, `nl.overlap.cka` say; rooms stand on seven floors, each importing only from those below:
+Everything else is in its room, `nl.matching.cka` say; rooms stand on seven floors, each importing only from those below:
 ground, models and arrays, records, edits, views, studies. Every name loads its room when it is first used.
 The one hand-written file of the package.
 """
@@ -26,7 +26,8 @@ _NAMES = { # Room: the names that most users need
     "ground.data": "bbc_news distinct read_chunks read_texts split",
     "ground.setting": "Setting settings_grid",
     "models.model": "load_classifier minilm",
-    "models.prompt": "calibrated make_prompt smollm2_prompted",
+    "models.prompt": "make_prompt",
+    "models.prompted": "calibrated smollm2_prompted",
     "models.training": "fine_tune",
     "records.recording": "record recorded",
     "records.summary": "summarise",
@@ -47,7 +48,8 @@ _NAMES = { # Room: the names that most users need
     "edits.erasure": "information_left leace",
     "edits.choice": "choose trade_off",
     "edits.presets": "PRESETS preset_grid",
-    "edits.language": "editing firing_by_position generate language_effects",
+    "edits.language": "editing firing_by_position generate",
+    "edits.reading": "language_effects",
     "views.workbook": "explore",
     "studies.spec": "demo_study read_study",
     "studies.study": "run_study",
@@ -56,22 +58,23 @@ _NAMES = { # Room: the names that most users need
 }
 _ROOMS = { # Floor: its rooms, also found without it
     "ground": "core files progress data cache rounding setting machine",
-    "models": "trials batches model prompt hooks training",
+    "models": "trials batches model prompt verbalizers prompted hooks writing training",
     "arrays": "statistics quantiles testing probing sparsity saliency separation distributions regions ranges firing overlap matching profile",
     "records": "provenance store shards recording summary tokens cluster",
-    "edits": "edit ablation attribution effects evidence sweeps erasure presets choice language live",
+    "edits": "edit ablation attribution effects evidence sweeps erasure presets choice questions language reading live",
     "views": "plots plot_effects plot_overlap widgets workbook",
     "studies": "spec saved study report cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
-    "ground.data": "Texts make_texts", "models.model": "Classifier smollm2", "models.prompt": "Prompt generated_answers load_prompted",
+    "ground.data": "Texts make_texts", "models.model": "Classifier smollm2", "models.prompt": "Prompt",
+    "models.prompted": "load_prompted", "models.writing": "generated_answers",
     "records.recording": "Recording load_recording", "records.cluster": "summarise_on_ray",
     "arrays.probing": "fit_probe site_differences", "arrays.sparsity": "elastic_net_path probe_by_count sparsest_probe",
     "arrays.saliency": "RANKINGS", "arrays.separation": "bhattacharyya", "arrays.distributions": "compare_fits", "arrays.ranges": "RANGES",
     "arrays.overlap": "pair_overlap", "arrays.matching": "cka family_overlap matched_neurons ranking_agreement",
     "edits.attribution": "MODEL_RANKINGS attribute", "edits.edit": "EDITS", "edits.effects": "load_effects",
     "edits.evidence": "over_seeds", "edits.choice": "matched", "edits.erasure": "mean_projection readability", "edits.presets": "preset",
-    "edits.language": "multiple_choice perplexity read_questions", "views.widgets": "NeuronView TextView",
+    "edits.reading": "multiple_choice perplexity", "edits.questions": "read_questions", "views.widgets": "NeuronView TextView",
     "views.workbook": "EraseView LayersView OverlapView Workbook", "studies.saved": "Study", "studies.spec": "StudySpec",
 }
 _MOVED = { # Modules by the paths they had until 0.2: where else than in the room of that name their contents are
@@ -79,8 +82,8 @@ _MOVED = { # Modules by the paths they had until 0.2: where else than in the roo
     "store": "provenance files machine", "recording": "summary shards provenance", "probing": "sparsity testing erasure",
     "saliency": "sparsity", "distributions": "separation", "ranges": "regions", "overlap": "firing matching separation statistics study",
     "ablation": "edit attribution tokens", "study": "spec saved", "evidence": "choice testing", "sweeps": "rounding", "plots": "plot_effects plot_overlap",
-    "widgets": "live profile", "workbook": "live setting", **dict.fromkeys("progress rounding setting prompt hooks training cluster"
-    " attribution effects erasure presets language report cli".split(), ""),
+    "widgets": "live profile", "workbook": "live setting", "prompt": "prompted verbalizers writing", "language": "reading questions", **dict.fromkeys("progress rounding setting hooks training cluster"
+    " attribution effects erasure presets report cli".split(), ""),
 }
 _AT = {room: f"neuronlens.{floor}.{room}" for floor, rooms in _ROOMS.items() for room in rooms.split()}
 _HOME, _FORMER = ({name: f"neuronlens.{room}" for room, names in of.items() for name in names.split()} for of in (_NAMES, _LATER))

@@ -11,9 +11,9 @@ from .ground.setting import Setting as Setting
 from .ground.setting import settings_grid as settings_grid
 from .models.model import load_classifier as load_classifier
 from .models.model import minilm as minilm
-from .models.prompt import calibrated as calibrated
 from .models.prompt import make_prompt as make_prompt
-from .models.prompt import smollm2_prompted as smollm2_prompted
+from .models.prompted import calibrated as calibrated
+from .models.prompted import smollm2_prompted as smollm2_prompted
 from .models.training import fine_tune as fine_tune
 from .records.recording import record as record
 from .records.recording import recorded as recorded
@@ -53,7 +53,7 @@ from .edits.presets import preset_grid as preset_grid
 from .edits.language import editing as editing
 from .edits.language import firing_by_position as firing_by_position
 from .edits.language import generate as generate
-from .edits.language import language_effects as language_effects
+from .edits.reading import language_effects as language_effects
 from .views.workbook import explore as explore
 from .studies.spec import demo_study as demo_study
 from .studies.spec import read_study as read_study
@@ -73,8 +73,11 @@ from .models import batches as batches
 from .models import hooks as hooks
 from .models import model as model
 from .models import prompt as prompt
+from .models import prompted as prompted
 from .models import training as training
 from .models import trials as trials
+from .models import verbalizers as verbalizers
+from .models import writing as writing
 from .arrays import distributions as distributions
 from .arrays import firing as firing
 from .arrays import matching as matching
@@ -106,6 +109,8 @@ from .edits import evidence as evidence
 from .edits import language as language
 from .edits import live as live
 from .edits import presets as presets
+from .edits import questions as questions
+from .edits import reading as reading
 from .edits import sweeps as sweeps
 from .views import plot_effects as plot_effects
 from .views import plot_overlap as plot_overlap

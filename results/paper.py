@@ -452,7 +452,8 @@ TEMPLATE, VERBALIZERS = "Article: {text}\nTopic:", (" Business", " Technology", 
 def smollm2_part():
     "SmolLM2 asked for the topic of AG News texts with four worked examples; fitted on the texts that it answers correctly."
     from neuronlens.ground.data import balance
-    from neuronlens.models.prompt import calibrated, make_prompt, smollm2_prompted
+    from neuronlens.models.prompt import make_prompt
+    from neuronlens.models.prompted import calibrated, smollm2_prompted
     from neuronlens.records.recording import correct_only
     train, validation, test = texts_of("ag_news")
     assert train.classes == ("Business", "Sci/Tech", "Sports", "World")
@@ -468,7 +469,8 @@ LOWER, CLOSELY = range(29), (14, 24) # Blocks below the last of 30, and those at
 
 def language(p):
     "What the presets do to SmolLM2 as a language model: perplexity on WikiText-2, accuracy on MMLU."
-    from neuronlens.edits.language import language_effects, read_questions
+    from neuronlens.edits.questions import read_questions
+    from neuronlens.edits.reading import language_effects
     data = Path(os.environ["NEURONLENS_DATA"])
     questions = read_questions(data/"mmlu"/"test", per_subject=2, seed=SEED)
     text = (data/"wikitext2"/"raw_wiki.test.raw").read_text(encoding="utf-8")

@@ -97,7 +97,7 @@ class Watch:
 
 def pytest_configure(config):
     "Registered by `-p kernels`, before a test imports `agree`."
-    from neuronlens import rounding
+    from neuronlens.ground import rounding
     watch = Watch()
     rounding.agree = watch.agree(rounding.agree, rounding.apart)
     config.pluginmanager.register(watch)

@@ -38,7 +38,8 @@ from neuronlens.ground.rounding import ROOM, apart, epsilon, rounding, score_siz
 from neuronlens.models.batches import batches, encode
 from neuronlens.models.hooks import Site, anatomy, before, hooked, logits, run
 from neuronlens.models.model import make_classifier
-from neuronlens.models.prompt import Prompt, calibrated, class_probabilities, make_prompted
+from neuronlens.models.prompt import Prompt
+from neuronlens.models.prompted import calibrated, class_probabilities, make_prompted
 from neuronlens.models.trials import call_options
 from neuronlens.records.recording import record
 

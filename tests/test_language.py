@@ -12,21 +12,9 @@ from tiny import BEYOND, OWN, WIDTHS, by_hand, intervention, touched
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from neuronlens.edits.edit import linear_edit
-from neuronlens.edits.language import (
-    MultipleChoice,
-    Perplexity,
-    Question,
-    editing,
-    firing_by_position,
-    generate,
-    language_effects,
-    multiple_choice,
-    multiple_choices,
-    perplexities,
-    perplexity,
-    question_prompt,
-    read_questions,
-)
+from neuronlens.edits.language import editing, firing_by_position, generate
+from neuronlens.edits.questions import MultipleChoice, Question, question_prompt, read_questions
+from neuronlens.edits.reading import Perplexity, language_effects, multiple_choice, multiple_choices, perplexities, perplexity
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts
 from neuronlens.ground.rounding import agree, apart, score_size

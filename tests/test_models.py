@@ -24,7 +24,8 @@ from neuronlens.ground.setting import Setting
 from neuronlens.models.batches import encode
 from neuronlens.models.hooks import Site, anatomy, hooked
 from neuronlens.models.model import load_classifier, make_classifier
-from neuronlens.models.prompt import Prompt, make_prompted
+from neuronlens.models.prompt import Prompt
+from neuronlens.models.prompted import make_prompted
 from neuronlens.models.trials import weights_state, without_wrapper
 from neuronlens.records.recording import record
 

@@ -19,17 +19,10 @@ from neuronlens.ground.data import Texts
 from neuronlens.ground.rounding import agree, apart, score_size
 from neuronlens.models.batches import batches, encode, pad, readout_weights
 from neuronlens.models.hooks import Site, anatomy, answer, hooked, logits, parse_site, run
-from neuronlens.models.prompt import (
-    Prompt,
-    Prompted,
-    calibrated,
-    class_probabilities,
-    generated_answers,
-    make_prompt,
-    make_prompted,
-    make_tree,
-    one_by_one,
-)
+from neuronlens.models.prompt import Prompt, make_prompt
+from neuronlens.models.prompted import Prompted, calibrated, class_probabilities, make_prompted, one_by_one
+from neuronlens.models.verbalizers import make_tree
+from neuronlens.models.writing import generated_answers
 from neuronlens.records.recording import correct_only, record, recorded, vocabulary_confidence
 from neuronlens.records.summary import merge_summaries, summarise
 

@@ -26,7 +26,7 @@ from ..ground.files import Damaged, atomic, read_json, read_sealed
 from ..ground.progress import progress_bar
 from ..models.hooks import answer
 from ..models.model import Classifier, align
-from ..models.prompt import Prompted
+from ..models.prompted import Prompted
 from ..models.training import example_classifier, example_texts
 from .provenance import provenance
 from .shards import each_shard, make_reading, make_room, open_store

@@ -23,7 +23,8 @@ from ..ground.data import Texts, bbc_news, check, contradictions, distinct, read
 from ..ground.machine import need_memory
 from ..models.hooks import anatomy, parse_site
 from ..models.model import Classifier, align, block_count, folder_hash, load_classifier, minilm, smollm2
-from ..models.prompt import Prompt, calibrated, load_prompted, make_prompt
+from ..models.prompt import Prompt, make_prompt
+from ..models.prompted import calibrated, load_prompted
 from ..models.training import fine_tune
 from ..records.recording import correct_only, recorded
 from ..records.tokens import record_tokens
