@@ -60,7 +60,7 @@ _ROOMS = { # Floor: its rooms, also found without it
     "arrays": "statistics quantiles testing probing sparsity saliency separation distributions regions ranges firing overlap matching profile",
     "records": "provenance store shards recording summary tokens cluster",
     "edits": "edit ablation attribution effects evidence sweeps erasure presets choice language live",
-    "views": "plots plot_effects plot_overlap widgets workbook",
+    "views": "plots plot_effects plot_overlap cards charts widgets inspect erase_view overlap_view workbook",
     "studies": "spec saved study report cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
@@ -71,15 +71,16 @@ _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "arrays.overlap": "pair_overlap", "arrays.matching": "cka family_overlap matched_neurons ranking_agreement",
     "edits.attribution": "MODEL_RANKINGS attribute", "edits.edit": "EDITS", "edits.effects": "load_effects",
     "edits.evidence": "over_seeds", "edits.choice": "matched", "edits.erasure": "mean_projection readability", "edits.presets": "preset",
-    "edits.language": "multiple_choice perplexity read_questions", "views.widgets": "NeuronView TextView",
-    "views.workbook": "EraseView LayersView OverlapView Workbook", "studies.saved": "Study", "studies.spec": "StudySpec",
+    "edits.language": "multiple_choice perplexity read_questions", "views.inspect": "NeuronView TextView",
+    "views.erase_view": "EraseView", "views.overlap_view": "OverlapView", "views.workbook": "LayersView Workbook",
+    "studies.saved": "Study", "studies.spec": "StudySpec",
 }
 _MOVED = { # Modules by the paths they had until 0.2: where else than in the room of that name their contents are
     "data": "core files machine", "cache": "files", "model": "batches trials", "statistics": "quantiles core",
     "store": "provenance files machine", "recording": "summary shards provenance", "probing": "sparsity testing erasure",
     "saliency": "sparsity", "distributions": "separation", "ranges": "regions", "overlap": "firing matching separation statistics study",
     "ablation": "edit attribution tokens", "study": "spec saved", "evidence": "choice testing", "sweeps": "rounding", "plots": "plot_effects plot_overlap",
-    "widgets": "live profile", "workbook": "live setting", **dict.fromkeys("progress rounding setting prompt hooks training cluster"
+    "widgets": "cards inspect live profile", "workbook": "charts erase_view overlap_view inspect cards widgets live setting", **dict.fromkeys("progress rounding setting prompt hooks training cluster"
     " attribution effects erasure presets language report cli".split(), ""),
 }
 _AT = {room: f"neuronlens.{floor}.{room}" for floor, rooms in _ROOMS.items() for room in rooms.split()}

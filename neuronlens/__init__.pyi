@@ -107,6 +107,11 @@ from .edits import language as language
 from .edits import live as live
 from .edits import presets as presets
 from .edits import sweeps as sweeps
+from .views import cards as cards
+from .views import charts as charts
+from .views import erase_view as erase_view
+from .views import inspect as inspect
+from .views import overlap_view as overlap_view
 from .views import plot_effects as plot_effects
 from .views import plot_overlap as plot_overlap
 from .views import plots as plots

@@ -332,7 +332,7 @@ def test_a_view_of_odd_classes_is_xml_without_a_warning(name, recwarn):
     from xml.etree import ElementTree
 
     from neuronlens.arrays.profile import profile_neuron
-    from neuronlens.views.widgets import neuron_html
+    from neuronlens.views.inspect import neuron_html
     values, labels, ends = np.random.default_rng(0).normal(size=40).astype('f4'), np.repeat([0, 1], 20), np.array([-1., 1.], 'f4')
     r = profile_neuron(values[:, None], labels, (name, 'b'), 0, ends[:1], ends[1:], 0, range='gaussian', middle=0.)
     svg = base64.b64decode(re.search(r'svg\+xml;base64,([^"]+)', neuron_html(r))[1])

@@ -409,13 +409,13 @@ def gift(tmp_path, bert, data, cli, monkeypatch):
 
 
 def test_opening_a_study_runs_no_code_unless_told(gift):
-    from neuronlens import widgets, workbook
+    from neuronlens import erase_view, inspect, workbook
     out, mark, folder = gift
     study = load_study(out)
-    for open_it in (study.open, lambda: workbook.explore(study), lambda: workbook.Workbook(study), lambda: workbook.EraseView(study),
-                    lambda: widgets.TextView(study)):
+    for open_it in (study.open, lambda: workbook.explore(study), lambda: workbook.Workbook(study), lambda: erase_view.EraseView(study),
+                    lambda: inspect.TextView(study)):
         with pytest.raises(InputError, match='trust_remote_code=True'): open_it()
-    assert widgets.NeuronView(study).study.clf is None # Shows what it can without the model
+    assert inspect.NeuronView(study).study.clf is None # Shows what it can without the model
     assert not mark.exists()
     (folder/'strange.py').write_text((folder/'strange.py').read_text()+'\n# changed\n')
     with pytest.raises(InputError, match='no longer the model of this study, and its code was not run'): study.open(trust_remote_code=True)

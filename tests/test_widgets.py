@@ -28,20 +28,9 @@ from neuronlens.records.recording import record
 from neuronlens.studies.saved import Study, fit_study
 from neuronlens.studies.spec import StudySpec, parse_study
 from neuronlens.studies.study import run_study
-from neuronlens.views.widgets import (
-    KINDS,
-    NeuronView,
-    TextView,
-    View,
-    card,
-    choice,
-    figure_html,
-    neuron_html,
-    offer,
-    slider,
-    spans,
-    text_html,
-)
+from neuronlens.views.cards import card, figure_html, spans
+from neuronlens.views.inspect import NeuronView, TextView, neuron_html, text_html
+from neuronlens.views.widgets import KINDS, View, choice, offer, slider
 
 EVIL = "<img src=x onerror=alert(1)>"
 

@@ -343,7 +343,7 @@ def _alt(study, name, caption):
 # %% ../../nbs/62_report.ipynb #4958787f
 def _near(study, c, k=3, most=None):
     "The concept's strongest neuron: its number, the share of every class in range, and texts in and just outside the range."
-    from neuronlens.views.widgets import one_line, spans
+    from neuronlens.views.cards import one_line, spans
     j = int(study.salient[c][0])
     lo,hi = study.ranges.lo[c, j],study.ranges.hi[c, j]
     texts = study.texts[1].texts if study.texts else None
