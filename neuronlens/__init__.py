@@ -11,7 +11,7 @@
     look            explore write_report
     studies         demo_study read_study run_study load_study · load
 
-Everything else is in its room, `nl.overlap.cka` say; rooms stand on seven floors, each importing only from those below:
+Everything else is in its room, `nl.matching.cka` say; rooms stand on seven floors, each importing only from those below:
 ground, models and arrays, records, edits, views, studies. Every name loads its room when it is first used.
 The one hand-written file of the package.
 """
@@ -25,7 +25,8 @@ _NAMES = { # Room: the names that most users need
     "ground.core": "InputError",
     "ground.data": "bbc_news distinct read_chunks read_texts split",
     "ground.setting": "Setting settings_grid",
-    "models.model": "load_classifier minilm",
+    "models.weights": "minilm",
+    "models.model": "load_classifier",
     "models.prompt": "calibrated make_prompt smollm2_prompted",
     "models.training": "fine_tune",
     "records.recording": "record recorded",
@@ -40,7 +41,8 @@ _NAMES = { # Room: the names that most users need
     "arrays.overlap": "polysemantic_counts set_overlap",
     "edits.attribution": "rank_model",
     "edits.edit": "linear_edit register_edit",
-    "edits.ablation": "ablate plan",
+    "edits.planning": "plan",
+    "edits.ablation": "ablate",
     "edits.effects": "measure_effects",
     "edits.evidence": "compare intervals random_ranges shuffled_labels",
     "edits.sweeps": "grid interventions sweep",
@@ -56,12 +58,12 @@ _NAMES = { # Room: the names that most users need
 }
 _ROOMS = { # Floor: its rooms, also found without it
     "ground": "core files progress data cache rounding setting machine",
-    "models": "trials batches model prompt hooks training",
-    "arrays": "statistics quantiles testing probing sparsity saliency separation distributions regions ranges firing overlap matching profile",
+    "models": "trials batches weights model prompt anatomy hooks training",
+    "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing overlap matching profile",
     "records": "provenance store shards recording summary tokens cluster",
-    "edits": "edit ablation attribution effects evidence sweeps erasure presets choice language live",
-    "views": "plots plot_effects plot_overlap cards charts widgets inspect erase_view overlap_view workbook",
-    "studies": "spec saved study report cli",
+    "edits": "edit planning ablation attribution effects evidence sweeps erasure presets choice language live",
+    "views": "plots plot_effects plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook",
+    "studies": "spec saved study findings report cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "ground.data": "Texts make_texts", "models.model": "Classifier smollm2", "models.prompt": "Prompt generated_answers load_prompted",
@@ -76,12 +78,12 @@ _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "studies.saved": "Study", "studies.spec": "StudySpec",
 }
 _MOVED = { # Modules by the paths they had until 0.2: where else than in the room of that name their contents are
-    "data": "core files machine", "cache": "files", "model": "batches trials", "statistics": "quantiles core",
+    "data": "core files machine", "cache": "files", "model": "weights batches trials", "statistics": "quantiles core",
     "store": "provenance files machine", "recording": "summary shards provenance", "probing": "sparsity testing erasure",
-    "saliency": "sparsity", "distributions": "separation", "ranges": "regions", "overlap": "firing matching separation statistics study",
-    "ablation": "edit attribution tokens", "study": "spec saved", "evidence": "choice testing", "sweeps": "rounding", "plots": "plot_effects plot_overlap",
-    "widgets": "cards inspect live profile", "workbook": "charts erase_view overlap_view inspect cards widgets live setting", **dict.fromkeys("progress rounding setting prompt hooks training cluster"
-    " attribution effects erasure presets language report cli".split(), ""),
+    "saliency": "sparsity", "distributions": "separation", "ranges": "density regions bins", "overlap": "firing matching separation statistics study",
+    "ablation": "planning edit attribution tokens", "hooks": "anatomy", "study": "spec saved", "evidence": "choice testing", "sweeps": "rounding", "plots": "plot_effects plot_sweeps plot_overlap",
+    "widgets": "cards inspect live profile", "report": "findings", "workbook": "charts erase_view overlap_view inspect cards widgets live setting", **dict.fromkeys("progress rounding setting prompt training cluster"
+    " attribution effects erasure presets language cli".split(), ""),
 }
 _AT = {room: f"neuronlens.{floor}.{room}" for floor, rooms in _ROOMS.items() for room in rooms.split()}
 _HOME, _FORMER = ({name: f"neuronlens.{room}" for room, names in of.items() for name in names.split()} for of in (_NAMES, _LATER))

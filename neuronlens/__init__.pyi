@@ -9,8 +9,8 @@ from .ground.data import read_texts as read_texts
 from .ground.data import split as split
 from .ground.setting import Setting as Setting
 from .ground.setting import settings_grid as settings_grid
+from .models.weights import minilm as minilm
 from .models.model import load_classifier as load_classifier
-from .models.model import minilm as minilm
 from .models.prompt import calibrated as calibrated
 from .models.prompt import make_prompt as make_prompt
 from .models.prompt import smollm2_prompted as smollm2_prompted
@@ -34,8 +34,8 @@ from .arrays.overlap import set_overlap as set_overlap
 from .edits.attribution import rank_model as rank_model
 from .edits.edit import linear_edit as linear_edit
 from .edits.edit import register_edit as register_edit
+from .edits.planning import plan as plan
 from .edits.ablation import ablate as ablate
-from .edits.ablation import plan as plan
 from .edits.effects import measure_effects as measure_effects
 from .edits.evidence import compare as compare
 from .edits.evidence import intervals as intervals
@@ -69,12 +69,16 @@ from .ground import machine as machine
 from .ground import progress as progress
 from .ground import rounding as rounding
 from .ground import setting as setting
+from .models import anatomy as anatomy
 from .models import batches as batches
 from .models import hooks as hooks
 from .models import model as model
 from .models import prompt as prompt
 from .models import training as training
 from .models import trials as trials
+from .models import weights as weights
+from .arrays import bins as bins
+from .arrays import density as density
 from .arrays import distributions as distributions
 from .arrays import firing as firing
 from .arrays import matching as matching
@@ -105,6 +109,7 @@ from .edits import erasure as erasure
 from .edits import evidence as evidence
 from .edits import language as language
 from .edits import live as live
+from .edits import planning as planning
 from .edits import presets as presets
 from .edits import sweeps as sweeps
 from .views import cards as cards
@@ -114,10 +119,12 @@ from .views import inspect as inspect
 from .views import overlap_view as overlap_view
 from .views import plot_effects as plot_effects
 from .views import plot_overlap as plot_overlap
+from .views import plot_sweeps as plot_sweeps
 from .views import plots as plots
 from .views import widgets as widgets
 from .views import workbook as workbook
 from .studies import cli as cli
+from .studies import findings as findings
 from .studies import report as report
 from .studies import saved as saved
 from .studies import spec as spec

@@ -345,7 +345,7 @@ def test_a_view_of_odd_classes_is_xml_without_a_warning(name, recwarn):
 
 def test_figures_count_nothing():
     "No page of figures imports a room that counts, but where activations may be given instead of what was made of them."
-    lazy = dict(plots={'profile'}, plot_overlap={'overlap'}, plot_effects=set())
+    lazy = dict(plots={'profile'}, plot_overlap={'overlap'}, plot_effects=set(), plot_sweeps=set())
     for page in figures.PAGES:
         tree, name = ast.parse(inspect.getsource(page)), page.__name__.rpartition('.')[2]
         found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.level or 'neuronlens' in n.module)]

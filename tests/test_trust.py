@@ -20,7 +20,8 @@ from test_failures import REMOTE
 
 from neuronlens.edits.effects import MEASURES, read_table, write_table
 from neuronlens.ground.core import InputError
-from neuronlens.models.model import load_classifier, load_language_model, weights_hash
+from neuronlens.models.model import load_classifier, load_language_model
+from neuronlens.models.weights import weights_hash
 from neuronlens.studies.saved import load_study
 from neuronlens.studies.study import next_steps, study_model
 

@@ -17,8 +17,9 @@ from tiny import by_hand, readout_places, same_answers
 from neuronlens.arrays.firing import share_inside
 from neuronlens.arrays.profile import profile_neuron, texts_around
 from neuronlens.arrays.ranges import fit_ranges
-from neuronlens.edits.ablation import ablate, plan
+from neuronlens.edits.ablation import ablate
 from neuronlens.edits.live import edit_text
+from neuronlens.edits.planning import plan
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import Texts
 from neuronlens.ground.rounding import agree, rounding

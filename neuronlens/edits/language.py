@@ -33,8 +33,9 @@ from ..ground.core import InputError, drawing, need_number, some_rows
 from ..ground.data import Texts
 from ..ground.progress import progress_bar
 from ..ground.setting import POSITIONS, class_number
+from ..models.anatomy import Site, anatomy
 from ..models.batches import Encoded, batches, each_batch, encode, last_attended, proven, readout_weights, token_budget
-from ..models.hooks import EMBEDDING, Site, anatomy, answer, before, hooked, run
+from ..models.hooks import EMBEDDING, answer, before, hooked, run
 from ..models.model import Classifier, align
 from ..models.prompt import _goes_on, _greedy, _readable, _some
 from ..models.trials import evaluating, most_tokens, quiet, understood, without_wrapper

@@ -27,7 +27,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from ..ground.core import InputError, drawing, need_number
 from ..ground.data import Texts, balance, bbc_news, distinct, need_texts, split, take
 from .batches import Batch, batches, encode, last_attended, pad, token_budget
-from .model import Classifier, load_language_model, smollm2, weights_hash
+from .model import Classifier, load_language_model, smollm2
 from neuronlens.models.trials import (
     alike,
     call_options,
@@ -41,6 +41,7 @@ from neuronlens.models.trials import (
     weights_state,
     without_wrapper,
 )
+from .weights import weights_hash
 
 # %% ../../nbs/11_prompt.ipynb #f11551fd
 PLACE = '{text}'

@@ -16,7 +16,7 @@ from .cards import card, cut, figure_html, table
 from .erase_view import EraseView
 from .inspect import NeuronView, TextView
 from .overlap_view import OverlapView
-from .plot_effects import plot_probes
+from .plot_sweeps import plot_probes
 from .widgets import View, checked_study, opened
 
 # %% ../../nbs/54_workbook.ipynb #faf152f7
