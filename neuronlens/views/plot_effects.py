@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from ..edits.evidence import intervals
 from ..ground.core import InputError
 from ..ground.setting import SETTINGS
 from .plots import _MARKERS, _MARKS, CONDITIONS, PRESET_COLORS, _canvas, _many, _name, _plain, _short, _some, _title, _wants
