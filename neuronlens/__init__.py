@@ -25,7 +25,8 @@ _NAMES = { # Room: the names that most users need
     "ground.core": "InputError",
     "ground.data": "bbc_news distinct read_chunks read_texts split",
     "ground.setting": "Setting settings_grid",
-    "models.model": "load_classifier minilm",
+    "models.weights": "minilm",
+    "models.model": "load_classifier",
     "models.prompt": "make_prompt",
     "models.prompted": "calibrated smollm2_prompted",
     "models.training": "fine_tune",
@@ -41,7 +42,8 @@ _NAMES = { # Room: the names that most users need
     "arrays.overlap": "polysemantic_counts set_overlap",
     "edits.attribution": "rank_model",
     "edits.edit": "linear_edit register_edit",
-    "edits.ablation": "ablate plan",
+    "edits.planning": "plan",
+    "edits.ablation": "ablate",
     "edits.effects": "measure_effects",
     "edits.evidence": "compare intervals random_ranges shuffled_labels",
     "edits.sweeps": "grid interventions sweep",
@@ -58,12 +60,12 @@ _NAMES = { # Room: the names that most users need
 }
 _ROOMS = { # Floor: its rooms, also found without it
     "ground": "core files progress data cache rounding setting machine",
-    "models": "trials batches model prompt verbalizers prompted hooks writing training",
-    "arrays": "statistics quantiles testing probing sparsity saliency separation distributions regions ranges firing overlap matching profile",
+    "models": "trials batches weights model prompt verbalizers anatomy prompted hooks writing training",
+    "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing overlap matching profile",
     "records": "provenance store shards recording summary tokens cluster",
-    "edits": "edit ablation attribution effects evidence sweeps erasure presets choice questions language reading live",
-    "views": "plots plot_effects plot_overlap widgets workbook",
-    "studies": "spec saved study report cli",
+    "edits": "edit planning ablation attribution effects evidence sweeps erasure presets choice questions language reading live",
+    "views": "plots plot_effects plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook",
+    "studies": "spec saved study findings report cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "ground.data": "Texts make_texts", "models.model": "Classifier smollm2", "models.prompt": "Prompt",
@@ -74,16 +76,18 @@ _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "arrays.overlap": "pair_overlap", "arrays.matching": "cka family_overlap matched_neurons ranking_agreement",
     "edits.attribution": "MODEL_RANKINGS attribute", "edits.edit": "EDITS", "edits.effects": "load_effects",
     "edits.evidence": "over_seeds", "edits.choice": "matched", "edits.erasure": "mean_projection readability", "edits.presets": "preset",
-    "edits.reading": "multiple_choice perplexity", "edits.questions": "read_questions", "views.widgets": "NeuronView TextView",
-    "views.workbook": "EraseView LayersView OverlapView Workbook", "studies.saved": "Study", "studies.spec": "StudySpec",
+    "edits.reading": "multiple_choice perplexity", "edits.questions": "read_questions", "views.inspect": "NeuronView TextView",
+    "views.erase_view": "EraseView", "views.overlap_view": "OverlapView", "views.workbook": "LayersView Workbook",
+    "studies.saved": "Study", "studies.spec": "StudySpec",
 }
 _MOVED = { # Modules by the paths they had until 0.2: where else than in the room of that name their contents are
-    "data": "core files machine", "cache": "files", "model": "batches trials", "statistics": "quantiles core",
+    "data": "core files machine", "cache": "files", "model": "weights batches trials", "statistics": "quantiles core",
     "store": "provenance files machine", "recording": "summary shards provenance", "probing": "sparsity testing erasure",
-    "saliency": "sparsity", "distributions": "separation", "ranges": "regions", "overlap": "firing matching separation statistics study",
-    "ablation": "edit attribution tokens", "study": "spec saved", "evidence": "choice testing", "sweeps": "rounding", "plots": "plot_effects plot_overlap",
-    "widgets": "live profile", "workbook": "live setting", "prompt": "prompted verbalizers writing", "language": "reading questions", **dict.fromkeys("progress rounding setting hooks training cluster"
-    " attribution effects erasure presets report cli".split(), ""),
+    "saliency": "sparsity", "distributions": "separation", "ranges": "density regions bins", "overlap": "firing matching separation statistics study",
+    "ablation": "planning edit attribution tokens", "hooks": "anatomy", "study": "spec saved", "evidence": "choice testing", "sweeps": "rounding",
+    "plots": "plot_effects plot_sweeps plot_overlap", "prompt": "prompted verbalizers writing", "language": "reading questions",
+    "widgets": "cards inspect live profile", "report": "findings", "workbook": "charts erase_view overlap_view inspect cards widgets live setting",
+    **dict.fromkeys("progress rounding setting training cluster attribution effects erasure presets cli".split(), ""),
 }
 _AT = {room: f"neuronlens.{floor}.{room}" for floor, rooms in _ROOMS.items() for room in rooms.split()}
 _HOME, _FORMER = ({name: f"neuronlens.{room}" for room, names in of.items() for name in names.split()} for of in (_NAMES, _LATER))

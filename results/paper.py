@@ -49,8 +49,8 @@ def texts_of(name):
 
 def classifier(name, train, seed=SEED):
     "MiniLM fine-tuned on the training texts; trained once per user."
-    from neuronlens.models.model import minilm
     from neuronlens.models.training import fine_tune
+    from neuronlens.models.weights import minilm
     how = {k: SETS[name][k] for k in ("epochs", "lr", "batch_size", "max_length")}
     return fine_tune(minilm(), train, name=f"MiniLM on {SETS[name]['title']}", seed=seed, **how)
 
@@ -90,7 +90,7 @@ class Part:
 
     def __init__(self, name, title, clf, train, validation, test, sites, fit=None):
         from neuronlens.arrays.statistics import class_statistics
-        from neuronlens.models.hooks import anatomy
+        from neuronlens.models.anatomy import anatomy
         from neuronlens.records.recording import recorded
         self.name, self.title, self.clf = name, title, clf
         self.texts = dict(train=train, validation=validation, test=test)
@@ -118,7 +118,7 @@ class Part:
     def plan(self, rankings, ranges, fractions, edit, vote=0., keep=("full", "range"), seed=SEED):
         "Interventions at the last block of some conditions; `seed` draws the random neurons."
         from neuronlens.arrays.ranges import fit_ranges
-        from neuronlens.edits.ablation import plan
+        from neuronlens.edits.planning import plan
         acts, labels = self.fit.at(self.site), self.fit.labels
         fitted = [fit_ranges(acts, labels, r, statistics=self.statistics) for r in ranges]
         ivs = plan(self.statistics, self.rankings(rankings), fitted, self.site, fractions=fractions, edit=edit, vote=vote, seed=seed,

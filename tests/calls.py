@@ -14,6 +14,8 @@ import torch
 from scipy import sparse
 
 from neuronlens import (
+    bins,
+    density,
     distributions,
     effects,
     erasure,
@@ -30,8 +32,8 @@ from neuronlens import (
     statistics,
     testing,
 )
-from neuronlens.edits.ablation import plan
 from neuronlens.edits.edit import rest_quantiles
+from neuronlens.edits.planning import plan
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts
 
@@ -145,9 +147,9 @@ CALLS = { # Name to (a call with what a `Maker` gives, a check of its result whe
     'tolerance': (lambda m: ranges.tolerance(m.statistics(), m.number(1, 2.5)), None),
     'posterior': (lambda m: regions.posterior(m.statistics(), m.number(.3, .5)), None),
     'quantile': (lambda m: ranges.quantile(m.acts(), m.labels(), m.number(.8, .95)), None),
-    'density': (lambda m: regions.density(m.acts(), m.labels(), m.number(.8, .95)), None),
-    'kmeans': (lambda m: regions.kmeans(m.acts(), m.labels(), m.number(2, 3)), None),
-    'clusters': (lambda m: regions.clusters(m.acts(), m.number(2, 3)), None),
+    'density': (lambda m: density.density(m.acts(), m.labels(), m.number(.8, .95)), None),
+    'kmeans': (lambda m: bins.kmeans(m.acts(), m.labels(), m.number(2, 3)), None),
+    'clusters': (lambda m: bins.clusters(m.acts(), m.number(2, 3)), None),
     'contains': (lambda m: m.ranges().contains(m.acts(), m.number(0, 1), m.pick([None, [0], [0., .5], [99], 'x', [-1]])), None),
     'members': (lambda m: firing.members(m.sets(), m.number(m.D)), None),
     'set_overlap': (lambda m: overlap.set_overlap(m.sets(), m.number(m.D, m.D, 10**9)), check_sets),

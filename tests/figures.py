@@ -14,11 +14,11 @@ matplotlib.use('Agg')
 
 from matplotlib import pyplot as plt  # noqa: E402
 
-from neuronlens import distributions, evidence, matching, overlap, plot_effects, plot_overlap, plots, ranges, saliency  # noqa: E402
+from neuronlens import distributions, evidence, matching, overlap, plot_effects, plot_overlap, plot_sweeps, plots, ranges, saliency  # noqa: E402
 from neuronlens import firing as fr  # noqa: E402
 from neuronlens import statistics as st  # noqa: E402
 
-PAGES = (plots, plot_overlap, plot_effects)
+PAGES = (plots, plot_overlap, plot_effects, plot_sweeps)
 ENDS = ('png', 'svg', 'pdf')
 CLASSES = ('tea', 'a $coffee$ & <milk>', 'cocoa')
 

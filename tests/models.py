@@ -35,8 +35,9 @@ from neuronlens.edits.language import generate
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts
 from neuronlens.ground.rounding import ROOM, apart, epsilon, rounding, score_size, steps_of
+from neuronlens.models.anatomy import Site, anatomy
 from neuronlens.models.batches import batches, encode
-from neuronlens.models.hooks import Site, anatomy, before, hooked, logits, run
+from neuronlens.models.hooks import before, hooked, logits, run
 from neuronlens.models.model import make_classifier
 from neuronlens.models.prompt import Prompt
 from neuronlens.models.prompted import calibrated, class_probabilities, make_prompted

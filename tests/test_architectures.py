@@ -18,8 +18,9 @@ from neuronlens.edits.ablation import ablate
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts, take
 from neuronlens.ground.rounding import agree, apart
+from neuronlens.models.anatomy import Site, anatomy, parse_site
 from neuronlens.models.batches import Batch, batches, encode, pad
-from neuronlens.models.hooks import EMBEDDING, Site, anatomy, answer, before, logits, parse_site, run
+from neuronlens.models.hooks import EMBEDDING, answer, before, logits, run
 from neuronlens.models.model import make_classifier
 from neuronlens.records.recording import record
 

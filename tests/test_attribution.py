@@ -11,8 +11,8 @@ from neuronlens.edits.attribution import ATTRIBUTIONS, MODEL_RANKINGS, Attributi
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts
 from neuronlens.ground.rounding import agree, apart, steps_of
+from neuronlens.models.anatomy import Site, anatomy, parse_site
 from neuronlens.models.batches import encode, pad, read, readout_weights
-from neuronlens.models.hooks import Site, anatomy, parse_site
 from neuronlens.models.model import load_classifier
 from neuronlens.records.recording import record
 

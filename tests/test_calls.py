@@ -8,7 +8,7 @@ import pytest
 import torch
 from calls import CALLS, STRANGE, Maker, call, calls
 
-from neuronlens import ranges, regions
+from neuronlens import bins, density, ranges, regions
 from neuronlens.arrays.distributions import compare_fits
 from neuronlens.arrays.firing import (
     firing_rates,
@@ -213,8 +213,8 @@ REFUSED = [ # What is called, and what the sentence says
     (lambda: R.contains(X, True), 'concept True is not'),
     (lambda: R.to_frame(True), 'concept True is not'),
     *[(lambda f=f: f(X[:, :0], Y), r'acts must be \[examples, neurons\], got shape \(12, 0\)') for f in (
-        elastic_net_path, regions.density, average_precision, mutual_information, class_statistics, rank, fit_probe,
-        lambda x, y: leace(x, y, 0), lambda x, y: regions.posterior_histogram(x, y, .5))],
+        elastic_net_path, density.density, average_precision, mutual_information, class_statistics, rank, fit_probe,
+        lambda x, y: leace(x, y, 0), lambda x, y: bins.posterior_histogram(x, y, .5))],
     (lambda: over_common([2, 3, 4]), r'shares must be .* got shape \(3,\)'),
     (lambda: over_common(np.zeros((2, 3, 4))), r'shares must be .* got shape \(2, 3, 4\)'),
     (lambda: separation(X, Y, 2), 'label 2 is outside the 2 classes'),

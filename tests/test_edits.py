@@ -13,18 +13,20 @@ from tiny import BEYOND, answers_apart, clear, everywhere, same_answers
 from neuronlens.arrays.ranges import fit_ranges
 from neuronlens.arrays.saliency import rank
 from neuronlens.arrays.statistics import class_statistics
-from neuronlens.edits.ablation import ablate, answers_to, edited_acts, firing, plan
+from neuronlens.edits.ablation import ablate, answers_to, edited_acts, firing
 from neuronlens.edits.edit import EDITS, Neurons, linear_edit, parse_edit, resample, rest_quantiles
 from neuronlens.edits.effects import MEASURES, measure_effects
 from neuronlens.edits.evidence import intervals
 from neuronlens.edits.live import edit_text
+from neuronlens.edits.planning import plan
 from neuronlens.edits.sweeps import effects_on, estimate, grid
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import take
 from neuronlens.ground.rounding import agree, apart, rounding, score_size
 from neuronlens.ground.setting import SETTINGS
+from neuronlens.models.anatomy import anatomy, parse_site
 from neuronlens.models.batches import batches, encode, pad
-from neuronlens.models.hooks import anatomy, logits, parse_site, run
+from neuronlens.models.hooks import logits, run
 from neuronlens.records.recording import record
 from neuronlens.records.tokens import record_tokens
 

@@ -9,8 +9,9 @@ from tiny import BEYOND, answers_apart, by_hand, intervention, readout_places, s
 from neuronlens.edits.ablation import ablate, reads_recording
 from neuronlens.ground.data import make_texts
 from neuronlens.ground.rounding import agree, rounding, steps_of
+from neuronlens.models.anatomy import Site, parse_site
 from neuronlens.models.batches import batches, encode, pad
-from neuronlens.models.hooks import EMBEDDING, Site, before, logits, parse_site, run
+from neuronlens.models.hooks import EMBEDDING, before, logits, run
 from neuronlens.models.model import Classifier
 from neuronlens.records.recording import record
 

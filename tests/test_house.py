@@ -20,7 +20,8 @@ TOP = Path(__file__).resolve().parents[1]
 MODULES = sorted((TOP / "neuronlens").rglob("*.py"))
 PAGES = sorted(p for p in (TOP / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 ARRAY_ROOMS = ("core", "rounding", "statistics", "quantiles", "testing", "probing", "sparsity", "saliency", "separation",
-               "distributions", "regions", "ranges", "firing", "overlap", "matching", "profile", "effects", "evidence", "erasure", "choice")
+               "distributions", "density", "regions", "bins", "ranges", "firing", "overlap", "matching", "profile", "effects", "evidence",
+               "erasure", "choice")
 
 
 def loaded_by(code):
@@ -166,8 +167,9 @@ def test_pages_are_easy_to_read():
 
 def test_rooms_are_small():
     "No room is a house of its own: values reached, which may only improve (CONTRIBUTING)."
-    lines = sorted(len(p.read_text(encoding="utf-8").splitlines()) for p in MODULES if p.name not in ("_modidx.py", "__init__.py"))
-    assert lines[-1] <= 660 and lines[len(lines)//2] <= 270
+    lines = {p.stem: len(p.read_text(encoding="utf-8").splitlines()) for p in MODULES if p.name not in ("_modidx.py", "__init__.py")}
+    assert sorted(lines.values())[len(lines)//2] <= 245
+    assert not {room: n for room, n in lines.items() if n > 450 and room not in ("prompt", "language")} # These two are to be split
 
 
 def test_old_paths_and_names_are_found():

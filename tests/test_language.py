@@ -19,7 +19,8 @@ from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts
 from neuronlens.ground.rounding import agree, apart, score_size
 from neuronlens.ground.setting import POSITIONS
-from neuronlens.models.hooks import Site, anatomy, hooked, parse_site
+from neuronlens.models.anatomy import Site, anatomy, parse_site
+from neuronlens.models.hooks import hooked
 from neuronlens.models.model import Classifier, load_language_model, smollm2
 
 pytestmark = pytest.mark.usefixtures("one_thread")

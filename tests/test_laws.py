@@ -12,8 +12,9 @@ from neuronlens.arrays.ranges import fit_ranges
 from neuronlens.arrays.saliency import FROM_STATISTICS, Ranking, rank
 from neuronlens.arrays.separation import bhattacharyya, histogram_overlap, ks_between, overlap_coefficient
 from neuronlens.arrays.statistics import batch_statistics, class_statistics
-from neuronlens.edits.ablation import edited_acts, firing, plan
+from neuronlens.edits.ablation import edited_acts, firing
 from neuronlens.edits.erasure import leace, mean_projection
+from neuronlens.edits.planning import plan
 from neuronlens.ground.core import InputError
 
 LAWS = settings(max_examples=60, deadline=None, derandomize=True, database=None)

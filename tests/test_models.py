@@ -21,8 +21,9 @@ from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts
 from neuronlens.ground.rounding import agree, score_size
 from neuronlens.ground.setting import Setting
+from neuronlens.models.anatomy import Site, anatomy
 from neuronlens.models.batches import encode
-from neuronlens.models.hooks import Site, anatomy, hooked
+from neuronlens.models.hooks import hooked
 from neuronlens.models.model import load_classifier, make_classifier
 from neuronlens.models.prompt import Prompt
 from neuronlens.models.prompted import make_prompted

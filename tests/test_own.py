@@ -74,7 +74,7 @@ def test_by_name_in_a_study(three, make_study, tmp_path):
     again = nl.load_study(tmp_path/"out")
     np.testing.assert_array_equal(again.ranking.scores, study.ranking.scores)
     np.testing.assert_array_equal(again.ranges.hi, study.ranges.hi)
-    from neuronlens.views.widgets import NeuronView, TextView
+    from neuronlens.views.inspect import NeuronView, TextView
     assert "hull(0.2)" in str(NeuronView(study).controls["range"].kind.options)
     assert "flip" in str(TextView(study.open()).controls["edit"].options)
     saliency.FROM_STATISTICS.pop("spread")

@@ -332,7 +332,7 @@ def test_a_view_of_odd_classes_is_xml_without_a_warning(name, recwarn):
     from xml.etree import ElementTree
 
     from neuronlens.arrays.profile import profile_neuron
-    from neuronlens.views.widgets import neuron_html
+    from neuronlens.views.inspect import neuron_html
     values, labels, ends = np.random.default_rng(0).normal(size=40).astype('f4'), np.repeat([0, 1], 20), np.array([-1., 1.], 'f4')
     r = profile_neuron(values[:, None], labels, (name, 'b'), 0, ends[:1], ends[1:], 0, range='gaussian', middle=0.)
     svg = base64.b64decode(re.search(r'svg\+xml;base64,([^"]+)', neuron_html(r))[1])
@@ -345,7 +345,7 @@ def test_a_view_of_odd_classes_is_xml_without_a_warning(name, recwarn):
 
 def test_figures_count_nothing():
     "No page of figures imports a room that counts, but where activations may be given instead of what was made of them."
-    lazy = dict(plots={'profile'}, plot_overlap={'overlap'}, plot_effects=set())
+    lazy = dict(plots={'profile'}, plot_overlap={'overlap'}, plot_effects=set(), plot_sweeps=set())
     for page in figures.PAGES:
         tree, name = ast.parse(inspect.getsource(page)), page.__name__.rpartition('.')[2]
         found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.level or 'neuronlens' in n.module)]

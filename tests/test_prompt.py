@@ -17,8 +17,9 @@ from neuronlens.edits.language import editing
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import Texts
 from neuronlens.ground.rounding import agree, apart, score_size
+from neuronlens.models.anatomy import Site, anatomy, parse_site
 from neuronlens.models.batches import batches, encode, pad, readout_weights
-from neuronlens.models.hooks import Site, anatomy, answer, hooked, logits, parse_site, run
+from neuronlens.models.hooks import answer, hooked, logits, run
 from neuronlens.models.prompt import Prompt, make_prompt
 from neuronlens.models.prompted import Prompted, calibrated, class_probabilities, make_prompted, one_by_one
 from neuronlens.models.verbalizers import make_tree

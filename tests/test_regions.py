@@ -11,8 +11,10 @@ from test_laws import given, labelled_acts
 from test_ranges import held
 
 from neuronlens import regions
+from neuronlens.arrays.bins import clusters
+from neuronlens.arrays.density import _touching, density, runs
 from neuronlens.arrays.ranges import fit_ranges
-from neuronlens.arrays.regions import class_posterior, clusters, density, runs
+from neuronlens.arrays.regions import class_posterior
 from neuronlens.arrays.statistics import ClassStatistics
 
 
@@ -175,7 +177,7 @@ def former_solve(mean, sd, prior, theta):
         a,b = np.where(right, a, mid),np.where(right, mid, b)
     low,high,flat = np.full(p.shape, -np.inf),np.full(p.shape, np.inf),(p.shape[0]*p.shape[1], -1)
     low[c, j, i+1] = high[c, j, i] = (a+b)/2
-    return tuple(e.reshape(*mean.shape, -1) for e in regions._touching(*runs(*(y.reshape(flat) for y in (held, low, high)))))
+    return tuple(e.reshape(*mean.shape, -1) for e in _touching(*runs(*(y.reshape(flat) for y in (held, low, high)))))
 
 
 def by_both(s, kind):

@@ -143,7 +143,8 @@ def planted(study, target, disturbed, control=(-.4, .4), width=.01):
      ' editing whole neurons, which suppresses more.')])
 def test_the_headline_claims_what_the_numbers_say(study, target, disturbed, control, said):
     "A planted outcome is found, and a null is called one."
-    from neuronlens.studies.report import headline, report_html
+    from neuronlens.studies.findings import headline
+    from neuronlens.studies.report import report_html
     made = planted(study, target, disturbed, control)
     first, numbers = headline(made)
     assert said in first
@@ -155,7 +156,7 @@ def test_the_headline_claims_what_the_numbers_say(study, target, disturbed, cont
 
 def test_wide_intervals_are_no_difference(study):
     "The same averages, less sure: neither suppression nor a gain is claimed."
-    from neuronlens.studies.report import headline
+    from neuronlens.studies.findings import headline
     first = headline(planted(study, (.7, .7, .8), (.2, .3, .2), (0., 0.), width=.3))[0]
     assert 'does not suppress' in first and 'about as much as' in first and 'no evidence' in first
 

@@ -10,7 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from neuronlens.ground.core import InputError
 from neuronlens.ground.rounding import agree, apart, epsilon, rounding, score_size, steps_of
-from neuronlens.models.hooks import Site, anatomy, hooked
+from neuronlens.models.anatomy import Site, anatomy
+from neuronlens.models.hooks import hooked
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 IDS = torch.randint(5, 99, (4, 20), generator=torch.Generator().manual_seed(0))

@@ -10,10 +10,10 @@ import neuronlens as nl
 from neuronlens.arrays.ranges import Ranges, fit_ranges
 from neuronlens.arrays.saliency import Ranking, rank
 from neuronlens.arrays.statistics import class_statistics
-from neuronlens.edits.ablation import plan
 from neuronlens.edits.edit import Intervention, linear_edit
 from neuronlens.edits.effects import Changes, Effects, measure_effects
 from neuronlens.edits.evidence import Evidence, intervals
+from neuronlens.edits.planning import plan
 from neuronlens.ground.core import InputError
 from neuronlens.ground.files import read_sealed, sealed
 from neuronlens.ground.setting import Setting

@@ -21,14 +21,15 @@ from hypothesis import strategies as st
 
 import neuronlens.ground.machine as machine_room
 import neuronlens.models.batches as batches_room
-import neuronlens.models.model as model_room
+import neuronlens.models.weights as weights_room
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts, read_chunks, read_texts
 from neuronlens.ground.files import atomic
 from neuronlens.ground.machine import usable_cpus
 from neuronlens.ground.rounding import agree
+from neuronlens.models.anatomy import Site
 from neuronlens.models.batches import batches, each_batch, encode, out_of_memory, pad, token_budget
-from neuronlens.models.hooks import Site, logits, run
+from neuronlens.models.hooks import logits, run
 from neuronlens.models.model import align, load_classifier, load_model
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -465,7 +466,7 @@ def test_chunks_align_by_name(clf, tmp_path, frame):
 # --- loading
 
 def test_device_map_without_accelerate_is_one_sentence(bert, monkeypatch):
-    monkeypatch.setattr(model_room, 'find_spec', lambda name: None)
+    monkeypatch.setattr(weights_room, 'find_spec', lambda name: None)
     with pytest.raises(InputError, match=r"^device_map 'auto' needs the package 'accelerate'; `pip install accelerate` brings it$"):
         load_classifier(bert, device_map='auto')
     with pytest.raises(InputError, match='exclude each other'): load_classifier(bert, device='cpu', device_map='auto')
@@ -515,7 +516,7 @@ def test_dtype_auto(bert, monkeypatch):
     gpu = torch.device('cuda')
     for bf16, kind in ((True, torch.bfloat16), (False, torch.float16)):
         monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True, bf16=bf16: bf16)
-        assert model_room.half_precision(gpu) == kind
+        assert weights_room.half_precision(gpu) == kind
     with pytest.raises(InputError, match="dtype 'half_of_it' is none of auto, float32"): load_model(bert, dtype='half_of_it')
 
 

@@ -20,7 +20,8 @@ from test_failures import REMOTE
 
 from neuronlens.edits.effects import MEASURES, read_table, write_table
 from neuronlens.ground.core import InputError
-from neuronlens.models.model import load_classifier, load_language_model, weights_hash
+from neuronlens.models.model import load_classifier, load_language_model
+from neuronlens.models.weights import weights_hash
 from neuronlens.studies.saved import load_study
 from neuronlens.studies.study import next_steps, study_model
 
@@ -409,13 +410,13 @@ def gift(tmp_path, bert, data, cli, monkeypatch):
 
 
 def test_opening_a_study_runs_no_code_unless_told(gift):
-    from neuronlens import widgets, workbook
+    from neuronlens import erase_view, inspect, workbook
     out, mark, folder = gift
     study = load_study(out)
-    for open_it in (study.open, lambda: workbook.explore(study), lambda: workbook.Workbook(study), lambda: workbook.EraseView(study),
-                    lambda: widgets.TextView(study)):
+    for open_it in (study.open, lambda: workbook.explore(study), lambda: workbook.Workbook(study), lambda: erase_view.EraseView(study),
+                    lambda: inspect.TextView(study)):
         with pytest.raises(InputError, match='trust_remote_code=True'): open_it()
-    assert widgets.NeuronView(study).study.clf is None # Shows what it can without the model
+    assert inspect.NeuronView(study).study.clf is None # Shows what it can without the model
     assert not mark.exists()
     (folder/'strange.py').write_text((folder/'strange.py').read_text()+'\n# changed\n')
     with pytest.raises(InputError, match='no longer the model of this study, and its code was not run'): study.open(trust_remote_code=True)

@@ -17,8 +17,9 @@ from tiny import by_hand, readout_places, same_answers
 from neuronlens.arrays.firing import share_inside
 from neuronlens.arrays.profile import profile_neuron, texts_around
 from neuronlens.arrays.ranges import fit_ranges
-from neuronlens.edits.ablation import ablate, plan
+from neuronlens.edits.ablation import ablate
 from neuronlens.edits.live import edit_text
+from neuronlens.edits.planning import plan
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import Texts
 from neuronlens.ground.rounding import agree, rounding
@@ -28,20 +29,9 @@ from neuronlens.records.recording import record
 from neuronlens.studies.saved import Study, fit_study
 from neuronlens.studies.spec import StudySpec, parse_study
 from neuronlens.studies.study import run_study
-from neuronlens.views.widgets import (
-    KINDS,
-    NeuronView,
-    TextView,
-    View,
-    card,
-    choice,
-    figure_html,
-    neuron_html,
-    offer,
-    slider,
-    spans,
-    text_html,
-)
+from neuronlens.views.cards import card, figure_html, spans
+from neuronlens.views.inspect import NeuronView, TextView, neuron_html, text_html
+from neuronlens.views.widgets import KINDS, View, choice, offer, slider
 
 EVIL = "<img src=x onerror=alert(1)>"
 

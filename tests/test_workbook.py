@@ -13,6 +13,10 @@ from neuronlens import live
 from neuronlens import workbook as wb
 from neuronlens.ground.core import InputError
 from neuronlens.ground.rounding import agree, score_size
+from neuronlens.views.charts import _PANELS
+from neuronlens.views.erase_view import EraseView
+from neuronlens.views.overlap_view import _PAIR, OverlapView, shade
+from neuronlens.views.plots import CONDITIONS
 
 BAD = '<img src=x onerror=alert(1)>'
 
@@ -71,28 +75,28 @@ SETTINGS = [dict(), dict(concept='tool', range='gaussian(1.2)'), dict(concept='f
 @pytest.mark.parametrize('values', SETTINGS, ids=str)
 def test_bars_are_the_librarys_numbers(study, values):
     "Every bar, with its interval, is what planning, ablating and measuring from scratch give."
-    view = wb.EraseView(study)
+    view = EraseView(study)
     view.set(**values)
     v = view.values
-    concepts = None if v['concept'] == wb.EVERY else [study.classes.index(v['concept'])]
+    concepts = None if v['concept'] == live.EVERY else [study.classes.index(v['concept'])]
     outcome = direct(study, concepts, v['ranking'], v['fraction'], v['range'], v['edit'], v['vote'], v['covers'])
     macro = nl.measure_effects(outcome).macro().set_index('condition')
     sure = nl.intervals(outcome, draws=200).only(concept='macro').frame.set_index(['measure', 'condition'])
     bars = view.live.sizes(view.setting(**v))[0]
-    for m in wb._PANELS:
-        for c in wb.CONDITIONS:
+    for m in _PANELS:
+        for c in CONDITIONS:
             agree(bars[m][c], [macro[m][c], *sure.loc[(m, c), ['low', 'high']]], study.clf, size=score_size(outcome.before), what=(m, c))
     drawn = re.findall(r'>disturbance</text>.*?</svg>', view.picture.value, re.S)[0]
     widths = [float(x) for x in re.findall(r'<rect x="62" y="\d+" width="([\d.]+)"', drawn)]
     top = float(re.search(r'opacity=".75">([\d.]+)<', drawn)[1])
-    np.testing.assert_allclose(widths, [122*macro.disturbance[c]/top for c in wb.CONDITIONS], atol=.02)
-    for c in wb.CONDITIONS: assert f"{macro.disturbance[c]:.4f} [" in drawn
+    np.testing.assert_allclose(widths, [122*macro.disturbance[c]/top for c in CONDITIONS], atol=.02)
+    for c in CONDITIONS: assert f"{macro.disturbance[c]:.4f} [" in drawn
 
 
 def test_what_makes_no_difference_is_not_offered(study, middle):
     "At the last block only the head runs, so no other position counts; below it scope and positions are controls, and honoured."
-    assert not {'scope', 'positions', 'fitted_at'} & set(wb.EraseView(study).controls)
-    view = wb.EraseView(middle, most=9).set(concept='tool', scope='text', vote=.3, covers='salient', positions='readout')
+    assert not {'scope', 'positions', 'fitted_at'} & set(EraseView(study).controls)
+    view = EraseView(middle, most=9).set(concept='tool', scope='text', vote=.3, covers='salient', positions='readout')
     x = view.setting(**view.values)
     assert (x.scope, x.covers, x.positions, x.vote, x.site) == ('text', 'salient', 'readout', .3, 'residual.0')
     ivs = [iv for iv in view.live.plan((x,)) if iv.condition == 'range']
@@ -104,7 +108,7 @@ def test_what_makes_no_difference_is_not_offered(study, middle):
 
 def test_the_curve_goes_through_the_present(study):
     "Points of the trade-off are those of the library; the rings are the present setting, at its place."
-    view = wb.EraseView(study).set(concept='tool', fraction=.25)
+    view = EraseView(study).set(concept='tool', fraction=.25)
     points = live.curve(view.live, view.setting(**view.values), view.fractions)
     for f in (.25, 1.):
         macro = nl.measure_effects(direct(study, [2], fraction=f)).macro().set_index('condition')
@@ -119,7 +123,7 @@ def test_the_curve_goes_through_the_present(study):
 
 def test_only_what_moved_is_computed(study, monkeypatch):
     "Another tau leaves the whole-neuron edit alone; going back computes nothing."
-    view, asked = wb.EraseView(study), []
+    view, asked = EraseView(study), []
     real = live.ablate
     def watched(clf, texts, ivs, **kw):
         asked.append([iv.condition for iv in ivs])
@@ -145,7 +149,7 @@ def test_answers_are_forgotten_where_room_is_short(study):
 def test_the_curve_fills_in_while_the_loop_turns(study):
     "At once there is the present point; the rest follows one by one, and a move in between starts anew."
     async def go():
-        view = wb.EraseView(study)
+        view = EraseView(study)
         view.set(concept='food', range='gaussian(1.7)')
         first, left = view.picture.value, len(view.missing())
         view.set(concept='food', range='gaussian(1.8)')
@@ -163,7 +167,7 @@ def test_the_curve_fills_in_while_the_loop_turns(study):
 
 def test_below_the_last_block_a_sample_is_measured(middle):
     "The fixed sample is named, holds every class, and its numbers are the library's."
-    view = wb.EraseView(middle, most=9)
+    view = EraseView(middle, most=9)
     view.set(concept='tool')
     assert not view.live.quick and '9 of 36 test texts' in view.html()
     assert set(middle.test.labels[view.live.rows]) == {0, 1, 2}
@@ -188,7 +192,7 @@ def test_even_sample(sizes, most):
 
 def test_maps_and_shared_neurons(study):
     "Maps and lists against loops over sets."
-    view = wb.OverlapView(study).set(fraction=.25, a='food', b='tool')
+    view = OverlapView(study).set(fraction=.25, a='food', b='tool')
     order, ranges, acts = study.ranking.order, study.ranges, study.test.acts
     sets = [set(o[:8]) for o in order]
     maps = live.overlap_maps(study, study.ranking, .25)
@@ -202,7 +206,7 @@ def test_maps_and_shared_neurons(study):
                 if (a | b).any(): held.append((a & b).sum()/(a | b).sum())
             if held: assert np.isclose(maps['ranges'][i, j], np.mean(held))
             else: assert np.isnan(maps['ranges'][i, j])
-    shared = view.shared(*(view.values[k] for k in wb._PAIR))
+    shared = view.shared(*(view.values[k] for k in _PAIR))
     assert set(shared.neuron) == sets[1] & sets[2]
     for r in shared.itertuples():
         assert (order[1][r.rank_a-1], order[2][r.rank_b-1]) == (r.neuron, r.neuron)
@@ -213,7 +217,7 @@ def test_maps_and_shared_neurons(study):
 def test_a_click_and_the_lists_choose_the_same(study):
     "A button shows what the lists show; the chosen neuron is handed on."
     asked = []
-    view = wb.OverlapView(study, lambda *neuron: asked.append(neuron)).set(fraction=.8)
+    view = OverlapView(study, lambda *neuron: asked.append(neuron)).set(fraction=.8)
     view.grid.buttons[2][1].click()
     by_click = view.values, view.picture.value
     view.set(a=BAD, b=BAD)
@@ -222,7 +226,7 @@ def test_a_click_and_the_lists_choose_the_same(study):
     assert view.grid.buttons[2][1].layout.border.startswith('3px solid #d')
     view.go.click()
     assert asked == [('tool', view.values['neuron'])]
-    assert wb.OverlapView(study).go.disabled
+    assert OverlapView(study).go.disabled
 
 
 def test_without_shared_neurons(study):
@@ -230,7 +234,7 @@ def test_without_shared_neurons(study):
     scores = np.zeros((3, 32))
     for c in range(3): scores[c, 4*c:4*c+4] = 1
     apart = replace(study, rankings=[nl.saliency.Ranking(scores, 'dprime', study.classes)])
-    view = wb.OverlapView(apart, lambda *_: 1/0).set(map='ranges', fraction=.1)
+    view = OverlapView(apart, lambda *_: 1/0).set(map='ranges', fraction=.1)
     view.set(a='food', b='tool')
     assert 'share no salient neuron' in view.picture.value and view.values['neuron'] is None
     view.open()
@@ -256,7 +260,7 @@ def test_heat_is_legible():
         v = [int(c[i:i+2], 16)/255 for i in (1, 3, 5)]
         return np.dot([.2126, .7152, .0722], [x/12.92 if x <= .03928 else ((x+.055)/1.055)**2.4 for x in v])
     for v in [*np.linspace(0, 1, 101), np.nan]:
-        a, b = sorted(map(light, wb.shade(v)))
+        a, b = sorted(map(light, shade(v)))
         assert (b+.05)/(a+.05) >= 4.5, v
 
 
@@ -283,7 +287,7 @@ def test_tabs_are_made_when_shown(study):
 def test_no_study_is_refused():
     "One sentence that names what was given."
     for given in ([], 'study.toml', None):
-        for make in (wb.explore, wb.EraseView, wb.OverlapView, wb.LayersView):
+        for make in (wb.explore, EraseView, OverlapView, wb.LayersView):
             with pytest.raises(InputError, match=f'finished study.*not {type(given).__name__}'): make(given)
     with pytest.raises(InputError, match='no tab'): wb.Workbook.show(SimpleNamespace(_make=dict(neuron=1)), 'heads')
 

@@ -8,8 +8,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from neuronlens.edits.edit import Intervention, Neurons
 from neuronlens.ground.rounding import agree, apart, score_size
 from neuronlens.ground.setting import Setting
+from neuronlens.models.anatomy import parse_site
 from neuronlens.models.batches import batches, encode
-from neuronlens.models.hooks import parse_site, run
+from neuronlens.models.hooks import run
 
 BEYOND = 30 # How many times what rounding may make a mistake, or an edit, has to move what is compared at least
 

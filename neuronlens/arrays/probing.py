@@ -295,7 +295,7 @@ class LayerProbes:
 
     def plot(self, ax=None, source=''):
         "Accuracy and control by block; returns the axes."
-        from neuronlens.views.plot_effects import plot_probes
+        from neuronlens.views.plot_sweeps import plot_probes
         texts = f"{self.n_train} training, {self.n_test} held-out texts"
         return plot_probes(self.to_frame(), ax=ax, source=f"{source}, {texts}" if source else texts)
 

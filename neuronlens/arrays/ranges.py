@@ -12,7 +12,9 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from .regions import density, full, kmeans, posterior, posterior_histogram, posterior_prior
+from .bins import kmeans, posterior_histogram
+from .density import density
+from .regions import full, posterior, posterior_prior
 from .statistics import class_statistics, names_beside, need_alike
 from ..ground.core import InputError, as_array, class_names, enough, enough_examples, labelled, need_number
 from ..ground.files import built, read_result, write_result

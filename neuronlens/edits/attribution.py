@@ -18,8 +18,9 @@ from ..arrays.saliency import FROM_ACTIVATIONS, FROM_STATISTICS, Ranking, rank
 from ..ground.core import InputError
 from ..ground.data import Texts
 from ..ground.progress import progress_bar
+from ..models.anatomy import Site, anatomy, parse_site
 from ..models.batches import Batch, each_batch, encode, read, readout_weights, token_budget
-from ..models.hooks import Site, anatomy, answer, before, logits, parse_site, run
+from ..models.hooks import answer, before, logits, run
 from ..models.model import Classifier, align
 from ..records.recording import Recording, record
 

@@ -23,7 +23,7 @@ from ..arrays.ranges import index_of
 from ..ground.core import InputError, as_array, class_labels, drawing
 from ..ground.files import built, read_result, write_result
 from ..ground.setting import SETTINGS, Setting, check_when, own_name, own_number, parse_kind
-from ..models.hooks import Site, parse_site
+from ..models.anatomy import Site, parse_site
 
 # %% ../../nbs/39_edit.ipynb #2f01292c
 class Neurons(NamedTuple):

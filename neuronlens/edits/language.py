@@ -24,6 +24,7 @@ from ..ground.core import InputError, need_number, some_rows
 from ..ground.data import Texts
 from ..ground.progress import progress_bar
 from ..ground.setting import POSITIONS, class_number
+from ..models.anatomy import Site
 from ..models.batches import Encoded, batches, each_batch, encode, last_attended, proven, readout_weights, token_budget
 from ..models.hooks import hooked, run
 from ..models.model import Classifier, align

@@ -21,15 +21,17 @@ from ..arrays.ranges import fit_ranges
 from ..arrays.saliency import FROM_ACTIVATIONS, FROM_STATISTICS, Ranking, rank
 from ..arrays.separation import bhattacharyya
 from ..arrays.statistics import class_statistics
-from .ablation import Outcome, _where, ablate, firing, interventions_on, plan, reads_recording
+from .ablation import Outcome, _where, ablate, firing, interventions_on, reads_recording
 from .edit import Intervention, gate_of_text, parse_edit
 from .effects import measure_effects
 from .evidence import Evidence, intervals
+from .planning import plan
 from ..ground.core import InputError
 from ..ground.data import Texts, take
 from ..ground.setting import Setting, format_kind
+from ..models.anatomy import anatomy, parse_site
 from ..models.batches import each_batch, encode, read, readout_weights
-from ..models.hooks import anatomy, parse_site, run
+from ..models.hooks import run
 from ..models.model import Classifier
 from ..records.recording import correct_only, part_of
 

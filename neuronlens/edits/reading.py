@@ -22,8 +22,9 @@ from .language import _edits, _encoded, _finite_part, _ready, _speaker, _tokeniz
 from .questions import MultipleChoice, Question, question_prompt
 from ..ground.core import InputError, drawing, need_number
 from ..ground.progress import progress_bar
+from ..models.anatomy import Site, anatomy
 from ..models.batches import each_batch, last_attended
-from ..models.hooks import EMBEDDING, Site, anatomy, answer, before, run
+from ..models.hooks import EMBEDDING, answer, before, run
 from ..models.prompt import _readable
 from ..models.trials import quiet
 

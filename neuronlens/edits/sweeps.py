@@ -16,28 +16,19 @@ import torch
 from ..arrays.ranges import fit_ranges
 from ..arrays.saliency import rank
 from ..arrays.statistics import class_statistics
-from neuronlens.edits.ablation import (
-    Parts,
-    _ablate_batch,
-    _ablate_recorded,
-    _alike,
-    _listed,
-    _placed,
-    check_fractions,
-    interventions_on,
-    plan,
-    reads_recording,
-)
+from .ablation import _ablate_batch, _ablate_recorded, _alike, _placed, interventions_on, reads_recording
 from .edit import Intervention, check_interventions, parse_edit, tensors_of
 from .effects import MEASURES, Changes, Effects, aims_of, effects_of, judged, tally
+from .planning import Parts, _listed, check_fractions, plan
 from ..ground.core import InputError
 from ..ground.data import Texts, take
 from ..ground.files import said_size
 from ..ground.machine import need_memory
 from ..ground.progress import log, said_time, say, switched_off
 from ..ground.setting import Setting, format_kind, formerly
+from ..models.anatomy import Site, anatomy
 from ..models.batches import batches, encode, token_budget
-from ..models.hooks import Site, anatomy, before
+from ..models.hooks import before
 from ..models.model import Classifier, align
 from ..records.recording import Recording
 

@@ -24,7 +24,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from ..ground.core import InputError
 from ..ground.data import Texts, need_texts
 from .batches import Batch, batches, encode, last_attended, token_budget
-from .model import Classifier, load_language_model, smollm2, weights_hash
+from .model import Classifier, load_language_model, smollm2
 from .prompt import Prompt
 from neuronlens.models.trials import (
     alike,
@@ -40,6 +40,7 @@ from neuronlens.models.trials import (
     without_wrapper,
 )
 from .verbalizers import Tree, _after_shots, _summed, _with_verbalizers, make_tree
+from .weights import weights_hash
 
 # %% ../../nbs/12_prompted.ipynb #29c7e19b
 class _Shots(DynamicLayer):

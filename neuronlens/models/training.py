@@ -23,8 +23,9 @@ from ..ground.files import atomic
 from ..ground.progress import progress_bar
 from .batches import encode, pad
 from .hooks import logits
-from .model import Classifier, load_classifier, load_model, make_classifier, minilm, settings_hash, weights_hash
+from .model import Classifier, load_classifier, load_model, make_classifier
 from .trials import _trial_ids, call_options, most_tokens, quiet, weights_state
+from .weights import minilm, settings_hash, weights_hash
 
 # %% ../../nbs/14_training.ipynb #00ca1be8
 def training_order(

@@ -16,7 +16,7 @@ import torch
 
 from .. import __version__
 from ..ground.data import Texts
-from ..models.hooks import Site
+from ..models.anatomy import Site
 from ..models.model import Classifier
 from ..models.trials import settings_state
 

@@ -22,8 +22,9 @@ from ..ground.core import InputError, some_rows
 from ..ground.data import Texts, take
 from ..ground.files import check_room, said_size
 from ..ground.progress import say, switched_off
+from ..models.anatomy import Site, anatomy, parse_site
 from ..models.batches import READOUTS, each_batch, encode, read, readout_weights, token_budget
-from ..models.hooks import Site, anatomy, answer, parse_site, run
+from ..models.hooks import answer, run
 from ..models.model import Classifier, align, class_index
 from .provenance import model_identity, parameters_hash, provenance
 from .store import Store, spared

@@ -23,6 +23,7 @@ from ..edits.effects import COLUMNS, MEASURES
 from ..ground.files import atomic
 from ..ground.progress import progress_bar
 from ..ground.setting import SETTINGS
+from .findings import _alt, _fared, headline
 from .saved import Study
 from .spec import study_toml
 from .study import next_steps
@@ -56,8 +57,8 @@ FIGURES = 14 # Concepts whose neurons are drawn, more than a second each; number
 
 def _figures(study):
     "What to draw: (file name without ending, caption, function that draws)."
-    from neuronlens.views.plot_effects import plot_probes
     from neuronlens.views.plot_overlap import plot_firing, plot_overlap, plot_range_overlap
+    from neuronlens.views.plot_sweeps import plot_probes
     from neuronlens.views.plots import plot_neurons
     model,test,site = study.train.provenance['model'],study.test,study.train.site
     src,n = f'{model}, {site}',f"n={len(test)} test texts; {model}, {site}"
@@ -267,83 +268,10 @@ def _sure(study):
     if (i := study.intervals) is None: return ''
     return f' In brackets: {i.level:.0%} bootstrap intervals, texts drawn within their class ({i.draws} draws).'
 
-# %% ../../nbs/62_report.ipynb #805d3c7d
-def _level(m, condition, measure, ends):
-    "A number with its interval, where it has one."
-    low,high = ends.get((condition, measure), (None, None))
-    return f"{m.loc[condition, measure]:.3f}"+(f" [{low:.3f}, {high:.3f}]" if low is not None else '')
-
-def _ends(study):
-    "(Condition, measure) -> interval of the mean over concepts, at the headline."
-    if study.intervals is None: return {}
-    df = study.intervals.only(ranking=study.ranking.name, fraction=study.fraction, concept='macro').frame
-    return {(c, m):(a, b) for c,m,a,b in zip(df.condition, df.measure, df.low, df.high, strict=True) if a == a}
-
-def _suppressed(m, ends):
-    "How far the range brings its concept down, in words."
-    base,now = m.target_accuracy['base'],m.target_accuracy['range']
-    top = ends.get(('range', 'target_accuracy'), (now, now))[1]
-    if not top < base: return 'Editing the ranges does not suppress their concept'
-    return f"Editing the ranges suppresses their concept{'' if now <= .05 else ' for the most part' if now < base/2 else ' in part'}"
-
-# %% ../../nbs/62_report.ipynb #f2e87234
-def _cheaper(m, ends):
-    "Whether the range disturbs others less than whole neurons do: only where the intervals are apart."
-    r,f = (ends.get((k, 'disturbance'), (m.disturbance[k],)*2) for k in ('range', 'full'))
-    less = 'less than' if r[1] < f[0] else 'more than' if r[0] > f[1] else 'about as much as'
-    left = m.target_accuracy['full']-m.target_accuracy['range']
-    but = ', which suppresses more' if left < -.05 else ', which suppresses less' if left > .05 else ', at about the same suppression'
-    return f"disturbs the other concepts {less} editing whole neurons{but}"
-
-# %% ../../nbs/62_report.ipynb #c1c38663
-def headline(
-    study:Study, # A finished study
-)->tuple[str,str]: # A sentence to remember, and the numbers behind it
-    "What the study found, with its control; no more than the intervals allow."
-    m,ends = study.headline().macro().set_index('condition'),_ends(study)
-    said = f"{_suppressed(m, ends)} and {_cheaper(m, ends)}. {_against_random(study, m)}."
-    def three(measure, kinds): return ', '.join(f"{names[k]} {_level(m, k, measure, ends)}" for k in kinds)
-    names = dict(base='no edit', range='range', full='whole neurons', random='random neurons')
-    numbers = (f"Target accuracy, mean over {len(study.classes)} concepts: {three('target_accuracy', names)}. Disturbance of the others:"
-               f" {three('disturbance', [*names][1:])}. {len(study.test)} test texts, one model, seed {study.spec.seed}.")
-    return said,numbers
-
-# %% ../../nbs/62_report.ipynb #a998d464
-def _against_random(study, m):
-    "What the random control says, in words."
-    c = study.notes.get('control')
-    if not c: return 'There is no test against the random control'
-    t,d = c['target_accuracy'],c['disturbance']
-    if t['high'] < 0: return 'As many neurons drawn at random suppress less'
-    if d['high'] < 0 and not t['low'] > 0: return 'As many neurons drawn at random suppress as much and disturb more'
-    return 'As many neurons drawn at random do as well, so this is no evidence for the ranking'
-
-# %% ../../nbs/62_report.ipynb #73fa76c3
-def _pairs(table, classes, what):
-    "The largest and the smallest entry off the diagonal, in words."
-    t = np.array(table, np.float64)
-    np.fill_diagonal(t, np.nan)
-    if not np.isfinite(t).any(): return f"{what}: no pair to compare"
-    most,least = (np.unravel_index(f(t), t.shape) for f in (np.nanargmax, np.nanargmin))
-    return ', '.join(f"{what} {k}: {classes[i]} and {classes[j]} ({t[i, j]:.2f})" for k,(i,j) in (('most', most), ('least', least)))
-
-# %% ../../nbs/62_report.ipynb #db05df2f
-def _alt(study, name, caption):
-    "What a figure shows, for those who cannot see it."
-    c,h = study.classes,study.headline().macro().set_index('condition')
-    if name == 'effects':
-        return 'Bars: '+'; '.join(f"{k}: target accuracy {r.target_accuracy:.2f}, disturbance {r.disturbance:.2f}" for k,r in h.iterrows())
-    if name == 'overlap': return f"Heat map of {len(c)} by {len(c)} concepts. {_pairs(study.overlap().jaccard, c, 'Salient sets share')}"
-    if name == 'firing': return f"Heat map of {len(c)} by {len(c)} concepts. {_pairs(study.firing().rate, c, 'Texts and ranges that meet')}"
-    if name == 'layers' and study.probes is not None:
-        best = study.probes.accuracy.argmax()
-        return f"Probe accuracy by block, highest at {study.probes.sites[best]} ({study.probes.accuracy[best]:.2f})"
-    return caption.split('. ')[0]
-
 # %% ../../nbs/62_report.ipynb #4958787f
 def _near(study, c, k=3, most=None):
     "The concept's strongest neuron: its number, the share of every class in range, and texts in and just outside the range."
-    from neuronlens.views.widgets import one_line, spans
+    from neuronlens.views.cards import one_line, spans
     j = int(study.salient[c][0])
     lo,hi = study.ranges.lo[c, j],study.ranges.hi[c, j]
     texts = study.texts[1].texts if study.texts else None
@@ -355,14 +283,6 @@ def _near(study, c, k=3, most=None):
     known = [(study.classes[d], r.share[d]) for d in order if r.share[d] == r.share[d]]
     rest = '.' if most is None or len(known) <= most else f'; {len(known)-most} others less.'
     return dict(neuron=j, spans=spans(lo, hi), texts=rows, shares=known[:most], rest=rest)
-
-# %% ../../nbs/62_report.ipynb #76b30255
-def _fared(study):
-    "What editing the range of each concept did, in a line."
-    rows = {(r.concept, r.condition):r for r in study.headline().frame.itertuples()}
-    def said(base, now): return (f"target accuracy {base.target_accuracy:.2f}, edited {now.target_accuracy:.2f};"
-                                 f" disturbance {now.disturbance:.2f}")
-    return [said(rows[c, 'base'], rows[c, 'range']) if (c, 'range') in rows else '' for c in study.classes]
 
 # %% ../../nbs/62_report.ipynb #3c0ba3ad
 CONTENTS = dict(done='What was done', happened='What happened', concepts='Concept by concept', neurons='Neurons and ranges',

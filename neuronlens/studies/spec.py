@@ -23,8 +23,8 @@ from ..edits.presets import PRESETS
 from ..ground.core import InputError
 from ..ground.files import atomic
 from ..ground.setting import check_when, format_kind, parse_kind
+from ..models.anatomy import STREAMS
 from ..models.batches import READOUTS
-from ..models.hooks import STREAMS
 from ..models.prompt import Prompt
 
 # %% ../../nbs/58_spec.ipynb #3694e724

@@ -13,19 +13,20 @@ from pathlib import Path
 import numpy as np
 
 from ..arrays.probing import probe_layers
-from ..edits.ablation import check_fractions, plan
 from ..edits.attribution import ATTRIBUTIONS, attribute
 from ..edits.effects import measure_effects
 from ..edits.evidence import compare, intervals, intervals_memory
+from ..edits.planning import check_fractions, plan
 from ..edits.sweeps import PER_TEXT, changes_on
 from ..ground.core import InputError
 from ..ground.data import Texts, bbc_news, check, contradictions, distinct, read_texts, split, take
 from ..ground.machine import need_memory
-from ..models.hooks import anatomy, parse_site
-from ..models.model import Classifier, align, block_count, folder_hash, load_classifier, minilm, smollm2
+from ..models.anatomy import anatomy, parse_site
+from ..models.model import Classifier, align, load_classifier, smollm2
 from ..models.prompt import Prompt, make_prompt
 from ..models.prompted import calibrated, load_prompted
 from ..models.training import fine_tune
+from ..models.weights import block_count, folder_hash, minilm
 from ..records.recording import correct_only, recorded
 from ..records.tokens import record_tokens
 from .saved import Study, check_folder, fit_study, right_ones, save_study

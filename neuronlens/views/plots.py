@@ -375,8 +375,8 @@ def plot_fits(
 
 # %% ../../nbs/50_plots.ipynb #e9041aba
 _MOVED = dict(plot_overlap='plot_overlap plot_firing plot_range_overlap plot_pair_overlap plot_polysemantic plot_agreement plot_predicted'
-    ' plot_collateral', plot_effects='plot_effects plot_fractions plot_probes plot_trade_off plot_matched plot_sweep plot_blocks'
-    ' plot_intervals plot_probe_path') # Page to what went there from this one
+    ' plot_collateral', plot_effects='plot_effects plot_fractions plot_trade_off plot_matched plot_intervals',
+    plot_sweeps='plot_probes plot_sweep plot_blocks plot_probe_path') # Page to what went there from this one
 
 def __getattr__(name):
     "Figures that were on this page until 0.2 are found where they are now, with a warning."
