@@ -91,13 +91,13 @@ class Part:
     def __init__(self, name, title, clf, train, validation, test, sites, fit=None):
         from neuronlens.arrays.statistics import class_statistics
         from neuronlens.models.hooks import anatomy
-        from neuronlens.records.recording import recorded
+        from neuronlens.records.recording import record
         self.name, self.title, self.clf = name, title, clf
         self.texts = dict(train=train, validation=validation, test=test)
         last = f"residual.{len(anatomy(clf.model))-1}"
         self.site, self.sites = last, [last, *sites]
         with_all = self.sites if sites else last
-        self.rec = {k: recorded(clf, t, with_all if k == "train" else last, progress=False) for k, t in self.texts.items()}
+        self.rec = {k: record(clf, t, with_all if k == "train" else last, progress=False, cache=True) for k, t in self.texts.items()}
         self.fit = self.rec["train"] if fit is None else fit(self.rec["train"]) # What rankings and ranges are fitted on
         self.statistics = class_statistics(self.fit.at(last), self.fit.labels, self.fit.classes)
         self.C, self.known = len(clf.classes), {}
