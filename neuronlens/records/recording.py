@@ -98,7 +98,7 @@ def record(
     progress:bool=True, # Show a progress bar
 )->Recording: # Activations `[N, D]` of every site, labels, probabilities, provenance
     "Run the texts through the model once; the order of the texts is kept, and batching changes nothing."
-    if cache and not (folder is None and answers): raise InputError("cache=True keeps all in its own folder; leave out folder= and answers=False")
+    if cache and (folder is not None or not answers): raise InputError("cache=True needs answers, and takes no folder")
     ask,texts = make_reading(clf, sites, readout, size, tokens=tokens, answers=answers),align(texts, clf)
     if cache and clf.sha256 not in ('', 'revision None'): return _kept(ask, texts, progress)
     return _record(ask, texts, open_store(folder, ask, texts), progress)
