@@ -1,7 +1,7 @@
 """Which neurons of a language model carry a concept, in which ranges, and what editing just those ranges does.
 
     texts, models   read_texts read_chunks bbc_news split distinct · load_classifier minilm fine_tune · make_prompt calibrated
-                    smollm2_prompted · record recorded record_tokens summarise · InputError
+                    smollm2_prompted · record record_tokens summarise · InputError
     which neurons   rank rank_model register_ranking probe_layers
     when            Setting settings_grid · class_statistics fit_distributions fit_ranges register_range
     what then       plan grid interventions preset_grid PRESETS register_edit · linear_edit leace · editing generate
@@ -30,7 +30,7 @@ _NAMES = { # Room: the names that most users need
     "models.prompt": "make_prompt",
     "models.prompted": "calibrated smollm2_prompted",
     "models.training": "fine_tune",
-    "records.recording": "record recorded",
+    "records.recording": "record",
     "records.summary": "summarise",
     "records.tokens": "record_tokens",
     "arrays.statistics": "class_statistics",
@@ -70,7 +70,7 @@ _ROOMS = { # Floor: its rooms, also found without it
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "ground.data": "Texts make_texts", "models.model": "Classifier smollm2", "models.prompt": "Prompt",
     "models.prompted": "load_prompted", "models.writing": "generated_answers",
-    "records.recording": "Recording load_recording", "records.cluster": "summarise_on_ray",
+    "records.recording": "Recording load_recording recorded", "records.cluster": "summarise_on_ray",
     "arrays.probing": "fit_probe site_differences", "arrays.sparsity": "elastic_net_path probe_by_count sparsest_probe",
     "arrays.saliency": "RANKINGS", "arrays.separation": "bhattacharyya", "arrays.distributions": "compare_fits", "arrays.ranges": "RANGES",
     "arrays.overlap": "pair_overlap", "arrays.matching": "cka family_overlap matched_neurons ranking_agreement",

@@ -16,7 +16,6 @@ from .models.prompted import calibrated as calibrated
 from .models.prompted import smollm2_prompted as smollm2_prompted
 from .models.training import fine_tune as fine_tune
 from .records.recording import record as record
-from .records.recording import recorded as recorded
 from .records.summary import summarise as summarise
 from .records.tokens import record_tokens as record_tokens
 from .arrays.statistics import class_statistics as class_statistics

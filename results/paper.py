@@ -1,72 +1,82 @@
 """Every number of the page "The paper's tables": `make paper DATA=folder` (or `make paper DATA=folder PARTS="emotion smollm2"`).
 
-DATA holds one folder a data set with CSV files `text,label`. A part is a data set (MiniLM fine-tuned on it) or `smollm2` (SmolLM2 prompted
-for AG News). Each step of a part replaces the rows of that part in results/<table>.csv, so that parts may be run by themselves, or side
-by side. Settings are chosen on validation texts; the test texts are read once, at the end.
+DATA holds one folder a data set with CSV files `text,label`. A part is a study file beside this one, `<part>.toml`: which texts, which
+model, how it is trained or asked. The settings that are tried on every part stand in `tables.toml`. Each step of a part replaces the rows
+of that part in <table>.csv, so that parts may be run by themselves, or side by side. Settings are chosen on validation texts; the test
+texts are read once, at the end.
 """
 from __future__ import annotations
 
+import json
 import os
 import sys
+import time
+import tomllib
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+from filelock import FileLock
+from sklearn.ensemble import RandomForestClassifier
+
+from neuronlens.arrays.distributions import fit_distributions
+from neuronlens.arrays.firing import firing_matrix
+from neuronlens.arrays.matching import ranking_agreement
+from neuronlens.arrays.overlap import set_overlap
+from neuronlens.arrays.ranges import fit_ranges
+from neuronlens.arrays.saliency import rank
+from neuronlens.arrays.statistics import class_statistics
+from neuronlens.edits.ablation import ablate, edited_acts, plan
+from neuronlens.edits.attribution import ATTRIBUTIONS, MODEL_RANKINGS, attribute
+from neuronlens.edits.choice import MATCHED, choose, trade_off
+from neuronlens.edits.edit import linear_edit
+from neuronlens.edits.effects import Effects, measure_effects
+from neuronlens.edits.erasure import fresh_scores, information_left, leace, unedited
+from neuronlens.edits.evidence import compare, intervals, over_seeds, shuffled_labels
+from neuronlens.edits.language import firing_by_position, language_effects, read_questions
+from neuronlens.edits.presets import PRESETS, preset_grid
+from neuronlens.edits.sweeps import effects_on, grid
+from neuronlens.ground.data import balance, distinct, read_texts, take
+from neuronlens.ground.files import atomic
+from neuronlens.ground.setting import setting_keys
+from neuronlens.models.batches import encode
+from neuronlens.models.hooks import anatomy
+from neuronlens.records.provenance import versions
+from neuronlens.records.recording import correct_only, record, recording_frame, vocabulary_confidence
+from neuronlens.records.tokens import record_tokens
+from neuronlens.studies.spec import read_study
+from neuronlens.studies.study import study_model, study_prompt, study_texts
 
 HERE = Path(__file__).resolve().parent
 SEED = 0
-
-# Training texts, validation texts and how the encoder is trained; `most` training texts are drawn from the training file, and where
-# there is no validation file, `held` of the others (or of them, set aside before) choose the settings.
-SETS = {
-    "ag_news": dict(title="AG News", most=4000, held=2000, epochs=1, lr=1e-4, batch_size=32, max_length=64),
-    "emotion": dict(title="Emotion", most=8000, validation="val", epochs=2, lr=1e-4, batch_size=32, max_length=64),
-    "dbpedia14": dict(title="DBPedia-14", most=4000, held=999, epochs=1, lr=1e-4, batch_size=32, max_length=64),
-    "sst2": dict(title="SST-2", most=6920, validation="dev", epochs=2, lr=1e-4, batch_size=32, max_length=64),
-    "imdb": dict(title="IMDB", most=3000, held=999, epochs=2, lr=1e-4, batch_size=32, max_length=96),
-}
+PARTS = ("ag_news", "emotion", "dbpedia14", "sst2", "imdb", "smollm2")
+TABLES = tomllib.loads((HERE/"tables.toml").read_text(encoding="utf-8"))
 
 
 def plain(t): return " ".join(t.split())
 
 
-def texts_of(name):
-    "(train, validation, test) of a data set: distinct, disjoint texts with the same classes."
-    from neuronlens.ground.data import distinct, read_texts, take
-    how, folder = SETS[name], Path(os.environ["NEURONLENS_DATA"])/name
-    pool, test = (distinct(read_texts(folder/f"{f}.csv")) for f in ("train", "test"))
-    known = {plain(t) for t in pool.texts}
-    test = take(test, np.array([plain(t) not in known for t in test.texts]))
-    order = np.random.default_rng(SEED).permutation(len(pool))
-    train = take(pool, np.sort(order[:how["most"]]))
-    if "validation" in how:
-        validation = distinct(read_texts(folder/f"{how['validation']}.csv"))
-        seen = known | {plain(t) for t in test.texts}
-        validation = take(validation, np.array([plain(t) not in seen for t in validation.texts]))
-    else: validation = take(pool, np.sort(order[how["most"]:how["most"]+how["held"]]))
+def texts_of(spec):
+    "(train, validation, test) of a study: distinct, disjoint texts with the same classes; without a validation file some are held back."
+    (train, test, _), folder = study_texts(spec), Path(spec.data.train).parent
+    pool = distinct(read_texts(spec.data.train))
+    if own := [f for f in (folder/"val.csv", folder/"dev.csv") if f.exists()]:
+        seen, given = {plain(t) for t in (*pool.texts, *test.texts)}, distinct(read_texts(own[0]))
+        validation = take(given, np.array([plain(t) not in seen for t in given.texts]))
+    else:
+        rest = np.random.default_rng(SEED).permutation(len(pool))[spec.data.most:]
+        validation = take(pool, np.sort(rest[:2000 if folder.name == "ag_news" else 999]))
     assert train.classes == validation.classes == test.classes
     return train, validation, test
-
-
-def classifier(name, train, seed=SEED):
-    "MiniLM fine-tuned on the training texts; trained once per user."
-    from neuronlens.models.training import fine_tune
-    from neuronlens.models.weights import minilm
-    how = {k: SETS[name][k] for k in ("epochs", "lr", "batch_size", "max_length")}
-    return fine_tune(minilm(), train, name=f"MiniLM on {SETS[name]['title']}", seed=seed, **how)
 
 
 # --- tables
 
 
-PARTS = (*SETS, "smollm2")
-
-
 def store(table, part, frame, same=()):
     "Put the rows of one part into results/<table>.csv, in the order of the parts; other parts stay, and rows that differ in `same`."
-    import pandas as pd
-    from filelock import FileLock
-
-    from neuronlens.ground.files import atomic
     (HERE.parent/"build").mkdir(exist_ok=True)
     path = HERE/f"{table}.csv"
     frame = frame.copy()
@@ -86,26 +96,27 @@ def store(table, part, frame, same=()):
 
 
 class Part:
-    "A model, its texts, and what was recorded of it."
+    "A study of the file `name`.toml: its model, its texts, and what was recorded of it; `sites`: whether below the last block, too."
 
-    def __init__(self, name, title, clf, train, validation, test, sites, fit=None):
-        from neuronlens.arrays.statistics import class_statistics
-        from neuronlens.models.anatomy import anatomy
-        from neuronlens.records.recording import recorded
-        self.name, self.title, self.clf = name, title, clf
+    def __init__(self, name, seed=SEED, sites=True):
+        spec = read_study(HERE/f"{name}.toml")
+        train, validation, test = texts_of(spec)
+        prompt, train = study_prompt(spec, train)
+        if prompt: train, validation, test = (balance(t, n, seed=SEED) for t, n in ((train, 150), (validation, 60), (test, 80)))
+        self.clf = study_model(replace(spec, seed=seed), balance(train, 25, seed=SEED) if prompt else train, False, prompt)
+        self.name, self.title = name, spec.title.replace("MiniLM on", "MiniLM fine-tuned on")
         self.texts = dict(train=train, validation=validation, test=test)
-        last = f"residual.{len(anatomy(clf.model))-1}"
-        self.site, self.sites = last, [last, *sites]
-        with_all = self.sites if sites else last
-        self.rec = {k: recorded(clf, t, with_all if k == "train" else last, progress=False) for k, t in self.texts.items()}
-        self.fit = self.rec["train"] if fit is None else fit(self.rec["train"]) # What rankings and ranges are fitted on
+        below = len(anatomy(self.clf.model))-1
+        self.site = last = f"residual.{below}"
+        every = [last, *(f"residual.{b}" for b in range(below))] if sites else last
+        self.rec = {k: record(self.clf, t, every if k == "train" else last, progress=False, cache=True) for k, t in self.texts.items()}
+        # What rankings and ranges are fitted on
+        self.fit = correct_only(self.rec["train"]) if spec.method.correct_only else self.rec["train"]
         self.statistics = class_statistics(self.fit.at(last), self.fit.labels, self.fit.classes)
-        self.C, self.known = len(clf.classes), {}
+        self.C, self.known = len(self.clf.classes), {}
 
     def rankings(self, names):
         "Rankings by name, fitted at the last block; each once."
-        from neuronlens.arrays.saliency import rank
-        from neuronlens.edits.attribution import ATTRIBUTIONS, attribute
         acts, labels = self.fit.at(self.site), self.fit.labels
         for n in names:
             if n in self.known: continue
@@ -117,8 +128,6 @@ class Part:
 
     def plan(self, rankings, ranges, fractions, edit, vote=0., keep=("full", "range"), seed=SEED):
         "Interventions at the last block of some conditions; `seed` draws the random neurons."
-        from neuronlens.arrays.ranges import fit_ranges
-        from neuronlens.edits.planning import plan
         acts, labels = self.fit.at(self.site), self.fit.labels
         fitted = [fit_ranges(acts, labels, r, statistics=self.statistics) for r in ranges]
         ivs = plan(self.statistics, self.rankings(rankings), fitted, self.site, fractions=fractions, edit=edit, vote=vote, seed=seed,
@@ -126,31 +135,12 @@ class Part:
         return [iv for iv in ivs if iv.condition in keep]
 
     def effects(self, ivs, on="test"):
-        from neuronlens.edits.sweeps import effects_on
         return effects_on(self.clf, self.texts[on], ivs, recording=self.rec[on], progress=False)
 
 
-FRACTIONS = [.1, .2, .3, .4, .5, .6, .7, .8, .9, 1.]
-TAUS = [.3, .5, 1., 1.5, 2., 2.4, 2.5, 3., 4., 6.]
-
-
-def sweeps(p):
-    "Fraction, tau, range and edit, one at a time; every row on test texts, nothing chosen by them."
-    from neuronlens.arrays.ranges import RANGES
-    every = p.plan(["max_activation"], ["gaussian(2.5)"], FRACTIONS, "zero")
-    every += p.plan(["dprime"], ["gaussian(2.5)"], FRACTIONS, "mean")
-    every += p.plan(["dprime"], ["posterior"], FRACTIONS, "mean", [0., .5], keep=("range",))
-    store("fractions", p.name, p.effects(every).frame)
-    taus = [f"gaussian({t:g})" for t in TAUS]
-    every = p.plan(["max_activation"], taus, [.3, .5, .8], "zero", keep=("range",))
-    every += p.plan(["dprime"], taus, [.8], "mean", keep=("range",))
-    store("taus", p.name, p.effects(every).frame)
-    kinds = [r for r in RANGES if r != "full"]
-    every = p.plan(["dprime"], kinds, [.8], "mean", [0., .5])
-    store("ranges", p.name, p.effects(every).frame)
-    edits = ["zero", "mean", "dampen", "adaptive", "scale(0.5)", "shift", "transport", "resample"]
-    every = p.plan(["dprime"], ["gaussian(2.5)"], [.8], edits) + p.plan(["dprime"], ["posterior"], [.8], edits, .5, keep=("range",))
-    store("edits", p.name, p.effects(every).frame)
+def sweeps(p, tables=("fractions", "taus", "ranges", "edits")):
+    "Tables of `tables.toml`: one setting at a time; every row on test texts, nothing chosen by them."
+    for table in tables: store(table, p.name, p.effects([iv for g in TABLES[table] for iv in p.plan(**g)]).frame)
 
 
 DRAWS = 5 # How many sets of random neurons stand beside the salient ones
@@ -158,20 +148,10 @@ DRAWS = 5 # How many sets of random neurons stand beside the salient ones
 
 def controls(p):
     "Neurons drawn at random, five times: at every fraction, tested against the salient ones, and as a preset chosen for each draw."
-    from dataclasses import replace
-
-    import pandas as pd
-
-    from neuronlens.edits.ablation import ablate
-    from neuronlens.edits.evidence import compare, over_seeds
-    from neuronlens.edits.presets import preset_grid
     each, matched, both = [], [], p.plan(["dprime"], ["posterior"], [.3, .5, .8], "mean", .5, keep=("range",))
     for draw in range(DRAWS):
         kw = dict(keep=("random",), seed=draw)
-        ivs = p.plan(["max_activation"], ["gaussian(2.5)"], FRACTIONS, "zero", **kw)
-        ivs += p.plan(["dprime"], ["gaussian(2.5)"], FRACTIONS, "mean", **kw)
-        ivs += p.plan(["dprime"], ["posterior"], FRACTIONS, "mean", [0., .5], **kw)
-        each.append(p.effects(ivs))
+        each.append(p.effects([iv for g in TABLES["fractions"] for iv in p.plan(**g | kw)]))
         some = p.plan(["dprime"], ["posterior"], [.3, .5, .8], "mean", .5, **kw)
         both += [replace(iv, condition=f"random {draw}") for iv in some]
         ivs, row, _ = settled(p, "random", preset_grid(p.fit, "random", site=p.site, seed=draw))
@@ -188,13 +168,8 @@ def controls(p):
 
 def by_ranking(p):
     "Every ranking with the same ranges and edits, and how much they agree."
-    from neuronlens.arrays.matching import ranking_agreement
-    from neuronlens.edits.attribution import MODEL_RANKINGS
-    names = list(MODEL_RANKINGS)
-    every = p.plan(names, ["gaussian(2.5)"], [.3, .5, .8], "mean")
-    every += p.plan(names, ["posterior"], [.3, .5, .8], "mean", .5, keep=("range",))
-    store("rankings", p.name, p.effects(every).frame)
-    scores = {r.name: r.scores for r in p.rankings(names)}
+    sweeps(p, ["rankings"])
+    scores = {r.name: r.scores for r in p.rankings(MODEL_RANKINGS)}
     store("agreement", p.name, ranking_agreement(scores, p.clf.classes, fractions=(.1, .3, .5)).to_frame())
 
 
@@ -203,10 +178,6 @@ def by_ranking(p):
 
 def candidates(p):
     "The interventions of every preset, from which one setting of each is chosen."
-
-    from neuronlens.edits.edit import linear_edit
-    from neuronlens.edits.erasure import leace
-    from neuronlens.edits.presets import PRESETS, preset_grid
     out = {name: preset_grid(p.fit, name, site=p.site, seed=SEED) for name in PRESETS}
     maps = [leace(p.fit.at(p.site), p.fit.labels, c) for c in range(p.C)]
     out["leace"] = [linear_edit(p.clf.classes[m.concept], "leace", p.site, m.matrix, m.bias) for m in maps]
@@ -215,8 +186,6 @@ def candidates(p):
 
 def settled(p, name, ivs, effects=None):
     "(the interventions of the chosen setting, what was chosen and how well it did on validation texts)."
-    from neuronlens.edits.choice import choose
-    from neuronlens.ground.setting import setting_keys
     effects = effects or p.effects(ivs, "validation")
     row = choose(effects, at=.05, margin=.015, presets={name: {}}).frame.iloc[0]
     rows = effects.frame[effects.frame.condition != "base"].reset_index(drop=True)
@@ -228,14 +197,6 @@ def settled(p, name, ivs, effects=None):
 
 def matching(p):
     "The presets side by side: chosen on validation texts, measured on test texts, with intervals, tests and what a fresh probe reads."
-    from dataclasses import replace
-
-    import pandas as pd
-
-    from neuronlens.edits.ablation import ablate
-    from neuronlens.edits.choice import MATCHED, trade_off
-    from neuronlens.edits.effects import measure_effects
-    from neuronlens.edits.evidence import compare, intervals
     chosen, settings, curves = {}, [], []
     for name, ivs in candidates(p).items():
         chosen[name], row, effects = settled(p, name, ivs)
@@ -264,7 +225,6 @@ def matching(p):
 
 def forest(train, y, test):
     "Log-odds by a random forest, a probe that is not linear."
-    from sklearn.ensemble import RandomForestClassifier
     p = RandomForestClassifier(200, min_samples_leaf=2, random_state=SEED).fit(train, y).predict_proba(test)[:, 1].clip(.001, .999)
     return np.log(p/(1-p))
 
@@ -272,11 +232,6 @@ def forest(train, y, test):
 def information(p):
     """What fresh probes read after the chosen edits. They learn from validation texts, on which nothing was fitted, and are tested on
     test texts: a linear probe, a forest, and a linear probe that learned from shuffled labels, which has nothing to read."""
-    import pandas as pd
-
-    from neuronlens.edits.ablation import edited_acts
-    from neuronlens.edits.erasure import fresh_scores, information_left, unedited
-    from neuronlens.edits.evidence import shuffled_labels
     chosen, out, learn, test = settle(p), [], p.rec["validation"], p.rec["test"]
     ways = dict(linear=(fresh_scores, learn.labels), forest=(forest, learn.labels),
                 shuffled=(fresh_scores, shuffled_labels(learn.labels, SEED)))
@@ -297,7 +252,6 @@ def information(p):
 
 def some(texts, tokens_each, budget, least=4):
     "A few texts, equally many of every class and at least so many, that make about so many tokens."
-    from neuronlens.ground.data import balance
     return balance(texts, min(max(int(least), int(budget/tokens_each/len(texts.classes))), int(texts.counts().min())), seed=SEED)
 
 
@@ -319,7 +273,6 @@ HALVES = {"tokens": {"half": ("range", "posterior", "mean", [.5, .6]), "random":
 
 def ways(p, site, tokens, fitted_at, how, fraction, draw):
     "The interventions of one way at a block; random neurons by the number of the draw."
-    from neuronlens.edits.sweeps import grid
     condition, ranges, edit, vote = how
     every = grid(p.fit, ranking="dprime", fraction=fraction, range=ranges, edit=edit, vote=vote, site=site, fitted_at=fitted_at,
                  tokens=tokens, seed=SEED+draw)
@@ -328,10 +281,6 @@ def ways(p, site, tokens, fitted_at, how, fraction, draw):
 
 def measured(p, texts, lists):
     "Effects of several lists of interventions, each with the base rows, from one run."
-    import pandas as pd
-
-    from neuronlens.edits.effects import Effects
-    from neuronlens.edits.sweeps import effects_on
     frame = effects_on(p.clf, texts, [iv for ivs in lists for iv in ivs], progress=False).frame
     base, rows = frame[frame.condition == "base"].drop_duplicates("concept"), frame[frame.condition != "base"]
     ends = np.cumsum([0, *map(len, lists)])
@@ -340,9 +289,6 @@ def measured(p, texts, lists):
 
 def blocks(p, which, tokens_each, of=WAYS, fraction=1., budget=5000, least=6):
     "What each way reaches at every other block: settled on some validation texts, measured on some test texts."
-    import pandas as pd
-
-    from neuronlens.records.tokens import record_tokens
     few, sites = some(p.texts["train"], tokens_each, 4*budget, 4*least), [f"residual.{b}" for b in which]
     trial, texts = some(p.texts["validation"], tokens_each, budget, least), some(p.texts["test"], tokens_each, 1.5*budget, 1.5*least)
     tokens = record_tokens(p.clf, few, sites, seed=SEED, progress=False)
@@ -373,12 +319,6 @@ FEW = 40 # Texts of every class on which normality is tested once more: with mor
 
 def shapes(p):
     "What the activations look like, and what the classes share."
-    import pandas as pd
-
-    from neuronlens.arrays.distributions import fit_distributions
-    from neuronlens.arrays.firing import firing_matrix
-    from neuronlens.arrays.overlap import set_overlap
-    from neuronlens.arrays.ranges import fit_ranges
     acts, labels, classes = p.fit.at(p.site), p.fit.labels, p.fit.classes
     few = np.sort(np.concatenate([np.flatnonzero(labels == c)[:FEW] for c in range(p.C)]))
     same = fit_distributions(acts[few], labels[few], classes).summary().set_index("class").gaussian
@@ -402,22 +342,15 @@ def shapes(p):
 
 def base_table(p):
     "What the model answers before any edit."
-    import pandas as pd
-
-    from neuronlens.records.recording import recording_frame
     rows = [recording_frame(p.rec[k]).assign(texts_of=k, model=p.title) for k in ("train", "validation", "test")]
     store("base", p.name, pd.concat(rows, ignore_index=True))
 
 
 def seeds(p, more=(1, 2)):
     "The same with classifiers that other seeds trained: settings chosen anew, and how many salient neurons they share."
-    import pandas as pd
-
-    from neuronlens.arrays.overlap import set_overlap
-    from neuronlens.edits.presets import preset_grid
     out, salient = [], {}
     for seed in (SEED, *more):
-        q = p if seed == SEED else minilm_part(p.name, seed, sites=[])
+        q = p if seed == SEED else Part(p.name, seed, sites=False)
         salient[f"seed {seed}"] = q.rankings(["dprime"])[0].salient(.3)
         for name in ("full", "gaussian", "recommended", "random"):
             ivs, row, _ = settled(q, name, preset_grid(q.fit, name, site=q.site, seed=SEED))
@@ -435,42 +368,15 @@ def seeds(p, more=(1, 2)):
 
 def each_tokens(p):
     "About how many tokens a text has."
-    from neuronlens.models.batches import encode
     some = p.texts["test"].texts[:200]
     return sum(map(len, encode(p.clf, some).ids))/len(some)
 
 
-def minilm_part(name, seed=SEED, sites=tuple(f"residual.{b}" for b in range(5))):
-    train, validation, test = texts_of(name)
-    clf = classifier(name, train, seed)
-    return Part(name, f"MiniLM fine-tuned on {SETS[name]['title']}", clf, train, validation, test, list(sites))
-
-
-TEMPLATE, VERBALIZERS = "Article: {text}\nTopic:", (" Business", " Technology", " Sports", " World")
-
-
-def smollm2_part():
-    "SmolLM2 asked for the topic of AG News texts with four worked examples; fitted on the texts that it answers correctly."
-    from neuronlens.ground.data import balance
-    from neuronlens.models.prompt import make_prompt
-    from neuronlens.models.prompted import calibrated, smollm2_prompted
-    from neuronlens.records.recording import correct_only
-    train, validation, test = texts_of("ag_news")
-    assert train.classes == ("Business", "Sci/Tech", "Sports", "World")
-    prompt, rest = make_prompt(train, TEMPLATE, shots=4, seed=SEED, verbalizers=VERBALIZERS)
-    fit, validation, test = (balance(t, n, seed=SEED) for t, n in ((rest, 150), (validation, 60), (test, 80)))
-    clf = calibrated(smollm2_prompted(prompt), balance(fit, 25, seed=SEED))
-    sites = [f"residual.{b}" for b in LOWER]
-    return Part("smollm2", "SmolLM2-135M-Instruct, prompted", clf, fit, validation, test, sites, fit=correct_only)
-
-
-LOWER, CLOSELY = range(29), (14, 24) # Blocks below the last of 30, and those at which every setting is tried
+LOWER, CLOSELY = range(29), (14, 24) # Blocks of SmolLM2 below the last of 30, and those at which every setting is tried
 
 
 def language(p):
     "What the presets do to SmolLM2 as a language model: perplexity on WikiText-2, accuracy on MMLU."
-    from neuronlens.edits.questions import read_questions
-    from neuronlens.edits.reading import language_effects
     data = Path(os.environ["NEURONLENS_DATA"])
     questions = read_questions(data/"mmlu"/"test", per_subject=2, seed=SEED)
     text = (data/"wikitext2"/"raw_wiki.test.raw").read_text(encoding="utf-8")
@@ -481,10 +387,6 @@ def language(p):
 
 def vocabulary(p):
     "Confidence of SmolLM2 in the right answer's first token, in the whole vocabulary, before and after the presets."
-    import pandas as pd
-
-    from neuronlens.edits.ablation import edited_acts
-    from neuronlens.records.recording import vocabulary_confidence
     x, y, rows = p.rec["test"].at(p.site), p.rec["test"].labels, []
     base = vocabulary_confidence(p.clf, x, y)
     for name, ivs in settle(p).items():
@@ -504,9 +406,6 @@ def settle(p):
 
 def positions(p):
     "How often ranges that were fitted at the readout fire there and at all other tokens."
-    from dataclasses import replace
-
-    from neuronlens.edits.language import firing_by_position
     ivs = [replace(iv, condition=n) for n, own in settle(p).items() if n not in ("full", "leace") for iv in own]
     store("positions", p.name, firing_by_position(p.clf, some(p.texts["test"], each_tokens(p), 10_000), ivs))
 
@@ -527,17 +426,10 @@ STEPS = dict(base=base_table, shapes=shapes, sweeps=sweeps, controls=controls, m
 
 
 def main(asked):
-    import json
-    import time
-    from datetime import date
-
-    import pandas as pd
-
-    from neuronlens.records.provenance import versions
     if strange := [x for x in asked if x not in PARTS and x not in STEPS]:
         raise SystemExit(f"nothing is called {strange[0]!r}; there are the parts {', '.join(PARTS)} and the steps {', '.join(STEPS)}")
     for part in [x for x in asked if x in PARTS] or PARTS:
-        p = smollm2_part() if part == "smollm2" else minilm_part(part)
+        p = Part(part)
         for step in [x for x in asked if x in STEPS] or STEPS:
             if step in ("language", "vocabulary") and part != "smollm2" or step == "seeds" and part == "smollm2": continue
             start = time.perf_counter()
@@ -546,7 +438,4 @@ def main(asked):
             store("runs", part, pd.DataFrame([about | {"versions": json.dumps(versions())}]), same=("step",))
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--train"]: # only make the classifiers
-        for n in sys.argv[2:] or SETS: print(n, classifier(n, texts_of(n)[0]), flush=True)
-    else: main(sys.argv[1:])
+if __name__ == "__main__": main(sys.argv[1:])

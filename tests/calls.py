@@ -182,7 +182,6 @@ CALLS = { # Name to (a call with what a `Maker` gives, a check of its result whe
                                                         m.labels(), relative=m.number(.9), accuracy=m.pick([None, m.number(.4)])), None),
     'elastic_net_path': (lambda m: sparsity.elastic_net_path(m.acts(), m.labels(), points=m.pick([1, 3, 0, 'x', None]), floor=m.number(.1),
                                                             share=m.number(.3), seed=m.seed()), None),
-    'readability': (lambda m: erasure.readability(m.acts(), m.labels(), m.acts(), m.labels(), m.number(0, 1)), None),
     'area_under_curve': (lambda m: testing.area_under_curve(m.pick([m.x[:, 0], m.acts()]), m.labels()), None),
     'leace': (lambda m: erasure.leace(m.acts(), m.labels(), m.number(None, 0, 1)), None),
     'mean_projection': (lambda m: erasure.mean_projection(m.acts(), m.labels(), m.number(0, 1)), None),

@@ -44,7 +44,7 @@ def flips(n, seed, home, encoder):
     def tuned(): return fine_tune(encoder, texts(1), epochs=1, max_length=16, device='cpu', progress=False)
     with patch.dict(os.environ, NEURONLENS_CACHE=str(home)), patch.object(shards, 'SHARD_TEXTS', 8):
         clf = tuned()
-        def seen(i): return held(recording.recorded(clf, texts(i), ['residual.1', 'mlp.0'], progress=False))
+        def seen(i): return held(recording.record(clf, texts(i), ['residual.1', 'mlp.0'], progress=False, cache=True))
         asks = {'models': [lambda: numbers(tuned())], 'recordings': [lambda: seen(1), lambda: seen(2)]}
         known = {kind: [ask() for ask in some] for kind, some in asks.items()}
         files = {p: p.read_bytes() for kind in asks for p in sorted(cache_folder(kind).rglob('*')) if p.is_file()}

@@ -29,7 +29,7 @@ from neuronlens.ground.data import make_texts
 from neuronlens.ground.files import DiskFull, atomic, neighbour, sweep, write_arrays
 from neuronlens.models.model import load_classifier
 from neuronlens.models.training import fine_tune, save_classifier
-from neuronlens.records.recording import Recording, record, recorded, save_recording
+from neuronlens.records.recording import Recording, record, save_recording
 from neuronlens.records.store import Store
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache')
@@ -155,7 +155,7 @@ def test_a_disk_without_locks(monkeypatch):
 def test_listed_in_the_users_words(encoder, clf, cli, own_cache):
     tune(encoder, some(1, source='data/mail.csv'), name='Tiny on mail')
     tune(encoder, some(2, source='news.csv'))
-    recorded(clf, some(3, 40, source='test.csv'), progress=False)
+    record(clf, some(3, 40, source='test.csv'), progress=False, cache=True)
     there = entries()
     assert [(e.kind, e.model, e.texts) for e in there] == [
         ('recording', clf.source, 'test.csv (120)'), ('model', 'encoder fine-tuned on news.csv', 'news.csv (18)'),
@@ -179,7 +179,7 @@ def test_an_interrupted_recording_is_listed_as_what_it_is(clf, monkeypatch):
         if '00001' in path.name: raise KeyboardInterrupt
         real(path, *args)
     monkeypatch.setattr(store, 'write_arrays', second)
-    with pytest.raises(KeyboardInterrupt): recorded(clf, some(1), progress=False)
+    with pytest.raises(KeyboardInterrupt): record(clf, some(1), progress=False, cache=True)
     assert [(e.kind, e.model) for e in entries()] == [('unfinished recording', clf.source)]
 
 
@@ -247,7 +247,7 @@ def test_what_is_no_size_is_refused_before_anything_runs(said, clf, encoder, cli
     monkeypatch.setenv('NEURONLENS_CACHE_LIMIT', said)
     for name in ('training.load_model', 'shards.read_shard'):
         monkeypatch.setattr(f'neuronlens.{name}', lambda *a, **kw: pytest.fail('something slow was started'))
-    for work in (lambda: recorded(clf, some(1), progress=False), lambda: tune(encoder, some(1))):
+    for work in (lambda: record(clf, some(1), progress=False, cache=True), lambda: tune(encoder, some(1))):
         with pytest.raises(InputError, match='^NEURONLENS_CACHE_LIMIT .* is no size; give one as in'): work()
     r = cli('cache')
     assert r.exit_code == 2 and r.stderr.startswith('neuronlens: NEURONLENS_CACHE_LIMIT ') and r.stderr.count('\n') == 1
@@ -256,15 +256,15 @@ def test_what_is_no_size_is_refused_before_anything_runs(said, clf, encoder, cli
 
 def test_what_was_used_least_recently_goes_first(clf, encoder, monkeypatch):
     a, b = some(1), some(2)
-    recorded(clf, a, progress=False)
+    record(clf, a, progress=False, cache=True)
     tune(encoder, b)
-    recorded(clf, b, progress=False)
+    record(clf, b, progress=False, cache=True)
     rec_a, model, rec_b = (e.folder for e in reversed(entries()))
-    recorded(clf, a, progress=False) # Used again, so it is no longer the oldest
+    record(clf, a, progress=False, cache=True) # Used again, so it is no longer the oldest
     monkeypatch.setenv('NEURONLENS_CACHE_LIMIT', f'{sum(e.size for e in entries())} bytes')
-    recorded(clf, some(3), progress=False)
+    record(clf, some(3), progress=False, cache=True)
     assert {e.folder for e in entries()} >= {rec_a, rec_b} and not model.exists()
-    recorded(clf, b, progress=False)
+    record(clf, b, progress=False, cache=True)
     assert len(entries()) == 3 # Reading removes nothing
     monkeypatch.setenv('NEURONLENS_CACHE_LIMIT', 'none')
     tune(encoder, b)
@@ -273,7 +273,7 @@ def test_what_was_used_least_recently_goes_first(clf, encoder, monkeypatch):
 
 def test_an_entry_above_the_limit_stays_while_it_is_used(clf, encoder, monkeypatch, recwarn):
     monkeypatch.setenv('NEURONLENS_CACHE_LIMIT', '1 kB')
-    recorded(clf, some(1), progress=False)
+    record(clf, some(1), progress=False, cache=True)
     kept, = entries()
     assert [str(w.message) for w in recwarn if 'more than the limit of 1.0 kB; they stay until they are no longer used' in str(w.message)]
     with pytest.warns(UserWarning, match='more than the limit'): assert tune(encoder, some(2)).classes
@@ -342,9 +342,9 @@ def test_what_dead_processes_left_is_swept(own_cache):
 def test_removed_while_it_is_read_is_made_again(clf):
     "A run whose entry went before it began makes it again."
     texts = some(1)
-    first = recorded(clf, texts, progress=False)
+    first = record(clf, texts, progress=False, cache=True)
     clear()
-    again = recorded(clf, texts, progress=False)
+    again = record(clf, texts, progress=False, cache=True)
     assert (again.acts == first.acts).all() and len(entries()) == 1
     assert (record(clf, texts, progress=False).acts == first.acts).all()
 
@@ -488,9 +488,9 @@ def seen(clf, tmp_path_factory):
     "A cache with two recordings of three shards, and what the first is."
     home = tmp_path_factory.mktemp('seen')
     with patch.dict(os.environ, NEURONLENS_CACHE=str(home)), patch.object(shards, 'SHARD_TEXTS', 8):
-        what = held(recorded(clf, some(1), progress=False))
+        what = held(record(clf, some(1), progress=False, cache=True))
         first = entries()[0].folder.name
-        recorded(clf, some(2), progress=False)
+        record(clf, some(2), progress=False, cache=True)
     return SimpleNamespace(home=home, what=what, first=first)
 
 
@@ -503,11 +503,11 @@ def test_a_damaged_recording_is_made_again(how, seen, clf, own_cache, monkeypatc
     first = cache_folder('recordings', seen.first)
     files = {p.name: p.read_bytes() for p in first.iterdir()}
     spoil(first, next(p for p in first.parent.iterdir() if p != first))
-    rec, told = again(lambda: recorded(clf, some(1), progress=False))
+    rec, told = again(lambda: record(clf, some(1), progress=False, cache=True))
     assert same(held(rec), seen.what) and told and all(str(first) in t for t in told) and said in told[0]
     assert {p.name: p.read_bytes() for p in first.iterdir()} == files
     monkeypatch.setattr(shards, 'read_shard', lambda *a: pytest.fail('recorded again'))
-    rec, told = again(lambda: recorded(clf, some(1), progress=False))
+    rec, told = again(lambda: record(clf, some(1), progress=False, cache=True))
     assert same(held(rec), seen.what) and told == []
 
 
@@ -515,7 +515,7 @@ def test_who_made_a_recording_is_known_without_recording_json(seen, clf, own_cac
     "The shards say with which versions they were made."
     monkeypatch.setattr(shards, 'SHARD_TEXTS', 8)
     monkeypatch.setattr(provenance, 'versions', lambda: {'numpy': '1.0'})
-    first = recorded(clf, some(1), progress=False)
+    first = record(clf, some(1), progress=False, cache=True)
     monkeypatch.undo()
     monkeypatch.setenv('NEURONLENS_CACHE', str(own_cache))
     monkeypatch.setattr(shards, 'SHARD_TEXTS', 8)
@@ -523,7 +523,7 @@ def test_who_made_a_recording_is_known_without_recording_json(seen, clf, own_cac
     other = cache_folder('recordings', seen.first) # The key of this version's
     path.unlink()
     path.parent.rename(other)
-    rec, told = again(lambda: recorded(clf, some(1), progress=False))
+    rec, told = again(lambda: record(clf, some(1), progress=False, cache=True))
     assert 'recording.json cannot be read' in told[0] and rec.provenance['versions'] == first.provenance['versions'] == {'numpy': '1.0'}
 
 
@@ -614,7 +614,7 @@ def fill(at, monkeypatch, clf, encoder, said):
 def run(clf, encoder):
     "What a study needs of the cache."
     sites = ['residual.0', 'residual.1', 'mlp.0', 'mlp.1']
-    return numbers(tune(encoder, some(1))), [held(recorded(clf, t, sites, progress=False)) for t in (some(1, 40), some(2, 40))]
+    return numbers(tune(encoder, some(1))), [held(record(clf, t, sites, progress=False, cache=True)) for t in (some(1, 40), some(2, 40))]
 
 
 @pytest.fixture(scope='module')
@@ -702,11 +702,11 @@ def test_a_cache_that_cannot_be_written_stops_nothing(how, request, clf, encoder
 def test_a_cache_that_can_only_be_read_is_read(disk, clf, encoder, monkeypatch):
     at = disk('9m')
     monkeypatch.setenv('NEURONLENS_CACHE', str(at))
-    first = numbers(tune(encoder, some(1))), held(recorded(clf, some(1), progress=False))
+    first = numbers(tune(encoder, some(1))), held(record(clf, some(1), progress=False, cache=True))
     remount(at, 'ro')
     monkeypatch.setattr('neuronlens.models.training._train', lambda *a: pytest.fail('trained again'))
     monkeypatch.setattr(shards, 'read_shard', lambda *a: pytest.fail('recorded again'))
-    second, told = again(lambda: (numbers(tune(encoder, some(1))), held(recorded(clf, some(1), progress=False))))
+    second, told = again(lambda: (numbers(tune(encoder, some(1))), held(record(clf, some(1), progress=False, cache=True))))
     assert told == [] and all(map(same, first, second))
     with pytest.raises(OSError, match='Read-only file system'): clear()
 

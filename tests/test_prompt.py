@@ -24,7 +24,7 @@ from neuronlens.models.prompt import Prompt, make_prompt
 from neuronlens.models.prompted import Prompted, calibrated, class_probabilities, make_prompted, one_by_one
 from neuronlens.models.verbalizers import make_tree
 from neuronlens.models.writing import generated_answers
-from neuronlens.records.recording import correct_only, record, recorded, vocabulary_confidence
+from neuronlens.records.recording import correct_only, record, vocabulary_confidence
 from neuronlens.records.summary import merge_summaries, summarise
 
 KINDS = ("llama", "gpt2", "qwen3", "gpt_neox", "opt", "gemma3_text")
@@ -379,9 +379,9 @@ def test_another_prompt_is_another_model():
 def test_recordings_of_another_prompt_are_not_reused(own_cache):
     "Nor those of a model without a hash."
     a, b = prompted(sha256="w"), prompted(sha256="w", shots=SHOTS[:2])
-    x, y = recorded(a, texts(), progress=False), recorded(b, texts(), progress=False)
+    x, y = record(a, texts(), progress=False, cache=True), record(b, texts(), progress=False, cache=True)
     assert apart(x.acts, y.acts, a) > BEYOND
-    assert np.array_equal(recorded(a, texts(), progress=False).acts, x.acts)
+    assert np.array_equal(record(a, texts(), progress=False, cache=True).acts, x.acts)
     folder = own_cache/"kept"
     record(prompted(), texts(), folder=folder, progress=False)
     with pytest.raises(InputError): record(prompted(shots=SHOTS[:2]), texts(), folder=folder, progress=False)

@@ -549,10 +549,10 @@ def in_memory(folder, change=lambda model: None):
 
 def test_models_without_a_hash_do_not_share_recordings(bert, test_frame):
     from neuronlens.ground.data import make_texts
-    from neuronlens.records.recording import recorded
+    from neuronlens.records.recording import record
     texts = make_texts(test_frame.text.tolist(), test_frame.label.tolist())
     models = (in_memory(bert, c) for c in (lambda m: None, lambda m: down(m, 'mlp', 1).bias.add_(1)))
-    a, b = (recorded(m, texts).acts for m in models)
+    a, b = (record(m, texts, cache=True).acts for m in models)
     assert not np.array_equal(a, b)
 
 
@@ -561,14 +561,14 @@ def test_another_tokenizer_gets_its_own_recording(bert, tmp_path, test_frame):
 
     from neuronlens.ground.data import make_texts
     from neuronlens.models.model import load_classifier
-    from neuronlens.records.recording import recorded
+    from neuronlens.records.recording import record
     texts = make_texts(test_frame.text.tolist(), test_frame.label.tolist())
     folder = shutil.copytree(bert, tmp_path/'model')
-    before = recorded(load_classifier(folder), texts).acts
+    before = record(load_classifier(folder), texts, cache=True).acts
     said = (folder/'tokenizer.json').read_text()
     assert '"cat"' in said
     (folder/'tokenizer.json').write_text(said.replace('"cat"', '"tac"'))
-    assert not np.array_equal(before, recorded(load_classifier(folder), texts).acts)
+    assert not np.array_equal(before, record(load_classifier(folder), texts, cache=True).acts)
 
 
 def test_a_study_made_in_python_can_be_run_again(bert, data, tmp_path, monkeypatch):

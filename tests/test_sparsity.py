@@ -7,6 +7,7 @@ from test_probing import made, standard
 
 from neuronlens import probing as pb
 from neuronlens import sparsity as sp
+from neuronlens.arrays.probing import logistic
 from neuronlens.ground.core import InputError
 
 
@@ -63,7 +64,7 @@ def test_logistic_is_that_of_sklearn(balanced):
     x, y = made()
     x, y = standard(x), y == 1
     other = LogisticRegression(C=1/(len(x)*.01), class_weight='balanced' if balanced else None, tol=1e-8).fit(x, y)
-    np.testing.assert_allclose(sp.logistic(x, y, .01, balanced=balanced), np.r_[other.coef_[0], other.intercept_], atol=3e-3)
+    np.testing.assert_allclose(logistic(x, y, .01, balanced=balanced), np.r_[other.coef_[0], other.intercept_], atol=3e-3)
 
 
 def test_scores_are_those_of_sklearn():

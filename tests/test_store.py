@@ -195,6 +195,14 @@ def test_litter_of_the_living_stays(clf, texts, tmp_path):
     assert [n for n in names(tmp_path) if n.startswith('.')] == sorted(p.name for p in (new, living, tmp_path/'.notes@home'))
 
 
+def test_recorded_is_record_with_a_cache(clf, texts, own_cache, passes):
+    "Until 0.4, with a warning that says what to write instead."
+    first = record(clf, texts, progress=False, cache=True)
+    n = len(passes)
+    with pytest.warns(DeprecationWarning, match=r'record\(.., cache=True\) since 0.3'): again = recorded(clf, texts, progress=False)
+    assert equal(again, first) and len(passes) == n
+
+
 def test_recorded_goes_on(clf, texts, own_cache, monkeypatch, passes):
     monkeypatch.setattr(shard_room, 'SHARD_TEXTS', 8)
     real = store.write_arrays
@@ -203,34 +211,34 @@ def test_recorded_goes_on(clf, texts, own_cache, monkeypatch, passes):
         real(path, *args)
     with monkeypatch.context() as mp:
         mp.setattr(store, 'write_arrays', third)
-        with pytest.raises(KeyboardInterrupt): recorded(clf, texts, SITES, progress=False)
+        with pytest.raises(KeyboardInterrupt): record(clf, texts, SITES, progress=False, cache=True)
     passes.clear()
-    first = recorded(clf, texts, SITES, progress=False)
+    first = record(clf, texts, SITES, progress=False, cache=True)
     assert len(passes) == 6
-    assert equal(recorded(clf, texts, SITES, progress=False), first) and len(passes) == 6
+    assert equal(record(clf, texts, SITES, progress=False, cache=True), first) and len(passes) == 6
 
 
 def test_sites_are_taken_from_a_recording_of_more(clf, bert, texts, passes, own_cache):
     "Without a pass; a model that was changed, other texts, another readout and what was interrupted are not taken for it."
-    whole = recorded(clf, texts, [*SITES, 'attention.0'], progress=False)
+    whole = record(clf, texts, [*SITES, 'attention.0'], progress=False, cache=True)
     for sites in ('mlp.1', ['attention.0', 'residual.0']):
         passes.clear()
-        got = recorded(clf, texts, sites, progress=False)
+        got = record(clf, texts, sites, progress=False, cache=True)
         assert not passes
         want = record(clf, texts, sites, progress=False)
         assert equal(got, want) and got.provenance == want.provenance and got.sites == want.sites
     passes.clear()
-    assert equal(recorded(clf, texts, [*SITES, 'attention.0'], progress=False), whole) and not passes
+    assert equal(record(clf, texts, [*SITES, 'attention.0'], progress=False, cache=True), whole) and not passes
     other = load_classifier(bert, device='cpu')
     with torch.no_grad(): other.model.classifier.weight.mul_(1.5)
     for args, kw in (((other, texts), {}), ((clf, take(texts, range(40))), {}), ((clf, texts), dict(readout='mean'))):
         n = len(passes)
-        recorded(*args, 'mlp.1', progress=False, **kw)
+        record(*args, 'mlp.1', progress=False, **kw, cache=True)
         assert len(passes) == n+1
     about = next(f for f in own_cache.glob('recordings/*/recording.json') if len(json.loads(f.read_text())['sites']) == 3)
     about.write_text(about.read_text().replace('"finished"', '"begun"'))
     n = len(passes)
-    recorded(clf, texts, 'residual.0', progress=False)
+    record(clf, texts, 'residual.0', progress=False, cache=True)
     assert len(passes) == n+1
 
 
@@ -625,13 +633,13 @@ def edited(clf, bert, tmp_path):
 
 @pytest.mark.parametrize('change', [settings_changed, edited])
 def test_a_changed_model_is_not_read_from_the_store(change, clf, bert, texts, own_cache, tmp_path, passes):
-    "Neither `recorded` nor a folder takes a recording of other settings or weights for one of this model."
-    first, new = recorded(clf, texts, progress=False), change(clf, bert, tmp_path)
+    "Neither the cache nor a folder takes a recording of other settings or weights for one of this model."
+    first, new = record(clf, texts, progress=False, cache=True), change(clf, bert, tmp_path)
     passes.clear()
-    second = recorded(new, texts, progress=False)
+    second = record(new, texts, progress=False, cache=True)
     assert passes and not np.array_equal(second.probabilities, first.probabilities)
     passes.clear()
-    for c, rec in ((clf, first), (new, second)): assert equal(recorded(c, texts, progress=False), rec)
+    for c, rec in ((clf, first), (new, second)): assert equal(record(c, texts, progress=False, cache=True), rec)
     assert not passes
     record(clf, texts, folder=tmp_path/'run', progress=False)
     with pytest.raises(InputError, match='holds another recording'): record(new, texts, folder=tmp_path/'run', progress=False)
@@ -639,12 +647,12 @@ def test_a_changed_model_is_not_read_from_the_store(change, clf, bert, texts, ow
 
 def test_a_store_of_an_older_version_goes_on(clf, bert, texts, own_cache, tmp_path, passes):
     "One that does not say of which settings it is stays valid, and says so from then on."
-    first = recorded(clf, texts, SITES, progress=False)
+    first = record(clf, texts, SITES, progress=False, cache=True)
     path = next(own_cache.glob('recordings/*/recording.json'))
     said = path.read_text()
     path.write_text(json.dumps({k: v for k, v in json.loads(said).items() if k != 'settings_sha256'}))
     passes.clear()
-    assert equal(recorded(clf, texts, SITES, progress=False), first) and not passes
+    assert equal(record(clf, texts, SITES, progress=False, cache=True), first) and not passes
     assert json.loads(path.read_text()) == json.loads(said)
 
 
@@ -653,13 +661,13 @@ def test_a_full_cache_loses_nothing(clf, texts, own_cache, monkeypatch, passes):
     monkeypatch.setattr(shard_room, 'SHARD_TEXTS', 8)
     with full_disk(monkeypatch, passes):
         with pytest.warns(UserWarning, match='the disk is full.* goes on without') as said:
-            first = recorded(clf, texts, SITES, progress=False)
+            first = record(clf, texts, SITES, progress=False, cache=True)
     assert len(passes) == 8 and len([w for w in said if 'disk is full' in str(w.message)]) == 1
     passes.clear()
-    assert equal(recorded(clf, texts, SITES, progress=False), first) and len(passes) == 6
+    assert equal(record(clf, texts, SITES, progress=False, cache=True), first) and len(passes) == 6
     shutil.rmtree(own_cache)
     monkeypatch.setattr(shutil, 'disk_usage', lambda at: SimpleNamespace(free=0))
-    with pytest.warns(UserWarning, match='0 bytes are free'): assert equal(recorded(clf, texts, SITES, progress=False), first)
+    with pytest.warns(UserWarning, match='0 bytes are free'): assert equal(record(clf, texts, SITES, progress=False, cache=True), first)
     assert not own_cache.exists()
 
 

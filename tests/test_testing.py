@@ -1,7 +1,7 @@
 """Intervals cover, and tests agree with those of scipy and statsmodels."""
 import numpy as np
 import pytest
-from scipy.stats import binomtest, wilcoxon
+from scipy.stats import binomtest, rankdata, wilcoxon
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
@@ -49,3 +49,7 @@ def test_area_under_the_curve_is_that_of_sklearn():
     s, y = rng.normal(size=200).round(1), rng.random(200) < .2
     assert ts.area_under_curve(s, y) == pytest.approx(roc_auc_score(y, s))
     assert np.isnan(ts.area_under_curve(s, np.ones(200, bool)))
+    w = rng.integers(0, 4, (5, 200)).astype(float)
+    np.testing.assert_allclose(ts.area_under_curve(s, y, w), [roc_auc_score(y, s, sample_weight=v) for v in w])
+    assert ts.area_under_curve(np.zeros(200), y, w).tolist() == [.5]*5
+    assert ts.area_under_curve(s, y) == (rankdata(s)[y].sum()-y.sum()*(y.sum()+1)/2)/(y.sum()*(~y).sum()) # To the last bit

@@ -90,7 +90,7 @@ def test_reading_a_neuron(bbc):
 def test_erasing(bbc):
     "The ranking suppresses, the gate spares; a probe reads what is suppressed, and not what LEACE erased."
     clf, _, test, *_ = bbc
-    fit, held = (nl.recorded(clf, t, progress=False) for t in nl.split(example_texts()[0], .4))
+    fit, held = (nl.record(clf, t, progress=False, cache=True) for t in nl.split(example_texts()[0], .4))
     edits = [e for p in ("full", "recommended", "random") for e in nl.preset_grid(fit, p, fraction=[.6])]
     edits = [replace(e, condition="gated") if e.condition == "range" else e for e in edits if e.edit == "mean" and e.vote in (0, .4)]
     rows = nl.measure_effects(nl.ablate(clf, example_texts()[1], [e for e in edits if e.ranking == "dprime"], recording=test,

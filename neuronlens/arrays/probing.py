@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 from scipy.sparse.linalg import eigsh
-from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from .testing import accuracy_draws, accuracy_interval, mcnemar, paired_ends, unseen
@@ -90,17 +90,6 @@ def _balance(x, y, l1, l2, w, tol, steps):
         options={'maxiter': steps, 'maxfun': 2*steps, 'gtol': tol, 'ftol': 0, 'maxcor': 20})
     return np.c_[(fit.x[:n]-fit.x[n:2*n]).reshape(shape), fit.x[2*n:]],fit.success
 
-# %% ../../nbs/30_probing.ipynb #5cdd37b9
-def elastic_net(
-    x:np.ndarray, # `[N, D]` float32, standardised
-    labels:np.ndarray, # `[N]` int64 in 0..C-1
-    C:int, # Number of classes
-    l1:float, # Price of absolute weights, nats per example, at least 0
-    l2:float, # Price of half the squared weights, at least 0
-)->np.ndarray: # `[C, D+1]` float32 weights; the last column is the bias
-    "The weights of `solve`, from zero."
-    return solve(x, labels, C, l1, l2)[0]
-
 # %% ../../nbs/30_probing.ipynb #50736d0d
 def solve(
     x:np.ndarray, # `[N, D]` float32, standardised
@@ -125,13 +114,6 @@ def solve(
         missed = np.flatnonzero(steep > l1+tol)
         if not done or not len(missed): return w.astype(np.float32),done
         seen[missed[np.argsort(-steep[missed], kind='stable')[:max(32, len(cols)//2)]]] = True
-
-# %% ../../nbs/30_probing.ipynb #c8f90c73
-def _price(w, x, labels, l1, l2):
-    "The elastic-net objective of weights `w [C, D+1]`, nats per example."
-    z = x.astype(np.float64)@w[:, :-1].T + w[:, -1]
-    return float(-log_softmax(z, axis=1)[np.arange(len(x)), labels].mean() + l1*abs(w[:, :-1]).sum()
-        + l2/2*(w[:, :-1]**2).sum())
 
 # %% ../../nbs/30_probing.ipynb #9b3f52c5
 def curvature(
@@ -175,6 +157,18 @@ def descend(
         if not going.any(): break
         if not going.all(): live,w,ahead,t,y = live[going],w[going],ahead[going],t[going],y[going]
     return out,done
+
+# %% ../../nbs/30_probing.ipynb #16d862d8
+def logistic(
+    x:np.ndarray, # `[N, D]` float32, standardised
+    y:np.ndarray, # `[N]` bool, True where the concept is present
+    l2:float, # Price of half the squared weights, nats per example, above 0
+    *,
+    balanced:bool=False, # Let both sides weigh the same?
+)->np.ndarray: # `[D+1]` float64 weights; the last is the bias, which is free
+    "Two-class logistic regression with an L2 penalty, by scikit-learn."
+    fit = LogisticRegression(C=1/(len(x)*l2), class_weight='balanced' if balanced else None, tol=1e-6, max_iter=2000).fit(x, y)
+    return np.r_[fit.coef_[0], fit.intercept_].astype(np.float64)
 
 # %% ../../nbs/30_probing.ipynb #39748279
 def control_task(

@@ -11,10 +11,9 @@ from html import escape
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from .probing import Probe, mean_and_scale, need_prices, solve
+from .probing import Probe, logistic, mean_and_scale, need_prices, solve
 from .testing import area_under_curve
 from ..ground.core import InputError, as_array, drawing, enough, labelled, need_number, need_whole
 
@@ -223,18 +222,6 @@ def sparsest_probe(
     i,full = path.place(target),path.place(path.accuracy.max())
     return SparsestProbe(path.probe(i), float(target), float(path.accuracy[i]), path.probe(i).accuracy(acts, labels),
         path.probe(full).accuracy(acts, labels), int(path.neurons[full]), path.n_validation, len(labels))
-
-# %% ../../nbs/31_sparsity.ipynb #16d862d8
-def logistic(
-    x:np.ndarray, # `[N, D]` float32, standardised
-    y:np.ndarray, # `[N]` bool, True where the concept is present
-    l2:float, # Price of half the squared weights, nats per example, above 0
-    *,
-    balanced:bool=False, # Let both sides weigh the same?
-)->np.ndarray: # `[D+1]` float64 weights; the last is the bias, which is free
-    "Two-class logistic regression with an L2 penalty, by scikit-learn."
-    fit = LogisticRegression(C=1/(len(x)*l2), class_weight='balanced' if balanced else None, tol=1e-6, max_iter=2000).fit(x, y)
-    return np.r_[fit.coef_[0], fit.intercept_].astype(np.float64)
 
 # %% ../../nbs/31_sparsity.ipynb #c1fc1f61
 @dataclass(frozen=True, eq=False)

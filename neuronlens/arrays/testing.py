@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/17_testing.ipynb #12722712
 import numpy as np
-from scipy.stats import binom, rankdata
+from scipy.stats import binom
 
 from ..ground.core import InputError, as_array, drawing, need_number, need_whole
 
@@ -130,10 +130,16 @@ def sign_flips(
 def area_under_curve(
     scores, # `[N]` floats, higher where the concept is thought present
     y, # `[N]` bool, True where it is
-)->float: # 0 to 1, .5 by chance; NaN where one side is missing
-    "Area under the ROC curve, from ranks (Mann & Whitney 1947); equal scores count half."
-    scores,y = as_array(scores, what='scores'),as_array(y, bool, 'y')
+    weights=None, # `[B, N]` how often each example counts, as in `draw_texts`; None: once
+): # 0 to 1, .5 by chance, NaN where one side is missing; `[B]` of them if there are weights
+    "Area under the ROC curve (Mann & Whitney 1947): how often an example of the concept scores above another one; equal scores count half."
+    scores,y,w = as_array(scores, what='scores'),as_array(y, bool, 'y'),None if weights is None else as_array(weights, what='weights')
     if y.ndim != 1 or scores.shape != y.shape: raise InputError(f"scores of shape {scores.shape} but y of shape {y.shape}")
     if np.isnan(scores).any(): raise InputError("a score is NaN")
-    n,m = y.sum(),(~y).sum()
-    return float((rankdata(scores)[y].sum()-n*(n+1)/2)/(n*m)) if n and m else float('nan')
+    if w is None: return float(area_under_curve(scores, y, np.ones((1, len(y))))[0])
+    if w.ndim != 2 or w.shape[1] != len(y): raise InputError(f"weights must be [draws, {len(y)} examples], got shape {w.shape}")
+    known,place = np.unique(scores, return_inverse=True)
+    pos,neg = np.zeros((2, len(known), len(w)))
+    for side,rows in ((pos, y), (neg, ~y)): np.add.at(side, place[rows], w[:,rows].T)
+    below = np.cumsum(neg, 0)-neg/2
+    with np.errstate(invalid='ignore'): return (pos*below).sum(0)/(pos.sum(0)*neg.sum(0))

@@ -7,7 +7,7 @@ __all__ = []
 
 # %% ../../nbs/07_machine.ipynb #00410803
 import os
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 
 from .core import InputError
@@ -19,23 +19,27 @@ def usable_cpus(
 )->int: # At least 1
     "How many processors this process may use: the smallest of the machine's, its affinity and its control group's quota."
     n = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-    try: return max(1, ceil(min([n, *_quotas(Path(root))])))
+    try: return max(1, ceil(min([n, *map(_quota, _groups(Path(root), 'cpu'))])))
     except (OSError, ValueError): return n
 
 # %% ../../nbs/07_machine.ipynb #a5b48f05
-def _quotas(root):
-    "CPUs that each control group this process is in may use, version 2 or 1; the groups above it count too."
+def _groups(root, kind):
+    "The control groups this process is in that rule over `kind`, version 2 or 1, and the groups above them."
     for line in (root/'proc/self/cgroup').read_text().splitlines():
         number,names,path = line.split(':', 2)
-        if number != '0' and 'cpu' not in names.split(','): continue
-        for top in (root/'sys/fs/cgroup', root/'sys/fs/cgroup'/names, root/'sys/fs/cgroup/cpu'):
+        if number != '0' and kind not in names.split(','): continue
+        for top in (root/'sys/fs/cgroup'/name for name in ([''] if number == '0' else dict.fromkeys((names, kind)))):
             for group in (p := top/path.lstrip('/'), *p.parents):
-                if (f := group/'cpu.max').is_file(): quota,period = f.read_text().split()
-                elif (f := group/'cpu.cfs_quota_us').is_file():
-                    quota,period = f.read_text().strip(),(group/'cpu.cfs_period_us').read_text()
-                else: quota,period = 'max',1
-                if quota not in ('max', '-1'): yield int(quota)/int(period)
+                yield group
                 if group == top: break
+
+# %% ../../nbs/07_machine.ipynb #b543b53a
+def _quota(group):
+    "CPUs that a control group may use."
+    if (f := group/'cpu.max').is_file(): quota,period = f.read_text().split()
+    elif (f := group/'cpu.cfs_quota_us').is_file(): quota,period = f.read_text().strip(),(group/'cpu.cfs_period_us').read_text()
+    else: return inf
+    return inf if quota in ('max', '-1') else int(quota)/int(period)
 
 # %% ../../nbs/07_machine.ipynb #77c32e74
 def need_memory(
@@ -56,15 +60,10 @@ def free_memory(
     try:
         told = dict(line.split(':', 1) for line in (root/'proc/meminfo').read_text().splitlines())
         left.append(int(told['MemAvailable'].split()[0])*1024)
-        for line in (root/'proc/self/cgroup').read_text().splitlines():
-            number,names,path = line.split(':', 2)
-            if number != '0' and 'memory' not in names.split(','): continue
-            top = root/'sys/fs/cgroup'/('' if number == '0' else 'memory')
-            for group in (p := top/path.lstrip('/'), *p.parents):
-                for most,used in (('memory.max', 'memory.current'), ('memory.limit_in_bytes', 'memory.usage_in_bytes')):
-                    if (group/most).is_file() and (m := (group/most).read_text().strip()) != 'max':
-                        left.append(int(m)-int((group/used).read_text())+_file_cache(group))
-                if group == top: break
+        for group in _groups(root, 'memory'):
+            for most,used in (('memory.max', 'memory.current'), ('memory.limit_in_bytes', 'memory.usage_in_bytes')):
+                if (group/most).is_file() and (m := (group/most).read_text().strip()) != 'max':
+                    left.append(int(m)-int((group/used).read_text())+_file_cache(group))
     except (OSError, ValueError, KeyError): pass
     return max(0, min(left)) if left else None
 
