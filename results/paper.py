@@ -28,21 +28,24 @@ from neuronlens.arrays.overlap import set_overlap
 from neuronlens.arrays.ranges import fit_ranges
 from neuronlens.arrays.saliency import rank
 from neuronlens.arrays.statistics import class_statistics
-from neuronlens.edits.ablation import ablate, edited_acts, plan
+from neuronlens.edits.ablation import ablate, edited_acts
 from neuronlens.edits.attribution import ATTRIBUTIONS, MODEL_RANKINGS, attribute
 from neuronlens.edits.choice import MATCHED, choose, trade_off
 from neuronlens.edits.edit import linear_edit
 from neuronlens.edits.effects import Effects, measure_effects
 from neuronlens.edits.erasure import fresh_scores, information_left, leace, unedited
 from neuronlens.edits.evidence import compare, intervals, over_seeds, shuffled_labels
-from neuronlens.edits.language import firing_by_position, language_effects, read_questions
+from neuronlens.edits.language import firing_by_position
+from neuronlens.edits.planning import plan
 from neuronlens.edits.presets import PRESETS, preset_grid
+from neuronlens.edits.questions import read_questions
+from neuronlens.edits.reading import language_effects
 from neuronlens.edits.sweeps import effects_on, grid
 from neuronlens.ground.data import balance, distinct, read_texts, take
 from neuronlens.ground.files import atomic
 from neuronlens.ground.setting import setting_keys
+from neuronlens.models.anatomy import anatomy
 from neuronlens.models.batches import encode
-from neuronlens.models.hooks import anatomy
 from neuronlens.records.provenance import versions
 from neuronlens.records.recording import correct_only, record, recording_frame, vocabulary_confidence
 from neuronlens.records.tokens import record_tokens

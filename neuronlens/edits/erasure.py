@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 
-from ..arrays.probing import mean_and_scale
+from ..arrays.probing import logistic, mean_and_scale
 from ..arrays.ranges import index_of
-from ..arrays.sparsity import detection, logistic
+from ..arrays.sparsity import detection
 from ..arrays.testing import area_under_curve, draw_texts
 from ..ground.core import InputError, as_array, class_labels, enough, labelled, need_number
 

@@ -27,7 +27,7 @@ from ..models.prompt import Prompt, make_prompt
 from ..models.prompted import calibrated, load_prompted
 from ..models.training import fine_tune
 from ..models.weights import block_count, folder_hash, minilm
-from ..records.recording import correct_only, recorded
+from ..records.recording import correct_only, record
 from ..records.tokens import record_tokens
 from .saved import Study, check_folder, fit_study, right_ones, save_study
 from .spec import StudySpec, _full_paths, check_study
@@ -158,7 +158,7 @@ def run_study(
     clf,m = study_model(spec, train_texts, progress, prompt),spec.method
     site,layers = _sites(spec, clf)
     _check_names(clf.classes, clf.source)
-    train,test = (recorded(clf, t, [str(site), *(s for s in layers if s != str(site))], progress=progress)
+    train,test = (record(clf, t, [str(site), *(s for s in layers if s != str(site))], progress=progress, cache=True)
                   for t in (train_texts, test_texts))
     fit,texts = train,train_texts
     if m.correct_only: texts,fit = take(train_texts, right_ones(train)),correct_only(train)
