@@ -350,7 +350,7 @@ def test_figures_count_nothing():
         tree, name = ast.parse(inspect.getsource(page)), page.__name__.rpartition('.')[2]
         found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.level or 'neuronlens' in n.module)]
         rooms = {n.module.split('.')[-1]: n in tree.body for n in found}
-        assert {r for r, top in rooms.items() if top} <= {'core', 'files', 'setting', 'plots'}
+        assert {r for r, top in rooms.items() if top} <= {'core', 'files', 'setting', 'plots', 'plot_effects'}
         assert {r for r, top in rooms.items() if not top} == lazy[name], name
 
 
