@@ -18,7 +18,7 @@ from .regions import full, posterior, posterior_prior
 from .statistics import class_statistics, names_beside, need_alike
 from ..ground.core import InputError, as_array, class_names, enough, enough_examples, labelled, need_number
 from ..ground.files import built, read_result, write_result
-from ..ground.setting import format_kind, own_name, own_number, parse_kind
+from ..ground.setting import class_number, format_kind, own_name, own_number, parse_kind
 
 # %% ../../nbs/36_ranges.ipynb #b1f39d3c
 def gaussian(
@@ -84,19 +84,21 @@ class Ranges:
     name = property(lambda self: format_kind(self.kind, self.param)) # Such as 'gaussian(2.5)'
 
     def contains(self, acts, concept, neurons=None):
-        "`[N, k]` bool: which activations of `neurons` (None: all) lie in the ranges of class number `concept`."
-        return inside(acts, self.lo[index_of(concept, self.classes)], self.hi[concept], neurons)
+        "`[N, k]` bool: which activations of `neurons` (None: all) lie in the ranges of `concept`, the name or number of a class."
+        c = class_number(concept, self.classes)
+        return inside(acts, self.lo[c], self.hi[c], neurons)
 
     def empty(self):
         "`[C, D]` bool: ranges that no activation can enter."
         return ~(self.lo <= self.hi).any(-1)
 
     def to_frame(self, concept, neurons=None):
-        "One row per interval in use of class number `concept`: class, neuron, low, high."
+        "One row per interval in use of `concept`, the name or number of a class: class, neuron, low, high."
         at = np.arange(self.lo.shape[1]) if neurons is None else neuron_numbers(neurons, self.lo.shape[1])
-        lo,hi = self.lo[index_of(concept, self.classes), at],self.hi[concept, at]
+        c = class_number(concept, self.classes)
+        lo,hi = self.lo[c, at],self.hi[c, at]
         row,k = np.nonzero(lo <= hi)
-        return pd.DataFrame({'class':self.classes[concept], 'neuron':at[row], 'low':lo[row, k], 'high':hi[row, k]})
+        return pd.DataFrame({'class':self.classes[c], 'neuron':at[row], 'low':lo[row, k], 'high':hi[row, k]})
 
     def save(self, path, provenance=None):
         "Write a .safetensors file; `provenance` is that of the recording they were fitted on. Returns the path."
@@ -121,16 +123,6 @@ class Ranges:
         first = range(min(2, self.lo.shape[1]))
         rows = pd.concat([self.to_frame(c, first) for c in range(min(6, len(self.classes)))])
         return f"<p>{escape(repr(self))}, first neurons</p>{rows.to_html(index=False, float_format='%.2f')}"
-
-# %% ../../nbs/36_ranges.ipynb #bf1ebd35
-def index_of(
-    concept:int, # Number of a class
-    classes:tuple, # C names
-)->int: # The same number
-    "The number of a class, or an `InputError` if there is none such."
-    if isinstance(concept, bool) or not (isinstance(concept, int | np.integer) and 0 <= concept < len(classes)):
-        raise InputError(f"concept {concept!r} is not one of the class numbers 0 to {len(classes)-1} of {classes}")
-    return int(concept)
 
 # %% ../../nbs/36_ranges.ipynb #a85f2a6e
 def neuron_numbers(

@@ -19,10 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arrays.ranges import index_of
 from ..ground.core import InputError, as_array, class_labels, drawing
 from ..ground.files import built, read_result, write_result
-from ..ground.setting import SETTINGS, Setting, check_when, own_name, own_number, parse_kind
+from ..ground.setting import SETTINGS, Setting, check_when, class_number, own_name, own_number, parse_kind
 from ..models.anatomy import Site, parse_site
 
 # %% ../../nbs/39_edit.ipynb #2f01292c
@@ -107,7 +106,7 @@ def resample(x:Tensor, about:Neurons, seed:int=0)->Tensor:
 def rest_quantiles(
     acts:np.ndarray, # `[N, D]` activations
     labels:np.ndarray, # `[N]` class of each
-    concept:int, # All other classes are auxiliary
+    concept:str|int, # Name or number; all other classes are auxiliary
     *,
     most:int=1<<14, # At most this many auxiliary examples, seeded
     seed:int=0,
@@ -115,7 +114,7 @@ def rest_quantiles(
     "What `resample` draws from: evenly spaced quantiles of the auxiliary activations, minimum and maximum included."
     acts = as_array(acts, np.float32)
     labels,classes = class_labels(labels, shape=acts.shape[:1])
-    rows = np.flatnonzero(labels != index_of(concept, classes))
+    rows = np.flatnonzero(labels != class_number(concept, classes))
     if not len(rows): raise InputError(f"edit 'resample' has nothing to draw from: every example is of class {concept}")
     if len(rows) > most: rows = np.sort(drawing(seed, int(concept)).choice(rows, most, replace=False))
     return np.quantile(acts[rows], np.linspace(0, 1, QUANTILES), axis=0).astype(np.float32)

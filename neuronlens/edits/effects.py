@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..arrays.ranges import index_of
 from ..ground.core import InputError, as_array, class_labels
 from ..ground.files import atomic, note_table, noted_table
 from ..ground.setting import SETTINGS, Setting, chosen_rows, class_number, modern_table, setting_keys
@@ -99,7 +98,7 @@ def tally(
 # %% ../../nbs/42_effects.ipynb #c1a90e01
 def measure(
     labels:np.ndarray, # `[N]` int64 gold classes
-    concept:int, # The class the edit was aimed at
+    concept:str|int, # Number of the class the edit was aimed at
     before:np.ndarray, # `[N, C]` class probabilities without the edit
     after:np.ndarray, # `[N, C]` class probabilities with it
     fires:np.ndarray, # `[N]` share of the salient activations that lie in range
@@ -109,7 +108,7 @@ def measure(
     if before.ndim != 2 or after.shape != before.shape or fires.shape != before.shape[:1]:
         raise InputError(f"before {before.shape}, after {after.shape} and fires {fires.shape} are not of the same texts")
     labels = class_labels(labels, range(before.shape[1]), before.shape[:1])[0]
-    sums,counts = tally(labels, [index_of(concept, range(before.shape[1]))], before, after[None], fires[None])
+    sums,counts = tally(labels, [class_number(concept, range(before.shape[1]))], before, after[None], fires[None])
     with np.errstate(invalid='ignore'): return dict(zip(MEASURES, (sums/counts)[0].tolist(), strict=True))
 
 # %% ../../nbs/42_effects.ipynb #271659a7

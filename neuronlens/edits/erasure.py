@@ -16,10 +16,10 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from ..arrays.probing import logistic, mean_and_scale
-from ..arrays.ranges import index_of
 from ..arrays.sparsity import detection
 from ..arrays.testing import area_under_curve, draw_texts
 from ..ground.core import InputError, as_array, class_labels, enough, labelled, need_number
+from ..ground.setting import class_number
 
 # %% ../../nbs/45_erasure.ipynb #767268a6
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class LinearMap:
 def leace(
     acts, # `[N, D]` training activations, finite
     labels, # `[N]` class index; every class needs at least two
-    concept:int|None, # The class to erase, against all others; None: all classes at once
+    concept:str|int|None, # Name or number of the class to erase, against all others; None: all classes at once
     *,
     tol:float=1e-12, # Directions with less than this share of the largest variance count as empty
     site:str='', # Where the activations were read
@@ -73,7 +73,7 @@ def _indicator(acts, labels, concept):
     acts,labels,classes = labelled(acts, labels)
     enough(labels, classes)
     own = np.eye(len(classes))[labels]
-    z = own if concept is None else own[:,[index_of(concept, classes)]]
+    z = own if concept is None else own[:,[class_number(concept, classes)]]
     x,mu = acts.astype(np.float64),acts.mean(0, dtype=np.float64)
     return x-mu,mu,z-z.mean(0)
 
@@ -81,12 +81,12 @@ def _indicator(acts, labels, concept):
 def mean_projection(
     acts, # `[N, D]` training activations, finite
     labels, # `[N]` class index; every class needs at least two
-    concept:int, # The class to erase, against all others
+    concept:str|int, # Name or number of the class to erase, against all others
     *,
     site:str='', # Where the activations were read
 )->LinearMap: # Of rank D - 1
     "Orthogonal projection along the difference of the class mean and the mean of all other texts; keeps the overall mean."
-    x,mu,z = _indicator(acts, labels, index_of(concept, class_labels(labels)[1]))
+    x,mu,z = _indicator(acts, labels, class_number(concept, class_labels(labels)[1]))
     d = x.T@z[:,0]
     if not (abs(d) > 1e-12*np.linalg.norm(x, axis=0)*np.linalg.norm(z)).any(): # Less is rounding
         raise InputError(f"class {concept} has the same mean as all other texts: there is no direction to take out")
@@ -145,7 +145,7 @@ def information_left(
     train_labels, # `[N]` class index
     test_acts, # `[M, D]` other activations, before the edit
     test_labels, # `[M]` class index
-    concept:int, # Target class
+    concept:str|int, # Target class, its name or number
     *,
     probe:Callable=fresh_scores, # (train acts `[N, D]`, target `[N]` bool, test acts `[M, D]`) -> scores `[M]`, above 0 for the target
     draws:int=1000, # Bootstrap draws of the test texts
@@ -155,7 +155,7 @@ def information_left(
 )->InformationLeft:
     "Train a probe for the target on edited activations and test it on others."
     (a,y,names),(b,z,_) = labelled(train_acts, train_labels, classes),labelled(test_acts, test_labels, classes)
-    concept = index_of(concept, names)
+    concept = class_number(concept, names)
     if not 0 < need_number(level=level) < 1: raise InputError(f"level={level} must lie between 0 and 1")
     for what,labels in (('training', y), ('test', z)):
         if len(set(labels == concept)) < 2: raise InputError(f"the {what} texts are all of class {names[concept]!r}, or none is")
@@ -201,7 +201,7 @@ def readability(train, train_labels, test, test_labels, concept, *, classes=None
     "What `information_left` says of a probe of price `l2`, without intervals; NaN where the test has one side alone."
     warnings.warn("readability is information_left since 0.3 and goes with 0.4", DeprecationWarning, stacklevel=2)
     (x,y,names),(z,gold,_) = labelled(train, train_labels, classes),labelled(test, test_labels, classes)
-    c = names.index(concept) if concept in names else index_of(concept, names)
+    c = class_number(concept, names)
     y,there = y == c,gold == c
     if min(y.sum(), (~y).sum()) < 2: raise InputError(f"class {names[c]!r} has {y.sum()} of {len(y)} training examples")
     if not len(gold): raise InputError("no held-out examples")

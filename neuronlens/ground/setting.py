@@ -188,9 +188,10 @@ def class_number(
     classes:tuple[str,...], # C class names
 )->int: # 0 to C-1
     "The number of a class, or an `InputError`."
-    if concept in classes: return classes.index(concept)
-    number = int(concept) if isinstance(concept, str) and re.fullmatch('[0-9]{1,9}', concept) else concept
-    if isinstance(number, int|np.integer) and not isinstance(number, bool) and 0 <= number < len(classes): return int(number)
+    if isinstance(concept, str|int|np.integer) and not isinstance(concept, bool):
+        if concept in classes: return classes.index(concept)
+        number = int(concept) if re.fullmatch('[0-9]{1,9}', str(concept)) else -1
+        if 0 <= number < len(classes): return number
     raise InputError(f"concept {concept!r} is none of {', '.join(map(str, classes))}, nor one of the class numbers 0 to {len(classes)-1}")
 
 # %% ../../nbs/06_setting.ipynb #f7afa30d
