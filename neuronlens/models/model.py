@@ -13,6 +13,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.util import find_spec
+from inspect import getfile
 from numbers import Integral
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..ground.cache import cache_folder, hold, kept, seal, sparing
 from ..ground.core import InputError
@@ -353,11 +355,20 @@ def _own_names(config, source):
 def weights_hash(
     source:str|Path, # Folder, hub name, or a .gguf file
     config:object, # Its configuration
+    code:tuple=(), # Model and tokenizer, where code that came with them was allowed to run
 )->str: # 64 hex digits, or 'revision ...' for a model of the hub
-    "What identifies the weights: a hash of the safetensors files and the index, if it is read, or of the GGUF file; or the hub's commit."
-    if Path(source).is_dir(): return sha256(weight_files(source))
+    "What identifies a model: a hash of the weights, index and code that are read from its folder, or of a GGUF file; or the hub's commit."
+    if Path(source).is_dir(): return sha256([*weight_files(source), *(_code_files(source, config, *code) if code else [])])
     if Path(source).is_file(): return sha256([Path(source)])
     return f"revision {getattr(config, '_commit_hash', None)}"
+
+def _code_files(source, *loaded):
+    "The .py files of a folder and below, and those that were run, which its `auto_map` may have from elsewhere."
+    own = [f for f in Path(source).rglob('*.py') if not any(p.startswith('.') for p in f.relative_to(source).parts)]
+    run = [getfile(type(x)) for x in loaded if type(x).__module__.startswith('transformers_modules.')]
+    run += [f for r in run for f in get_relative_import_files(r)]
+    return sorted(own)+sorted({*map(Path, run)}, key=lambda f: (f.name, f))
+
 
 # %% ../../nbs/10_model.ipynb #d8a1a239
 def settings_hash(
@@ -395,7 +406,7 @@ def load_classifier(
     "A trained sequence classifier from a folder or the hub."
     model,tok = load_model(source, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code)
     return make_classifier(model, tok, classes, readout=readout, max_length=max_length, source=str(source),
-                           sha256=weights_hash(source, model.config))
+                           sha256=weights_hash(source, model.config, (model, tok) if trust_remote_code else ()))
 
 # %% ../../nbs/10_model.ipynb #06646cd3
 def load_language_model(
