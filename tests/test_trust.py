@@ -19,9 +19,12 @@ from safetensors.torch import load_file, save_file
 from test_failures import REMOTE
 
 from neuronlens.edits.effects import MEASURES, read_table, write_table
+from neuronlens.ground.cache import cache_folder
 from neuronlens.ground.core import InputError
+from neuronlens.ground.data import read_texts
 from neuronlens.models.model import load_classifier, load_language_model
 from neuronlens.models.weights import weights_hash
+from neuronlens.records.recording import record
 from neuronlens.studies.saved import load_study
 from neuronlens.studies.study import next_steps, study_model
 
@@ -423,6 +426,50 @@ def test_opening_a_study_runs_no_code_unless_told(gift):
     assert not mark.exists()
     (folder/'strange.py').write_text((folder/'strange.py').read_text().removesuffix('\n# changed\n'))
     assert type(workbook.explore(study, trust_remote_code=True).study.clf.model).__name__ == 'StrangeForSequenceClassification'
+
+
+def test_code_that_is_run_is_part_of_what_the_model_is(gift, tmp_path, data):
+    "Another byte of it, or of what it imports, is another model, of which no recording is there."
+    _, mark, folder = gift
+    def load(trust=True): return load_classifier(folder, trust_remote_code=trust)
+    def kept(): return len([*cache_folder('recordings').glob('*/recording.json')])
+    code, texts, clf = folder/'strange.py', read_texts(data.train), load()
+    before, first = kept(), record(clf, texts, progress=False, cache=True)
+    assert clf.sha256 == load().sha256 and kept() == before # The study made it
+    code.write_text(code.read_text().replace('class StrangeForSequenceClassification(BertForSequenceClassification):',
+        'class StrangeForSequenceClassification(BertForSequenceClassification):\n    by = 1.\n    def forward(self, *a, **kw):\n'
+        '        out = super().forward(*a, **kw)\n        out.logits = out.logits*self.by\n        return out\n   '))
+    one = load()
+    code.write_text(code.read_text().replace('by = 1.', 'by = 9.'))
+    nine = load()
+    assert len({clf.sha256, one.sha256, nine.sha256}) == 3
+    answers = [record(c, texts, progress=False, cache=True).probabilities for c in (one, nine)]
+    assert kept() == before+2
+    assert np.array_equal(answers[0], first.probabilities) and abs(answers[1]-answers[0]).max() > .01
+    (folder/'deep').mkdir()
+    (folder/'deep/more.py').write_text('')
+    assert load().sha256 != nine.sha256
+
+
+def test_code_from_another_folder_is_hashed_too(gift, tmp_path, monkeypatch):
+    "An `auto_map` may name another folder, if code is allowed to run."
+    _, _, folder = gift
+    (tmp_path/'gift/code').mkdir()
+    shutil.move(folder/'strange.py', tmp_path/'gift/code/strange.py')
+    config = folder/'config.json'
+    config.write_text(config.read_text().replace('"strange.Strange', f'"{tmp_path}/gift/code--strange.Strange'))
+    seen = [load_classifier(folder, trust_remote_code=True).sha256]
+    with open(tmp_path/'gift/code/strange.py', 'a') as f: f.write('\n')
+    assert load_classifier(folder, trust_remote_code=True).sha256 not in seen
+    assert weights_hash(folder, None) not in seen
+
+
+def test_code_that_is_not_run_changes_nothing(bert, tmp_path):
+    folder = shutil.copytree(bert, tmp_path/'plain')
+    clf = load_classifier(folder)
+    assert load_classifier(folder, trust_remote_code=True).sha256 == clf.sha256 == weights_hash(folder, None)
+    (folder/'train.py').write_text('print(1)')
+    assert load_classifier(folder).sha256 == clf.sha256
 
 
 def test_trust_is_no_more_than_the_study_asked_for(kept, monkeypatch):

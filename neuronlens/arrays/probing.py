@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 from scipy.sparse.linalg import eigsh
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from .testing import accuracy_draws, accuracy_interval, mcnemar, paired_ends, unseen
@@ -167,6 +166,7 @@ def logistic(
     balanced:bool=False, # Let both sides weigh the same?
 )->np.ndarray: # `[D+1]` float64 weights; the last is the bias, which is free
     "Two-class logistic regression with an L2 penalty, by scikit-learn."
+    from sklearn.linear_model import LogisticRegression
     fit = LogisticRegression(C=1/(len(x)*l2), class_weight='balanced' if balanced else None, tol=1e-6, max_iter=2000).fit(x, y)
     return np.r_[fit.coef_[0], fit.intercept_].astype(np.float64)
 

@@ -13,7 +13,6 @@ from html import escape
 
 import numpy as np
 import pandas as pd
-from sklearn.feature_selection import mutual_info_classif
 
 from .probing import fit_probe
 from .sparsity import mass_holders, mass_left
@@ -139,6 +138,7 @@ def mutual_information(
     most:int=2000, # Sample so many examples where there are more
 )->np.ndarray: # `[C, D]` float64 nats, 0 or more; 0 for a constant neuron
     "Mutual information of a neuron and the class against the rest, by third neighbours (Ross 2014; sklearn)."
+    from sklearn.feature_selection import mutual_info_classif
     acts,labels,names = labelled(acts, labels)
     C,rows = len(enough(labels, names)),_sampled(labels, need_whole(1, most=most), seed)
     x,y = acts[rows],labels[rows]

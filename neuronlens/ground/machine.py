@@ -6,7 +6,9 @@
 __all__ = []
 
 # %% ../../nbs/07_machine.ipynb #00410803
+import ctypes
 import os
+from functools import cache
 from math import ceil, inf
 from pathlib import Path
 
@@ -72,3 +74,15 @@ def _file_cache(group):
     "Bytes of files that a control group holds and can let go."
     told = dict(line.split() for line in (group/'memory.stat').read_text().splitlines())
     return int(told.get('total_inactive_file', told.get('inactive_file', 0)))
+
+# %% ../../nbs/07_machine.ipynb #7b1d0a05
+@cache
+def _trim():
+    "What glibc calls `malloc_trim`; None in another library."
+    try: return ctypes.CDLL(None).malloc_trim
+    except (OSError, TypeError, AttributeError): return None
+
+def give_back():
+    "Hand memory that is free, but kept for later, back to the system; numbers and arrays stay as they are."
+    if (trim := _trim()) is not None: trim(0)
+

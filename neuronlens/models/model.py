@@ -203,7 +203,7 @@ def load_classifier(
     "A trained sequence classifier from a folder or the hub."
     model,tok = load_model(source, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code)
     return make_classifier(model, tok, classes, readout=readout, max_length=max_length, source=str(source),
-                           sha256=weights_hash(source, model.config))
+                           sha256=weights_hash(source, model.config, (model, tok) if trust_remote_code else ()))
 
 # %% ../../nbs/10_model.ipynb #06646cd3
 def load_language_model(

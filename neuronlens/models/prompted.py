@@ -327,7 +327,7 @@ def load_prompted(
     _check_asked(prompt, scoring, max_length)
     model,tok = load_language_model(source, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code)
     return make_prompted(model, tok, prompt, scoring=scoring, max_length=max_length, source=name or str(source),
-                         sha256=weights_hash(source, model.config))
+                         sha256=weights_hash(source, model.config, (model, tok) if trust_remote_code else ()))
 
 # %% ../../nbs/12_prompted.ipynb #195c06e7
 def smollm2_prompted(

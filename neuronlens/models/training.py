@@ -103,7 +103,8 @@ def fine_tune(
         model,tok = load_model(encoder, num_labels=len(texts.classes), device=device, trust_remote_code=trust_remote_code)
         max_length = max_length or min(64, most_tokens(model, tok))
         settings = dict(epochs=epochs, lr=lr, batch_size=batch_size, max_length=max_length, seed=seed)
-        made_of = dict(encoder=weights_hash(encoder, model.config), encoder_settings=settings_hash(encoder), texts=texts.digest,
+        code = (model, tok) if trust_remote_code else ()
+        made_of = dict(encoder=weights_hash(encoder, model.config, code), encoder_settings=settings_hash(encoder), texts=texts.digest,
                        torch=torch.__version__) | settings
         home = cache_folder('models', hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:16])
         told,made = dict(name=name, texts_name=texts.source, n_texts=len(texts)),[]

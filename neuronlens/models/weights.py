@@ -11,12 +11,14 @@ import hashlib
 import json
 import re
 from importlib.util import find_spec
+from inspect import getfile
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..ground.core import InputError
 from ..ground.files import package_folder, sha256
@@ -181,11 +183,19 @@ def half_precision(
 def weights_hash(
     source:str|Path, # Folder, hub name, or a .gguf file
     config:object, # Its configuration
+    code:tuple=(), # Model and tokenizer, where code that came with them was allowed to run
 )->str: # 64 hex digits, or 'revision ...' for a model of the hub
-    "What identifies the weights: a hash of the safetensors files and the index, if it is read, or of the GGUF file; or the hub's commit."
-    if Path(source).is_dir(): return sha256(weight_files(source))
+    "What identifies a model: a hash of the weights, index and code that are read from its folder, or of a GGUF file; or the hub's commit."
+    if Path(source).is_dir(): return sha256([*weight_files(source), *(_code_files(source, config, *code) if code else [])])
     if Path(source).is_file(): return sha256([Path(source)])
     return f"revision {getattr(config, '_commit_hash', None)}"
+
+def _code_files(source, *loaded):
+    "The .py files of a folder and below, and those that were run, which its `auto_map` may have from elsewhere."
+    own = [f for f in Path(source).rglob('*.py') if not any(p.startswith('.') for p in f.relative_to(source).parts)]
+    run = [getfile(type(x)) for x in loaded if type(x).__module__.startswith('transformers_modules.')]
+    run += [f for r in run for f in get_relative_import_files(r)]
+    return sorted(own)+sorted({*map(Path, run)}, key=lambda f: (f.name, f))
 
 # %% ../../nbs/09_weights.ipynb #d8a1a239
 def settings_hash(

@@ -21,6 +21,7 @@ import torch
 from ..ground.core import InputError, some_rows
 from ..ground.data import Texts, take
 from ..ground.files import check_room, said_size
+from ..ground.machine import give_back
 from ..ground.progress import say, switched_off
 from ..models.anatomy import Site, anatomy, parse_site
 from ..models.batches import READOUTS, each_batch, encode, read, readout_weights, token_budget
@@ -227,6 +228,7 @@ def each_shard(
     for i,own in enumerate(shards(texts, ask.clf, ask.size)):
         found = store.find(i, own) if store is not None else None
         if found is None:
+            if i: give_back() # What the shard before left behind
             found = (make or activation_arrays)(ask, own, bar)
             if store is not None: store.keep(i, own.digest, *found)
         elif bar is not None: bar.update(len(own))
