@@ -241,7 +241,7 @@ def no_figures(monkeypatch):
 def study_text(**tables):
     "TOML of a study: one ranking and one fraction unless told otherwise."
     import tomli_w
-    method = dict(rankings=['dprime'], fractions=[.5], layers=False) | tables.pop('method', {})
+    method = dict(ranking=['dprime'], fraction=[.5], layers=False) | tables.pop('method', {})
     return tomli_w.dumps(tables | {'method': method})
 
 

@@ -38,10 +38,10 @@ SETTINGS = {'data': ['train', 'test', 'test_share', 'text', 'label', 'most', 'sk
             'trust_remote_code'],
             'prompt': ['template', 'shots', 'verbalizers', 'separator', 'instruction', 'calibrate', 'scoring'],
             'training': ['epochs', 'lr', 'batch_size'],
-            'method': ['site', 'rankings', 'fractions', 'preset', 'range', 'tau', 'q', 'edit', 'vote', 'positions', 'covers', 'scope',
+            'method': ['site', 'ranking', 'fraction', 'preset', 'range', 'tau', 'q', 'edit', 'vote', 'positions', 'covers', 'scope',
                        'fitted_at', 'correct_only', 'layers']}
-PLAUSIBLE = {'site': ['residual.0', 'mlp.1', 'mlp.-1'], 'rankings': [['probe'], ['max_activation'], ['random', 'dprime'], ['probeless']],
-             'fractions': [[.3], [1.], [.05, .9], [1]], 'preset': ['paper', 'gaussian', 'recommended'], 'edit': ['zero', 'dampen',
+PLAUSIBLE = {'site': ['residual.0', 'mlp.1', 'mlp.-1'], 'ranking': [['probe'], ['max_activation'], ['random', 'dprime'], ['probeless']],
+             'fraction': [[.3], [1.], [.05, .9], [1]], 'preset': ['paper', 'gaussian', 'recommended'], 'edit': ['zero', 'dampen',
              'scale(0.5)'],
              'range': ['quantile', 'gaussian(1)', 'full', 'posterior', 'kmeans(2)', 'density'], 'tau': [0, .1, 1, 1e9], 'q': [1., .5, 1e-9],
              'vote': [0, .5, 1], 'positions': ['readout', 'prompt'], 'covers': ['salient'], 'scope': ['text'], 'fitted_at': ['tokens'],
@@ -103,6 +103,6 @@ def read_all(n, seed, good, folder):
 
 if __name__ == '__main__':
     n, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
-    good = dict(data=dict(train='train.csv', test='test.csv'), model=dict(classifier='model'), method=dict(rankings=['dprime'],
-    fractions=[.5]))
+    good = dict(data=dict(train='train.csv', test='test.csv'), model=dict(classifier='model'), method=dict(ranking=['dprime'],
+    fraction=[.5]))
     with tempfile.TemporaryDirectory() as folder: print(dict(read_all(n, seed, good, Path(folder))))

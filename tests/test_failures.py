@@ -175,14 +175,14 @@ def test_study_file_that_is_none(cli, tmp_path, nothing_slow):
 BAD_SETTINGS = {
     'negative tau': (dict(method=dict(tau=-1.)), ['tau -1']),
     'tau that is no number': (dict(method=dict(tau=NAN)), ['tau nan']),
-    'fraction 0': (dict(method=dict(fractions=[.5, 0])), ['fraction 0 ']),
-    'fraction 1.5': (dict(method=dict(fractions=[1.5])), ['fraction 1.5 ']),
-    'negative fraction': (dict(method=dict(fractions=[-.1])), ['fraction -0.1 ']),
-    'fraction that is no number': (dict(method=dict(fractions=[NAN])), ['fraction nan ']),
-    'fraction in quotes': (dict(method=dict(fractions=['0.5'])), ['fraction', "'0.5'"]),
-    'no fraction': (dict(method=dict(fractions=[])), ['fractions']),
-    'no ranking': (dict(method=dict(rankings=[])), ['rankings']),
-    'unknown ranking': (dict(method=dict(rankings=['dprime', 'loudest'])), ["'loudest'", 'dprime', 'probeless']),
+    'fraction 0': (dict(method=dict(fraction=[.5, 0])), ['fraction 0 ']),
+    'fraction 1.5': (dict(method=dict(fraction=[1.5])), ['fraction 1.5 ']),
+    'negative fraction': (dict(method=dict(fraction=[-.1])), ['fraction -0.1 ']),
+    'fraction that is no number': (dict(method=dict(fraction=[NAN])), ['fraction nan ']),
+    'fraction in quotes': (dict(method=dict(fraction=['0.5'])), ['fraction', "'0.5'"]),
+    'no fraction': (dict(method=dict(fraction=[])), ['fraction']),
+    'no ranking': (dict(method=dict(ranking=[])), ['ranking']),
+    'unknown ranking': (dict(method=dict(ranking=['dprime', 'loudest'])), ["'loudest'", 'dprime', 'probeless']),
     'unknown range': (dict(method=dict(range='triangle')), ["'triangle'", 'gaussian', 'quantile', 'full']),
     'unknown edit': (dict(method=dict(edit='explode')), ["'explode'", 'zero', 'mean']),
     'unknown positions': (dict(method=dict(positions='odd')), ["'odd'", 'readout']),
@@ -202,11 +202,11 @@ BAD_SETTINGS = {
     'unknown fit': (dict(method=dict(fitted_at='words')), ["'words'", 'readout', 'tokens']),
     'unknown preset': (dict(method=dict(preset='papers')), ["'papers'", 'paper', 'recommended']),
     'preset that is a control': (dict(method=dict(preset='random')), ["'random'", 'control']),
-    'preset and another ranking': (dict(method=dict(preset='paper', rankings=['dprime'])), ["'dprime'", "'paper'", 'max_activation']),
-    'preset and another vote': (dict(method=dict(preset='recommended', rankings=['dprime'], vote=0.)),
+    'preset and another ranking': (dict(method=dict(preset='paper', ranking=['dprime'])), ["'dprime'", "'paper'", 'max_activation']),
+    'preset and another vote': (dict(method=dict(preset='recommended', ranking=['dprime'], vote=0.)),
                                 ['vote 0.0', "'recommended'", '0.5']),
-    'preset and another edit': (dict(method=dict(preset='gaussian', rankings=['dprime'], edit='zero')), ["'zero'", "'gaussian'"]),
-    'preset and other positions': (dict(method=dict(preset='paper', rankings=['max_activation'], positions='readout')),
+    'preset and another edit': (dict(method=dict(preset='gaussian', ranking=['dprime'], edit='zero')), ["'zero'", "'gaussian'"]),
+    'preset and other positions': (dict(method=dict(preset='paper', ranking=['max_activation'], positions='readout')),
                                    ["'readout'", "'paper'"]),
     'prompt for a classifier': (dict(prompt=dict(shots=2)), ['[prompt]', 'causal']),
     'template without a place': (dict(model=dict(causal='x'), prompt=dict(template='Topic:')), ['[prompt]', '{text}']),
@@ -503,7 +503,7 @@ def clean(tmp_path_factory, cli, data, bert, one_thread):
     from neuronlens.studies.study import run_study
     out = tmp_path_factory.mktemp('clean')/'out'
     spec = StudySpec(data=DataSpec(str(data.train), str(data.test)), model=ModelSpec(str(bert)),
-                     method=MethodSpec(rankings=['dprime'], fractions=[.5], layers=False))
+                     method=MethodSpec(ranking=['dprime'], fraction=[.5], layers=False))
     with pytest.MonkeyPatch.context() as mp:
         mp.setenv('NEURONLENS_CACHE', str(out.parent/'cache'))
         run_study(spec, out, progress=False)
@@ -709,12 +709,12 @@ def test_class_names_that_are_numbers(refuse, bert, no_pass):
 
 
 def test_a_fraction_given_twice(refuse, nothing_slow):
-    refuse('fractions', method=dict(fractions=[1, 1.]))
+    refuse('fraction', method=dict(fraction=[1, 1.]))
 
 
 def test_a_fraction_that_selects_no_neuron(cli, make_study, tmp_path, monkeypatch, no_figures):
     monkeypatch.setattr('neuronlens.studies.report.write_figures', no_figures)
-    r = cli('run', make_study(method=dict(fractions=[.01])), '--out', tmp_path/'out')
+    r = cli('run', make_study(method=dict(fraction=[.01])), '--out', tmp_path/'out')
     if r.exit_code: refused(r, tmp_path/'out', 'fraction')
 
 

@@ -272,7 +272,7 @@ VIEWS = """import neuronlens as nl
 from neuronlens.studies.spec import parse_study
 from neuronlens.views.workbook import explore
 spec = parse_study(dict(data=dict(train='train.csv', test='test.csv'), model=dict(classifier='bert'),
-                        method=dict(rankings=['dprime'], fractions=[.5, .25])), folder='.')
+                        method=dict(ranking=['dprime'], fraction=[.5, .25])), folder='.')
 study = nl.run_study(spec, progress=False)
 study"""
 
@@ -300,7 +300,7 @@ def effect(folder, tau):
     import neuronlens as nl
     from neuronlens.studies.spec import parse_study
     spec = parse_study(dict(data=dict(train='train.csv', test='test.csv'), model=dict(classifier='bert'),
-                            method=dict(rankings=['dprime'], fractions=[.5], range=f'gaussian({tau})', layers=False)), folder=folder)
+                            method=dict(ranking=['dprime'], fraction=[.5], range=f'gaussian({tau})', layers=False)), folder=folder)
     df = nl.run_study(spec, progress=False).effects.macro().set_index('condition')
     return f"range {df.target_accuracy['range']:.3f} [", f"range {df.disturbance['range']:.4f} ["
 

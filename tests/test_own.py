@@ -65,7 +65,7 @@ def test_by_name_in_a_sweep(three, recorded):
 
 def test_by_name_in_a_study(three, make_study, tmp_path):
     "Run, saved, opened, reported; where the name is not known it is refused with what there is."
-    spec = nl.read_study(make_study(method=dict(rankings=["spread"], fractions=[.5], range="hull(0.2)", edit="flip", layers=False)))
+    spec = nl.read_study(make_study(method=dict(ranking=["spread"], fraction=[.5], range="hull(0.2)", edit="flip", layers=False)))
     study = nl.run_study(spec, tmp_path/"out", progress=False)
     from neuronlens.studies.saved import save_study
     save_study(study, tmp_path/"out")

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache')
 
 def spec_of(data, bert, **method):
     from neuronlens.studies.spec import DataSpec, MethodSpec, ModelSpec, StudySpec
-    usual = dict(fractions=[.5], layers=False) | ({} if 'preset' in method else dict(rankings=['dprime']))
+    usual = dict(fraction=[.5], layers=False) | ({} if 'preset' in method else dict(ranking=['dprime']))
     return StudySpec(data=DataSpec(str(data.train), str(data.test)), model=ModelSpec(str(bert)), method=MethodSpec(**usual | method))
 
 
@@ -38,7 +38,7 @@ def measured(study):
 
 
 def test_a_preset_is_the_study_that_spells_it_out(run):
-    spelled = dict(paper=dict(rankings=['max_activation'], range='gaussian', tau=2.5, edit='zero'),
+    spelled = dict(paper=dict(ranking=['max_activation'], range='gaussian', tau=2.5, edit='zero'),
                    gaussian=dict(range='gaussian(2.5)', edit='mean'),
                    recommended=dict(range='posterior', edit='mean', vote=.5))
     seen = []
@@ -147,7 +147,7 @@ def test_rankings_that_ask_the_model(run, tmp_path, data, clf):
     from neuronlens.edits.attribution import attribute
     from neuronlens.ground.data import read_texts
     from neuronlens.studies.saved import load_study
-    study = run(tmp_path/'out', rankings=['gradient_x_activation', 'dprime'])
+    study = run(tmp_path/'out', ranking=['gradient_x_activation', 'dprime'])
     want = attribute(clf, read_texts(data.train), method='gradient_x_activation', progress=False)
     agree(study.ranking.scores, want.scores, 3**.5*steps_of(clf)) # The way back has twice the operations of a pass
     assert set(study.effects.frame.ranking) == {'gradient_x_activation', 'dprime'}
@@ -177,7 +177,7 @@ def test_a_class_that_is_never_right_is_refused(run):
 
 def test_intervals_are_of_the_effects(run, tmp_path):
     from neuronlens.studies.saved import load_study
-    study = run(tmp_path/'out', rankings=['dprime', 'max_activation'])
+    study = run(tmp_path/'out', ranking=['dprime', 'max_activation'])
     df, e = study.intervals.frame, study.effects.frame
     assert set(df.concept) == {*CLASSES, 'macro'} and len(df) == 8*(len(e)+len(study.effects.macro()))
     keys = ['concept', 'condition', 'ranking', 'fraction']
@@ -199,7 +199,7 @@ def test_a_study_without_intervals_has_a_report(run):
 def test_report_says_whether_the_range_beats_its_control(run):
     from neuronlens.studies.report import report_html
     from neuronlens.studies.study import next_steps
-    every = run(fractions=[1.]) # All neurons, so the control is the thing itself
+    every = run(fraction=[1.]) # All neurons, so the control is the thing itself
     assert every.notes['control']['target_accuracy']['difference'] == 0
     assert next_steps(every)[1].startswith('The range does not beat its random control')
     assert 'does not beat its random control' in report_html(every, [])
@@ -222,7 +222,7 @@ def test_report_shows_intervals_and_settings(run):
 
 
 def test_the_terminal_names_the_settings(cli, make_study, tmp_path, no_figures):
-    r = cli('run', make_study(method=dict(preset='recommended', rankings=['dprime'], fitted_at='tokens')), '--out', tmp_path/'out')
+    r = cli('run', make_study(method=dict(preset='recommended', ranking=['dprime'], fitted_at='tokens')), '--out', tmp_path/'out')
     assert r.exit_code == 0, r.stderr
     head = ' '.join(r.stdout.split('\n')[:3])
     for words in ('preset recommended', 'vote 0.5', 'fitted_at tokens'): assert words in head
@@ -261,7 +261,7 @@ def test_a_prompted_model_from_the_study_file(speaker, cli, make_study, tmp_path
     from neuronlens.models.prompt import make_prompt
     from neuronlens.studies.saved import load_study
     asked = dict(template='Text: {text}\nTopic:', shots=1, calibrate=True, scoring='first')
-    study = make_study(model=dict(causal=str(speaker)), prompt=asked, method=dict(preset='recommended', rankings=['dprime']))
+    study = make_study(model=dict(causal=str(speaker)), prompt=asked, method=dict(preset='recommended', ranking=['dprime']))
     r = cli('run', study, '--out', tmp_path/'out')
     assert r.exit_code == 0, (r.stderr, r.exception)
     prompt, rest = make_prompt(read_texts(data.train), asked['template'], shots=1)

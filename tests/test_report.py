@@ -17,7 +17,7 @@ def study(tmp_path_factory, data, bert):
     from neuronlens.studies.spec import DataSpec, MethodSpec, ModelSpec, StudySpec
     from neuronlens.studies.study import run_study
     spec = StudySpec(title='Three kinds of words', data=DataSpec(str(data.train), str(data.test)), model=ModelSpec(str(bert)),
-                     method=MethodSpec(rankings=['dprime'], fractions=[.5, .25]))
+                     method=MethodSpec(ranking=['dprime'], fraction=[.5, .25]))
     with pytest.MonkeyPatch.context() as mp:
         mp.setenv('NEURONLENS_CACHE', str(tmp_path_factory.mktemp('cache')))
         return run_study(spec, progress=False)
@@ -223,7 +223,7 @@ def many(tmp_path_factory):
     model.save_pretrained(folder/'model')
     tok.save_pretrained(folder/'model')
     spec = StudySpec(data=DataSpec(str(folder/'train.csv'), str(folder/'test.csv')), model=ModelSpec(str(folder/'model')),
-                     method=MethodSpec(rankings=['dprime'], layers=False))
+                     method=MethodSpec(ranking=['dprime'], layers=False))
     with pytest.MonkeyPatch.context() as mp:
         mp.setenv('NEURONLENS_CACHE', str(folder/'cache'))
         return run_study(spec, progress=False)

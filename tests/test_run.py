@@ -58,7 +58,7 @@ def finished(tmp_path_factory, cli, data, bert, one_thread):
     home = tmp_path_factory.mktemp('finished')
     spec = study_text(title='Three kinds of words', data=dict(train=str(data.train), test=str(data.test)),
                       model=dict(classifier=str(bert)),
-                      method=dict(rankings=['dprime', 'max_activation'], fractions=[.75, .5], layers=True))
+                      method=dict(ranking=['dprime', 'max_activation'], fraction=[.75, .5], layers=True))
     (home/'given.toml').write_text(spec)
     with pytest.MonkeyPatch.context() as mp:
         mp.setenv('NEURONLENS_CACHE', str(home/'cache'))
@@ -360,7 +360,7 @@ def agree(out, condition, test_frame, before, after, **chosen):
 @pytest.mark.parametrize('kind', ['bert', 'gpt2'])
 def test_base_rows_are_the_models_own(kind, cli, make_study, tmp_path, request, test_frame, no_figures):
     folder = request.getfixturevalue(kind)
-    study = make_study(model=dict(classifier=str(folder)), method=dict(fractions=[.5, 1.]))
+    study = make_study(model=dict(classifier=str(folder)), method=dict(fraction=[.5, 1.]))
     finish(cli('run', study, '--out', tmp_path/'out'))
     plain = answers(folder, test_frame.text)
     share = (plain.argmax(1) == [CLASSES.index(c) for c in test_frame.label]).mean()
@@ -408,8 +408,8 @@ BOUNDS = {'gaussian': lambda own: (own.mean(0)-1.5*own.std(0), own.mean(0)+1.5*o
 def test_last_block_by_hand(kind, range_, edit, cli, make_study, tmp_path, request, test_frame, no_figures):
     folder, out = request.getfixturevalue(kind), tmp_path/'out'
     finish(cli('run', make_study(model=dict(classifier=str(folder)),
-                                 method=dict(rankings=['max_activation', 'probeless', 'dprime', 'probe', 'random'],
-                                             fractions=[.6], range=range_, tau=1.5, q=.8, edit=edit)), '--out', out))
+                                 method=dict(ranking=['max_activation', 'probeless', 'dprime', 'probe', 'random'],
+                                             fraction=[.6], range=range_, tau=1.5, q=.8, edit=edit)), '--out', out))
     before, df = answers(folder, test_frame.text), effects(out)
     gold = np.array([CLASSES.index(c) for c in test_frame.label])
     for ranking in ('max_activation', 'probeless', 'dprime'):
@@ -449,7 +449,7 @@ def down(model, stream, block):
 def test_inner_sites_by_hand(kind, stream, block, cli, make_study, tmp_path, request, test_frame, no_figures):
     "All units of an inner site set to 0 is the same as a projection without weights."
     folder, out = request.getfixturevalue(kind), tmp_path/'out'
-    method = dict(site=f'{stream}.{block}', edit='zero', fractions=[1, .5])
+    method = dict(site=f'{stream}.{block}', edit='zero', fraction=[1, .5])
     finish(cli('run', make_study(model=dict(classifier=str(folder)), method=method), '--out', out))
     before = answers(folder, test_frame.text)
     after = answers(folder, test_frame.text, lambda m: down(m, stream, block).weight.zero_())
@@ -465,7 +465,7 @@ def test_inner_sites_by_hand(kind, stream, block, cli, make_study, tmp_path, req
 @pytest.mark.parametrize('positions', ['all', 'readout'])
 def test_middle_block_by_hand(kind, positions, cli, make_study, tmp_path, request, test_frame, no_figures):
     folder, out = request.getfixturevalue(kind), tmp_path/'out'
-    method = dict(site='residual.0', edit='zero', fractions=[1.], positions=positions)
+    method = dict(site='residual.0', edit='zero', fraction=[1.], positions=positions)
     finish(cli('run', make_study(model=dict(classifier=str(folder)), method=method), '--out', out))
     where = slice(None) if positions == 'all' else 0 if kind == 'bert' else -1
     def hooked(model):
@@ -576,7 +576,7 @@ def test_a_study_made_in_python_can_be_run_again(bert, data, tmp_path, monkeypat
     from neuronlens.studies.study import run_study
     monkeypatch.chdir(data.folder)
     spec = StudySpec(data=DataSpec('train.csv', 'test.csv'), model=ModelSpec(os.path.relpath(bert)),
-                     method=MethodSpec(rankings=['dprime'], fractions=[.5], layers=False))
+                     method=MethodSpec(ranking=['dprime'], fraction=[.5], layers=False))
     run_study(spec, tmp_path/'out', progress=False)
     assert Path(read_study(tmp_path/'out/study.toml').data.train).is_file()
     run_study(spec, tmp_path/'out', progress=False)
@@ -697,7 +697,7 @@ def test_a_study_says_its_cost_before(bert, data, monkeypatch, caplog):
     from neuronlens import study as room
     from neuronlens import sweeps
     spec = asked.StudySpec(data=asked.DataSpec(str(data.train), str(data.test)), model=asked.ModelSpec(str(bert)),
-                           method=asked.MethodSpec(rankings=['dprime'], fractions=[.5], layers=False))
+                           method=asked.MethodSpec(ranking=['dprime'], fraction=[.5], layers=False))
     monkeypatch.setenv('TQDM_DISABLE', '0')
     monkeypatch.setattr(sweeps, 'say_estimate', lambda *a, kept, real=sweeps.say_estimate, **kw: real(*a, kept=kept+5_000_000_000, **kw))
     caplog.set_level('INFO', 'neuronlens')

@@ -36,7 +36,7 @@ def kept(tmp_path_factory, cli, data, bert, one_thread):
     "Folder of a study that has every file a study can have, and the study file it was made from."
     home = tmp_path_factory.mktemp('kept')
     (home/'given.toml').write_text(study_text(data=dict(train=str(data.train), test=str(data.test)), model=dict(classifier=str(bert)),
-        method=dict(rankings=['dprime', 'gradient_x_activation'], fractions=[.5], layers=True, fitted_at='tokens', edit='zero')))
+        method=dict(ranking=['dprime', 'gradient_x_activation'], fraction=[.5], layers=True, fitted_at='tokens', edit='zero')))
     with pytest.MonkeyPatch.context() as mp:
         mp.setenv('NEURONLENS_CACHE', str(home/'cache'))
         mp.setattr('neuronlens.studies.report.write_figures', lambda *args, **kw: [])
@@ -190,7 +190,7 @@ def test_a_damaged_study_is_run_again_into_its_folder(file, how, kept, own, cli,
 
 def test_generated_study_files_are_read_or_refused(tmp_path, bert, data):
     good = dict(data=dict(train=str(data.train), test=str(data.test)), model=dict(classifier=str(bert)),
-                method=dict(rankings=['dprime'], fractions=[.5]))
+                method=dict(ranking=['dprime'], fraction=[.5]))
     count = read_all(250, 0, good, tmp_path)
     assert count['taken'] > 20 and count['refused'] > 100
 
@@ -198,7 +198,7 @@ def test_generated_study_files_are_read_or_refused(tmp_path, bert, data):
 def through_the_command(cli, bert, data, tmp_path, seeds):
     "Runs generated studies; counts what was done. A table has numbers from 0 to 1, and a refusal is one sentence."
     good = dict(data=dict(train=str(data.train), test=str(data.test)), model=dict(classifier=str(bert)),
-                method=dict(rankings=['dprime'], fractions=[.5], layers=False))
+                method=dict(ranking=['dprime'], fraction=[.5], layers=False))
     count = {0: 0, 2: 0}
     for i, study in enumerate(generated(seeds[0], seeds[1], good)):
         method = study.get('method')

@@ -44,7 +44,7 @@ def _one_thread(one_thread): "Tiny models are quicker on one thread."
 def study(data, bert):
     "A study of the tiny BERT, both blocks recorded."
     return run_study(parse_study(dict(data=dict(train=str(data.train), test=str(data.test)), model=dict(classifier=str(bert)),
-                                      method=dict(rankings=["dprime", "probe"], fractions=[.5]))), progress=False)
+                                      method=dict(ranking=["dprime", "probe"], fraction=[.5]))), progress=False)
 
 
 def causal(site, scoring="first"):
@@ -54,7 +54,7 @@ def causal(site, scoring="first"):
     rng, vocabulary = np.random.default_rng(0), "cat dog red apple rice old new machine saw drill mat the on".split()
     labels = np.arange(24) % 3
     texts = [Texts([" ".join(rng.choice(vocabulary, 6)) for _ in labels], labels, clf.classes) for _ in range(2)]
-    spec = StudySpec(method=replace(StudySpec().method, rankings=["dprime"], fractions=[.5], site=site))
+    spec = StudySpec(method=replace(StudySpec().method, ranking=["dprime"], fraction=[.5], site=site))
     train, test = (record(clf, t, site, progress=False) for t in texts)
     st, rankings, ranges, _ = fit_study(spec, train)
     return Study(spec, train, test, st, rankings, ranges, None, clf=clf, texts=tuple(texts))
@@ -283,7 +283,7 @@ def test_tokens_and_neurons_by_hand(study, site, readout, positions, vote):
     "Share at every token, what was edited where, and the answer, against loops over one text."
     clf, texts = replace(study.clf, readout=readout), study.texts[0]
     train = record(clf, texts, site, progress=False)
-    st, rankings, ranges, _ = fit_study(replace(study.spec, method=replace(study.spec.method, rankings=["dprime"])), train)
+    st, rankings, ranges, _ = fit_study(replace(study.spec, method=replace(study.spec.method, ranking=["dprime"])), train)
     iv = next(iv for iv in plan(st, rankings, ranges, site, fractions=[.5], concepts=[1], positions=positions, vote=vote)
               if iv.condition == "range")
     text = study.texts[1].texts[1]

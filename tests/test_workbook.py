@@ -39,7 +39,7 @@ def folder(tmp_path_factory, bert, frame, test_frame):
 def run(folder, **method):
     "A study of the tiny BERT."
     from neuronlens.studies.spec import parse_study
-    usual = dict(rankings=['dprime'], fractions=[.5, .25], layers=True)
+    usual = dict(ranking=['dprime'], fraction=[.5, .25], layers=True)
     spec = parse_study(dict(data=dict(train='train.csv', test='test.csv'), model=dict(classifier='bert'), method=usual | method),
                        folder=folder)
     return nl.run_study(spec, progress=False)

@@ -77,7 +77,7 @@ def formerly(
     "Until 0.4 the former names are understood, too, with a warning."
     def of(f):
         if isinstance(f, type):
-            f.__init__ = of(f.__init__)
+            f.__init__,f.former = of(f.__init__),names
             for old,new in names.items(): setattr(f, old, property(lambda self, new=new: getattr(self, new)))
             return f
         @wraps(f)

@@ -46,7 +46,7 @@ def _effect_figures(study, source):
     lines = f", lines: {study.intervals.level:.0%} bootstrap intervals" if sure else ''
     out = [('effects', f"What each condition did: {_setting(study)}. Bars: means over concepts, dots: concepts{lines}. {n}.",
             lambda: plot_effects(h, intervals=sure, source=source))]
-    if len(study.spec.method.fractions) > 1:
+    if len(study.spec.method.fraction) > 1:
         rows = study.effects.only(ranking=study.ranking.name).frame
         out.append(('tradeoff', 'Disturbance of the other concepts against what is left of the target, one point per fraction; the ring'
                     f" is {_setting(study)}. {n}.", lambda: plot_fractions(rows, now=study.fraction, source=source)))
@@ -352,7 +352,7 @@ def report_html(
     def page(figures): return env.from_string(_HEAD+_BODY).render(
         style=_STYLE, title=study.spec.title or f"{about['model']}: {study.train.site}", model=about['model'], counts=_counts(study),
         n_blocks_note=about['dtype'].removeprefix('torch.'), n_train=len(study.train), n_test=len(study.test), classes=study.classes,
-        site=study.train.site, readout=study.train.readout, rankings=m.rankings, edit=m.edit, kind=study.ranges.name,
+        site=study.train.site, readout=study.train.readout, rankings=m.ranking, edit=m.edit, kind=study.ranges.name,
         steps=next_steps(study), setting=_setting(study), how=_how(study), intervals=_sure(study), found=headline(study),
         contents=[(k, v) for k,v in CONTENTS.items() if k != 'layers' or tables['layers']], toml=study_toml(study.spec),
         provenance=json.dumps({p:getattr(study, p).provenance for p in ('train', 'test')}, indent=1), many=many, policy=policy,

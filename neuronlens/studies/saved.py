@@ -65,7 +65,7 @@ class Study:
     @property
     def ranking(self)->Ranking: return self.rankings[0]
     @property
-    def fraction(self)->float: return self.spec.method.fractions[0]
+    def fraction(self)->float: return self.spec.method.fraction[0]
     @property
     def salient(self)->np.ndarray:
         "Salient sets `[C, k]` of the first ranking at the first fraction."
@@ -107,7 +107,7 @@ def fit_study(
     "Everything that follows from the recordings of the training texts."
     m,st = spec.method,class_statistics(train.acts, train.labels, train.classes)
     rankings = [Ranking(scores[r], r, train.classes) if r in ATTRIBUTIONS else
-                rank(train.acts, train.labels, r, statistics=st, seed=spec.seed) for r in m.rankings]
+                rank(train.acts, train.labels, r, statistics=st, seed=spec.seed) for r in m.ranking]
     of,own = (train, st) if tokens is None else (tokens, class_statistics(tokens.acts, tokens.labels, tokens.classes))
     return st,rankings,fit_ranges(of.acts, of.labels, m.kind, statistics=own),own
 
@@ -309,7 +309,7 @@ def load_study(
     train,test = (_checked_recording(held/f'{p}.safetensors', about[p]) for p in ('train', 'test'))
     _check_files(out, about)
     tokens = load_recording(held/'tokens.safetensors') if m.fitted_at == 'tokens' else None
-    scores = read_arrays(held/'rankings.safetensors')[0] if set(m.rankings) & set(ATTRIBUTIONS) else {}
+    scores = read_arrays(held/'rankings.safetensors')[0] if set(m.ranking) & set(ATTRIBUTIONS) else {}
     fit = correct_only(train) if m.correct_only else train
     statistics,rankings,ranges,_ = fit_study(spec, fit, tokens, scores)
     known = dict(positions=m.positions, preset=m.preset, seed=spec.seed)

@@ -81,8 +81,8 @@ _NUMBERS = {'gaussian':'tau', 'quantile':'q'} # Settings that serve a range with
 class MethodSpec:
     "What is computed."
     site:str='residual.-1' # Stream and block
-    rankings:list=field(default_factory=lambda: ['dprime', 'max_activation']) # The first is the one figures show
-    fractions:list=field(default_factory=lambda: [.8, .5, .3]) # Shares of the neurons; the first is the one figures show
+    ranking:list=field(default_factory=lambda: ['dprime', 'max_activation']) # The first is the one figures show
+    fraction:list=field(default_factory=lambda: [.8, .5, .3]) # Shares of the neurons; the first is the one figures show
     preset:str='' # 'paper', 'gaussian' or 'recommended': settles ranking, range, edit and vote; empty: those below
     range:str='gaussian' # Kind of range, with or without its number: 'posterior', 'posterior(0.3)', 'kmeans(4)', ..
     tau:float=2.5 # Number of 'gaussian' without one: half width in standard deviations
@@ -133,9 +133,17 @@ def _table(cls, given, where):
     "One table of the file as its dataclass; refuses unknown keys."
     types = {f.name:f.type for f in fields(cls)}
     if not isinstance(given, dict): raise InputError(f"{where} must be a table")
+    given = _modern(cls, given, where)
     if extra := sorted(set(given)-set(types)):
         raise InputError(f"{where}: no setting is called {extra[0]!r}; there are {', '.join(types)}")
     return cls(**{k:_typed(v, types[k], f'{where}, {k}') for k,v in given.items()})
+
+def _modern(cls, given, where):
+    "Settings that older files call by other names."
+    former = getattr(cls, 'former', {})
+    if twice := [k for k in former if k in given and former[k] in given]:
+        raise InputError(f"{where}: {twice[0]} is what {former[twice[0]]} was called before; give one of them")
+    return {former.get(k, k):v for k,v in given.items()}
 
 # %% ../../nbs/58_spec.ipynb #058dc59c
 def _fixed(m):
@@ -146,7 +154,7 @@ def _fixed(m):
         more = ' (which every study has as a control)' if m.preset in PRESETS else ''
         raise InputError(f"preset {m.preset!r}{more} is none of {', '.join(free)}")
     p = PRESETS[m.preset]
-    fixed = dict(rankings=[p.ranking[0]], range=p.range[0], edit=p.edit[0], vote=p.vote[0])
+    fixed = dict(ranking=[p.ranking[0]], range=p.range[0], edit=p.edit[0], vote=p.vote[0])
     return fixed | ({'positions':p.positions} if p.positions else {})
 
 def _alike(k, a, b):
@@ -250,12 +258,12 @@ def _one_of(value, known, where):
 # %% ../../nbs/58_spec.ipynb #4b6f5923
 def _check_method(m, where):
     "Refuse a method that no data could make right."
-    for what,values in (('rankings', m.rankings), ('fractions', m.fractions)):
+    for what,values in (('ranking', m.ranking), ('fraction', m.fraction)):
         if not values: raise InputError(f"{where}: [method] {what} is empty")
         if len({v if isinstance(v, int|float) else str(v) for v in values}) < len(values):
             raise InputError(f"{where}: [method] {what} names one twice")
-    for r in m.rankings: _one_of(r, model_rankings(), f'{where}: ranking')
-    for f in m.fractions:
+    for r in m.ranking: _one_of(r, model_rankings(), f'{where}: ranking')
+    for f in m.fraction:
         if isinstance(f, bool) or not isinstance(f, int|float) or not 0 < f <= 1:
             raise InputError(f"{where}: fraction {f!r} is outside (0, 1]")
     if not m.tau >= 0: raise InputError(f"{where}: tau {m.tau} is negative or no number")

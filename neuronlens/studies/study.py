@@ -117,11 +117,11 @@ def _asked(spec, clf, texts, train, progress):
     tokens = record_tokens(clf, texts, train.site, seed=spec.seed, progress=progress) if m.fitted_at == 'tokens' else None
     own = replace(train, provenance=train.provenance | {'texts_sha256':texts.digest}) # Where some texts are left out
     return tokens,{r:attribute(clf, texts, train.site, r, recording=own, progress=progress).scores
-                   for r in m.rankings if r in ATTRIBUTIONS}
+                   for r in m.ranking if r in ATTRIBUTIONS}
 
 def _against_control(spec, outcome, rankings):
     "How the headline range differs from as many random neurons: measure to difference, low, high and p, macro."
-    one = dict(ranking=rankings[0].name, fraction=float(spec.method.fractions[0]))
+    one = dict(ranking=rankings[0].name, fraction=float(spec.method.fraction[0]))
     both = (dict(condition=k) | one for k in ('range', 'random'))
     df = compare(outcome, *both, measures=('target_accuracy', 'disturbance'), flips=999, seed=spec.seed).macro().set_index('measure')
     return {k:dict(r) for k,r in df[['difference', 'low', 'high', 'p']].astype(float).to_dict('index').items()}
@@ -137,7 +137,7 @@ def _sites(spec, clf):
 
 def _check_size(spec, test):
     "Refuse a study whose effects and intervals need more memory than is free, before anything slow."
-    I,C = 3*len(test.classes)*len(spec.method.rankings)*len(spec.method.fractions),len(test.classes)
+    I,C = 3*len(test.classes)*len(spec.method.ranking)*len(spec.method.fraction),len(test.classes)
     need_memory(PER_TEXT*I*len(test)+intervals_memory(I, C, len(test)), f"{I:,} interventions on {len(test):,} texts of {C:,} classes",
                 "take fewer rankings, fractions or test texts")
 
@@ -165,7 +165,7 @@ def run_study(
     tokens,scores = _asked(spec, clf, texts, fit, progress)
     statistics,rankings,ranges,own = fit_study(spec, fit, tokens, scores)
     of = tokens or fit
-    ivs = plan(own, rankings, ranges, site, fractions=m.fractions, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
+    ivs = plan(own, rankings, ranges, site, fractions=m.fraction, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
                acts=of.acts, labels=of.labels, fitted_at=m.fitted_at, covers=m.covers, scope=m.scope,
                preset=m.preset)
     outcome = changes_on(clf, test_texts, ivs, recording=test, progress=progress)

@@ -114,7 +114,7 @@ class EraseView(Filling):
     ):
         self.study,self.note = opened(checked_study(study), trust_remote_code),w.HTML()
         self.live,D = LiveEffects(self.study, most),self.study.test.acts.shape[1]
-        own = self.study.spec.method.fractions
+        own = self.study.spec.method.fraction
         self.fractions = sorted({float(f) for f in (*own, *(FRACTIONS if self.live.quick else ())) if int(f*D+1e-9)})
         super().__init__(erase_controls(self.study, not self.live.quick), self.draw)
         self.box.children = (*self.box.children, self.note)
