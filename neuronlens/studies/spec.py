@@ -22,7 +22,7 @@ from ..edits.edit import parse_edit
 from ..edits.presets import PRESETS
 from ..ground.core import InputError
 from ..ground.files import atomic
-from ..ground.setting import check_when, format_kind, parse_kind
+from ..ground.setting import check_when, format_kind, formerly, parse_kind
 from ..models.anatomy import STREAMS
 from ..models.batches import READOUTS
 from ..models.prompt import Prompt
@@ -77,6 +77,7 @@ class TrainingSpec:
 # %% ../../nbs/58_spec.ipynb #9975020b
 _NUMBERS = {'gaussian':'tau', 'quantile':'q'} # Settings that serve a range without a number
 
+@formerly(rankings='ranking', fractions='fraction')
 @dataclass(frozen=True)
 class MethodSpec:
     "What is computed."

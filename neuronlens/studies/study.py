@@ -132,7 +132,7 @@ def _sites(spec, clf):
     L,m = len(anatomy(clf.model)),spec.method
     site = parse_site(m.site, L)
     D = anatomy(clf.model).width(site)
-    check_fractions(m.fractions, D, site)
+    check_fractions(m.fraction, D, site)
     return site,[f'residual.{b}' for b in range(L)] if m.layers else []
 
 def _check_size(spec, test):
