@@ -130,6 +130,7 @@ def read_shard(
 )->tuple: # {site: `[N, D]` float32}, probabilities `[N, C]` float32 or None, number of texts that were cut
     "One shard through the model; refuses activations and answers that are not finite."
     N,encoded = len(texts),encode(ask.clf, texts.texts, texts)
+    give_back() # What tokens and the shard before left in pieces
     acts = {s:np.empty((N, w), np.float32) for s,w in ask.widths.items()}
     probs = np.empty((N, len(ask.clf.classes)), np.float32) if ask.answers else None
     for batch,(own,p) in each_batch(ask.clf, encoded, lambda b: _read_batch(ask, b), tokens=ask.tokens, bar=bar):
@@ -228,7 +229,6 @@ def each_shard(
     for i,own in enumerate(shards(texts, ask.clf, ask.size)):
         found = store.find(i, own) if store is not None else None
         if found is None:
-            if i: give_back() # What the shard before left behind
             found = (make or activation_arrays)(ask, own, bar)
             if store is not None: store.keep(i, own.digest, *found)
         elif bar is not None: bar.update(len(own))
