@@ -210,8 +210,8 @@ REFUSED = [ # What is called, and what the sentence says
     (lambda: list(read_chunks([None])), 'path=None is not'),
     (lambda: read_texts('x'*5000), 'cannot be looked up .File name too long'),
     (lambda: list(read_chunks('x'*5000)), 'cannot be looked up .File name too long'),
-    (lambda: R.contains(X, True), 'concept True is not'),
-    (lambda: R.to_frame(True), 'concept True is not'),
+    (lambda: R.contains(X, True), 'concept True is none of'),
+    (lambda: R.to_frame(True), 'concept True is none of'),
     *[(lambda f=f: f(X[:, :0], Y), r'acts must be \[examples, neurons\], got shape \(12, 0\)') for f in (
         elastic_net_path, density.density, average_precision, mutual_information, class_statistics, rank, fit_probe,
         lambda x, y: leace(x, y, 0), lambda x, y: bins.posterior_histogram(x, y, .5))],

@@ -85,8 +85,7 @@ class Ranges:
 
     def contains(self, acts, concept, neurons=None):
         "`[N, k]` bool: which activations of `neurons` (None: all) lie in the ranges of `concept`, the name or number of a class."
-        c = class_number(concept, self.classes)
-        return inside(acts, self.lo[c], self.hi[c], neurons)
+        return inside(acts, *(x[class_number(concept, self.classes)] for x in (self.lo, self.hi)), neurons)
 
     def empty(self):
         "`[C, D]` bool: ranges that no activation can enter."
