@@ -133,7 +133,7 @@ class Part:
         "Interventions at the last block of some conditions; `seed` draws the random neurons."
         acts, labels = self.fit.at(self.site), self.fit.labels
         fitted = [fit_ranges(acts, labels, r, statistics=self.statistics) for r in ranges]
-        ivs = plan(self.statistics, self.rankings(rankings), fitted, self.site, fractions=fractions, edit=edit, vote=vote, seed=seed,
+        ivs = plan(self.statistics, self.rankings(rankings), fitted, self.site, fraction=fractions, edit=edit, vote=vote, seed=seed,
                    acts=acts, labels=labels)
         return [iv for iv in ivs if iv.condition in keep]
 

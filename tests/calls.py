@@ -193,8 +193,8 @@ CALLS = { # Name to (a call with what a `Maker` gives, a check of its result whe
     'draw_texts': (lambda m: testing.draw_texts(m.labels(), m.number(1, 5), m.seed()), None),
     'make_texts': (lambda m: make_texts(m.pick([[f't{i}' for i in range(len(m.y))], None, 3, 'text', [None]*len(m.y)]), m.labels()), None),
     'rest_quantiles': (lambda m: rest_quantiles(m.acts(), m.labels(), m.number(0, 1), seed=m.seed()), None),
-    'plan': (lambda m: plan(m.statistics(), [m.ranking()], m.ranges(), 'residual.0', fractions=[m.number(1)], vote=m.number(0, .5),
-                            seed=m.seed(), concepts=m.pick([None, [0], [9], 'x'])), None),
+    'plan': (lambda m: plan(m.statistics(), [m.ranking()], m.ranges(), 'residual.0', fraction=[m.number(1)], vote=m.number(0, .5),
+                            seed=m.seed(), concept=m.pick([None, [0], [9], 'x'])), None),
 }
 
 

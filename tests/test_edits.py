@@ -54,7 +54,7 @@ FEW = 8
 def one(gauss, edit, kind="full", **kw):
     "An intervention on all neurons for class 0."
     r = fit_ranges(gauss.acts, gauss.labels, kind, statistics=gauss.st)
-    return plan(gauss.st, [gauss.ranking], r, "residual.0", fractions=[1.], edit=edit, concepts=[0], acts=gauss.acts,
+    return plan(gauss.st, [gauss.ranking], r, "residual.0", fraction=[1.], edit=edit, concept=[0], acts=gauss.acts,
                 labels=gauss.labels, **kw)[1]
 
 
@@ -176,7 +176,7 @@ def test_constant_neurons_give_numbers(edit):
     st = class_statistics(acts, labels)
     ranges = [fit_ranges(acts, labels, k, statistics=st) for k in ("gaussian(0)", "gaussian(2.5)", "gaussian(inf)", "quantile(0.9)")]
     ranking = rank(acts, labels, "dprime", statistics=st)
-    for iv in plan(st, [ranking], ranges, "residual.0", fractions=[1.], edit=edit, acts=acts, labels=labels):
+    for iv in plan(st, [ranking], ranges, "residual.0", fraction=[1.], edit=edit, acts=acts, labels=labels):
         x = np.vstack([acts, acts*0, acts*1.5])
         assert np.isfinite(edited_acts(iv, x)).all(), iv
         assert np.abs(edited_acts(iv, x)).max() < 1e7, iv
@@ -229,7 +229,7 @@ def test_an_edit_has_one_name(gauss):
     with pytest.raises(InputError, match="give plan acts= and labels="): plan(gauss.st, [gauss.ranking], r, "residual.0", edit="resample")
     for f in (.1, 0, 1.5):
         with pytest.raises(InputError, match=f"fraction {f} of the 5 neurons of residual.0 is not one neuron"):
-            plan(gauss.st, [gauss.ranking], r, "residual.0", fractions=[.5, f])
+            plan(gauss.st, [gauss.ranking], r, "residual.0", fraction=[.5, f])
     with pytest.raises(InputError, match="fitted_at 'words'"): plan(gauss.st, [gauss.ranking], r, "residual.0", fitted_at="words")
 
 
@@ -542,7 +542,7 @@ def test_plans_of_other_classes_are_refused():
     x, y = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32), np.arange(60) % 3
     s = class_statistics(x, y, ("a", "b", "c"))
     k, r = rank(x, y, statistics=s), fit_ranges(x, y, "gaussian", statistics=s)
-    assert len(plan(s, k, r, "residual.0", fractions=.5)) == 9
+    assert len(plan(s, k, r, "residual.0", fraction=.5)) == 9
     turned = class_statistics(x, (y+1) % 3, ("c", "a", "b"))
     narrow = rank(x[:, :4], y, classes=("a", "b", "c"))
     for args in ((turned, [k], r), (s, [rank(x, y, classes=("c", "b", "a"))], r), (s, [narrow], r),
@@ -563,7 +563,7 @@ def test_one_number_that_is_none_is_enough(gauss):
 def test_former_names_warn(gauss):
     "`kind` and `fitted` of 0.2 do what `range` and `fitted_at` do, and say so."
     r = fit_ranges(None, None, "gaussian(2)", statistics=gauss.st)
-    with pytest.warns(DeprecationWarning, match=r"plan\(fitted=\) is called fitted_at"):
+    with pytest.warns(DeprecationWarning, match=r"plan\(fitted=\) is called fitted_at="):
         iv = plan(gauss.st, [gauss.ranking], r, "residual.0", fitted="tokens")[1]
     with pytest.warns(DeprecationWarning, match="is called range"): assert iv.kind == iv.range == "gaussian(2)"
     with pytest.warns(DeprecationWarning, match="is called fitted_at"): assert iv.fitted == iv.fitted_at == "tokens"

@@ -259,7 +259,7 @@ def test_the_first_tutorial(lab, demo, pictures):
     page.page.screenshot(path=pictures/'lab-neuron.png')
     text.scroll_into_view_if_needed()
     page.type(SAYS, text)
-    page.wait_for(answered(demo, SAYS, fractions=[.5], concepts=[demo.classes.index('politics')]))
+    page.wait_for(answered(demo, SAYS, fraction=[.5], concept=[demo.classes.index('politics')]))
     page.page.screenshot(path=pictures/'lab-text.png')
     page.type(BAD, text)
     text.locator('.token').filter(has_text='alert').first.wait_for(timeout=120_000)

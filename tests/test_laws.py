@@ -265,7 +265,7 @@ def test_edits_have_the_unit_of_the_activations(data, s):
     def edits(x):
         stats = class_statistics(x, labels)
         return plan(stats, [rank(x, labels, statistics=stats)], fit_ranges(x, labels, 'gaussian(1.1)', statistics=stats), 'residual.0',
-                    fractions=[1.], edit=list(EVERY), acts=x, labels=labels)
+                    fraction=[1.], edit=list(EVERY), acts=x, labels=labels)
     for a, b in zip(edits(acts), edits(acts*s), strict=True):
         np.testing.assert_array_equal(firing(b, acts*s), firing(a, acts), repr(a))
         np.testing.assert_array_equal(edited_acts(b, acts*s), s*edited_acts(a, acts), repr(a))
@@ -306,7 +306,7 @@ def test_adaptive_is_the_papers_mask_at_ordinary_scales():
     acts, labels = overlapping(3)
     stats = class_statistics(acts, labels)
     iv = plan(stats, [rank(acts, labels, statistics=stats)], fit_ranges(None, None, 'full', statistics=stats), 'residual.0',
-              fractions=[1.], edit='adaptive(1.3)', concepts=[1])[0]
+              fraction=[1.], edit='adaptive(1.3)', concept=[1])[0]
     x, m, sd = acts.astype(float), stats.mean[1], stats.sd[1]
     papers = .125*np.clip(abs(x-m)/(1.3*sd+1e-6), 0, 1)*x
     np.testing.assert_allclose(edited_acts(iv, acts), papers, atol=1e-5)

@@ -132,3 +132,18 @@ def test_what_a_method_gives_is_checked(recorded):
         with pytest.raises(InputError, match=said): nl.sweep(clf, train, test, edit="queer", progress=False)
     gives["queer"] = lambda x: x*np.inf
     with pytest.raises(InputError, match="edit 'queer' for concept"): nl.sweep(clf, train, test, edit="queer", progress=False)
+
+
+def test_former_names_of_settings(tmp_path):
+    "Until 0.4 what took several values by a plural takes them still, says so, and gives the same; a study file of 0.2 is read as it was."
+    with pytest.warns(DeprecationWarning, match=r"^Preset\(rankings=\) is called ranking="):
+        p = nl.presets.Preset("mine", "range", rankings=("dprime",), range=("posterior",), edit=("mean",))
+    assert p.ranking == p.rankings == ("dprime",)
+    file = tmp_path/"study.toml"
+    rest = '[data]\ntrain = "a.csv"\ntest = "b.csv"\n[model]\nclassifier = "m"\n[method]\n'
+    file.write_text(rest+'rankings = ["probeless"]\nfractions = [0.25]\n')
+    old = nl.read_study(file)
+    file.write_text(rest+'ranking = ["probeless"]\nfraction = [0.25]\n')
+    assert old.method == nl.read_study(file).method and old.method.fractions == [.25]
+    file.write_text(rest+'ranking = ["probeless"]\nrankings = ["dprime"]\n')
+    with pytest.raises(nl.InputError, match="rankings is what ranking was called before; give one of them"): nl.read_study(file)

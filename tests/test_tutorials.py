@@ -58,7 +58,7 @@ def test_first_concept(bbc):
     tidy = (np.diff(np.sort(s.mean, 0), axis=0).min(0) / s.sd.max(0)).argmax()
     assert tidy not in ranking.order[POLITICS][:10] # Far down, and yet every topic has a place of its own on it
     assert nl.range_purity(firing_rates(test.acts, test.labels, ranges))[:, tidy].min() > .75
-    t = measured(clf, test, nl.plan(s, [ranking], ranges, train.site, fractions=[.003, .3, .5], concepts=[POLITICS]))
+    t = measured(clf, test, nl.plan(s, [ranking], ranges, train.site, fraction=[.003, .3, .5], concept=[POLITICS]))
     base = t.target_accuracy["base", .5]
     assert base > .9 and abs(t.target_accuracy["full", .003] - base) < .01
     assert t.target_accuracy["full", .3] > .7

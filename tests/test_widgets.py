@@ -284,7 +284,7 @@ def test_tokens_and_neurons_by_hand(study, site, readout, positions, vote):
     clf, texts = replace(study.clf, readout=readout), study.texts[0]
     train = record(clf, texts, site, progress=False)
     st, rankings, ranges, _ = fit_study(replace(study.spec, method=replace(study.spec.method, ranking=["dprime"])), train)
-    iv = next(iv for iv in plan(st, rankings, ranges, site, fractions=[.5], concepts=[1], positions=positions, vote=vote)
+    iv = next(iv for iv in plan(st, rankings, ranges, site, fraction=[.5], concept=[1], positions=positions, vote=vote)
               if iv.condition == "range")
     text = study.texts[1].texts[1]
     res = edit_text(clf, text, [iv])

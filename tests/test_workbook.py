@@ -62,7 +62,7 @@ def direct(study, concepts=None, ranking='dprime', fraction=.5, kind='gaussian(2
     r = nl.rank(study.train.acts, study.train.labels, ranking, classes=study.classes)
     ranges = nl.fit_ranges(study.train.acts, study.train.labels, kind, classes=study.classes)
     st = nl.class_statistics(study.train.acts, study.train.labels, study.classes)
-    ivs = nl.plan(st, [r], ranges, study.train.site, fractions=[fraction], edit=edit, vote=vote, concepts=concepts,
+    ivs = nl.plan(st, [r], ranges, study.train.site, fraction=[fraction], edit=edit, vote=vote, concept=concepts,
                   covers=covers)
     return nl.ablate(study.clf, texts or study.texts[1], ivs, recording=recording, progress=False)
 

@@ -126,7 +126,7 @@ class Planner:
         "The interventions of one setting at some fractions."
         acts,labels = fitted_on(self.study, self.site, x.fitted_at)
         return plan(self.statistics(x.fitted_at), [self.ranking(x.ranking)], self.ranges(x.range, x.fitted_at), self.site,
-            fractions=fractions, edit=x.edit, vote=x.vote, concepts=None if x.concept == EVERY else [self.study.classes.index(x.concept)],
+            fraction=fractions, edit=x.edit, vote=x.vote, concept=None if x.concept == EVERY else [self.study.classes.index(x.concept)],
             positions=x.positions, seed=x.seed, acts=acts, labels=labels, fitted_at=x.fitted_at, covers=x.covers, scope=x.scope)
 
 # %% ../../nbs/49_live.ipynb #396d39e7

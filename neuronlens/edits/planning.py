@@ -16,9 +16,9 @@ import torch
 from ..arrays.ranges import Ranges
 from ..arrays.saliency import Ranking
 from ..arrays.statistics import ClassStatistics
-from .edit import Intervention, Neurons, _warn, parse_edit, rest_quantiles
+from .edit import Intervention, Neurons, parse_edit, rest_quantiles
 from ..ground.core import InputError, drawing, need_number
-from ..ground.setting import Setting, check_when, class_number, format_kind
+from ..ground.setting import Setting, check_when, class_number, format_kind, formerly
 from ..models.anatomy import Site, parse_site
 
 # %% ../../nbs/40_planning.ipynb #18efdabb
@@ -79,16 +79,17 @@ class Parts:
         return Intervention(setting, own, *self.gate(c, setting.range), state)
 
 # %% ../../nbs/40_planning.ipynb #aa9cb537
+@formerly(fitted='fitted_at', fractions='fraction', concepts='concept')
 def plan(
     statistics:ClassStatistics, # Class statistics of the training texts at the site
     rankings:list[Ranking], # Rankings `[C, D]` to take salient sets from
     ranges:Ranges|list[Ranges], # One kind of range `[C, D, K]`, or several
     site:Site|str, # Where the activations were read, such as 'residual.5'
     *,
-    fractions:list[float]=(.5,), # Shares of the neurons to edit, each in (0, 1]
+    fraction:list[float]=(.5,), # Shares of the neurons to edit, each in (0, 1]
     edit:str|list[str]='mean', # An edit, such as 'mean' or 'scale(0.5)', or several
     vote:float|list[float]=0., # Share of the salient neurons that must be in range together, or several
-    concepts:list|None=None, # Names or numbers of classes; None: all
+    concept:list|None=None, # Names or numbers of classes; None: all
     positions:str='all', # One of `POSITIONS`: where the edits may act
     seed:int=0, # Of the random salient sets, and of what `resample` draws
     acts:np.ndarray|None=None, # `[N, D]` the activations that the statistics are of; only `resample` needs them
@@ -97,16 +98,12 @@ def plan(
     covers:str='range', # What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
     scope:str='position', # Who is asked: every 'position' for itself, or the 'text' once for all of them
     preset:str='', # Name of the preset that the ranges are of, for the table
-    fitted:str|None=None, # `fitted_at` as it was called until 0.2
 )->list[Intervention]: # Concepts x rankings x fractions x edits x (full, and range and random for each range and vote)
     "The interventions of a study; the same random neurons are the control of every ranking."
-    if fitted is not None:
-        _warn("plan(fitted=)", "fitted_at")
-        fitted_at = fitted
     site,(C,D),_ = parse_site(site),statistics.mean.shape,drawing(seed) # Which refuses what is no seed
     edits,votes = [format_kind(*parse_edit(e)) for e in _listed(edit)],_listed(vote)
-    concepts,out = [class_number(c, statistics.classes) for c in (range(C) if concepts is None else _listed(concepts))],[]
-    rankings,fractions = _listed(rankings),_listed(fractions)
+    concepts,out = [class_number(c, statistics.classes) for c in (range(C) if concept is None else _listed(concept))],[]
+    rankings,fractions = _listed(rankings),_listed(fraction)
     for v in votes: check_when(v, fitted_at, positions, covers, scope)
     check_fractions(fractions, D, site)
     if 'resample' in edits and (acts is None or labels is None):

@@ -50,7 +50,7 @@ def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, 
     for at in fitted_at:
         of = tokens if at == 'tokens' else train
         st,fitted = _fitted(of, site, ranges)
-        out += plan(st, ranked, fitted, site, fractions=fractions, seed=seed, acts=of.at(site), labels=of.labels, fitted_at=at, **kw)
+        out += plan(st, ranked, fitted, site, fraction=fractions, seed=seed, acts=of.at(site), labels=of.labels, fitted_at=at, **kw)
     return out
 
 def _checked_fit(train, tokens, fitted_at):
@@ -80,7 +80,7 @@ def grid(
 )->list[Intervention]: # Every combination, with the whole neuron and the random control beside each
     "All interventions of a grid: concept x ranking x fraction x range x edit x site."
     _checked_fit(train, tokens, _listed(fitted_at))
-    kw = dict(edit=edit, vote=vote, concepts=concept, positions=positions, covers=covers, scope=scope)
+    kw = dict(edit=edit, vote=vote, concept=concept, positions=positions, covers=covers, scope=scope)
     lists = _listed(ranking),_listed(fraction),_listed(range),_listed(fitted_at)
     return [iv for s in (train.sites if site is None else _listed(site)) for iv in _at_site(train, tokens, str(s), *lists, seed, **kw)]
 

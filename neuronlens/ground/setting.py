@@ -9,10 +9,11 @@ __all__ = ['POSITIONS', 'FITTED', 'parse_kind', 'Setting', 'settings_grid']
 import inspect
 import re
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, wraps
 from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -71,9 +72,11 @@ def own_number(
     return float(more[0].default) if more else None
 
 # %% ../../nbs/06_setting.ipynb #eeb89ec1
+_Any = TypeVar('_Any')
+
 def formerly(
-    **names, # Former name of a parameter or field to its present one
-): # A decorator for functions and dataclasses
+    **names:str, # Former name of a parameter or field to its present one
+)->Callable[[_Any],_Any]: # A decorator for functions and dataclasses
     "Until 0.4 the former names are understood, too, with a warning."
     def of(f):
         if isinstance(f, type):
@@ -84,7 +87,8 @@ def formerly(
         def call(*args, **kw):
             for old in names.keys() & kw.keys():
                 if names[old] in kw: raise TypeError(f"{old} is the former name of {names[old]}, which is given as well")
-                warnings.warn(f"{old}= is called {names[old]}= now, and will be no more in 0.4", DeprecationWarning, stacklevel=2)
+                said = f"{f.__qualname__.removesuffix('.__init__')}({old}=) is called {names[old]}= now, and will be no more in 0.4"
+                warnings.warn(said, DeprecationWarning, stacklevel=2)
                 kw[names[old]] = kw.pop(old)
             return f(*args, **kw)
         return call

@@ -165,7 +165,7 @@ def run_study(
     tokens,scores = _asked(spec, clf, texts, fit, progress)
     statistics,rankings,ranges,own = fit_study(spec, fit, tokens, scores)
     of = tokens or fit
-    ivs = plan(own, rankings, ranges, site, fractions=m.fraction, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
+    ivs = plan(own, rankings, ranges, site, fraction=m.fraction, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
                acts=of.acts, labels=of.labels, fitted_at=m.fitted_at, covers=m.covers, scope=m.scope,
                preset=m.preset)
     outcome = changes_on(clf, test_texts, ivs, recording=test, progress=progress)
