@@ -227,9 +227,9 @@ def plainly(nb):
     return '\n\n'.join(filter(None, parts))
 
 
-def for_programs(top, config, out):
+def for_programs(top, out):
     "`llms.txt`, every page with its promise, and `llms-full.txt`, the text of all pages, in the order of the sidebar."
-    lib,site,now = page_library(top),config['website'],''
+    lib,now,site = page_library(top),'',yaml.safe_load((top/'_quarto.yml').read_text(encoding='utf-8'))['website']
     lines,whole = [f"# {site['title']}", f"\n> {site.get('description', '')}", '\nAll pages in one file: [llms-full.txt](llms-full.txt)'],[]
     for section,n in listed(site['sidebar']['contents']):
         if not (top/'nbs'/n).is_file(): continue
@@ -331,7 +331,7 @@ def build(top, out, say=print, quarto=None):
             shutil.copyfile(HERE/'offline.scss', proc/'offline.scss')
             subprocess.run([quarto, 'render', '--no-execute', '--output-dir', os.path.relpath(new, proc)], cwd=proc, check=True)
         else: faults = with_sphinx(top, config, new)
-        for_programs(top, config, new)
+        for_programs(top, new)
         wrong,elsewhere = check(new)
         if quarto: say('\n'.join(f'look at this: {f}' for f in wrong))
         elif faults+wrong: raise SiteError('\n'.join(faults+wrong))
