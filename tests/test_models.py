@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 import torch
 import transformers
-from models import NAMES, ROLES, examine, plain, seen_at, word_tokenizer, words
-from tiny import shaken
+from models import NAMES, ROLES, Plainly, Report, examine, plain, seen_at, word_tokenizer, words
+from tiny import BEYOND, shaken
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -19,7 +19,7 @@ from neuronlens.edits.edit import Intervention, Neurons
 from neuronlens.edits.language import generate
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts
-from neuronlens.ground.rounding import agree, score_size
+from neuronlens.ground.rounding import agree, rounding, score_size, steps_of
 from neuronlens.ground.setting import Setting
 from neuronlens.models.anatomy import Site, anatomy
 from neuronlens.models.batches import encode
@@ -51,6 +51,18 @@ def test_few(name): assert check(name, FEW[name], quick=True)
 @pytest.mark.models
 @pytest.mark.parametrize("name, role", [x for x in ALL if x not in FEW.items()])
 def test_all(name, role): check(name, role)
+
+
+@pytest.mark.parametrize("scale", [.1, 3.])
+def test_what_the_comparison_lets_pass(scale):
+    "What rounding makes, and what the last place of the weights makes, on a calm model and on a chaotic one; a mistake on neither."
+    rep, model = Report(), shaken(made("llama"), scale=scale)
+    rep.of = model
+    said = Plainly(model, lambda m: plain(m, [5, 6, 7, 8, 9, 10]))
+    bound = rounding(max(1., said.values.abs().max().item()), steps_of(model))
+    for times, right in ((.9, True), (min(BEYOND, 4*said.moved/bound)*.9, True), (1.1*BEYOND, False)):
+        assert rep.same("moved", said.values+times*bound, said) is right
+    assert len(rep.wrong) == 1
 
 
 # --- cases

@@ -87,7 +87,7 @@ def formerly(
         def call(*args, **kw):
             for old in names.keys() & kw.keys():
                 if names[old] in kw: raise TypeError(f"{old} is the former name of {names[old]}, which is given as well")
-                said = f"{f.__qualname__.removesuffix('.__init__')}({old}=) is called {names[old]}= now, and will be no more in 0.4"
+                said = f"{f.__qualname__.removesuffix('.__init__')}({old}=) is called {names[old]}= since 0.3 and goes with 0.4"
                 warnings.warn(said, DeprecationWarning, stacklevel=2)
                 kw[names[old]] = kw.pop(old)
             return f(*args, **kw)
