@@ -198,7 +198,7 @@ def example():
 # %% ../../nbs/64_cli.ipynb #64e4b1a0
 @app.command()
 def explain(
-    what:Annotated[list[str]|None, typer.Argument(help='Code, such as NL012, or a sentence or a part of one; nothing: list all codes.')]=None,
+    what:Annotated[list[str]|None, typer.Argument(help='Code, such as NL012, or words of a sentence; nothing: list all codes.')]=None,
 ):
     "Say why something is refused and what to do, by the code or the words of the sentence."
     with _plain_errors():
