@@ -1,5 +1,7 @@
 """Every sentence that refuses has a code, a cause and a remedy; each is found by its sentence, and printed by the command."""
+import ast
 import copy
+import inspect
 import json
 import os
 import pickle
@@ -10,6 +12,7 @@ import sys
 import tarfile
 import traceback
 import zipfile
+from html import unescape
 from importlib import import_module
 
 import numpy as np
@@ -69,15 +72,29 @@ def test_the_table_is_in_order():
         assert r.cause not in r.remedy
 
 
+def named(path):
+    "What a name that begins with `nl` stands for."
+    thing = nl
+    for part in path.split(".")[1:]: thing = getattr(thing, part)
+    return thing
+
+
 def test_what_the_remedies_name_is_there():
-    "A remedy that names something which was renamed sends people nowhere."
+    "A remedy that names a function, an argument or a command that was renamed sends people nowhere."
+    calls = 0
     for r in TABLE.values():
-        for name in re.findall(r"`[^`]*`", r.cause+r.remedy):
-            for path in re.findall(r"\bnl((?:\.\w+)+)", name):
-                thing = nl
-                for part in path[1:].split("."): thing = getattr(thing, part)
-        for command in re.findall(r"neuronlens (\w+)", " | ".join(re.findall(r"`([^`]*)`", r.cause+r.remedy))):
-            assert command in ("run", "demo", "example", "cache", "explain"), (r.code, command)
+        for code in re.findall(r"`([^`]*)`", f"{r.cause} | {r.remedy}"):
+            for path in re.findall(r"\bnl(?:\.\w+)+", code): named(path)
+            for command in re.findall(r"\bneuronlens (\w+)", code):
+                assert command in ("run", "demo", "example", "cache", "explain"), (r.code, command)
+            try: tree = ast.parse(code.replace("..,", "...,"))
+            except SyntaxError: continue
+            for call in [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func).startswith("nl.")]:
+                calls, of = calls+1, inspect.signature(named(ast.unparse(call.func))).parameters.values()
+                assert len(call.args) <= sum(p.kind <= p.POSITIONAL_OR_KEYWORD for p in of), (r.code, code)
+                unknown = {k.arg for k in call.keywords} - {p.name for p in of}
+                assert not unknown or any(p.kind is p.VAR_KEYWORD for p in of), (r.code, code, unknown)
+    assert calls > 50
 
 
 @pytest.mark.parametrize("value", VALUES)
@@ -230,3 +247,36 @@ def test_the_table_is_in_the_packages(tmp_path):
 
 
 def test_rooms_are_found(): assert import_module("neuronlens.ground.refusals") is nl.refusals
+
+
+@pytest.mark.slow
+def test_the_site_has_a_page_a_code(tmp_path):
+    "The list has every code and sentence, each code a page that says what the command says, and the menu has the list alone."
+    pytest.importorskip("sphinx", reason="sphinx is not installed")
+    pages = ("index", "errors")
+    for n in pages:
+        (tmp_path/"nbs").mkdir(exist_ok=True)
+        nb = json.loads((TOP/f"nbs/{n}.ipynb").read_text(encoding="utf-8"))
+        if n == "index": nb["cells"] = [dict(cell_type="markdown", id="a", metadata={}, source="# index\n\n> Home. [Errors](errors.ipynb)")]
+        (tmp_path/f"nbs/{n}.ipynb").write_text(json.dumps(nb), encoding="utf-8")
+    for name in ("neuronlens/refusals.toml", "neuronlens/ground/refusals.py", "settings.ini"):
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/name).write_bytes((TOP/name).read_bytes())
+    config = "project: {type: website}\nwebsite: {title: small, sidebar: {contents: [index.ipynb, errors.ipynb]}}\n"
+    (tmp_path/"_quarto.yml").write_text(config)
+    call = [sys.executable, TOP/"site/build.py", "--top", tmp_path, "--preview", "--out", "docs"]
+    subprocess.run(call, check=True, capture_output=True, text=True)
+    def text(name):
+        html = (tmp_path/"docs"/name).read_text(encoding="utf-8")
+        article = html.partition("<article")[2].partition("</article>")[0]
+        return html, " ".join(unescape(re.sub(r"<[^>]+>", "", article)).split())
+    html, said = text("errors.html")
+    assert {p.stem for p in (tmp_path/"docs/errors").glob("*.html")} == {*TABLE}
+    for code, r in TABLE.items():
+        assert f'href="errors/{code}.html"' in html and r.title in said
+        page, own = text(f"errors/{code}.html")
+        for part in (code, r.title, *r.sentences(), r.cause.replace("`", ""), r.remedy.replace("`", "")):
+            assert " ".join(part.split()) in own, (code, part)
+        menu = page.partition('class="sidebar-tree"')[2].partition("</div>")[0]
+        assert "NL0" not in menu and menu.count("errors.html") == 1
+    for s in {s for r in TABLE.values() for s in r.sentences()}: assert " ".join(s.split()) in said, s

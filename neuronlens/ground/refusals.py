@@ -61,12 +61,14 @@ def _holds(sentence, pieces):
         at += len(p)
     return True
 
+# %% ../../nbs/01_refusals.ipynb #1f0a100d
 def code_of(
     sentence:str, # What was said
 )->str|None: # The code; None for a sentence that is not of this package
     "The code of a sentence, wrapped in others or not."
     return next((code for pieces,code in _patterns() if _holds(sentence, pieces)), None)
 
+# %% ../../nbs/01_refusals.ipynb #1f0a200d
 def notes_of(
     sentence:str, # What was said
 )->list[str]: # One line, or none
@@ -88,6 +90,7 @@ def _nearest(text):
     best = max(refusals().values(), key=score)
     return best if score(best) >= .4 else None
 
+# %% ../../nbs/01_refusals.ipynb #1f0a1012
 def find(
     what:str|Exception, # A code such as 'NL012', a sentence or a part of one, or an error that was caught
 )->Refusal: # Prints itself, in a notebook formatted
@@ -112,6 +115,7 @@ def listed(
         if own := [r for r in some if r.code[2] == str(k)]: lines += ['', theme, *(f'  {r.code}  {r.title}' for r in own)]
     return '\n'.join(lines[1:])
 
+# %% ../../nbs/01_refusals.ipynb #1f0a1014
 def explained(what:str)->str: # Lines for a terminal
     "What `neuronlens explain` prints: one entry, or a list where the words are in sentences of several."
     text = ' '.join(what.split()).lower()
