@@ -27,7 +27,7 @@ def everything(top):
     for k,theme in themes.items():
         parts.append(f'## {theme}')
         for code,e in table.items():
-            said = [f'  - {plain(s)}' for s in sentences(e)]
+            said = [f'  - `` {s} ``' for s in sentences(e)]
             if code[2] == k: parts.append('\n'.join([f"- [{code}](errors/{code}.md) **{plain(e['title'])}**", *said]))
     return '\n\n'.join(parts)
 
@@ -44,7 +44,7 @@ def page(code, entry, before, after):
     near = [f'[{c}]({c}.md)' for c in (before, after) if c]
     said = '\n'.join(f'- `` {s} ``' for s in sentences(entry))
     return (f"---\norphan: true\n---\n\n# {code}: {plain(entry['title'])}\n\n> One of the [errors](../errors.ipynb). In a terminal:"
-            f" `neuronlens explain {code}`\n\n## It says\n\n{said}\n\n## Why\n\n{entry['cause']}\n\n## What to do\n\n{entry['remedy']}\n\n"
+            f" `neuronlens explain {code}`\n\n## Why\n\n{entry['cause']}\n\n## What to do\n\n{entry['remedy']}\n\n## What it says\n\n{said}\n\n"
             f"Nearby: {', '.join(near)}. [All errors](../errors.ipynb)\n")
 
 

@@ -269,7 +269,8 @@ def test_the_site_has_a_page_a_code(tmp_path):
     def text(name):
         html = (tmp_path/"docs"/name).read_text(encoding="utf-8")
         article = html.partition("<article")[2].partition("</article>")[0]
-        return html, " ".join(unescape(re.sub(r"<[^>]+>", "", article)).split())
+        said = unescape(re.sub(r"<[^>]+>", "", article)).translate(str.maketrans("‘’“”", "''\"\"")) # Printed quotation marks
+        return html, " ".join(said.split())
     html, said = text("errors.html")
     assert {p.stem for p in (tmp_path/"docs/errors").glob("*.html")} == {*TABLE}
     for code, r in TABLE.items():

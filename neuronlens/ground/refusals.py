@@ -83,12 +83,14 @@ def _alike(asked, sentence):
     size = lambda words: sum(map(len, words)) # noqa: E731
     return 2*size(asked & sentence)/max(1, size(asked)+size(sentence))
 
-def _nearest(text):
-    "The entry that shares most words with a text, by its sentences and its title; None where there are hardly any."
+def _nearest(text, code):
+    "The entry that shares most words with a text, by its sentences and its title, if in doubt that of a code; None where it shares few."
     asked,low = _words(text),text.lower().strip(' .')
     def score(r): return max(max(_alike(asked, _words(s)), .9*bool(low and low in s.lower())) for s in (r.title, *r.says))
-    best = max(refusals().values(), key=score)
+    best = max(refusals().values(), key=lambda r: (score(r), r.code == code))
     return best if score(best) >= .4 else None
+
+def _length(text, code): return max(sum(map(len, p)) for p,c in _patterns() if c == code and _holds(text, p))
 
 # %% ../../nbs/01_refusals.ipynb #1f0a1012
 def find(
@@ -101,8 +103,8 @@ def find(
         if code in known: return known[code]
         raise InputError(f"no code is called {code}; the nearest are {', '.join(sorted(get_close_matches(code, known, 3, 0)))}")
     code = code_of(text)
-    whole = code and max(len(s.replace('*', '')) for s in known[code].says if _holds(text, [p for p in s.split('*') if p])) >= 20
-    if found := known[code] if whole else _nearest(text) or known.get(code): return found
+    whole = isinstance(what, Exception) or code and _length(text, code) >= 20 # Few characters are found in much that is typed
+    if found := known[code] if code and whole else _nearest(text, code) or known.get(code): return found
     raise InputError(f"no sentence has the words {text!r:.80}; `neuronlens explain` lists all codes")
 
 # %% ../../nbs/01_refusals.ipynb #1f0a0014
