@@ -43,9 +43,10 @@ def page(code, entry, before, after):
     "One code as Markdown: what it says, why, what to do, and where its neighbours are."
     near = [f'[{c}]({c}.md)' for c in (before, after) if c]
     said = '\n'.join(f'- `` {s} ``' for s in sentences(entry))
-    return (f"---\norphan: true\n---\n\n# {code}: {plain(entry['title'])}\n\n> One of the [errors](../errors.ipynb). In a terminal:"
-            f" `neuronlens explain {code}`\n\n## Why\n\n{entry['cause']}\n\n## What to do\n\n{entry['remedy']}\n\n## What it says\n\n{said}\n\n"
-            f"Nearby: {', '.join(near)}. [All errors](../errors.ipynb)\n")
+    parts = [f"# {code}: {plain(entry['title'])}", f'> One of the [errors](../errors.ipynb). In a terminal: `neuronlens explain {code}`',
+             '## Why', entry['cause'], '## What to do', entry['remedy'], '## What it says', said,
+             f"Nearby: {', '.join(near)}. [All errors](../errors.ipynb)"]
+    return '---\norphan: true\n---\n\n'+'\n\n'.join(parts)+'\n'
 
 
 def write(top, folder):
