@@ -9,7 +9,6 @@ __all__ = []
 import re
 import tomllib
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib.resources import files
 from textwrap import fill
@@ -17,7 +16,7 @@ from textwrap import fill
 from .core import InputError
 
 # %% ../../nbs/01_refusals.ipynb #1f0a0006
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Refusal:
     "A kind of refusal."
     code:str # Such as 'NL012': the hundreds are a theme, see `THEMES`
@@ -33,6 +32,7 @@ class Refusal:
         said = '\n'.join(block(s, '    ') for s in self.sentences())
         return f"{self.code}: {self.title}\n\nIt says\n{said}\n\nWhy\n{block(self.cause)}\n\nWhat to do\n{block(self.remedy)}"
 
+    def __repr__(self): return str(self)
     def _repr_markdown_(self):
         said = '\n'.join(f'- `` {s} ``' for s in self.sentences())
         return f"**{self.code}: {self.title}**\n\n{said}\n\n*Why*: {self.cause}\n\n*What to do*: {self.remedy}"
@@ -98,10 +98,11 @@ def find(
 )->Refusal: # Prints itself, in a notebook formatted
     "The entry that is meant; refused where there is none."
     known,text = refusals(),' '.join(str(what).split())
-    if re.fullmatch(r'(NL\s*)?\d{1,4}', text, re.I):
-        code = f"NL{int(re.sub(r'[^0-9]', '', text)):03d}"
-        if code in known: return known[code]
-        raise InputError(f"no code is called {code}; the nearest are {', '.join(sorted(get_close_matches(code, known, 3, 0)))}")
+    if re.fullmatch(r'(NL\s*)?[0-9]{1,4}', text, re.I):
+        number = int(re.sub(r'[^0-9]', '', text))
+        if (code := f'NL{number:03d}') in known: return known[code]
+        near = sorted(known, key=lambda c: abs(int(c[2:])-number))[:3]
+        raise InputError(f"no code is called {code}; the nearest are {', '.join(sorted(near))}")
     code = code_of(text)
     whole = isinstance(what, Exception) or code and _length(text, code) >= 20 # Few characters are found in much that is typed
     if found := known[code] if code and whole else _nearest(text, code) or known.get(code): return found
