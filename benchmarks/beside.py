@@ -1,6 +1,6 @@
 """What this checkout takes beside a commit before it, in turns, as ratios.
 
-    python benchmarks/beside.py COMMIT [--rounds 7] [--work NAME ...]
+    python benchmarks/beside.py COMMIT [--rounds 5] [--work NAME ...]
 
 Two processes, one for each, do every piece of work call by call in turns, so that what else the machine does meets both. `ratio`
 is the median of the ratios of neighbouring calls; one commit beside itself says how far that goes by itself.
