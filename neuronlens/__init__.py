@@ -59,7 +59,7 @@ _NAMES = { # Room: the names that most users need
     "studies.report": "write_report",
 }
 _ROOMS = { # Floor: its rooms, also found without it
-    "ground": "core files progress data cache rounding setting machine",
+    "ground": "core refusals files progress data cache rounding setting machine",
     "models": "trials batches weights model prompt verbalizers anatomy prompted hooks writing training",
     "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing overlap matching profile",
     "records": "provenance store shards recording summary tokens cluster",

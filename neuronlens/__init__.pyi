@@ -66,6 +66,7 @@ from .ground import data as data
 from .ground import files as files
 from .ground import machine as machine
 from .ground import progress as progress
+from .ground import refusals as refusals
 from .ground import rounding as rounding
 from .ground import setting as setting
 from .models import anatomy as anatomy

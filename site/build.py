@@ -20,6 +20,9 @@ import yaml
 from filelock import FileLock
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE)) # Also where this file is read by its path
+import error_pages  # noqa: E402
+
 FOLD = '\n\n<details open><summary>Source</summary>\n\n````python\n{}\n````\n\n</details>'
 
 
@@ -203,9 +206,10 @@ def stage(top, quarto=False, say=print):
     shutil.rmtree(proc, ignore_errors=True)
     shutil.copytree(top/'nbs', proc, ignore=lambda at, names: [n for n in names if n.endswith(('.ipynb', '.ipynb_checkpoints', '.yml'))])
     for n in there:
-        nb = json.loads((top/'nbs'/n).read_text(encoding='utf-8'))
+        nb = error_pages.filled(json.loads((top/'nbs'/n).read_text(encoding='utf-8')), top)
         faults += [f'nbs/{n}: a stored output would run code: {r}' for r in dict.fromkeys(running(nb))]
         (proc/page_name(n)).write_text(json.dumps(prepared(nb, lib, quarto), ensure_ascii=False), encoding='utf-8')
+    if 'errors.ipynb' in there: error_pages.write(top, proc)
     if faults: raise SiteError('\n'.join(faults))
     sidebar['contents'] = kept(sidebar['contents'], there)
     (proc/'_quarto.yml').write_text(yaml.safe_dump(config, sort_keys=False), encoding='utf-8')
@@ -219,7 +223,7 @@ def plainly(nb):
     parts = []
     for c in nb['cells']:
         source = joined(c['source']).strip()
-        if c['cell_type'] == 'markdown': parts.append(re.sub(r'(?<=\]\()([^():\s#]+)\.ipynb', r'\1.html', source))
+        if c['cell_type'] == 'markdown': parts.append(re.sub(r'(?<=\]\()([^():\s#]+)\.(?:ipynb|md)', r'\1.html', source))
         elif source and 'echo: false' not in source: parts.append(f'```python\n{source}\n```')
         for o in c.get('outputs', []):
             said = joined(o.get('text') or o.get('data', {}).get('text/plain', '')).strip()
@@ -233,7 +237,7 @@ def for_programs(top, out):
     lines,whole = [f"# {site['title']}", f"\n> {site.get('description', '')}", '\nAll pages in one file: [llms-full.txt](llms-full.txt)'],[]
     for section,n in listed(site['sidebar']['contents']):
         if not (top/'nbs'/n).is_file(): continue
-        nb = json.loads((top/'nbs'/n).read_text(encoding='utf-8'))
+        nb = error_pages.filled(json.loads((top/'nbs'/n).read_text(encoding='utf-8')), top)
         text = plainly(prepared(nb, lib, quarto=True))
         title,promise = (re.search(p, text, re.M) for p in (r'^# (.+)', r'^> (.+)'))
         if section != now: lines,now = [*lines, f'\n## {section}\n'],section
