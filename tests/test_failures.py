@@ -645,7 +645,7 @@ def test_a_real_process_says_one_sentence(make_study, tmp_path):
     study = make_study(data=dict(train='nowhere.csv'))
     call = [Path(sys.executable).with_name('neuronlens'), 'run', study, '--out', 'out']
     p = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert (p.returncode, p.stdout, p.stderr) == (2, '', f'neuronlens: {tmp_path}/nowhere.csv: no such file\n')
+    assert (p.returncode, p.stdout, p.stderr) == (2, '', f'neuronlens: {tmp_path}/nowhere.csv: no such file (neuronlens explain NL101)\n')
     assert not (tmp_path/'out').exists()
 
 
