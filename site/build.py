@@ -250,8 +250,8 @@ WEIGHTS = {'How to': 2., 'Tutorials': 1.5, 'Words, measures, promises': 1.2} # S
 EVERYDAY = ( # Words that stand for each other beside those of the glossary
     'erase|remove|delete|forget|unlearn|suppress|ablate', 'generate|write|decode|sample', 'custom|own|register',
     'latex|tex|booktabs|paper', 'npy|npz|numpy', 'csv|tsv|jsonl|parquet|data file', 'fast|slow|speed|seconds',
-    'cluster|ray|distributed|many texts|several machines', 'gpu|cuda|device', 'install|pip|wheel|colab', 'save|store|export|keep', 'open|load',
-    'shared|common|overlap', 'compare|versus|difference',
+    'cluster|ray|distributed|many texts|several machines', 'gpu|cuda|device', 'install|pip|wheel|colab', 'save|store|export|keep',
+    'open|load', 'shared|common|overlap', 'compare|versus|difference',
     'plot|figure|picture|chart', 'classifier|sequence classification', 'language model|llm|causal', 'command line|cli|terminal',
     'significant|interval|confidence|p value', 'refused|error message')
 
