@@ -257,7 +257,7 @@ EVERYDAY = ( # Words that stand for each other beside those of the glossary
 
 
 class Places(HTMLParser):
-    "The text of a page by place: a heading or a definition, its anchor, and what stands below it; sources that are folded stay out."
+    "The text of a page by place: a heading or a definition, its anchor, prose and code below it; sources that are folded stay out."
     BLOCKS = set('p li td th tr div pre dt dd br h1 h2 h3 h4 summary blockquote img section'.split())
     QUIET = set('script style svg math template'.split())
     VOID = set('area base br col embed hr img input link meta source track wbr'.split())
@@ -269,7 +269,7 @@ class Places(HTMLParser):
         self.feed(html[start:html.find('</article>', start)])
         self.close()
 
-    def _at(self, anchor, name=''): self.places.append(dict(anchor=anchor, head=name.rpartition('.')[2], name=name, text=''))
+    def _at(self, anchor, name=''): self.places.append(dict(anchor=anchor, head=name.rpartition('.')[2], name=name, text='', code=''))
 
     def handle_starttag(self, tag, attrs):
         "An element: whether it is quiet, and what place begins with it."
@@ -301,12 +301,12 @@ class Places(HTMLParser):
         if [t for t,*_ in self.open[-1:]] == ['summary'] and text.strip() == 'Source':
             for e in self.open: e[1] |= e[0] == 'details'
         if not self.places or any(q for _,q,_ in self.open): return
-        self.places[-1]['head' if self.title else 'text'] += text
+        self.places[-1]['head' if self.title else 'code' if 'pre' in [t for t,*_ in self.open] else 'text'] += text
 
     def said(self):
         "The places that say something, blanks in one."
-        for p in self.places: p |= dict(head=' '.join(p['head'].split()), text=' '.join(p['text'].split()))
-        return [{k:v for k,v in p.items() if v} | dict(head=p['head'], text=p['text']) for p in self.places if p['text'] or p['head']]
+        said = [{k:' '.join(v.split()) for k,v in p.items()} for p in self.places]
+        return [p for p in said if p['head'] or p['text'] or p['code']]
 
 
 def synonyms(top):

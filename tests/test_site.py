@@ -279,11 +279,12 @@ def test_what_the_search_reads():
     html = """<nav>menu</nav><article role="main"><section id="ranges"><h1>ranges<a class="headerlink" href="#ranges">#</a></h1>
         <p>What <em>be</em>longs.</p><section id="fit"><h2>Fit</h2><dl class="py function"><dt id="nl.a.fit">fit(x)<a href="#"><span
         class="viewcode-link">[source]</span></a></dt><dd><p>Fits.<br/>It.</p></dd></dl>
-        <details><summary>Source</summary><pre>secret</pre></details><p>After &amp; more.</p>
+        <details><summary>Source</summary><pre>secret</pre></details><p>After &amp; more.</p><pre>fit(1)</pre>
         <details><summary>Answer</summary><p>42</p></details><script>run()</script></section></section></article><p>foot</p>"""
     said = b.Places(html).said()
-    assert [(p.get('anchor'), p['head'], p['text']) for p in said] == [(None, 'ranges', 'What belongs.'), ('fit', 'Fit', ''),
-        ('nl.a.fit', 'fit', 'fit(x) Fits. It.'), ('fit', 'Fit', 'After & more. Answer 42')] and said[2]['name'] == 'nl.a.fit'
+    assert [(p['anchor'], p['head'], p['text']) for p in said] == [('', 'ranges', 'What belongs.'), ('fit', 'Fit', ''),
+        ('nl.a.fit', 'fit', 'fit(x) Fits. It.'), ('fit', 'Fit', 'After & more. Answer 42')]
+    assert (said[2]['name'], said[3]['code']) == ('nl.a.fit', 'fit(1)')
     groups = b.synonyms(TOP)
     for pair in ({'broken', 'flip rate'}, {'site', 'hook point'}, {'erase', 'remove'}): assert any(pair <= set(g) for g in groups), pair
     assert not any({'target', 'auxiliary'} <= set(g) or {'prompt', 'verbalizer'} <= set(g) for g in groups)

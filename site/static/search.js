@@ -1,5 +1,6 @@
 // Search in the text of all pages, which `site/build.py` puts into `search-index.js`: words in any order, best page first, no server.
 const {pages, synonyms} = window.SITE_TEXT
+for (const p of pages) for (const place of p.places) place.all = `${place.text} ${place.code}`
 const STOP = new Set(('a about all also am an and any are as at be been but by can could did do does doing for from get had has have having he ' +
   'her his how i if in into is it its let like make me my of on one only or our out please s she should so some someone such t than ' +
   'that the their them then there these they this those to too up use using very want was way we were what when where which while who ' +
@@ -43,7 +44,7 @@ const count = (re, text) => { let n = 0; re.lastIndex = 0; while (n < 40 && re.e
 function weigh(term, place, title) {
   let best = 0
   for (const [w, re] of term.ways) {
-    const tf = count(re, place.text)
+    const tf = count(re, place.all)
     best = Math.max(best, w * (6 * !!count(re, title) + 5 * !!count(re, place.head) + (tf && 1 + Math.log(tf))))
   }
   return best
@@ -58,9 +59,9 @@ function search(asked, typing) {
     const top = all.map((_, i) => Math.max(...rows[j].map(s => s[i])))
     const share = top.filter(Boolean).length / all.length
     const places = rows[j].map((s, k) => {
-      const place = page.places[k], together = whole && s.every(Boolean) && (count(whole, place.text) || count(whole, place.head)) ? 3 : 0
+      const place = page.places[k], together = whole && s.every(Boolean) && (count(whole, place.all) || count(whole, place.head)) ? 3 : 0
       const score = s.reduce((sum, v, i) => sum + rare[i] * (v + .15 * top[i] + together), 0) * (s.filter(Boolean).length / all.length) ** 2
-      return {place, score, named: place.name?.split('.').pop().toLowerCase() === name}
+      return {place, score, named: place.name.split('.').pop().toLowerCase() === name}
     }).filter(s => s.score > 0).sort((a, b) => b.named - a.named || b.score - a.score)
     const score = share ** 2 * (MEANING.test(asked) && page.url === 'glossary.html' ? 12 : page.weight) * ((places[0]?.score ?? 0) + .1 * top.reduce((sum, v, i) => sum + v * rare[i], 0))
     return {page, places, score, share, named: places[0]?.named}
@@ -100,17 +101,17 @@ function link(page, place) {
   return a
 }
 function item({page, places}, all) {
-  const li = document.createElement('li'), a = link(page, places[0].place), {head, name, text} = places[0].place, where = document.createElement('small')
+  const li = document.createElement('li'), a = link(page, places[0].place), {head, name, text, all: whole} = places[0].place, where = document.createElement('small')
   a.append(name ? Object.assign(document.createElement('code'), {textContent: name}) : page.title)
   if (name || head !== page.title) a.append(` › ${name ? page.title : head}`)
   where.textContent = page.section
   const more = places.slice(1, 4).filter(s => s.score > .3 * places[0].score && s.place.head !== head)
-  li.append(a, where, excerpt(text, all))
+  li.append(a, where, excerpt(all.some(t => t.ways.some(([, re]) => count(re, text))) ? text : whole, all))
   if (more.length) {
     const also = Object.assign(document.createElement('p'), {className: 'also', textContent: 'also '})
     more.forEach((s, i) => {
       const b = link(page, s.place)
-      b.textContent = s.place.name?.split('.').pop() ?? s.place.head
+      b.textContent = s.place.name.split('.').pop() || s.place.head
       also.append(i ? ', ' : '', b)
     })
     li.append(also)
