@@ -23,10 +23,10 @@ from ..edits.effects import COLUMNS, MEASURES
 from ..ground.files import atomic
 from ..ground.progress import progress_bar
 from ..ground.setting import SETTINGS
-from .findings import _alt, _fared, headline
+from .findings import _alt, _fared, headline, noticed
 from .saved import Study
 from .spec import study_toml
-from .study import next_steps
+from ..views.explorer import asset, explorer_data, explorer_html
 
 # %% ../../nbs/62_report.ipynb #0180386f
 def file_name(
@@ -104,11 +104,13 @@ _STYLE = '''
 @media screen and (prefers-color-scheme:dark){:root{--bg:#16181b;--fg:#ececec;--dim:#b6b9be;--line:#43474d;
 --fill:#22262b;--mark:#1d3349;--link:#8ec5ff}}
 *{box-sizing:border-box} html{scroll-behavior:smooth;-webkit-text-size-adjust:100%}
-body{font:16px/1.55 system-ui,sans-serif;max-width:62rem;margin:1.5rem auto 4rem;padding:0 1rem;color:var(--fg);background:var(--bg);
-overflow-wrap:break-word}
+body{font:16px/1.55 system-ui,sans-serif;max-width:84rem;margin:1.5rem auto 4rem;padding:0 1.2rem;color:var(--fg);background:var(--bg);
+overflow-wrap:break-word} main>:is(p,ul,.found,nav,.cut,pre,details),figcaption{max-width:56rem}
 a{color:var(--link)} h1{line-height:1.2;margin:.5rem 0} h2{margin-top:2.6rem;border-bottom:1px solid var(--line);line-height:1.3}
 h3{margin:2rem 0 .3rem} .note,figcaption{color:var(--dim);font-size:.92rem} .head{margin:1.4rem 0 0}
 .found{background:var(--mark);border-left:4px solid var(--link);padding:.8rem 1.1rem;border-radius:4px;margin:1.2rem 0}
+.cut{border-left:4px solid #d55e00;padding:.3rem 1.1rem;margin:1rem 0} .cut p{margin:.3rem 0}
+main>ul li{margin:.3rem 0} .maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(26rem,100%),1fr));gap:0 2rem}
 .found p{margin:.3rem 0} .found .say{font-size:1.15rem;font-weight:600}
 nav ul{list-style:none;padding:0;margin:.5rem 0;display:flex;flex-wrap:wrap;gap:.3rem 1.2rem} nav a{display:inline-block;padding:.2rem 0}
 figure{margin:1.4rem 0} .wide{overflow-x:auto;-webkit-overflow-scrolling:touch} .wide:focus-visible{outline:2px solid var(--link)}
@@ -175,7 +177,7 @@ for (const table of document.querySelectorAll(".tall > table")) table.querySelec
 # %% ../../nbs/62_report.ipynb #ca9987d1
 _HEAD = '''<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'{{ policy }}">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src{{ policy }}">
 <title>{{ title }}</title><style>{{ style|safe }}</style></head><body>
 {%- macro table(rows, names, what, long='') %}<p class="note head">{{ what }}</p>
 <div class="wide{{ ' tall' if many and rows|length > 40 }}" role="region" tabindex="0" aria-label="{{ what }}">
@@ -200,16 +202,19 @@ _BODY = '''
 for each concept by {{ rankings|join(', ') }}. For each concept the salient neurons were edited ({{ edit }}): whatever their value
 (<b>full</b>), only inside their range, {{ kind }} (<b>range</b>){{ how }}, and inside the ranges of as many neurons drawn at random
 (<b>random</b>, one draw: another would do a little better or worse). <b>base</b> is the model without an edit.</p>
+{% if cut %}<div class="cut"><p><b>Texts were cut.</b> {{ cut }}</p></div>{% endif %}
 <p class="note">{{ counts }}</p>
 <h2 id="happened">What happened</h2>
-<ul>{% for s in steps %}<li>{{ s }}</li>{% endfor %}</ul>
-{% for f in figures if f.name == 'effects' %}{{ figure(f) }}{% endfor %}
+<ul>{% for what, said in noticed %}<li><b>{{ what }}</b>: {{ said }}</li>{% endfor %}</ul>
+<div class="maps">{% for f in figures if f.name in ('effects', 'tradeoff') %}{{ figure(f) }}{% endfor %}</div>
 {{ table(macro, macro_names, 'Means over concepts; ' ~ setting ~ ' and the other fractions.' ~ intervals) }}
 <p class="note">Disturbance is the mean total-variation distance between the class probabilities before and after the edit on auxiliary
 texts that were answered rightly; broken is the share of those answers that became wrong; fires is the share of salient activations
 that lie in range. Suppressed is not erased: the edit changes the answer, and whether a fresh probe still reads the concept was not
 measured here.</p>
-{% for f in figures if f.name == 'tradeoff' %}{{ figure(f) }}{% endfor %}
+<h2 id="explore">Explore it</h2>
+<p>Choose a concept, one of its strongest neurons and a kind of range, and move the sliders: everything below follows.</p>
+{{ explorer|safe }}
 <h2 id="concepts">Concept by concept</h2>
 {{ table(rows, row_names, 'No average hides a class: ' ~ setting ~ ', a row per concept and condition.' ~ intervals) }}
 <p class="{{ 'print ' if all|length <= most_rows }}note">All {{ all|length }} rows are in effects.csv beside this page.</p>
@@ -224,16 +229,16 @@ measured here.</p>
 <p class="note">Neuron {{ c.neuron }}, the strongest, has the range {{ c.spans }}. Test texts in it:
 {% for name, share in c.shares %}{{ name }} {{ '%.0f' % (100*share) }} %{{ ', ' if not loop.last else c.rest }}{% endfor %}</p>
 {% if c.texts %}{{ table(c.texts, ('where', 'class', 'activation', 'text'), 'Test texts around the range of neuron ' ~ c.neuron ~
-': nearest to the class mean, and nearest to the range outside it.', 'text') }}{% endif %}{{ '</details>'|safe if many }}{% endfor %}
+': nearest to the class mean, and nearest to the range outside it.' ~ read, 'text') }}{% endif %}{{ '</details>'|safe if many }}{% endfor %}
 {{ '</div>'|safe if many }}
 <h2 id="shared">What the concepts share</h2>
-{% for f in figures if f.name in ('overlap', 'ranges', 'firing') %}{{ figure(f) }}{% endfor %}
+<div class="maps">{% for f in figures if f.name in ('overlap', 'ranges', 'firing') %}{{ figure(f) }}{% endfor %}</div>
 {% if layers %}<h2 id="layers">What each block knows</h2>{% for f in figures if f.name == 'layers' %}{{ figure(f) }}{% endfor %}
 {{ table(layers, layer_names, 'Held-out accuracy of a linear probe, and of its control on shuffled labels.') }}{% endif %}
 <h2 id="again">To repeat it</h2>
 <p><code>neuronlens run study.toml --out DIR</code> with this study file:</p><pre>{{ toml }}</pre>
 <details><summary>Provenance of model, texts and software</summary><pre>{{ provenance }}</pre></details>
-</main>{% if many %}<script>{{ script|safe }}</script>{% endif %}</body></html>'''
+</main>{% for s in scripts %}<script>{{ s|safe }}</script>{% endfor %}</body></html>'''
 
 # %% ../../nbs/62_report.ipynb #59e125c5
 def _cell(v):
@@ -285,8 +290,8 @@ def _near(study, c, k=3, most=None):
     return dict(neuron=j, spans=spans(lo, hi), texts=rows, shares=known[:most], rest=rest)
 
 # %% ../../nbs/62_report.ipynb #3c0ba3ad
-CONTENTS = dict(done='What was done', happened='What happened', concepts='Concept by concept', neurons='Neurons and ranges',
-                shared='What the concepts share', layers='What each block knows', again='To repeat it')
+CONTENTS = dict(done='What was done', happened='What happened', explore='Explore it', concepts='Concept by concept',
+                neurons='Neurons and ranges', shared='What the concepts share', layers='What each block knows', again='To repeat it')
 _LAYERS = ('site', 'accuracy', 'low', 'high', 'control', 'selectivity', 'majority') # Columns of that table
 
 def _counts(study):
@@ -298,6 +303,16 @@ def _counts(study):
             ('test_texts_seen_in_training', 'test texts were left out because they are training texts'),
             ('truncated_texts', f"texts were cut to {n.get('max_length')} tokens"))]
     return '; '.join(said)+'.'
+
+def _cut_texts(study):
+    "What it means that texts were cut, and how to cut less; nothing where none was."
+    n,N,L = study.notes.get('truncated_texts', 0),len(study.train)+len(study.test),study.notes.get('max_length')
+    if not n or not L: return ''
+    which = 'All' if n == N else f'{n:,} of the'
+    return (f"{which} {N:,} texts are longer than the {L} tokens that the model reads here, training and test together. What stands behind"
+            " them was never seen: every number and figure is about how the texts begin."
+            f" max_length = {2*L} under [model] in the study file reads twice as much, and takes about twice as long.")
+
 
 # %% ../../nbs/62_report.ipynb #753e13ca
 def _pictures(study, figures, room=4_500_000):
@@ -347,17 +362,20 @@ def report_html(
     env = Environment(autoescape=True)
     env.filters['cell'] = _cell
     m,about,tables,many = study.spec.method,study.train.provenance,_tables(study),len(study.classes) > FIGURES
-    policy = f"; script-src 'sha256-{base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()}'" if many else ''
+    scripts,cut = [asset('js'), *([_SCRIPT] if many else [])],_cut_texts(study)
+    policy = ''.join(f" 'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
+    explorer = explorer_html(explorer_data(study))
     named = ', '.join(study.classes[:FIGURES])+(f' and {len(study.classes)-FIGURES} more' if many else '')
     def page(figures): return env.from_string(_HEAD+_BODY).render(
-        style=_STYLE, title=study.spec.title or f"{about['model']}: {study.train.site}", model=about['model'], counts=_counts(study),
+        style=_STYLE+asset('css'), title=study.spec.title or f"{about['model']}: {study.train.site}", model=about['model'],
+        counts=_counts(study), cut=cut, read=cut and ' The model reads how they begin.', noticed=noticed(study), explorer=explorer,
         n_blocks_note=about['dtype'].removeprefix('torch.'), n_train=len(study.train), n_test=len(study.test), classes=study.classes,
         site=study.train.site, readout=study.train.readout, rankings=m.ranking, edit=m.edit, kind=study.ranges.name,
-        steps=next_steps(study), setting=_setting(study), how=_how(study), intervals=_sure(study), found=headline(study),
+        scripts=scripts, setting=_setting(study), how=_how(study), intervals=_sure(study), found=headline(study),
         contents=[(k, v) for k,v in CONTENTS.items() if k != 'layers' or tables['layers']], toml=study_toml(study.spec),
         provenance=json.dumps({p:getattr(study, p).provenance for p in ('train', 'test')}, indent=1), many=many, policy=policy,
-        script=_SCRIPT, most_rows=1000 if many else len(study.effects.frame), named=named, figures=figures, **tables)
-    room = 4_500_000-(len(page([]).encode()) if many else 0) # What tables and texts leave to figures
+        most_rows=1000 if many else len(study.effects.frame), named=named, figures=figures, **tables)
+    room = 4_500_000-len(page([]).encode()) # What tables, texts and the explorer leave to figures
     return page(_pictures(study, figures, room))
 
 # %% ../../nbs/62_report.ipynb #9b9873c8
