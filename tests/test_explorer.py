@@ -112,8 +112,8 @@ def test_effects_are_those_of_the_edit(study, packed, page, offline):
     from neuronlens.edits.planning import plan
     shown, trouble = offline(page)
     shares = packed['effects']['fractions']
-    assert [s['share'] for s in shares] == [.05, .1, .2, .25, .5, 1] and packed['effects']['at'] == 4
-    for concept, number, share in ((0, 0, 4), (1, 5, 2), (2, 4, 5), (1, 7, 0)):
+    assert [s['share'] for s in shares] == [.1, .2, .25, .5, 1] and packed['effects']['at'] == 3
+    for concept, number, share in ((0, 1, 3), (1, 5, 1), (2, 3, 4), (1, 15, 0)):
         choose(shown, concept=concept, kind=0, number=number, fraction=share)
         r = fit_ranges(study.train.acts, study.train.labels, chosen(packed, 0, number), classes=study.classes)
         ivs = plan(study.statistics, study.ranking, r, study.train.site, fraction=[shares[share]['share']], concept=[concept])
@@ -124,8 +124,10 @@ def test_effects_are_those_of_the_edit(study, packed, page, offline):
             np.testing.assert_allclose([float(x) for x in numbers], own.astype(float), atol=6e-4) # Three digits, of other batches
         assert f"the {shares[share]['k']} neurons most salient for {CLASSES[concept]}" in shown.inner_text('.nlx-effect')
     assert shown.locator('.nlx-charts svg').count() == 2 and not trouble
+    choose(shown, number=0)
+    assert 'Shown is tau 0.5, the nearest that was tried' in shown.inner_text('.nlx-effect')
     study_says = study.headline().frame.set_index(['concept', 'condition'])
-    choose(shown, concept=2, number=packed['kinds'][0]['at'], fraction=4)
+    choose(shown, concept=2, number=packed['kinds'][0]['at'], fraction=3)
     numbers = cells(shown, 'nlx-measures')[1][1:]
     assert numbers[0] == f"{study_says.loc[(CLASSES[2], 'range'), 'target_accuracy']:.3f}"
     assert numbers[3] == f"{study_says.loc[(CLASSES[2], 'range'), 'disturbance']:.3f}"
@@ -141,13 +143,13 @@ def test_controls_have_names_and_keys(page, packed, offline):
     before = cells(shown, 'nlx-firing')
     slider.focus()
     for _ in range(4): shown.keyboard.press('ArrowLeft')
-    assert slider.get_attribute('aria-valuetext') == 'tau 0.5' and shown.inner_text('.nlx-number output') == '0.5'
+    assert slider.get_attribute('aria-valuetext') == 'tau 1.5' and shown.inner_text('.nlx-number output') == '1.5'
     assert cells(shown, 'nlx-firing') != before
     shown.get_by_label('Neuron', exact=True).select_option(index=4)
     shown.get_by_label('Concept', exact=True).select_option(CLASSES[1])
     neuron = shown.get_by_label('Neuron', exact=True)
     assert neuron.evaluate('s => s.selectedIndex') == 0 and 'the strongest' in neuron.inner_text()
-    assert slider.get_attribute('aria-valuetext') == 'tau 0.5' # Stays
+    assert slider.get_attribute('aria-valuetext') == 'tau 1.5' # Stays
     shown.get_by_label('Kind of range', exact=True).select_option(label='full: every value')
     assert not shown.locator('.nlx-number').is_visible() and '(−∞, ∞)' in shown.inner_text('.nlx-said')
     assert [r[3] for r in cells(shown, 'nlx-firing')] == ['100 %']*3 and not trouble
@@ -196,12 +198,14 @@ def test_a_study_without_its_model_shows_what_its_table_has(study, packed, tmp_p
     for share in ('0', '1'):
         rows = made['effects']['rows'][f'0,{share}']
         assert [i for i, r in enumerate(rows) if r] == [at]
-        whole = packed['effects']['rows'][f'0,{3 if share == "0" else 4}'][at]
+        whole = packed['effects']['rows'][f'0,{2 if share == "0" else 3}'][at]
         np.testing.assert_allclose(rows[at], whole, atol=.0011)
     shown, trouble = offline(written(made, tmp_path))
     choose(shown, number=0)
-    assert 'were not tried for this page' in shown.inner_text('.nlx-effect') and len(cells(shown, 'nlx-measures')) == 2
-    choose(shown, number=at)
+    assert 'Shown is tau 2.5, the nearest that was tried' in shown.inner_text('.nlx-effect')
+    choose(shown, kind=1)
+    assert 'were not tried at this share for this page' in shown.inner_text('.nlx-effect') and len(cells(shown, 'nlx-measures')) == 2
+    choose(shown, kind=0, number=at)
     assert len(cells(shown, 'nlx-measures')) == 4 and shown.locator('.nlx-texts').count() == 0 and not trouble
 
 
@@ -213,7 +217,8 @@ def test_of_much_a_part_is_shipped_and_said(study, monkeypatch, tmp_path, offlin
     made = explorer.explorer_data(study, room=12)
     said = ' '.join(made['notes'])
     assert 'Of 3 concepts the first 1 can be chosen, each with its 3 strongest neurons' in said and '20 of the 36 test texts' in said
-    assert list(made['effects']['rows']) == ['0,0'] and sum(map(bool, made['effects']['rows']['0,0'])) == 6
+    rows = made['effects']['rows']
+    assert {k: sum(map(bool, r)) for k, r in rows.items()} == {'0,0': 3, '0,1': 3}
     assert 'Measured on 20 test texts' in made['effects']['note'] and len(json.dumps(made)) < 30_000
     shown, trouble = offline(written(made, tmp_path))
     assert sum(int(r[4].split()[2]) for r in cells(shown, 'nlx-firing')) == 20 and not trouble

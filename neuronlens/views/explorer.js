@@ -173,7 +173,7 @@
       const rowsOf = {base, full, ...(state ? {range: state[0][now.concept], random: state[1][now.concept]} : {})};
       const order = ["base", "range", "random", "full"].filter(q => rowsOf[q]);
       const table = el("table", {className: "nlx-measures"},
-        el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "Edited"), ...E.measures.map(m => el("th", {scope: "col"}, m)))),
+        el("thead", {}, el("tr", {}, el("th", {scope: "col"}, "Edited"), ...E.measures.map(m => el("th", {scope: "col"}, m.replace("fid", "fi\u00add").replace("rb", "r\u00adb"))))),
         el("tbody", {}, ...order.map(q => el("tr", {className: q === "range" ? "nlx-own" : ""}, el("th", {scope: "row"}, el("i", {className: `nlx-swatch nlx-${q}`}), KINDS[q]),
           ...rowsOf[q].map(v => el("td", {className: "nlx-n"}, three(v)))))));
       const line = (q, m) => list.map(s => s ? s[q][now.concept][m] : null), flat = (r, m) => r ? list.map(() => r[m]) : [];
