@@ -61,6 +61,7 @@ def _against_random(study, m):
     if d['high'] < 0 and not t['low'] > 0: return 'As many neurons drawn at random suppress as much and disturb more'
     return 'As many neurons drawn at random do as well, so this is no evidence for the ranking'
 
+# %% ../../nbs/61_findings.ipynb #0743c352
 def _cut(study):
     "How many of the test texts the model read in part, as a clause; nothing where it read all."
     n,N = study.test.provenance.get('truncated', 0),len(study.test)

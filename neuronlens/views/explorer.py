@@ -106,11 +106,13 @@ def _tried(study, kinds, tries, rows, names):
     if len(rows) < len(test): texts,test = (some := take(texts, rows)),part_of(test, rows, texts_sha256=some.digest)
     return effects_on(study.clf, texts, list(ivs.values()), recording=test, progress=False).frame
 
+# %% ../../nbs/55_explorer.ipynb #12befd44
+def _packed(a, kind='<f4'): return b64encode(np.ascontiguousarray(a, kind).tobytes()).decode()
+def _rounded(v): return None if v != v else round(float(v), 3)
+
 # %% ../../nbs/55_explorer.ipynb #78aba464
 SAID = dict(target_accuracy='target accuracy', target_confidence='target confidence', auxiliary_accuracy='accuracy of others',
             disturbance='disturbance', broken='broken')
-
-def _rounded(v): return None if v != v else round(float(v), 3)
 
 def _states(study, frame, kinds, names, note):
     "Rows of effects as the page looks them up: by kind and share, then number, condition, concept and measure."
@@ -132,8 +134,6 @@ def _states(study, frame, kinds, names, note):
                 full=[every('full', f, 'full') for f in shares], rows=rows)
 
 # %% ../../nbs/55_explorer.ipynb #5232e012
-def _packed(a, kind): return b64encode(np.ascontiguousarray(a, kind).tobytes()).decode()
-
 def _notes(study, rows, neurons):
     "What was left out, and what a reader should know of the texts."
     N,C,n = len(study.test),len(study.classes),study.test.provenance.get('truncated', 0)
@@ -156,7 +156,7 @@ def _choices(study, neurons):
         unit,about = ABOUT.get(name, ('number', ''))
         labels = [f'{n:.3g}' if n is not None else '' for n in numbers]
         out.append(dict(name=name, unit='' if numbers == [None] else unit, about=about, labels=labels, at=at, K=ends.shape[3],
-                        ends=_packed(ends, '<f4')))
+                        ends=_packed(ends)))
         kinds.append((name, numbers, at))
     return out,kinds
 
@@ -178,7 +178,7 @@ def explorer_data(
                                    for j,p in zip(own, at, strict=True)])
                 for c,(own,at) in enumerate(zip(neurons, place.reshape(neurons.shape), strict=True))]
     return dict(classes=list(study.classes), labels=_packed(study.test.labels[rows], '<u2'), concepts=concepts, kinds=offered,
-                neurons=study.statistics.mean.shape[1], values=_packed(study.test.acts[rows][:, cols].T, '<f4'),
+                neurons=study.statistics.mean.shape[1], values=_packed(study.test.acts[rows][:, cols].T),
                 texts=[one_line(study.texts[1].texts[i], 140) for i in rows] if study.texts else None,
                 effects=_states(study, frame, kinds, names, note), notes=_notes(study, rows, neurons))
 
@@ -188,6 +188,7 @@ WITHOUT = ('Here one can choose a concept, a neuron and a range and see what fal
 
 def asset(ending): return files('neuronlens.views').joinpath(f'explorer.{ending}').read_text(encoding='utf-8')
 
+# %% ../../nbs/55_explorer.ipynb #8531cf42
 def explorer_html(
     data:dict, # Of `explorer_data`
     still:str='', # HTML that stands there where no script runs
@@ -197,6 +198,7 @@ def explorer_html(
     return (f'<div class="nlx" role="region" aria-label="Explorer"><p>{escape(WITHOUT)}</p>{still}'
             f'<script type="application/json">{packed}</script></div>')
 
+# %% ../../nbs/55_explorer.ipynb #5d69cd1c
 def explorer_cell(
     data:dict, # Of `explorer_data`
     still:str='', # HTML that stands there where no script runs
