@@ -145,6 +145,10 @@ def test_controls_have_names_and_keys(page, packed, offline):
     for _ in range(4): shown.keyboard.press('ArrowLeft')
     assert slider.get_attribute('aria-valuetext') == 'tau 1.5' and shown.inner_text('.nlx-number output') == '1.5'
     assert cells(shown, 'nlx-firing') != before
+    share = shown.get_by_label('Share of the neurons that is edited', exact=True)
+    share.focus()
+    for _ in range(2): shown.keyboard.press('ArrowLeft') # It stays where it is, and has the keys, while what is below it changes
+    assert shown.inner_text('.nlx-fraction output') == '20 %'
     shown.get_by_label('Neuron', exact=True).select_option(index=4)
     shown.get_by_label('Concept', exact=True).select_option(CLASSES[1])
     neuron = shown.get_by_label('Neuron', exact=True)
@@ -207,6 +211,19 @@ def test_a_study_without_its_model_shows_what_its_table_has(study, packed, tmp_p
     assert 'were not tried at this share for this page' in shown.inner_text('.nlx-effect') and len(cells(shown, 'nlx-measures')) == 2
     choose(shown, kind=0, number=at)
     assert len(cells(shown, 'nlx-measures')) == 4 and shown.locator('.nlx-texts').count() == 0 and not trouble
+
+
+def test_below_the_last_block_the_table_is_what_there_is(study, tmp_path, monkeypatch):
+    "Where blocks would have to run for every edit nothing is tried, however many are asked for."
+    from neuronlens.studies.study import run_study
+    from neuronlens.views.explorer import explorer_data
+    monkeypatch.setenv('NEURONLENS_CACHE', str(tmp_path))
+    below = run_study(replace(study.spec, method=replace(study.spec.method, site='residual.0')), progress=False)
+    made = explorer_data(below, room=10**6)['effects']
+    assert list(made['rows']) == ['0,0', '0,1'] and made['at'] == 1 and made['fractions'][1]['share'] == .5
+    rows = below.headline().frame.set_index(['condition', 'concept'])
+    now = next(r for r in made['rows']['0,1'] if r)[0]
+    assert [r[0] for r in now] == [round(rows.target_accuracy['range', c], 3) for c in CLASSES]
 
 
 def test_of_much_a_part_is_shipped_and_said(study, monkeypatch, tmp_path, offline):

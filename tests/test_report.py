@@ -94,7 +94,7 @@ def test_nothing_from_the_data_acts(page, offline):
     assert not asked and not trouble
     assert shown.evaluate('document.querySelectorAll("img[src=x], b b, main h1 img").length') == 0
     assert shown.evaluate('[...document.scripts].map(s => s.type)') == ['application/json', ''] # The explorer's data, and what shows it
-    assert shown.title().startswith('</title><script>') and shown.inner_text('h3 >> nth=0') == BAD
+    assert shown.title().startswith('</title><script>') and shown.inner_text('h3[id] >> nth=0') == BAD
     assert BAD in shown.inner_text('td.long >> nth=0')
 
 
@@ -125,7 +125,7 @@ def test_a_bullet_says_one_thing(study, tmp_path):
     n = len(study.train)+len(study.test)
     some = replace(study, train=cut(study.train, n-5), test=cut(study.test, 5), notes=study.notes | dict(truncated_texts=n, max_length=8))
     said = words(report_html(some, []))
-    assert f'Texts were cut. All {n} texts are longer than the 8 tokens' in said and 'max_length = 16 under [model]' in said
+    assert f'Texts were cut. All {n} texts are longer than the 8 tokens' in said and 'A larger max_length under [model]' in said
     assert ', 5 of them cut to their first 8 tokens' in headline(some)[1] and 'The model reads how they begin.' in said
 
 

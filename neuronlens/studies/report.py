@@ -312,7 +312,7 @@ def _cut_texts(study):
     which = 'All' if n == N else f'{n:,} of the'
     return (f"{which} {N:,} texts are longer than the {L} tokens that the model reads here, training and test together. What stands behind"
             " them was never seen: every number and figure is about how the texts begin."
-            f" max_length = {2*L} under [model] in the study file reads twice as much, and takes about twice as long.")
+            " A larger max_length under [model] in the study file reads more; training and recording take longer in proportion.")
 
 
 # %% ../../nbs/62_report.ipynb #753e13ca

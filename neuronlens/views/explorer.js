@@ -63,7 +63,7 @@
   const KINDS = {range: "ranges", random: "random neurons", full: "whole neurons", base: "no edit"};
   const chart = (name, lines, labels, now, near, unit) => { // Lines over the numbers of a kind of range; one number: dots
     const [w, h, left, right, low] = [340, 178, 34, 328, 136], n = labels.length, all = Object.values(lines).flat().filter(v => v !== null);
-    const most = Math.max(...all), top = most > .5 ? 1 : Math.max(.05, Math.ceil(most*20)/20);
+    const most = Math.max(...all, 0), top = most > .5 ? 1 : Math.max(.05, Math.ceil(most*20)/20);
     const x = i => n > 1 ? left+14+(right-left-28)*i/(n-1) : (left+right)/2, y = v => low-(low-10)*v/top;
     const g = svg("svg", {viewBox: `0 0 ${w} ${h}`, role: "img", "aria-label": `${name} over ${unit}`});
     for (const t of [0, top/2, top]) g.append(svg("path", {d: `M${left} ${y(t)}H${right}`, class: "nlx-grid"}),
@@ -123,7 +123,7 @@
     const [, kind] = select("kind", "Kind of range", data.kinds.map(k => k.name + (k.about ? ": " + k.about : "")));
     const [showNumber, number] = slider("number", v => { now.at[now.kind] = v; });
     const [showFraction, fraction] = slider("fraction", v => { now.fraction = v; });
-    const said = el("p", {className: "nlx-said"}), firing = el("div"), effect = el("div", {className: "nlx-effect"}), texts = el("div", {className: "nlx-texts"});
+    const said = el("p", {className: "nlx-said"}), firing = el("div"), effect = el("div"), texts = el("div", {className: "nlx-texts"});
     said.setAttribute("aria-live", "polite");
 
     const shown = () => { // All classes, or of many the concept and those most in the range that the study has
@@ -155,7 +155,7 @@
       const more = data.classes.length-list.length;
       firing.style.setProperty("--nlx-row", `${Math.min(3.4, Math.max(2, 18/list.length)).toFixed(2)}rem`);
       const head = ["Texts of", "Activation, as a histogram", "", "In range", "Texts"].map((s, i) => el(s ? "th" : "td", s ? {scope: "col"} : {className: "nlx-share"}, s));
-      firing.replaceChildren(el("h4", {}, "Firing: texts inside the range"),
+      firing.replaceChildren(el("h3", {}, "Firing: texts inside the range"),
         el("table", {className: "nlx-firing"}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...body),
           el("tfoot", {ariaHidden: "true"}, el("tr", {}, el("td"), el("td", {className: "nlx-plot"}, ticks), el("td", {className: "nlx-share"}), el("td"), el("td")))),
         el("p", {className: "nlx-note"}, el("i", {className: "nlx-key nlx-own"}), `${data.classes[c]} inside `, el("i", {className: "nlx-key"}),
@@ -168,7 +168,7 @@
       const name = data.classes[c], k = data.kinds[now.kind], i = now.at[now.kind], list = E.rows[`${now.kind},${now.fraction}`];
       const tried = list ? [...list.keys()].filter(t => list[t]) : [], near = tried.sort((a, b) => Math.abs(a-i)-Math.abs(b-i))[0] ?? i;
       const state = list && list[near], full = E.full[now.fraction]?.[now.concept], base = E.base[now.concept];
-      const title = el("h4", {}, "Effect of the edit"), f = E.fractions[now.fraction];
+      const f = E.fractions[now.fraction];
       const what = `Edited (${E.edit}) are the ${count(f.k)} neurons most salient for ${name}, ${whole(100*f.share)} % of ${count(E.of)}, together: not the one above alone. `;
       const rowsOf = {base, full, ...(state ? {range: state[0][now.concept], random: state[1][now.concept]} : {})};
       const order = ["base", "range", "random", "full"].filter(q => rowsOf[q]);
@@ -180,13 +180,13 @@
       const charts = list ? E.charts.map(m => chart(E.measures[m], {base: flat(base, m), full: flat(full, m), random: line(1, m), range: line(0, m)}, k.labels, i, near, k.unit || k.name)) : [];
       const lost = !state ? `Ranges of kind ${k.name} were not tried at this share for this page; nl.explore(study) tries them. ` :
         near !== i ? `Shown is ${k.unit} ${k.labels[near]}, the nearest that was tried. ` : "";
-      effect.replaceChildren(title, fraction, table, el("p", {className: "nlx-note"}, lost + what + E.note),
+      effect.replaceChildren(table, el("p", {className: "nlx-note"}, lost + what + E.note),
         ...(charts.length ? [el("div", {className: "nlx-charts"}, ...charts)] : []));
     };
 
     const drawTexts = (c, v, own, n) => {
       const found = around(v, labels, c, own, n.middle), name = data.classes[c];
-      const part = (title, list, none) => el("div", {}, el("h4", {}, title), list.length ? el("ul", {}, ...list.slice(0, 4).map(i =>
+      const part = (title, list, none) => el("div", {}, el("h3", {}, title), list.length ? el("ul", {}, ...list.slice(0, 4).map(i =>
         el("li", {}, el("span", {className: "nlx-n"}, two(v[i])), " ", el("b", {}, data.classes[labels[i]]), " ", el("bdi", {}, data.texts[i])))) :
         el("p", {className: "nlx-note"}, none));
       texts.replaceChildren(part(`Inside, ${name}: ${count(found.own.length)}, nearest to their mean`, found.own, "None."),
@@ -215,7 +215,7 @@
     };
     const controls = el("div", {className: "nlx-controls"}, concept, neuron, kind, number);
     const kept = root.querySelector("script[type='application/json']");
-    root.replaceChildren(kept, controls, said, el("div", {className: "nlx-main"}, firing, ...(E ? [effect] : [])), ...(data.texts ? [texts] : []),
+    root.replaceChildren(kept, controls, said, el("div", {className: "nlx-main"}, firing, ...(E ? [el("div", {className: "nlx-effect"}, el("h3", {}, "Effect of the edit"), fraction, effect)] : [])), ...(data.texts ? [texts] : []),
       ...data.notes.map(s => el("p", {className: "nlx-note"}, s)));
     changed();
     root.dataset.on = "1";

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..arrays.ranges import fit_ranges
 from ..edits.ablation import reads_recording
-from ..edits.live import EVERY, Planner, even_sample, fitted_on, fitted_statistics, setting_with, usual
+from ..edits.live import EVERY, Planner, even_sample, fitted_on, fitted_statistics, setting_with
 from ..edits.sweeps import effects_on
 from ..ground.core import InputError
 from ..ground.data import take
@@ -78,8 +78,9 @@ def _tries(study, kinds, shape, room=None):
     room = min(MOST, WORK/(N*D*(D+C))) if room is None else room
     wanted = [study.fraction, *study.spec.method.fraction, *SHARES]
     shares = [f for f in dict.fromkeys(map(float, wanted)) if int(f*D+1e-9) > 0][:6]
-    few = next(s for s in (4, 2, 1, 0) if room/(2*shape[0]*max(s, 1)) >= 3 or not s) # Shares, before numbers are left out
-    most,out = max(1, int(room/(2*shape[0]*max(few, 1)))),[]
+    few = next((s for s in (4, 2, 1) if room/(2*shape[0]*s) >= 3), 0) # Shares, before numbers are left out
+    if not few: return [] # The study's table has as much
+    most,out = int(room/(2*shape[0]*few)),[]
     for i,f in [(0, f) for f in shares]+[(i, f) for f in shares for i in range(1, len(kinds))]:
         _,numbers,at = kinds[i]
         by = -(-len(numbers)//most)
@@ -92,12 +93,12 @@ def _tries(study, kinds, shape, room=None):
 # %% ../../nbs/55_explorer.ipynb #67d9eb78
 def _tried(study, kinds, tries, rows, names):
     "Effects of the tries on some of the test texts, a frame; None where more than the head would have to run."
-    if study.clf is None or study.texts is None or study.clf.classes != study.classes: return None
+    if not tries or study.clf is None or study.texts is None or study.clf.classes != study.classes: return None
     planner,ivs,own = Planner(study),{},EVERY if len(names) == len(study.classes) else None
     shares = {}
     for i,numbers,f in tries:
         for n in numbers: shares.setdefault(format_kind(kinds[i][0], n), []).append(f)
-    if not reads_recording(study.clf, study.test, planner.one(usual(study), [study.fraction])): return None
+    if not reads_recording(study.clf, study.test, planner.one(setting_with(study, concept=names[0]), [study.fraction])): return None
     for kind,fs in shares.items():
         for concept in [own] if own else names:
             for iv in planner.one(setting_with(study, concept=concept, range=kind), fs):
@@ -129,7 +130,8 @@ def _states(study, frame, kinds, names, note):
             if any(a and b for a,b in got): rows[f'{i},{j}'] = [[a, b] if a and b else None for a,b in got]
     base = {c:v for (k,c,*_),v in found.items() if k == 'base'}
     if not all(c in base for c in names): return None # A table of other names
-    return dict(measures=list(SAID.values()), charts=[0, 3], of=D, edit=own.iloc[0], note=note, at=shares.index(float(study.fraction)),
+    at = int(np.argmin(np.abs(np.array(shares)-study.fraction)))
+    return dict(measures=list(SAID.values()), charts=[0, 3], of=D, edit=own.iloc[0], note=note, at=at,
                 fractions=[dict(share=f, k=int(f*D+1e-9)) for f in shares], base=[base[c] for c in names],
                 full=[every('full', f, 'full') for f in shares], rows=rows)
 
