@@ -362,10 +362,16 @@ class Reading(HTMLParser):
             if k.startswith('on') or v.strip().lower().startswith('javascript:'): self.runs.append(f'<{tag} {k}=...>')
 
 
+def but_explorers(html):
+    "Stored HTML without the one script that a page may have, the explorer's, word for word as the package has it, and its data."
+    own = (HERE.parent/'neuronlens/views/explorer.js').read_text(encoding='utf-8')
+    return re.sub(r'<script type="application/json">[^<]*</script>', '', html.replace(f'<script>{own}</script>', ''))
+
+
 def running(nb):
     "What the stored outputs of a notebook would run: nothing may."
     for data in [o.get('data', {}) for c in nb['cells'] for o in c.get('outputs', [])]:
-        for mime in ('text/html', 'image/svg+xml', 'text/markdown'): yield from Reading(joined(data.get(mime, ''))).runs
+        for mime in ('text/html', 'image/svg+xml', 'text/markdown'): yield from Reading(but_explorers(joined(data.get(mime, '')))).runs
         yield from data.keys() & {'application/javascript', 'application/vnd.jupyter.widget-view+json'}
 
 
