@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/51_cards.ipynb #59d689a3
+import re
 import warnings
 from base64 import b64encode
 from html import escape
@@ -33,11 +34,10 @@ box-sizing:border-box;white-space:normal;text-align:left}
 border-bottom:1px solid var(--jp-border-color2,var(--line));color:inherit;background:none;white-space:normal;max-width:none}
 .nl-view table tbody tr{background:none!important} .nl-view th{font-weight:600}
 .nl-view td.n,.nl-view th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.nl-view .bar{display:inline-block;height:.75em;min-width:1px;border-radius:2px;vertical-align:-.05em;
+.nl-view .bar{min-width:1px;border-radius:2px;vertical-align:-.05em;
 outline:1px solid var(--jp-border-color1,var(--line))}
 .nl-view .tokens{line-height:2.1;overflow-wrap:anywhere}
-.nl-view .token{padding:.1rem .25rem;margin:0 .1rem;border-radius:3px;color:var(--jp-content-font-color1,var(--fg));
-background:rgba(1,115,178,var(--share,0))}
+.nl-view .token{padding:.1rem .25rem;margin:0 .1rem;border-radius:3px;color:var(--jp-content-font-color1,var(--fg))}
 .nl-view .edited{border-bottom:2px solid var(--jp-content-font-color1,var(--fg))} .nl-view .readout{outline:2px dashed #d55e00}
 .widget-html-content:has(>.nl-view){min-width:0}
 .nl-view .group{font-weight:600;color:inherit;margin-right:.7em}
@@ -122,7 +122,8 @@ def bar(
     "A share as a bar and a number."
     if not np.isfinite(share): return '–'
     color = color if isinstance(color, str) else mpl.colors.to_hex(color)
-    return f'<span class="bar" style="width:{7*share:.2f}em;background:{color}"></span> {share:.{digits}%}'
+    look = f'display:inline-block;height:.75em;width:{7*share:.2f}em;background:{color}' # Here, as a page not trusted has no style sheet
+    return f'<span class="bar" style="{look}"></span> {share:.{digits}%}'
 
 # %% ../../nbs/51_cards.ipynb #842411a6
 def table(
@@ -130,7 +131,21 @@ def table(
     rows:list, # Rows of HTML cells; what comes from data is already escaped
 )->str:
     "A small table."
-    sort = [' class="n"' if h.endswith('#') else '' for h in head]
+    sort = [' class="n"' if h.endswith('#') else ' style="text-align:left"' for h in head] # Notebooks have all at the right
     top = ''.join(f'<th scope="col"{s}>{escape(h.rstrip("#"))}</th>' for h,s in zip(head, sort, strict=True))
     body = ''.join('<tr>'+''.join(f'<td{s}>{c}</td>' for c,s in zip(r, sort, strict=True))+'</tr>' for r in rows)
     return f'<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+# %% ../../nbs/51_cards.ipynb #cards002
+def portable(
+    html:str, # HTML of a view
+)->str:
+    "The same with every inline chart as an image, which notebooks that are not trusted show, too."
+    def image(found):
+        said,wide = (re.search(p, found[0]) for p in ('aria-label="([^"]*)"', 'style="width:([0-9]+)px;[^"]*"'))
+        svg = found[0].replace('<svg ', '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+        if wide: svg = svg.replace(wide[0], f'width="{wide[1]}"', 1)
+        look = 'background:#fff;max-width:100%'+(f';width:{wide[1]}px' if wide else '')
+        return (f'<img alt="{said[1] if said else ""}" style="{look}"'
+                f' src="data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}">')
+    return re.sub(r'<svg .*?</svg>', image, html, flags=re.S)
