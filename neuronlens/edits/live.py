@@ -322,6 +322,7 @@ def overlap_chance(
     return {'salient sets':set_overlap(salient, test.acts.shape[1], study.classes).chance, 'ranges':between,
         'firing':np.broadcast_to(texts@fires/texts.sum(), fires.shape)}
 
+# %% ../../nbs/49_live.ipynb #live0005
 def range_rates(study): return np.stack([study.ranges.contains(study.test.acts, c).mean(0) for c in range(len(study.classes))])
 
 # %% ../../nbs/49_live.ipynb #69f25d13

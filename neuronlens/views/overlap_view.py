@@ -33,6 +33,7 @@ def shade(
 # %% ../../nbs/53_overlap_view.ipynb #9ce0525b
 def number(v): return f'{v:.2f}' if math.isfinite(v) else '–'
 
+# %% ../../nbs/53_overlap_view.ipynb #over0002
 def heat_html(
     table:np.ndarray, # `[C, C]` 0 to 1
     classes, # C names
@@ -91,6 +92,7 @@ def overlap_html(
     pair = pair_html(shared, ranges, a, b, expected=expected)
     return card(f'<div style="display:flex;flex-wrap:wrap;gap:.5rem 1.5rem">{heats}</div>', pair)
 
+# %% ../../nbs/53_overlap_view.ipynb #over0003
 def about(name): return f'{MAPS[name]}; chance: {CHANCE[name]}' # Of a map
 
 # %% ../../nbs/53_overlap_view.ipynb #3d16f2ad

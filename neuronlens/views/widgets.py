@@ -80,8 +80,10 @@ def choice(
     _explain(w)
     return w
 
+# %% ../../nbs/52_widgets.ipynb #widg0020
 def _told(w, options): return [(f'{o}: {m}' if (m := w.means(o)) else str(o), o) if isinstance(o, str | int) else o for o in options]
 
+# %% ../../nbs/52_widgets.ipynb #widg0021
 def _explain(w):
     said = w.means(w.value) if isinstance(w.value, str) else ''
     w.note.value = f'<div class="nl-means">{escape(said)}</div>' if said else ''
@@ -153,6 +155,7 @@ def both_outputs(
              ' run the cell for controls that move.</p></div>')
     return [live, {'text/plain': said, 'text/html': still}]
 
+# %% ../../nbs/52_widgets.ipynb #widg0022
 def show_both(box, static, said): # The live view first: it need not wait for the picture
     display(both_outputs(box, lambda: '', '')[0], raw=True)
     display(both_outputs(box, static, said)[1], raw=True)
