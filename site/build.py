@@ -24,6 +24,7 @@ sys.path.append(str(HERE)) # Also where this file is read by its path
 import error_pages  # noqa: E402
 
 FOLD = '\n\n<details open><summary>Source</summary>\n\n````python\n{}\n````\n\n</details>'
+AGAIN = '<a href="../again/{}" download>This page to try again: headings, code, exercises</a>'
 
 
 class SiteError(Exception):
@@ -208,6 +209,7 @@ def stage(top, quarto=False, say=print):
     for n in there:
         nb = error_pages.filled(json.loads((top/'nbs'/n).read_text(encoding='utf-8')), top)
         faults += [f'nbs/{n}: a stored output would run code: {r}' for r in dict.fromkeys(running(nb))]
+        if n.startswith('tutorials/'): nb['cells'].insert(1, cell(AGAIN.format(Path(n).name), 'again'))
         (proc/page_name(n)).write_text(json.dumps(prepared(nb, lib, quarto), ensure_ascii=False), encoding='utf-8')
     if 'errors.ipynb' in there: error_pages.write(top, proc)
     if faults: raise SiteError('\n'.join(faults))
@@ -431,6 +433,7 @@ def build(top, out, say=print, quarto=None):
         room.mkdir(parents=True)
         new = room/'html'
         say(f"{'Quarto' if quarto else 'Sphinx'} renders the pages")
+        subprocess.run([sys.executable, HERE/'twins.py', new/'again', top/'nbs/tutorials'], check=True)
         if quarto:
             shutil.copyfile(HERE/'offline.scss', proc/'offline.scss')
             subprocess.run([quarto, 'render', '--no-execute', '--output-dir', os.path.relpath(new, proc)], cwd=proc, check=True)
