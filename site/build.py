@@ -24,6 +24,7 @@ sys.path.append(str(HERE)) # Also where this file is read by its path
 import error_pages  # noqa: E402
 
 FOLD = '\n\n<details open><summary>Source</summary>\n\n````python\n{}\n````\n\n</details>'
+AGAIN = '<a href="../again/{}" download>This page to try again: headings, code, exercises</a>'
 
 
 class SiteError(Exception):
@@ -208,6 +209,7 @@ def stage(top, quarto=False, say=print):
     for n in there:
         nb = error_pages.filled(json.loads((top/'nbs'/n).read_text(encoding='utf-8')), top)
         faults += [f'nbs/{n}: a stored output would run code: {r}' for r in dict.fromkeys(running(nb))]
+        if n.startswith('tutorials/'): nb['cells'].insert(1, cell(AGAIN.format(Path(n).name), 'again'))
         (proc/page_name(n)).write_text(json.dumps(prepared(nb, lib, quarto), ensure_ascii=False), encoding='utf-8')
     if 'errors.ipynb' in there: error_pages.write(top, proc)
     if faults: raise SiteError('\n'.join(faults))
@@ -248,6 +250,100 @@ def for_programs(top, out):
     (out/'llms-full.txt').write_text('\n\n'.join(whole)+'\n', encoding='utf-8')
 
 
+# ---------------------------------------------------------------- what the search reads
+
+WEIGHTS = {'How to': 2., 'Tutorials': 1.5, 'Words, measures, promises': 1.2} # Sections that answer before others
+EVERYDAY = ( # Words that stand for each other beside those of the glossary
+    'erase|remove|delete|forget|unlearn|suppress|ablate', 'generate|write|decode|sample', 'custom|own|register',
+    'latex|tex|booktabs|paper', 'npy|npz|numpy', 'csv|tsv|jsonl|parquet|data file', 'fast|slow|speed|seconds',
+    'cluster|ray|distributed|many texts|several machines', 'gpu|cuda|device', 'install|pip|wheel|colab', 'save|store|export|keep',
+    'open|load', 'shared|common|overlap', 'compare|versus|difference',
+    'plot|figure|picture|chart', 'classifier|sequence classification', 'language model|llm|causal', 'command line|cli|terminal',
+    'significant|interval|confidence|p value', 'refused|error message')
+
+
+class Places(HTMLParser):
+    "The text of a page by place: a heading or a definition, its anchor, prose and code below it; sources that are folded stay out."
+    BLOCKS = set('p li td th tr div pre dt dd br h1 h2 h3 h4 summary blockquote img section'.split())
+    QUIET = set('script style svg math template'.split())
+    VOID = set('area base br col embed hr img input link meta source track wbr'.split())
+
+    def __init__(self, html):
+        super().__init__()
+        self.places,self.open,self.anchors,self.title = [],[],[],False
+        start = html.find('<article')
+        self.feed(html[start:html.find('</article>', start)])
+        self.close()
+
+    def _at(self, anchor, name=''): self.places.append(dict(anchor=anchor, head=name.rpartition('.')[2], name=name, text='', code=''))
+
+    def handle_starttag(self, tag, attrs):
+        "An element: whether it is quiet, and what place begins with it."
+        a = dict(attrs)
+        if tag in self.BLOCKS: self.handle_data(' ')
+        quiet = tag in self.QUIET or bool({'headerlink', 'viewcode-link'} & set((a.get('class') or '').split()))
+        if tag not in self.VOID: self.open.append([tag, quiet, None])
+        if tag == 'section': self.anchors.append(a.get('id', ''))
+        if tag in ('h1', 'h2', 'h3', 'h4'):
+            self._at('' if tag == 'h1' or not self.anchors else self.anchors[-1])
+            self.title = True
+        if tag == 'dt' and '.' in (a.get('id') or ''):
+            if not self.open[-2][2]: self.open[-2][2] = self.places[-1] if self.places else None # What follows the list belongs there again
+            self._at(a['id'], a['id'])
+
+    def handle_endtag(self, tag):
+        "The end of an element, and of those left open in it."
+        if tag in self.BLOCKS: self.handle_data(' ')
+        if tag in ('h1', 'h2', 'h3', 'h4'): self.title = False
+        if tag == 'section' and self.anchors: self.anchors.pop()
+        if tag not in [t for t,*_ in self.open]: return
+        while True:
+            t,_,back = self.open.pop()
+            if back and not back['name']: self._at(back['anchor']); self.places[-1]['head'] = back['head']
+            if t == tag: break
+
+    def handle_data(self, text):
+        "Text where something is said."
+        if [t for t,*_ in self.open[-1:]] == ['summary'] and text.strip() == 'Source':
+            for e in self.open: e[1] |= e[0] == 'details'
+        if not self.places or any(q for _,q,_ in self.open): return
+        self.places[-1]['head' if self.title else 'code' if 'pre' in [t for t,*_ in self.open] else 'text'] += text
+
+    def said(self):
+        "The places that say something, blanks in one."
+        said = [{k:' '.join(v.split()) for k,v in p.items()} for p in self.places]
+        return [p for p in said if p['head'] or p['text'] or p['code']]
+
+
+def synonyms(top):
+    "Groups of words for one thing: the glossary's rows, ours beside the field's and the paper's, and a few from everyday."
+    groups,path = [s.split('|') for s in EVERYDAY],top/'nbs/glossary.ipynb'
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells'] if path.is_file() else []
+    rows = [r for c in cells for r in joined(c['source']).split('\n')]
+    def words(said):
+        found = [re.sub(r'[`*]|^(the|a) ', '', w.strip()).lower() for w in re.split('[,;]', re.sub(r'\([^)]*\)', '', said))]
+        return [w for w in dict.fromkeys(found) if len(w) > 2 and len(w.split()) < 4 and not re.search(r"paper|---|^word$", w)]
+    for m in filter(None, (re.match(r'\|([^|]+)\|[^|]+\|([^|]*)\|\s*$', r) for r in rows)):
+        ours,others = words(m[1]),words(m[2])
+        pairs = zip(ours, ([o] for o in others), strict=True) if len(ours) == len(others) else ((w, others) for w in ours)
+        groups += [both for w,o in pairs if len(both := list(dict.fromkeys([w, *o]))) > 1]
+    return groups
+
+
+def for_the_search(top, config, out):
+    "`search-index.js`, a script because a page that was opened as a file may read no other: all text by page and place, and synonyms."
+    pages = []
+    for section,n in listed(config['website']['sidebar']['contents']):
+        url = page_name(n).replace('.ipynb', '.html')
+        if not (out/url).is_file(): continue
+        places = Places((out/url).read_text(encoding='utf-8')).said()
+        title,weight = places[0]['head'] if places else url,WEIGHTS.get(section, 1.)
+        pages.append(dict(url=url, title=title, section=section, weight=weight, places=places))
+    text = json.dumps(dict(pages=pages, synonyms=synonyms(top)), ensure_ascii=False).replace('</', '<\\/')
+    (out/'_static/search-index.js').write_text(f'window.SITE_TEXT = {text}\n', encoding='utf-8')
+    for name in ('searchindex.js', '_static/searchtools.js', '_static/language_data.js'): (out/name).unlink(missing_ok=True) # Sphinx's own
+
+
 # ---------------------------------------------------------------- what must hold
 
 class Reading(HTMLParser):
@@ -268,10 +364,16 @@ class Reading(HTMLParser):
             if k.startswith('on') or v.strip().lower().startswith('javascript:'): self.runs.append(f'<{tag} {k}=...>')
 
 
+def but_explorers(html):
+    "Stored HTML without the one script that a page may have, the explorer's, word for word as the package has it, and its data."
+    own = (HERE.parent/'neuronlens/views/explorer.js').read_text(encoding='utf-8')
+    return re.sub(r'<script type="application/json">[^<]*</script>', '', html.replace(f'<script>{own}</script>', ''))
+
+
 def running(nb):
     "What the stored outputs of a notebook would run: nothing may."
     for data in [o.get('data', {}) for c in nb['cells'] for o in c.get('outputs', [])]:
-        for mime in ('text/html', 'image/svg+xml', 'text/markdown'): yield from Reading(joined(data.get(mime, ''))).runs
+        for mime in ('text/html', 'image/svg+xml', 'text/markdown'): yield from Reading(but_explorers(joined(data.get(mime, '')))).runs
         yield from data.keys() & {'application/javascript', 'application/vnd.jupyter.widget-view+json'}
 
 
@@ -331,10 +433,13 @@ def build(top, out, say=print, quarto=None):
         room.mkdir(parents=True)
         new = room/'html'
         say(f"{'Quarto' if quarto else 'Sphinx'} renders the pages")
+        subprocess.run([sys.executable, HERE/'twins.py', new/'again', top/'nbs/tutorials'], check=True)
         if quarto:
             shutil.copyfile(HERE/'offline.scss', proc/'offline.scss')
             subprocess.run([quarto, 'render', '--no-execute', '--output-dir', os.path.relpath(new, proc)], cwd=proc, check=True)
-        else: faults = with_sphinx(top, config, new)
+        else:
+            faults = with_sphinx(top, config, new)
+            for_the_search(top, config, new)
         for_programs(top, new)
         wrong,elsewhere = check(new)
         if quarto: say('\n'.join(f'look at this: {f}' for f in wrong))

@@ -18,10 +18,11 @@ html_theme_options = dict(light_css_variables=FONTS | {'color-brand-primary': '#
                           dark_css_variables={'color-brand-primary': '#74b6f2', 'color-brand-content': '#74b6f2'})
 html_logo = html_favicon = 'static/mark.svg'
 html_static_path = ['static']
+templates_path = ['templates']
+html_sidebars = {'search': [f'sidebar/{part}.html' for part in ('brand', 'scroll-start', 'navigation', 'scroll-end')]} # It has one
 html_css_files = ['site.css']
 html_js_files = ['site.js']
 html_show_sourcelink = html_copy_source = html_show_sphinx = html_show_copyright = False
-html_show_search_summary = False # A page that was opened as a file may not read another
 toc_object_entries_show_parents = 'hide'
 add_module_names = False
 

@@ -46,8 +46,10 @@ def state_of_checkout():
 
 
 SLOW = {'test_site.py': 'site', 'test_cluster.py': 'ray'} # Fixtures that render every page, or start Ray
-LONG = ['12_prompted', '13_writing', '26_cluster', '48_language', '49_reading']
+LONG = ['12_prompted', '13_writing', '22_summary', '26_cluster', '39_attribution', '44_sweeps', '48_language', '49_reading',
+        '52_plot_sweeps']
 LONG += [f'tutorials/{name}' for name in ('below_the_last_block', 'erasing', 'prompted_model', 'trust', 'your_own')]
+LONG += ['howto/erase_while_it_writes', 'howto/keep_an_edit_on']
 LONG_PAGES = {f'test_page[{name}]' for name in LONG} # Ray, SmolLM2, whole studies
 
 
@@ -299,6 +301,15 @@ def offline(browser):
         return page, trouble
     yield show
     for c in contexts: c.close()
+
+
+def axe(page, within=None):
+    "What axe-core, which comes with axe-playwright-python, finds serious or critical: {rule: (how often, what, an element)}."
+    found = pytest.importorskip('axe_playwright_python', reason='axe-playwright-python is not installed')
+    page.evaluate((Path(found.__file__).parent/'axe.min.js').read_text(encoding='utf-8'))
+    wrong = page.evaluate("(within) => axe.run(within ?? document, {resultTypes: ['violations']}).then(r => r.violations)", within)
+    wrong = [v for v in wrong if v['impact'] in ('serious', 'critical')]
+    return {v['id']: (len(v['nodes']), v['help'], *{(n['html'][:160], n['failureSummary'][-140:]) for n in v['nodes'][:3]}) for v in wrong}
 
 
 @pytest.fixture(scope='session')

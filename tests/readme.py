@@ -24,7 +24,7 @@ def readme():
         if source.startswith("#| hide"):
             continue
         if cell["cell_type"] == "markdown":
-            parts.append(re.sub(r"\]\((?=images/|tutorials/|\w+\.ipynb)", "](nbs/", source).replace("](../", "]("))
+            parts.append(re.sub(r"\]\((?=images/|tutorials/|howto/|\w+\.ipynb)", "](nbs/", source).replace("](../", "]("))
         else:
             parts.append(f"```python\n{source}\n```")
             parts += filter(None, map(output, cell["outputs"]))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import axe
 
 pytest.importorskip('sphinx', reason='sphinx is not installed')
 TOP = Path(__file__).resolve().parents[1]
@@ -68,19 +69,30 @@ def test_everything_is_listed():
     assert {n for _,n in LISTED} == there and PAGES[0] == 'index.html' and len(set(PAGES)) == len(PAGES)
 
 
+FACTS = """() => ({h1: document.querySelectorAll('h1').length, lang: document.documentElement.lang,
+    mute: document.querySelectorAll('article img:is(:not([alt]), [alt=""])').length,
+    runs: document.querySelectorAll('article script:not(.nlx script, .nlx + script)').length, // But the explorer's
+    body: document.querySelector('article').innerText.length, paper: getComputedStyle(document.body).backgroundColor})"""
+
+
 def test_pages_open_alone(site, offline):
-    "Every page opens from file:// without a request, an error or a warning; it fits a desk and a phone; its pictures say what they show."
-    page,trouble = offline(site/'index.html')
-    for p in PAGES:
-        page.set_viewport_size(dict(width=1280, height=800))
+    "Every page opens from file:// without a request, an error or a warning, light and dark, fits desk and phone; pictures have words."
+    page,trouble = offline(site/'index.html', viewport=dict(width=1400, height=900))
+    papers = set()
+    for p in [*PAGES, 'search.html', 'genindex.html']:
+        page.set_viewport_size(dict(width=1400, height=900))
         page.goto((site/p).as_uri())
-        facts = page.evaluate("""() => ({h1: document.querySelectorAll('h1').length, lang: document.documentElement.lang,
-            wide: document.documentElement.scrollWidth, mute: document.querySelectorAll('article img:is(:not([alt]), [alt=""])').length,
-            runs: document.querySelectorAll('article script').length, body: document.querySelector('article').innerText.length})""")
+        facts = page.evaluate(FACTS)
+        assert facts.pop('body') > (300 if p in PAGES else 20) and facts.pop('paper') == 'rgb(255, 255, 255)', p
+        assert facts == dict(h1=1, lang='en', mute=0, runs=0), (p, facts)
+        page.emulate_media(color_scheme='dark')
+        papers.add(page.evaluate('getComputedStyle(document.body).backgroundColor'))
+        for width in (1400, 390):
+            page.set_viewport_size(dict(width=width, height=844))
+            assert page.evaluate('document.documentElement.scrollWidth') <= width, (p, width)
+        page.emulate_media(color_scheme='light')
         assert trouble == [], (p, trouble)
-        assert facts.pop('body') > 300 and facts.pop('wide') <= 1280 and facts == dict(h1=1, lang='en', mute=0, runs=0), (p, facts)
-        page.set_viewport_size(dict(width=390, height=800))
-        assert page.evaluate('document.documentElement.scrollWidth') <= 390, p
+    assert len(papers) == 1 and papers != {'rgb(255, 255, 255)'}
 
 
 def test_navigation(site):
@@ -99,20 +111,100 @@ def test_search_finds_names_and_words(site, offline):
     "From any page a name leads to its documentation, and a word to the pages that use it; what is not there is said not to be."
     page,trouble = offline(site/PAGES[-1])
     name = re.search(r'id="(neuronlens[\w.]+\.fit_ranges)"', ' '.join(p.read_text(encoding='utf-8') for p in site.rglob('*.html')))[1]
-    where = page.locator('ul.search li')
+    where = page.locator('#search-found > li')
     page.keyboard.press('/')
     page.keyboard.type('fit_ranges')
     page.keyboard.press('Enter')
+    where.first.wait_for()
     assert where.first.inner_text().startswith(name)
-    where.first.locator('a').click()
+    where.first.locator('a').first.click()
     page.wait_for_url(f'**#{name}')
     assert page.locator(f'[id="{name}"]').is_visible()
     page.goto((site/'search.html').as_uri()+'?q=calibration')
     where.first.wait_for()
     assert where.count() > 3
     page.goto((site/'search.html').as_uri()+'?q=nosuchword')
-    page.get_by_text('did not match').wait_for()
+    page.get_by_text('No page matches').wait_for()
+    assert where.count() == 0 and page.locator('#search-said a').get_attribute('href') == 'glossary.html' and trouble == []
+
+
+ASKED = {'GPT-2 generate':'howto/erase_while_it_writes', 'generates gpt2':'howto/erase_while_it_writes', 'npy':'howto/activations_as_npy',
+         'custom ranking':'howto/rank_by_my_own_function', 'ranking of my own':'howto/rank_by_my_own_function',
+         'LaTeX':'howto/numbers_for_a_paper',
+         'how do I erase a concept while it writes?':'howto/erase_while_it_writes', 'two models compared':'howto/compare_two_models',
+         'which neurons do two concepts share?':'howto/neurons_shared_by_two_concepts', 'read a jsonl file':'howto/read_a_data_file',
+         'run on a cluster':'howto/many_texts', 'how can I save my results':'howto/save_and_open', 'install on colab':'where',
+         'edit my own classifier':'howto/edit_my_classifier', 'what does flip rate mean?':'glossary', 'What is macro?':'glossary',
+         'perplexity':'reading', 'total variation distance':'effects', 'choosing a fraction':'howto/choose_without_fooling_myself'}
+
+
+def test_search_answers_questions(site, offline):
+    "Words in any order, other endings, the words of others, and questions find their page first, with the place and the words marked."
+    page,trouble = offline(site/'search.html')
+    for asked,goal in ASKED.items():
+        page.fill('#query', asked)
+        page.wait_for_function("document.title.startsWith(document.querySelector('#query').value.trim())")
+        first,seen = page.locator('#search-found > li').first,page.locator('#search-found').inner_text()[:400]
+        assert first.locator('a').first.get_attribute('href').startswith(f'{goal}.html'), (asked, seen)
+        assert first.locator('mark').count() and 20 < len(first.locator('p').first.inner_text()) < 400, (asked, seen)
+        assert first.locator('small').inner_text() in ('How to', 'Tutorials') or goal in ('glossary', 'where', 'reading', 'effects')
     assert trouble == []
+
+
+def test_search_by_keyboard(site, offline):
+    "It answers while one types; arrows move through what is found, Enter opens it; on a phone the search is a touch away."
+    page,trouble = offline(site/'search.html')
+    page.keyboard.type('while a model wri')
+    page.locator('#search-found > li').first.wait_for()
+    page.keyboard.press('ArrowDown')
+    page.keyboard.press('ArrowDown')
+    page.keyboard.press('ArrowUp')
+    goal = page.evaluate('document.activeElement.href')
+    assert goal == page.locator('#search-found > li > a').first.evaluate('a => a.href')
+    page.keyboard.press('Enter')
+    page.wait_for_url(goal)
+    page.set_viewport_size(dict(width=390, height=844))
+    page.locator('.to-search').click()
+    page.wait_for_url('**/search.html')
+    assert page.evaluate("document.activeElement.id") == 'query' and trouble == []
+
+
+def test_how_to_pages(site):
+    "A page a task: one sentence when one wants it, about ten lines of code, what to look at, where to read on; one click from home."
+    home = (site/'index.html').read_text(encoding='utf-8')
+    tasks = [n for s,n in LISTED if s == 'How to']
+    assert len(tasks) >= 10 and all(f'href="{b.page_name(n).replace(".ipynb", ".html")}"' in home.partition('<article')[2] for n in tasks)
+    for n in tasks:
+        cells = json.loads((TOP/'nbs'/n).read_text(encoding='utf-8'))['cells']
+        prose = '\n'.join(b.joined(c['source']) for c in cells if c['cell_type'] == 'markdown')
+        assert re.match(r'# .+\n\n> [^\n]+\n', prose) and '## What to look at' in prose and '**Read on**' in prose, n
+        code = [s for c in CODE[n] if not c.startswith('#| hide') for s in c.splitlines()]
+        lines = [s for s in code if s.strip() and not s.startswith(('import', 'from'))]
+        assert 5 <= len(lines) <= 22 and not any(len(s) > 140 for s in lines), (n, len(lines))
+
+
+def test_menu_names_are_distinct(site):
+    "No two entries of the menu are called the same."
+    nav = (site/'index.html').read_text(encoding='utf-8').partition('<div class="sidebar-tree">')[2].partition('</div>')[0]
+    names = [words(x) for x in re.findall(r'<a [^>]*reference internal[^>]*>(.*?)</a>', nav, flags=re.S)]
+    assert len(names) == len(PAGES) and len(set(names)) == len(names), [n for n in names if names.count(n) > 1]
+
+
+SOME = ['index.html', 'search.html', 'tutorials/first_concept.html', 'tutorials/erasing.html', 'howto/erase_while_it_writes.html',
+        'howto/activations_as_npy.html', 'where.html', 'ranges.html', 'glossary.html', 'workbook.html', 'speed.html']
+
+
+@pytest.mark.parametrize('theme', ['light', 'dark'])
+def test_accessible(site, offline, theme):
+    "axe-core finds nothing serious or critical on pages of every kind, at a desk and on a phone."
+    found = {}
+    for p in SOME:
+        page,_ = offline(site/p, color_scheme=theme, viewport=dict(width=1400, height=900))
+        if p == 'search.html': page.fill('#query', 'erase a concept')
+        found |= {f'{p} {k}':v for k,v in axe(page).items()}
+        page.set_viewport_size(dict(width=390, height=844))
+        found |= {f'{p} on a phone {k}':v for k,v in axe(page).items()}
+    assert not found, '\n'.join(f'{k}: {v}' for k,v in found.items())
 
 
 def test_every_export_is_described(site):
@@ -138,6 +230,7 @@ def test_links_hold(site):
 def test_home_shows_the_picture_and_the_commands(site):
     "Home has its promise, its picture and the two commands."
     html = (site/'index.html').read_text(encoding='utf-8')
+    assert html.count('<div class="paths">') == 1 and all(f'<strong>You {w}' in html for w in ('want to learn', 'do research', 'build'))
     assert (site/re.search(r'src="(_images/ranges[\w]*\.png)"', html)[1]).read_bytes() == (TOP/'nbs/images/ranges.png').read_bytes()
     assert 'make demo' in words(html) and 'make test' in words(html)
 
@@ -180,6 +273,22 @@ def test_faults_stop_the_build_and_are_named(tmp_path):
     with pytest.raises(b.SiteError) as e: b.build(top, top/'_docs', lambda s: None)
     for says in links.values(): assert re.search(rf'(?m)^other\.(ipynb|html)\b.*{re.escape(says)}', str(e.value)), (says, str(e.value))
     assert list((top/'_docs').iterdir()) == []
+
+
+def test_what_the_search_reads():
+    "Places of a page: headings and definitions with anchors; what follows a definition belongs to its heading again; sources stay out."
+    html = """<nav>menu</nav><article role="main"><section id="ranges"><h1>ranges<a class="headerlink" href="#ranges">#</a></h1>
+        <p>What <em>be</em>longs.</p><section id="fit"><h2>Fit</h2><dl class="py function"><dt id="nl.a.fit">fit(x)<a href="#"><span
+        class="viewcode-link">[source]</span></a></dt><dd><p>Fits.<br/>It.</p></dd></dl>
+        <details><summary>Source</summary><pre>secret</pre></details><p>After &amp; more.</p><pre>fit(1)</pre>
+        <details><summary>Answer</summary><p>42</p></details><script>run()</script></section></section></article><p>foot</p>"""
+    said = b.Places(html).said()
+    assert [(p['anchor'], p['head'], p['text']) for p in said] == [('', 'ranges', 'What belongs.'), ('fit', 'Fit', ''),
+        ('nl.a.fit', 'fit', 'fit(x) Fits. It.'), ('fit', 'Fit', 'After & more. Answer 42')]
+    assert (said[2]['name'], said[3]['code']) == ('nl.a.fit', 'fit(1)')
+    groups = b.synonyms(TOP)
+    for pair in ({'broken', 'flip rate'}, {'site', 'hook point'}, {'erase', 'remove'}): assert any(pair <= set(g) for g in groups), pair
+    assert not any({'target', 'auxiliary'} <= set(g) or {'prompt', 'verbalizer'} <= set(g) for g in groups)
 
 
 def test_text_stays_text_and_options_are_honoured(tmp_path, offline):
