@@ -51,8 +51,15 @@ def mathml(self, node, block=False):
     raise nodes.SkipNode
 
 
+def levels(app, pagename, templatename, context, doctree):
+    "Captions of the menu are headings; the theme does not say of which level."
+    for k in ('furo_navigation_tree', 'body'):
+        if k in context: context[k] = context[k].replace('class="caption" role="heading"', 'class="caption" role="heading" aria-level="2"')
+
+
 def setup(app):
     "What Sphinx calls."
+    app.connect('html-page-context', levels, priority=900) # After the theme
     app.add_html_math_renderer('mathml', (mathml, None), (lambda self, node: mathml(self, node, True), None))
     app.connect('doctree-resolved', name_links)
     return dict(parallel_read_safe=True, parallel_write_safe=True)

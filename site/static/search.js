@@ -70,10 +70,21 @@ function search(asked, typing) {
   return {all, found: found.filter(f => f.named || f.score > least).slice(0, 30)}
 }
 
-// Around the stretch that holds most of the words, and the words marked.
+// The words in a text, marked.
+const hitsIn = (text, all) => all.flatMap((t, i) => t.ways.flatMap(([w, re]) => { re.lastIndex = 0; return [...text.matchAll(re)].slice(0, 60).map(m => [m.index, m.index + m[0].length, i, w]) }))
+  .sort((a, b) => a[0] - b[0] || b[1] - a[1])
+function marked(text, all, from = 0, to = text.length) {
+  const parts = []
+  for (const [a, b] of hitsIn(text, all)) if (a >= from && b <= to) {
+    parts.push(text.slice(from, a), Object.assign(document.createElement('mark'), {textContent: text.slice(a, b)}))
+    from = b
+  }
+  return [...parts, text.slice(from, to)]
+}
+
+// The stretch that holds most of the words.
 function excerpt(text, all) {
-  const hits = all.flatMap((t, i) => t.ways.flatMap(([w, re]) => { re.lastIndex = 0; return [...text.matchAll(re)].slice(0, 60).map(m => [m.index, m.index + m[0].length, i, w]) }))
-    .sort((a, b) => a[0] - b[0] || b[1] - a[1])
+  const hits = hitsIn(text, all)
   let from = 0, best = -1
   for (const [at] of hits) {
     const near = {}
@@ -82,17 +93,10 @@ function excerpt(text, all) {
     if (sum > best + 1e-9) [best, from] = [sum, at]
   }
   const start = from < 60 ? 0 : text.lastIndexOf(' ', from - 40) + 1
-  let end = text.length > start + 240 ? text.lastIndexOf(' ', start + 240) : text.length, at = start
+  let end = text.length > start + 240 ? text.lastIndexOf(' ', start + 240) : text.length
   if (end <= start) end = Math.min(text.length, start + 240)
   const p = document.createElement('p')
-  if (start) p.append('… ')
-  for (const [a, b] of hits) if (a >= at && b <= end) {
-    const mark = document.createElement('mark')
-    mark.textContent = text.slice(a, b)
-    p.append(text.slice(at, a), mark)
-    at = b
-  }
-  p.append(text.slice(at, end), end < text.length ? ' …' : '')
+  p.append(start ? '… ' : '', ...marked(text, all, start, end), end < text.length ? ' …' : '')
   return p
 }
 function link(page, place) {
@@ -102,11 +106,11 @@ function link(page, place) {
 }
 function item({page, places}, all) {
   const li = document.createElement('li'), a = link(page, places[0].place), {head, name, text, all: whole} = places[0].place, where = document.createElement('small')
-  a.append(name ? Object.assign(document.createElement('code'), {textContent: name}) : page.title)
-  if (name || head !== page.title) a.append(` › ${name ? page.title : head}`)
+  if (name) a.append(Object.assign(document.createElement('code'), {textContent: name}), ` › ${page.title}`)
+  else a.append(...marked(page.title, all), ...head === page.title ? [] : [' › ', ...marked(head, all)])
   where.textContent = page.section
   const more = places.slice(1, 4).filter(s => s.score > .3 * places[0].score && s.place.head !== head)
-  li.append(a, where, excerpt(all.some(t => t.ways.some(([, re]) => count(re, text))) ? text : whole, all))
+  li.append(a, where, excerpt(text && (hitsIn(text, all).length || a.querySelector('mark')) ? text : whole, all))
   if (more.length) {
     const also = Object.assign(document.createElement('p'), {className: 'also', textContent: 'also '})
     more.forEach((s, i) => {
