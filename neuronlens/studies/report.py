@@ -135,7 +135,7 @@ td.long{min-width:9rem} h1{font-size:1.6rem} .found .say{font-size:1.05rem}}
 @media print{@page{margin:14mm} body{font-size:10pt;max-width:none;margin:0;padding:0} a{color:inherit} nav a{text-decoration:none}
 h2,h3,.head{break-after:avoid} figure,tr,.found,pre.short{break-inside:avoid} figure img{max-height:105mm;width:auto;max-width:100%}
 .wide,.tall{overflow:visible;max-height:none} input{display:none}
-table{font-size:6.6pt;width:100%} th,td{padding:.12rem .25rem;white-space:normal}
+table{font-size:6.6pt;width:100%} th,td{padding:.12rem .16rem;white-space:normal}
 thead{display:table-header-group}
 th:first-child,td:first-child{position:static} .texts td{font-size:7.5pt} td.long{min-width:0} td small{white-space:nowrap}
 .print{display:block} .screen{display:none}
