@@ -187,7 +187,8 @@ _HEAD = '''<!doctype html>
 </tr></thead><tbody>{% for r in rows %}<tr class="{{ 'range' if r.condition == 'range' }}">{% for n in names %}
 <td{{ ' class="t long" dir=auto'|safe if n == long else ' class=t' if r[n] is string }}>{{ r[n]|cell }}{% if r.sure and n in r.sure %}
 <small>{{ r.sure[n] }}</small>{% endif %}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endmacro %}
-{%- macro figure(f) %}<figure style="flex-grow:{{ f.width }}"><div class="wide" role="region" tabindex="0" aria-label="Figure: {{ f.name }}">
+{%- macro figure(f) %}<figure style="flex-grow:{{ f.width }}">
+<div class="wide" role="region" tabindex="0" aria-label="Figure: {{ f.name }}">
 <img alt="{{ f.alt }}" src="data:image/png;base64,{{ f.data }}" width="{{ f.width }}" height="{{ f.height }}"></div>
 <figcaption>{{ f.caption }}</figcaption></figure>{% endmacro %}'''
 
