@@ -110,7 +110,7 @@ a{color:var(--link)} h1{line-height:1.2;margin:.5rem 0} h2{margin-top:2.6rem;bor
 h3{margin:2rem 0 .3rem} .note,figcaption{color:var(--dim);font-size:.92rem} .head{margin:1.4rem 0 0}
 .found{background:var(--mark);border-left:4px solid var(--link);padding:.8rem 1.1rem;border-radius:4px;margin:1.2rem 0}
 .cut{border-left:4px solid #d55e00;padding:.3rem 1.1rem;margin:1rem 0} .cut p{margin:.3rem 0}
-main>ul li{margin:.3rem 0} .maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(26rem,100%),1fr));gap:0 2rem}
+main>ul li{margin:.3rem 0} .maps{display:flex;flex-wrap:wrap;gap:0 2rem} .maps figure{flex:1 1 0;min-width:min(26rem,100%)}
 .found p{margin:.3rem 0} .found .say{font-size:1.15rem;font-weight:600}
 nav ul{list-style:none;padding:0;margin:.5rem 0;display:flex;flex-wrap:wrap;gap:.3rem 1.2rem} nav a{display:inline-block;padding:.2rem 0}
 figure{margin:1.4rem 0} .wide{overflow-x:auto;-webkit-overflow-scrolling:touch} .wide:focus-visible{outline:2px solid var(--link)}
@@ -135,7 +135,7 @@ td.long{min-width:9rem} h1{font-size:1.6rem} .found .say{font-size:1.05rem}}
 @media print{@page{margin:14mm} body{font-size:10pt;max-width:none;margin:0;padding:0} a{color:inherit} nav a{text-decoration:none}
 h2,h3,.head{break-after:avoid} figure,tr,.found,pre.short{break-inside:avoid} figure img{max-height:105mm;width:auto;max-width:100%}
 .wide,.tall{overflow:visible;max-height:none} input{display:none}
-table{font-size:6.6pt;width:100%} th,td{padding:.12rem .25rem;white-space:normal}
+table{font-size:6.6pt;width:100%} th,td{padding:.12rem .16rem;white-space:normal}
 thead{display:table-header-group}
 th:first-child,td:first-child{position:static} .texts td{font-size:7.5pt} td.long{min-width:0} td small{white-space:nowrap}
 .print{display:block} .screen{display:none}
@@ -187,7 +187,8 @@ _HEAD = '''<!doctype html>
 </tr></thead><tbody>{% for r in rows %}<tr class="{{ 'range' if r.condition == 'range' }}">{% for n in names %}
 <td{{ ' class="t long" dir=auto'|safe if n == long else ' class=t' if r[n] is string }}>{{ r[n]|cell }}{% if r.sure and n in r.sure %}
 <small>{{ r.sure[n] }}</small>{% endif %}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endmacro %}
-{%- macro figure(f) %}<figure><div class="wide" role="region" tabindex="0" aria-label="Figure: {{ f.name }}">
+{%- macro figure(f) %}<figure style="flex-grow:{{ f.width }}">
+<div class="wide" role="region" tabindex="0" aria-label="Figure: {{ f.name }}">
 <img alt="{{ f.alt }}" src="data:image/png;base64,{{ f.data }}" width="{{ f.width }}" height="{{ f.height }}"></div>
 <figcaption>{{ f.caption }}</figcaption></figure>{% endmacro %}'''
 
