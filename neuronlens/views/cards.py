@@ -33,7 +33,7 @@ box-sizing:border-box;white-space:normal;text-align:left}
 .nl-view th,.nl-view td{padding:.15rem .6rem .15rem 0;text-align:left;vertical-align:top;border:0;
 border-bottom:1px solid var(--jp-border-color2,var(--line));color:inherit;background:none;white-space:normal;max-width:none}
 .nl-view table tbody tr{background:none!important} .nl-view th{font-weight:600}
-.nl-view td.n,.nl-view th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.nl-view td.n,.nl-view th.n{text-align:right;font-variant-numeric:tabular-nums} .nl-view td.n{white-space:nowrap}
 .nl-view .bar{min-width:1px;border-radius:2px;vertical-align:-.05em;
 outline:1px solid var(--jp-border-color1,var(--line))}
 .nl-view .tokens{line-height:2.1;overflow-wrap:anywhere}
@@ -175,7 +175,9 @@ text-overflow:ellipsis}
 .nl-live .nl-side .widget-slider>.widget-label{display:none} .nl-live .nl-side .widget-slider{height:24px;padding:0 6px}
 .nl-live .widget-html-content{line-height:1.35;width:100%}
 .nl-live .nl-means,.nl-live .nl-hint{font-size:11px;line-height:1.3;color:var(--jp-ui-font-color2,#555);white-space:normal}
-.nl-live .nl-area{container-type:inline-size} @container (max-width:28rem){.nl-live .nl-texts tr{display:block;border-bottom:1px solid
+.nl-live .nl-area{container-type:inline-size} .nl-area .nl-view{overflow-x:visible}
+@container (min-width:36rem){.nl-area .nl-view>div[style*=flex]>svg{max-width:calc(50% - .7rem)}}
+@container (max-width:28rem){.nl-live .nl-texts tr{display:block;border-bottom:1px solid
 var(--jp-border-color2,#c8c8c8)} .nl-live .nl-texts td{display:inline;border:0} .nl-live .nl-texts thead{display:none}}
 .nl-live .nl-foot{position:sticky;bottom:0;background:var(--jp-layout-color1,#fff)}
 .nl-live .jupyter-widgets-disconnected::before,.nl-live.jupyter-widgets-disconnected::before,.nl-live .nl-gone{display:none}
@@ -184,9 +186,9 @@ border-left:5px solid #d55e00;padding:.4em .6em} .nl-live:has(.jupyter-widgets-d
 .nl-live:has(.jupyter-widgets-disconnected) .nl-panel{opacity:.35;pointer-events:none}
 .jp-OutputArea-child:has(.nl-live)+.jp-OutputArea-child:has(.nl-still){display:none}
 </style>"""
-HINT = ('<div class="nl-hint"><span class="nl-here">If nothing moves: run this cell again.</span>'
-         '<div class="nl-gone" role="status">The kernel that answered is gone: run this cell again.</div></div>')
 
 # %% ../../nbs/51_cards.ipynb #cards005
 STILL = """<style>.jp-OutputArea-child:has(.nl-live)+.jp-OutputArea-child:has(.nl-still),
 .jp-OutputArea-child:has(>.jupyter-widgets):has(+.jp-OutputArea-child .nl-still){display:none}</style>"""
+HINT = ('<div class="nl-hint"><span class="nl-here">Nothing moves? Run this cell again.</span>'
+         '<div class="nl-gone" role="status">The kernel that answered is gone: run this cell again.</div></div>')

@@ -143,7 +143,8 @@ class PairGrid:
 # %% ../../nbs/53_overlap_view.ipynb #over0001
 MOST_BUTTONS = 12 # Classes up to which every pair has a button
 _GRID = """<style>.nl-grid .widget-button{white-space:pre-line;line-height:1.25;padding:0 .3em;display:flex;align-items:center;
-justify-content:center;font-size:12px;min-width:0}.nl-grid .widget-label{font-size:12px;line-height:2.9em;height:auto;text-align:center}
+justify-content:center;font-size:12px;min-width:0}.nl-grid .widget-label{font-size:12px;
+line-height:2.9em;height:auto;justify-content:center;text-align:center}
 </style>"""
 
 # %% ../../nbs/53_overlap_view.ipynb #c924fda7
