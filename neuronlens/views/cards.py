@@ -162,8 +162,8 @@ LIVE = """<style>
 .nl-live .nl-body>*{display:block;overflow:auto} .nl-live .nl-side{max-height:38vh} .nl-live .nl-body>.nl-area{max-height:max(20rem,52vh)}
 .nl-live :is(.nl-group,.nl-range){display:grid;grid-template-columns:repeat(auto-fill,minmax(7rem,1fr));gap:0 .6rem;align-items:start}
 .nl-live :is(.nl-head,.nl-wide,.nl-range){grid-column:1/-1} .nl-live h4{margin:.3em 0 0;font-size:1em;line-height:1.3}
-@container (min-width:35rem){
-.nl-live .nl-body{grid-template-columns:12.5rem minmax(0,1fr)} .nl-live :is(.nl-group,.nl-range){grid-template-columns:minmax(0,1fr)}
+@container (max-width:35rem){.nl-live .nl-means{display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical;overflow:hidden}}
+@container (min-width:35rem){.nl-live .nl-body{grid-template-columns:12.5rem minmax(0,1fr)} .nl-live :is(.nl-group,.nl-range){grid-template-columns:minmax(0,1fr)}
 .nl-live .nl-side,.nl-live .nl-body>.nl-area{max-height:max(22rem,74vh)}}
 .nl-live .nl-side .widget-inline-hbox{height:auto;flex-wrap:wrap;margin:1px 2px}
 .nl-live .nl-side .widget-inline-hbox>.widget-label{flex:0 0 100%;text-align:left;height:auto;line-height:1.4;margin:0}
@@ -171,7 +171,7 @@ LIVE = """<style>
 text-overflow:ellipsis}
 .nl-live .nl-side .widget-inline-hbox:has([type=number]){flex-wrap:nowrap}
 .nl-live .nl-side .widget-inline-hbox:has([type=number])>.widget-label{flex:1 1 auto;align-self:end}
-.nl-live .nl-side .widget-inline-hbox>input[type=number]{flex:0 0 5.2em}
+.nl-live .nl-side .widget-inline-hbox>input[type=number]{flex:0 0 4.6em}
 .nl-live .nl-side .widget-slider>.widget-label{display:none} .nl-live .nl-side .widget-slider{height:24px;padding:0 6px}
 .nl-live .widget-html-content{line-height:1.35;width:100%}
 .nl-live .nl-means,.nl-live .nl-hint{font-size:11px;line-height:1.3;color:var(--jp-ui-font-color2,#555);white-space:normal}
@@ -179,7 +179,7 @@ text-overflow:ellipsis}
 @container (min-width:36rem){.nl-area .nl-view>div[style*=flex]>svg{max-width:calc(50% - .7rem)}}
 @container (max-width:28rem){.nl-live .nl-texts tr{display:block;border-bottom:1px solid
 var(--jp-border-color2,#c8c8c8)} .nl-live .nl-texts td{display:inline;border:0} .nl-live .nl-texts thead{display:none}}
-.nl-live .nl-foot{position:sticky;bottom:0;background:var(--jp-layout-color1,#fff)}
+.nl-live .nl-foot{position:sticky;bottom:0;z-index:3;background:var(--jp-layout-color1,#fff)}
 .nl-live .jupyter-widgets-disconnected::before,.nl-live.jupyter-widgets-disconnected::before,.nl-live .nl-gone{display:none}
 .nl-live:has(.jupyter-widgets-disconnected) .nl-gone{display:block;font-size:14px;font-weight:600;color:#000;background:#ffe08a;
 border-left:5px solid #d55e00;padding:.4em .6em} .nl-live:has(.jupyter-widgets-disconnected) .nl-here{display:none}
