@@ -156,14 +156,14 @@ def portable(
     return re.sub(r'<svg .*?</svg>', image, html, flags=re.S)
 
 # %% ../../nbs/51_cards.ipynb #widg0005
-LIVE = """<style>
-.nl-live{container-type:inline-size}
+LIVE = """<style>.nl-live{container-type:inline-size}
 .nl-live .nl-body{display:grid;grid-template-columns:minmax(0,1fr);gap:.4rem 1rem;align-items:start}
 .nl-live .nl-body>*{display:block;overflow:auto} .nl-live .nl-side{max-height:38vh} .nl-live .nl-body>.nl-area{max-height:max(20rem,52vh)}
 .nl-live :is(.nl-group,.nl-range){display:grid;grid-template-columns:repeat(auto-fill,minmax(7rem,1fr));gap:0 .6rem;align-items:start}
 .nl-live :is(.nl-head,.nl-wide,.nl-range){grid-column:1/-1} .nl-live h4{margin:.3em 0 0;font-size:1em;line-height:1.3}
 @container (max-width:35rem){.nl-live .nl-means{display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical;overflow:hidden}}
-@container (min-width:35rem){.nl-live .nl-body{grid-template-columns:12.5rem minmax(0,1fr)} .nl-live :is(.nl-group,.nl-range){grid-template-columns:minmax(0,1fr)}
+@container (min-width:35rem){
+.nl-live .nl-body{grid-template-columns:12.5rem minmax(0,1fr)} .nl-live :is(.nl-group,.nl-range){grid-template-columns:minmax(0,1fr)}
 .nl-live .nl-side,.nl-live .nl-body>.nl-area{max-height:max(22rem,74vh)}}
 .nl-live .nl-side .widget-inline-hbox{height:auto;flex-wrap:wrap;margin:1px 2px}
 .nl-live .nl-side .widget-inline-hbox>.widget-label{flex:0 0 100%;text-align:left;height:auto;line-height:1.4;margin:0}
@@ -184,8 +184,7 @@ var(--jp-border-color2,#c8c8c8)} .nl-live .nl-texts td{display:inline;border:0} 
 .nl-live:has(.jupyter-widgets-disconnected) .nl-gone{display:block;font-size:14px;font-weight:600;color:#000;background:#ffe08a;
 border-left:5px solid #d55e00;padding:.4em .6em} .nl-live:has(.jupyter-widgets-disconnected) .nl-here{display:none}
 .nl-live:has(.jupyter-widgets-disconnected) .nl-panel{opacity:.35;pointer-events:none}
-.jp-OutputArea-child:has(.nl-live)+.jp-OutputArea-child:has(.nl-still){display:none}
-</style>"""
+.jp-OutputArea-child:has(.nl-live)+.jp-OutputArea-child:has(.nl-still){display:none}</style>"""
 
 # %% ../../nbs/51_cards.ipynb #cards005
 STILL = """<style>.jp-OutputArea-child:has(.nl-live)+.jp-OutputArea-child:has(.nl-still),
