@@ -33,7 +33,7 @@ box-sizing:border-box;white-space:normal;text-align:left}
 .nl-view th,.nl-view td{padding:.15rem .6rem .15rem 0;text-align:left;vertical-align:top;border:0;
 border-bottom:1px solid var(--jp-border-color2,var(--line));color:inherit;background:none;white-space:normal;max-width:none}
 .nl-view table tbody tr{background:none!important} .nl-view th{font-weight:600}
-.nl-view td.n,.nl-view th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+.nl-view td.n,.nl-view th.n{text-align:right;font-variant-numeric:tabular-nums} .nl-view td.n{white-space:nowrap}
 .nl-view .bar{min-width:1px;border-radius:2px;vertical-align:-.05em;
 outline:1px solid var(--jp-border-color1,var(--line))}
 .nl-view .tokens{line-height:2.1;overflow-wrap:anywhere}
@@ -156,12 +156,12 @@ def portable(
     return re.sub(r'<svg .*?</svg>', image, html, flags=re.S)
 
 # %% ../../nbs/51_cards.ipynb #widg0005
-LIVE = """<style>
-.nl-live{container-type:inline-size}
+LIVE = """<style>.nl-live{container-type:inline-size}
 .nl-live .nl-body{display:grid;grid-template-columns:minmax(0,1fr);gap:.4rem 1rem;align-items:start}
 .nl-live .nl-body>*{display:block;overflow:auto} .nl-live .nl-side{max-height:38vh} .nl-live .nl-body>.nl-area{max-height:max(20rem,52vh)}
 .nl-live :is(.nl-group,.nl-range){display:grid;grid-template-columns:repeat(auto-fill,minmax(7rem,1fr));gap:0 .6rem;align-items:start}
 .nl-live :is(.nl-head,.nl-wide,.nl-range){grid-column:1/-1} .nl-live h4{margin:.3em 0 0;font-size:1em;line-height:1.3}
+@container (max-width:35rem){.nl-live .nl-means{display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical;overflow:hidden}}
 @container (min-width:35rem){
 .nl-live .nl-body{grid-template-columns:12.5rem minmax(0,1fr)} .nl-live :is(.nl-group,.nl-range){grid-template-columns:minmax(0,1fr)}
 .nl-live .nl-side,.nl-live .nl-body>.nl-area{max-height:max(22rem,74vh)}}
@@ -171,22 +171,23 @@ LIVE = """<style>
 text-overflow:ellipsis}
 .nl-live .nl-side .widget-inline-hbox:has([type=number]){flex-wrap:nowrap}
 .nl-live .nl-side .widget-inline-hbox:has([type=number])>.widget-label{flex:1 1 auto;align-self:end}
-.nl-live .nl-side .widget-inline-hbox>input[type=number]{flex:0 0 5.2em}
+.nl-live .nl-side .widget-inline-hbox>input[type=number]{flex:0 0 4.6em}
 .nl-live .nl-side .widget-slider>.widget-label{display:none} .nl-live .nl-side .widget-slider{height:24px;padding:0 6px}
 .nl-live .widget-html-content{line-height:1.35;width:100%}
 .nl-live .nl-means,.nl-live .nl-hint{font-size:11px;line-height:1.3;color:var(--jp-ui-font-color2,#555);white-space:normal}
-.nl-live .nl-area{container-type:inline-size} @container (max-width:28rem){.nl-live .nl-texts tr{display:block;border-bottom:1px solid
+.nl-live .nl-area{container-type:inline-size} .nl-area .nl-view{overflow-x:visible}
+@container (min-width:36rem){.nl-area .nl-view>div[style*=flex]>svg{max-width:calc(50% - .7rem)}}
+@container (max-width:28rem){.nl-live .nl-texts tr{display:block;border-bottom:1px solid
 var(--jp-border-color2,#c8c8c8)} .nl-live .nl-texts td{display:inline;border:0} .nl-live .nl-texts thead{display:none}}
-.nl-live .nl-foot{position:sticky;bottom:0;background:var(--jp-layout-color1,#fff)}
+.nl-live .nl-foot{position:sticky;bottom:0;z-index:3;background:var(--jp-layout-color1,#fff)}
 .nl-live .jupyter-widgets-disconnected::before,.nl-live.jupyter-widgets-disconnected::before,.nl-live .nl-gone{display:none}
 .nl-live:has(.jupyter-widgets-disconnected) .nl-gone{display:block;font-size:14px;font-weight:600;color:#000;background:#ffe08a;
 border-left:5px solid #d55e00;padding:.4em .6em} .nl-live:has(.jupyter-widgets-disconnected) .nl-here{display:none}
 .nl-live:has(.jupyter-widgets-disconnected) .nl-panel{opacity:.35;pointer-events:none}
-.jp-OutputArea-child:has(.nl-live)+.jp-OutputArea-child:has(.nl-still){display:none}
-</style>"""
-HINT = ('<div class="nl-hint"><span class="nl-here">If nothing moves: run this cell again.</span>'
-         '<div class="nl-gone" role="status">The kernel that answered is gone: run this cell again.</div></div>')
+.jp-OutputArea-child:has(.nl-live)+.jp-OutputArea-child:has(.nl-still){display:none}</style>"""
 
 # %% ../../nbs/51_cards.ipynb #cards005
 STILL = """<style>.jp-OutputArea-child:has(.nl-live)+.jp-OutputArea-child:has(.nl-still),
 .jp-OutputArea-child:has(>.jupyter-widgets):has(+.jp-OutputArea-child .nl-still){display:none}</style>"""
+HINT = ('<div class="nl-hint"><span class="nl-here">Nothing moves? Run this cell again.</span>'
+         '<div class="nl-gone" role="status">The kernel that answered is gone: run this cell again.</div></div>')

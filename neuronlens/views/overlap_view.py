@@ -125,7 +125,7 @@ class PairGrid:
             for j,button in enumerate(row): button.on_click(lambda _, i=i, j=j: chosen(i, j))
         cells = [w.Label(''), *map(name, names, classes)]
         for c,full,row in zip(names, classes, self.buttons, strict=True): cells += [name(c, full), *row]
-        columns = f'max-content repeat({C}, minmax(6.4em, max-content))'
+        columns = f'max-content repeat({C}, minmax(7em, max-content))'
         grid = w.GridBox(cells, layout=w.Layout(grid_template_columns=columns, overflow='auto'))
         self.box = w.VBox([w.HTML(_GRID), self.title, grid.add_class('nl-grid')])
 
@@ -142,8 +142,9 @@ class PairGrid:
 
 # %% ../../nbs/53_overlap_view.ipynb #over0001
 MOST_BUTTONS = 12 # Classes up to which every pair has a button
-_GRID = """<style>.nl-grid .widget-button{white-space:pre-line;line-height:1.25;padding:0 .3em;display:flex;align-items:center;
-justify-content:center;font-size:12px;min-width:0}.nl-grid .widget-label{font-size:12px;line-height:2.9em;height:auto;text-align:center}
+_GRID = """<style>.nl-grid .widget-button{white-space:pre;line-height:1.25;padding:0;display:flex;align-items:center;
+justify-content:center;font-size:12px;min-width:0}.nl-grid .widget-label{font-size:12px;
+line-height:2.9em;height:auto;justify-content:center;text-align:center}
 </style>"""
 
 # %% ../../nbs/53_overlap_view.ipynb #c924fda7

@@ -170,7 +170,7 @@ class View:
         self.controls,self._draw,self._busy,self.heard = dict(controls),draw,False,None
         self.picture = ipw.HTML()
         side = ipw.VBox([panel(self.controls).add_class('nl-panel'), ipw.HTML(HINT).add_class('nl-foot')]).add_class('nl-side')
-        self.area = ipw.VBox([self.picture]).add_class('nl-area')
+        self.area = ipw.VBox([self.picture], tabbable=True).add_class('nl-area') # It scrolls, so the keyboard must reach it
         self.body = ipw.VBox([side, self.area] if self.controls else [self.area], layout=_OPEN)
         if self.controls: self.body.add_class('nl-body')
         self.box = ipw.VBox([ipw.HTML(LIVE), self.body], layout=_OPEN).add_class('nl-live')
