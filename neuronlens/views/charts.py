@@ -120,7 +120,7 @@ def _rings(rings, names, colors, ink):
                 a,b = x+far*dx-(wide if dx < 0 else 0),y+far*dy-8
                 hidden = sum(a-2 < u < a+wide+2 and b < v < b+16 for u,v in ink)
                 over = sum(a < u+w and u < a+wide and b < v+16 and v < b+16 for u,v,w in taken)
-                cost = hidden+50*over+50*(a < 48 or a+wide > 428 or b < 0 or b > 220)+.3*far
+                cost = hidden+50*over+50*(a < 48 or a+wide > 428 or b < 0 or b > 226)+.3*far
                 if best is None or cost < best[0]: best = cost,a,b,dx < 0
         _,a,b,end = best
         taken.append((a, b, wide))
@@ -130,6 +130,7 @@ def _rings(rings, names, colors, ink):
         parts.append(_text(u, v+4, name, f'text-anchor="{"end" if end else "start"}" font-weight="600" {_HALO}'))
     return parts
 
+# %% ../../nbs/52_charts.ipynb #f54daf82
 def _along(at):
     "Points along a line, dense enough to see what a name would hide."
     return [(x+(u-x)*t/12, y+(v-y)*t/12) for (x,y),(u,v) in zip(at, at[1:], strict=False) for t in range(12)]+list(at)

@@ -46,6 +46,7 @@ def _inches(ax, points):
     "`[n, 2]` points of the data in inches of the figure."
     return ax.transData.transform(np.reshape(points, (-1, 2)))/ax.figure.dpi
 
+# %% ../../nbs/49_drawing.ipynb #4823cffb
 def _boxes(at, size, gap, most):
     "For a label of a size in inches at a point: (offset, how it is aligned, its lower left corner) for places ever farther away."
     w,h = size

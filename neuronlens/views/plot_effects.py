@@ -166,6 +166,7 @@ def _far_apart(tops):
     tops = [t for t in tops if t > 0]
     return len(tops) > 1 and max(tops) > 5*min(tops)
 
+# %% ../../nbs/51_plot_effects.ipynb #33d75b3d
 def _scaled(ax, log, linear, top, label):
     "The upward axis: plain, or logarithmic above `linear`, which its label then says."
     if log: ax.set_yscale('symlog', linthresh=linear)
@@ -219,9 +220,11 @@ def _curve(frame, at):
     if 'base' in frame and x: x,y = [*x, float(frame.base.iloc[0])],[*y, y[-1]]
     return np.c_[x, y].reshape(-1, 2),there.iloc[-1] if len(there) else None
 
+# %% ../../nbs/51_plot_effects.ipynb #ad2d2236
 def _price(cost): return {'disturbance': 'disturbance of other classes\n(mean total variation)',
     'broken': 'right auxiliary answers broken (share)'}.get(cost, f"loss of {cost.replace('_', ' ')}")
 
+# %% ../../nbs/51_plot_effects.ipynb #3cdcc051
 def _lifts(ax, stairs):
     "For each of the stairs how many points to draw it higher, so that none lies on another: 0, or 4, 8, .. where it would."
     grid,lifts = np.linspace(0, 1, 81),[]
@@ -252,7 +255,7 @@ def plot_trade_off(
     own = {k:frame[frame.preset == k] for k in colors}
     stairs = {k:_curve(rows, at) for k,rows in own.items()}
     tops = [s[:, 1].max() for s,_ in stairs.values() if len(s)]
-    with _canvas(ax, 5.8, 4.6) as ax:
+    with _canvas(ax, 5.8, 5.2) as ax:
         _off_axes(ax)
         alone = len(ax.figure.axes) == 1 # Beside other axes there is no room for names and numbers at the stairs
         said = '\nat the corners: fraction of the neurons that is edited' if 'fraction' in frame and alone else ''
@@ -294,10 +297,12 @@ def _points(points, concept, cost):
             raise InputError(f"the table is of several {c}s: keep one of {', '.join(map(str, frame[c].unique()))}")
     return frame,cost,points.concept.nunique()-1
 
+# %% ../../nbs/51_plot_effects.ipynb #df2b95a6
 def _paid(corner, at):
     "What a preset pays to get to `at`, in words."
     return f'(not to {at:.0%})' if corner is None else f'{_few(corner.cost)} at {corner.target_accuracy:.1%}'
 
+# %% ../../nbs/51_plot_effects.ipynb #bab891b4
 def _few(x): return '0' if abs(x) < 5e-7 else np.format_float_positional(x, 2, fractional=False, trim='-') # Two digits
 
 # %% ../../nbs/51_plot_effects.ipynb #6c0f2b06
@@ -307,6 +312,7 @@ def _stairs(ax, rows, stairs, there, lift, style):
     ax.plot(*stairs.T, drawstyle='steps-post', lw=1.5, ms=5.5, mfc='w' if there is None else style['color'], mec=style['color'], mew=1.1,
         markevery=list(range(int(rows.envelope.sum()))), clip_on=False, transform=up, **style)
 
+# %% ../../nbs/51_plot_effects.ipynb #b1ccc3bc
 def _name_stairs(ax, stairs, own, colors):
     "The name of every preset on its stairs, in the middle of the longest step, and the fraction at its corners where there is room."
     labels,ink = [],_ink(stairs.values(), steps=True)
@@ -325,6 +331,7 @@ def _measured(m): return _price(m).replace('\n', ' ') if m in ('disturbance', 'b
 
 _COLUMNS = 52,106 # Where the numbers end, in points right of the axes
 
+# %% ../../nbs/51_plot_effects.ipynb #ce1a99e7
 def _matched_row(ax, rows, y, measure, style, at):
     "One preset: its mean on a stem, hollow where the mean target accuracy is above `at`, its concepts below, its numbers at the right."
     each,accuracy = rows[measure].to_numpy(dtype=np.float64),rows.target_accuracy.mean()
@@ -334,6 +341,7 @@ def _matched_row(ax, rows, y, measure, style, at):
     for x,said in zip(_COLUMNS, (_few(each.mean()), f"{accuracy:.1%}"), strict=True):
         ax.annotate(said, (1, y), (x, 0), ax.get_yaxis_transform(), textcoords='offset points', ha='right', va='center', fontsize=9)
 
+# %% ../../nbs/51_plot_effects.ipynb #9cbc87d8
 def _matched_key(ax, at, many, below):
     "What the marks of `plot_matched` are, in a legend."
     ax.plot([], [], 'o', color='.3', ms=7, label='mean over concepts' if many else 'a preset')
