@@ -54,6 +54,7 @@ def _patterns(): # Pieces between the values, and the code; most characters firs
     every = [([p for p in s.split('*') if p], code) for code,r in refusals().items() for s in r.says]
     return sorted(every, key=lambda x: -sum(map(len, x[0])))
 
+# %% ../../nbs/01_refusals.ipynb #1f0a060d
 def _holds(sentence, pieces):
     at = 0
     for p in pieces:
@@ -78,11 +79,13 @@ def notes_of(
 # %% ../../nbs/01_refusals.ipynb #1f0a0012
 def _words(text): return {w for w in re.findall(r"[\w']+", text.lower()) if w.strip("'_")}
 
+# %% ../../nbs/01_refusals.ipynb #1f0a0612
 def _alike(asked, sentence):
     "How much two sets of words share: 0 to 1, by letters, so that long words count more."
     size = lambda words: sum(map(len, words)) # noqa: E731
     return 2*size(asked & sentence)/max(1, size(asked)+size(sentence))
 
+# %% ../../nbs/01_refusals.ipynb #f0b7ecb1
 def _nearest(text, code):
     "The entry that shares most words with a text, by its sentences and its title, if in doubt that of a code; None where it shares few."
     asked,low = _words(text),text.lower().strip(' .')
@@ -90,6 +93,7 @@ def _nearest(text, code):
     best = max(refusals().values(), key=lambda r: (score(r), r.code == code))
     return best if score(best) >= .4 else None
 
+# %% ../../nbs/01_refusals.ipynb #1f0a0712
 def _length(text, code): return max(sum(map(len, p)) for p,c in _patterns() if c == code and _holds(text, p))
 
 # %% ../../nbs/01_refusals.ipynb #1f0a1012
