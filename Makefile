@@ -49,7 +49,8 @@ test-models: $(READY) ## Compare every architecture that transformers can build 
 test-mutants: $(READY) ## Change formulas one at a time; each change must be noticed: make test-mutants ARGS="--n 100 --rooms ranges"
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(ARGS)
 
-lab: $(READY) ## Open JupyterLab at the first tutorial
+lab: $(READY) ## Open JupyterLab at the first tutorial; build/again/ has the tutorials without their prose, to try again
+	@$(BIN)/python site/twins.py build/again
 	@$(BIN)/jupyter lab nbs/tutorials/first_concept.ipynb
 
 site: $(READY) ## Render the documentation into _docs/: with Quarto where it is installed, else with Sphinx

@@ -1,9 +1,9 @@
 """What this checkout takes beside a commit before it, in turns, as ratios.
 
-    python benchmarks/beside.py COMMIT [--rounds 7] [--work NAME ...]
+    python benchmarks/beside.py COMMIT [--rounds 5] [--work NAME ...]
 
-Each round starts a process of the one, then of the other (the order changes), which does each piece of work several times;
-of each piece the least time of all rounds counts, for what else a machine does can only add to it. Nothing else should run.
+Two processes, one for each, do every piece of work call by call in turns, so that what else the machine does meets both. `ratio`
+is the median of the ratios of neighbouring calls; one commit beside itself says how far that goes by itself.
 Names of arguments and places of modules as they were before 0.3 are understood, so that COMMIT may be any since 0.2.
 """
 import argparse
@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,7 +38,7 @@ def spelled(function, *args, **kw):
 
 
 def works():
-    "Pieces of work by name, each a call without arguments and how often a round calls it."
+    "Pieces of work by name, each a call without arguments, and how many calls make a round."
     import numpy as np
     get = {n: found(f"{room}:{n}") for room, names in {
         "models.training": "example_classifier example_texts", "records.recording": "example_recordings record", "ground.data": "take",
@@ -69,25 +70,54 @@ def works():
 
 
 def child(names):
-    "In a process of its own, with the checkout to measure first on its path: a line of JSON."
-    out, here = {}, Path(importlib.import_module("neuronlens").__file__)
-    if not here.is_relative_to(os.environ["PYTHONPATH"]): raise SystemExit(f"{here} would be measured instead of {os.environ['PYTHONPATH']}")
-    for name, (call, times) in works().items():
-        if names and name not in names: continue
-        call()
-        took = []
-        for _ in range(times):
-            start = time.perf_counter()
-            call()
-            took.append(time.perf_counter()-start)
-        out[name] = min(took)
-    print(json.dumps(out))
+    "In a process of its own, with the checkout to measure first on its path: does what it is told, a line each, and says how long it took."
+    here = Path(importlib.import_module("neuronlens").__file__)
+    if not here.is_relative_to(os.environ["PYTHONPATH"]): raise SystemExit(f"{here} would be measured")
+    todo = {k: v for k, v in works().items() if not names or k in names}
+    for call, _ in todo.values(): call()
+    print(json.dumps({k: times for k, (_, times) in todo.items()}), flush=True)
+    for line in sys.stdin:
+        start = time.perf_counter()
+        todo[line.strip()][0]()
+        print(time.perf_counter()-start, flush=True)
+
+
+class Side:
+    "A process that measures one checkout."
+    def __init__(self, tree, names):
+        env = os.environ | dict(PYTHONPATH=str(tree), OMP_WAIT_POLICY="PASSIVE", TQDM_DISABLE="1", HF_HUB_OFFLINE="1",
+                                PYTHONWARNINGS="ignore", NEURONLENS_CACHE=os.environ.get("NEURONLENS_CACHE") or str(TOP/"build/cache"))
+        self.process = subprocess.Popen([sys.executable, __file__, "--child", "-", "--work", *names], env=env, cwd=tree, text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.times = json.loads(self.said())
+
+    def said(self):
+        line = self.process.stdout.readline()
+        if not line: raise SystemExit("a process that measures has ended")
+        return line
+
+    def take(self, name):
+        self.process.stdin.write(name+"\n")
+        self.process.stdin.flush()
+        return float(self.said())
+
+
+def compare(now, then, name, rounds):
+    "Calls of one piece of work in turns: least time of each, the median of the ratios of neighbours and the middle half of them."
+    pairs = []
+    for i in range(rounds*now.times[name]):
+        a, b = (s.take(name) for s in ((now, then), (then, now))[i % 2])
+        pairs.append((a, b) if i % 2 == 0 else (b, a))
+    ratios = sorted(a/b for a, b in pairs)
+    mid = [statistics.quantiles(ratios, n=4)[k] for k in (0, 2)]
+    print(f"{name:12s} {1e3*min(a for a, _ in pairs):10.2f} {1e3*min(b for _, b in pairs):10.2f} "
+          f"{statistics.median(ratios):7.3f}  {mid[0]:.3f} to {mid[1]:.3f}", flush=True)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("commit")
-    p.add_argument("--rounds", type=int, default=7)
+    p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--work", nargs="*", default=[], help="names of pieces of work; without: all")
     p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     a = p.parse_args()
@@ -96,17 +126,11 @@ def main():
         there = Path(d)/"then"
         subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(there), a.commit], cwd=TOP, check=True)
         try:
-            best = {TOP: {}, there: {}}
-            for i in range(a.rounds):
-                for tree in (list(best), list(best)[::-1])[i % 2]:
-                    env = os.environ | dict(PYTHONPATH=str(tree), OMP_WAIT_POLICY="PASSIVE", TQDM_DISABLE="1", HF_HUB_OFFLINE="1",
-                                            PYTHONWARNINGS="ignore", NEURONLENS_CACHE=str(TOP/"build/cache"))
-                    said = subprocess.run([sys.executable, __file__, "--child", a.commit, "--work", *a.work], env=env, cwd=d, check=True,
-                                          capture_output=True, text=True).stdout
-                    for name, s in json.loads(said.splitlines()[-1]).items(): best[tree][name] = min(s, best[tree].get(name, s))
+            now, then = Side(TOP, a.work), Side(there, a.work)
+            print(f"{'work':12s} {'now (ms)':>10s} {'then (ms)':>10s} {'ratio':>7s}  middle half", flush=True)
+            for name in now.times: compare(now, then, name, a.rounds)
+            for side in (now, then): side.process.stdin.close()
         finally: subprocess.run(["git", "worktree", "remove", "--force", str(there)], cwd=TOP, check=False)
-    print(f"{'work':12s} {'now (ms)':>10s} {'then (ms)':>10s} {'ratio':>7s}")
-    for name, s in best[TOP].items(): print(f"{name:12s} {1e3*s:10.2f} {1e3*best[there][name]:10.2f} {s/best[there][name]:7.3f}")
 
 
 if __name__ == "__main__": main()

@@ -59,12 +59,12 @@ _NAMES = { # Room: the names that most users need
     "studies.report": "write_report",
 }
 _ROOMS = { # Floor: its rooms, also found without it
-    "ground": "core files progress data cache rounding setting machine",
+    "ground": "core refusals files progress data cache rounding setting machine",
     "models": "trials batches weights model prompt verbalizers anatomy prompted hooks writing training",
     "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing overlap matching profile",
     "records": "provenance store shards recording summary tokens cluster",
     "edits": "edit planning ablation attribution effects evidence sweeps erasure presets choice questions language reading live",
-    "views": "plots plot_effects plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook",
+    "views": "drawing plots plot_effects plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook explorer",
     "studies": "spec saved study findings report cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4

@@ -66,6 +66,7 @@ from .ground import data as data
 from .ground import files as files
 from .ground import machine as machine
 from .ground import progress as progress
+from .ground import refusals as refusals
 from .ground import rounding as rounding
 from .ground import setting as setting
 from .models import anatomy as anatomy
@@ -118,7 +119,9 @@ from .edits import reading as reading
 from .edits import sweeps as sweeps
 from .views import cards as cards
 from .views import charts as charts
+from .views import drawing as drawing
 from .views import erase_view as erase_view
+from .views import explorer as explorer
 from .views import inspect as inspect
 from .views import overlap_view as overlap_view
 from .views import plot_effects as plot_effects

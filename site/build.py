@@ -20,7 +20,11 @@ import yaml
 from filelock import FileLock
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE)) # Also where this file is read by its path
+import error_pages  # noqa: E402
+
 FOLD = '\n\n<details open><summary>Source</summary>\n\n````python\n{}\n````\n\n</details>'
+AGAIN = '<a href="../again/{}" download>This page to try again: headings, code, exercises</a>'
 
 
 class SiteError(Exception):
@@ -203,9 +207,11 @@ def stage(top, quarto=False, say=print):
     shutil.rmtree(proc, ignore_errors=True)
     shutil.copytree(top/'nbs', proc, ignore=lambda at, names: [n for n in names if n.endswith(('.ipynb', '.ipynb_checkpoints', '.yml'))])
     for n in there:
-        nb = json.loads((top/'nbs'/n).read_text(encoding='utf-8'))
+        nb = error_pages.filled(json.loads((top/'nbs'/n).read_text(encoding='utf-8')), top)
         faults += [f'nbs/{n}: a stored output would run code: {r}' for r in dict.fromkeys(running(nb))]
+        if n.startswith('tutorials/'): nb['cells'].insert(1, cell(AGAIN.format(Path(n).name), 'again'))
         (proc/page_name(n)).write_text(json.dumps(prepared(nb, lib, quarto), ensure_ascii=False), encoding='utf-8')
+    if 'errors.ipynb' in there: error_pages.write(top, proc)
     if faults: raise SiteError('\n'.join(faults))
     sidebar['contents'] = kept(sidebar['contents'], there)
     (proc/'_quarto.yml').write_text(yaml.safe_dump(config, sort_keys=False), encoding='utf-8')
@@ -219,7 +225,7 @@ def plainly(nb):
     parts = []
     for c in nb['cells']:
         source = joined(c['source']).strip()
-        if c['cell_type'] == 'markdown': parts.append(re.sub(r'(?<=\]\()([^():\s#]+)\.ipynb', r'\1.html', source))
+        if c['cell_type'] == 'markdown': parts.append(re.sub(r'(?<=\]\()([^():\s#]+)\.(?:ipynb|md)', r'\1.html', source))
         elif source and 'echo: false' not in source: parts.append(f'```python\n{source}\n```')
         for o in c.get('outputs', []):
             said = joined(o.get('text') or o.get('data', {}).get('text/plain', '')).strip()
@@ -233,7 +239,7 @@ def for_programs(top, out):
     lines,whole = [f"# {site['title']}", f"\n> {site.get('description', '')}", '\nAll pages in one file: [llms-full.txt](llms-full.txt)'],[]
     for section,n in listed(site['sidebar']['contents']):
         if not (top/'nbs'/n).is_file(): continue
-        nb = json.loads((top/'nbs'/n).read_text(encoding='utf-8'))
+        nb = error_pages.filled(json.loads((top/'nbs'/n).read_text(encoding='utf-8')), top)
         text = plainly(prepared(nb, lib, quarto=True))
         title,promise = (re.search(p, text, re.M) for p in (r'^# (.+)', r'^> (.+)'))
         if section != now: lines,now = [*lines, f'\n## {section}\n'],section
@@ -358,10 +364,16 @@ class Reading(HTMLParser):
             if k.startswith('on') or v.strip().lower().startswith('javascript:'): self.runs.append(f'<{tag} {k}=...>')
 
 
+def but_explorers(html):
+    "Stored HTML without the one script that a page may have, the explorer's, word for word as the package has it, and its data."
+    own = (HERE.parent/'neuronlens/views/explorer.js').read_text(encoding='utf-8')
+    return re.sub(r'<script type="application/json">[^<]*</script>', '', html.replace(f'<script>{own}</script>', ''))
+
+
 def running(nb):
     "What the stored outputs of a notebook would run: nothing may."
     for data in [o.get('data', {}) for c in nb['cells'] for o in c.get('outputs', [])]:
-        for mime in ('text/html', 'image/svg+xml', 'text/markdown'): yield from Reading(joined(data.get(mime, ''))).runs
+        for mime in ('text/html', 'image/svg+xml', 'text/markdown'): yield from Reading(but_explorers(joined(data.get(mime, '')))).runs
         yield from data.keys() & {'application/javascript', 'application/vnd.jupyter.widget-view+json'}
 
 
@@ -421,6 +433,7 @@ def build(top, out, say=print, quarto=None):
         room.mkdir(parents=True)
         new = room/'html'
         say(f"{'Quarto' if quarto else 'Sphinx'} renders the pages")
+        subprocess.run([sys.executable, HERE/'twins.py', new/'again', top/'nbs/tutorials'], check=True)
         if quarto:
             shutil.copyfile(HERE/'offline.scss', proc/'offline.scss')
             subprocess.run([quarto, 'render', '--no-execute', '--output-dir', os.path.relpath(new, proc)], cwd=proc, check=True)

@@ -55,6 +55,9 @@ STATES = dict(mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8, 
               linear_head_dim=8, linear_num_heads=2, ssm_state_size=8, mamba_num_heads=4, chunk_size=8, block_size=8,
               vocab_size_per_layer_input=120, hidden_size_per_layer_input=8)
 LATENT = EXPERTS | dict(q_lora_rank=8, kv_lora_rank=8, qk_rope_head_dim=4, qk_nope_head_dim=4, v_head_dim=8, head_dim=4)
+INDEXED = LATENT | dict(index_n_heads=2, index_head_dim=8)
+SLIDING = dict(num_attention_heads=2, num_key_value_heads=2, q_lora_rank=8, kv_lora_rank=8, head_dim=8, qk_rope_head_dim=4,
+               qk_nope_head_dim=4, v_head_dim=4)
 LONG = dict(rope_type="longrope", short_factor=[1.]*4, long_factor=[3.]*4, original_max_position_embeddings=16, rope_theta=1e4)
 OWN = {"modernbert": WINDOWS, "modernbert-decoder": WINDOWS, "albert": dict(embedding_size=8), "electra": dict(embedding_size=16),
        "convbert": dict(embedding_size=16, head_ratio=1, conv_kernel_size=3), "longformer": dict(attention_window=[4, 4, 4]),
@@ -68,7 +71,8 @@ OWN = {"modernbert": WINDOWS, "modernbert-decoder": WINDOWS, "albert": dict(embe
        "gemma": dict(head_dim=8), "gemma2": dict(head_dim=8), "gemma3_text": dict(head_dim=8), "vaultgemma": dict(head_dim=8),
        "hunyuan_v1_dense": dict(head_dim=8), "hunyuan_v1_moe": dict(head_dim=8), "ministral": dict(head_dim=8),
        "deepseek_v2": LATENT, "deepseek_v3": LATENT, "mistral4": LATENT, "minicpm3": LATENT, "youtu": LATENT, "axk1": LATENT,
-       "kimi_linear": LATENT}
+       "kimi_linear": LATENT, "deepseek_v32": INDEXED, "glm_moe_dsa": INDEXED, "axk2": INDEXED,
+       "dots3_note_text": INDEXED | {f"swa_{k}": v for k, v in SLIDING.items()}}
 # The same architectures with settings that have gone wrong
 VARIANTS = {"bert chunks": dict(chunk_size_feed_forward=1), "bert tuple": dict(return_dict=False),
             "deberta relative": dict(relative_attention=True, pos_att_type=["p2c", "c2p"], max_relative_positions=16),
@@ -80,7 +84,8 @@ VARIANTS = {"bert chunks": dict(chunk_size_feed_forward=1), "bert tuple": dict(r
             "gemma3_text mixed": dict(head_dim=8, layer_types=["sliding_attention", "full_attention", "sliding_attention"]),
             "qwen2 window": dict(use_sliding_window=True, max_window_layers=1), "falcon pad": dict(pad_token_id=110, alibi=False),
             "falcon alibi": dict(alibi=True), "falcon new": dict(new_decoder_architecture=True),
-            "gpt_neox serial": dict(use_parallel_residual=False), "llama4_text chunks": dict(attention_chunk_size=8)}
+            "gpt_neox serial": dict(use_parallel_residual=False), "llama4_text chunks": dict(attention_chunk_size=8),
+            "deepseek_v32 few": INDEXED | dict(index_topk=8)}
 NAMES = sorted({*CLASSIFIERS, *SPEAKERS, *VARIANTS})
 LENGTHS = (1, 2, 9, 20, 47, 8)
 SHAKES = (.35, .25, .18, .12)

@@ -306,7 +306,7 @@ NO_DAYS = 'is no number of days since the last use; give 0 or more'
 def test_wrong_options_are_refused(args, said, cli):
     folder = keep('models', '0'*16, age=99)
     r = cli('cache', *args)
-    assert (r.exit_code, r.stdout, r.stderr) == (2, '', f'neuronlens: {said}\n') and folder.exists()
+    assert (r.exit_code, r.stdout, r.stderr) == (2, '', f'neuronlens: {said} (neuronlens explain NL122)\n') and folder.exists()
 
 
 def test_killed_while_removing(own_cache):
@@ -649,8 +649,8 @@ def test_a_limit_on_the_size_of_files(clf, encoder, monkeypatch, tmp_path, fits)
 def test_a_full_disk_for_the_results_is_one_sentence(disk, cli, make_study, no_figures):
     at = disk('60k')
     r = cli('run', make_study(), '--out', at/'out')
-    said = f'neuronlens: {at}/out/[a-z/.]+: the disk is full; make room and call again, what is finished stays\n'
-    assert r.exit_code == 2 and re.fullmatch(said, r.stderr), (r.exit_code, r.stderr, r.exception)
+    said = f'neuronlens: {at}/out/[a-z/.]+: the disk is full; make room and call again, what is finished stays'
+    assert r.exit_code == 2 and re.fullmatch(said+r' \(neuronlens explain NL119\)\n', r.stderr), (r.exit_code, r.stderr, r.exception)
     assert not [n for n in tree(at) if '/.' in n]
     remount(at, 'size=9m')
     assert cli('run', make_study(), '--out', at/'out').exit_code == 0
@@ -716,7 +716,8 @@ def test_nobody_at_home(monkeypatch, cli):
     for k in ('NEURONLENS_CACHE', 'XDG_CACHE_HOME'): monkeypatch.delenv(k, raising=False)
     monkeypatch.setattr('pathlib.Path.home', none)
     r = cli('cache')
-    assert (r.exit_code, r.stderr) == (2, 'neuronlens: models and recordings have no home: set NEURONLENS_CACHE to a folder\n')
+    said = 'neuronlens: models and recordings have no home: set NEURONLENS_CACHE to a folder (neuronlens explain NL121)\n'
+    assert (r.exit_code, r.stderr) == (2, said)
 
 
 # --- killed, ended, unheard
@@ -783,7 +784,8 @@ def test_an_ignored_signal_stays_ignored(cli, own_cache, monkeypatch):
 
 
 @pytest.mark.parametrize('to, status, said', [
-    ('>/dev/full', 2, 'neuronlens: standard output cannot be written (No space left on device); finished files are whole\n'),
+    ('>/dev/full', 2, 'neuronlens: standard output cannot be written (No space left on device); finished files are whole'
+                      ' (neuronlens explain NL120)\n'),
     ('>&-', 0, ''), ('>&- 2>&- <&-', 0, ''), ('| true', 1, '')])
 def test_nobody_listens(to, status, said, own_cache, tmp_path):
     "A closed or full standard output, and a reader that has gone, end it with a sentence or without a word."

@@ -559,6 +559,7 @@ def test_mmlu_is_read(shared):
     assert len(read_questions(shared/"mmlu"/"test")) == 14042
 
 
+@pytest.mark.slow # The whole model on two sets
 def test_smollm2(shared):
     "A real model on real text: perplexity as by labels, the last block's edits through the head alone, an accuracy."
     model, tok = load_language_model(smollm2(), device="cpu")

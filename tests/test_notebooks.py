@@ -5,6 +5,7 @@ from pathlib import Path
 import forked
 import nbformat
 import pytest
+from exercises import answered
 from nbclient import NotebookClient
 
 TOP = Path(__file__).resolve().parents[1]
@@ -19,6 +20,6 @@ def test_page(page, tmp_path, monkeypatch):
     shutil.copytree(NBS / "images", tmp_path / "nbs/images")
     (here := (tmp_path / page.relative_to(TOP)).parent).mkdir(parents=True, exist_ok=True)
     monkeypatch.setattr("jupyter_client.provisioning.local_provisioner.launch_kernel", forked.launch)
-    nb = nbformat.read(page, as_version=4)
+    nb = answered(nbformat.read(page, as_version=4)) # Exercises of tutorials with their solutions, too
     NotebookClient(nb, timeout=1500, startup_timeout=300, resources={"metadata": {"path": str(here)}}).execute()
     assert all(c.execution_count for c in nb.cells if c.cell_type == "code" and c.source.strip())

@@ -1,9 +1,12 @@
 """Figures draw the numbers they are given, on the axes they are given, into the same bytes everywhere, for all eyes."""
 import ast
 import inspect
+import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import figures
 import matplotlib
@@ -59,7 +62,8 @@ def test_trade_off_is_a_staircase():
     line = labelled(ax)["full"]
     np.testing.assert_allclose(np.c_[line.get_data()], [[0., .07], [.2, .04]])
     assert line.get_drawstyle() == "steps-post"
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["paper\n(not to 5%)", "full", "recommended"]
+    said = ["paper\n(not to 5%)", "full\n0.07 at 0.0%", "recommended\n0.001 at 1.0%"]
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == said
     assert labelled(ax)["paper"].get_markerfacecolor() == "w"
     assert any(set(line.get_xdata()) == {.05} for line in ax.lines)
     based = p.plot_trade_off(frame.assign(base=.9))
@@ -72,7 +76,10 @@ def test_trade_off_keeps_settings_off_the_curve_and_refuses_mixtures():
     frame.loc[(frame.cost == .04), ["cost", "envelope"]] = [.09, False]
     ax = p.plot_trade_off(frame)
     assert len(labelled(ax)["full"].get_xdata()) == 1
-    assert any(line.get_ydata()[0] == .09 and line.get_linestyle() == "None" for line in ax.lines if len(line.get_ydata()))
+    assert [tuple(p) for c in ax.collections for p in c.get_offsets()] == []  # Above the picture, and counted
+    assert "1 setting that costs\nmore, 1 above the picture" in [t.get_text() for t in ax.get_legend().get_texts()]
+    frame.loc[(frame.cost == .09), "cost"] = .05
+    assert [tuple(q) for c in p.plot_trade_off(frame).collections for q in c.get_offsets()] == [(.2, .05)]
     two = pd.concat([frame.assign(dataset=d) for d in ("a", "b")])
     with pytest.raises(InputError, match="several datasets"): p.plot_trade_off(two)
     with pytest.raises(InputError, match="no curve of 'rum'; there are macro, tea"): p.plot_trade_off(frame, "rum")
@@ -86,17 +93,19 @@ def test_matched_marks_who_did_not_get_there():
     frame = pd.DataFrame(rows)
     frame.loc[(frame.preset == "paper") & (frame.concept == "tea"), "target_accuracy"] = 0
     ax = p.plot_matched(frame)
-    marks = [line for line in ax.lines if line.get_markersize() == 7]
-    assert [line.get_markerfacecolor() == "w" for line in marks] == [True, True, False, False]  # Paper comes first
-    np.testing.assert_allclose([line.get_ydata()[0] for line in marks], [.01, .01, .05, .05])
-    assert [t.get_text() for t in ax.texts] == ["10.0%", "10.0%", "1.0%", "1.0%"]
-    places = [line.get_xdata()[0] for line in marks]
-    assert max(places[0], places[2]) < .5 < min(places[1], places[3])
+    marks = [line for line in ax.lines if line.get_markersize() == 7 and len(line.get_xdata())]
+    assert [line.get_markerfacecolor() == "w" for line in marks] == [True, False]*2  # Paper comes first, then the next set
+    np.testing.assert_allclose([line.get_xdata()[0] for line in marks], [.01, .05]*2)
+    assert [t.get_text() for t in ax.texts] == ["a, m", "0.01", "10.0%", "0.05", "1.0%", "b, m", "0.01", "10.0%", "0.05", "1.0%", "mean",
+                                                "target\naccuracy"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["paper", "full"]*2
+    places = [line.get_ydata()[0] for line in marks]
+    assert sorted(places, reverse=True) == places
     assert len({line.get_marker() for line in marks}) == 2
     many = pd.concat([frame.assign(dataset=f"set {i}") for i in range(20)])
     with pytest.raises(InputError, match="several rows"): p.plot_matched(many)
     wide = pd.concat([frame[frame.dataset == "a"].assign(dataset=f"set {i}") for i in range(20)])
-    assert p.plot_matched(wide).figure.get_size_inches()[0] <= 12
+    assert max(p.plot_matched(wide).figure.get_size_inches()) <= 12
 
 
 def test_sweep_draws_means_and_every_concept():
@@ -108,7 +117,7 @@ def test_sweep_draws_means_and_every_concept():
     np.testing.assert_allclose(lines["base: target accuracy"].get_ydata(), [.95, .95])
     assert sum(line.get_label() == "_" for line in ax.lines) == 2*2*2
     one = p.plot_sweep(settings(conditions=("range",)), measures="target_accuracy", by="ranking")
-    assert set(labelled(one)) == {"_", "dprime", "base"} and one.get_ylabel() == "target accuracy"
+    assert set(labelled(one)) == {"_", "dprime", "base", "thin: each concept"} and one.get_ylabel() == "target accuracy"
 
 
 def test_sweep_over_tau_keeps_whole_neurons_level():
@@ -189,6 +198,21 @@ def test_every_figure_function_has_a_recipe():
     assert set(figures.recipes()) == set(FIGURES) and len(FIGURES) > 20
 
 
+def test_every_figure_is_in_the_gallery():
+    "A heading to lead to, a sentence, a picture, at most ten lines that make it, and a thumbnail that says what it shows and leads there."
+    page = json.loads((Path(__file__).resolve().parents[1]/"nbs/gallery.ipynb").read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(c["source"]) for c in page]
+    top = next("".join(o["data"]["text/html"]) for c in page for o in c.get("outputs", []) if "<img" in str(o.get("data")))
+    for name in FIGURES:
+        i = next(i for i, s in enumerate(sources) if s.startswith(f'### <a id="{name}"></a>{name}\n\n'))
+        assert sources[i].rstrip()[-1] in ".?", name
+        lines = [k for k in sources[i+1].splitlines() if k and not k.startswith("#|")]
+        assert re.search(rf" = {name}\(", sources[i+1]) and f"import {name}" in sources[i+1] and len(lines) <= 10, name
+        assert [o for o in page[i+1]["outputs"] if "image/png" in o.get("data", {})] and "#| fig-alt: " in sources[i+1], name
+        assert re.search(rf'<a href="#{name}"[^>]*><img alt="[^"]{{20,}}" src="data:image/png;base64,', top), name
+    assert top.count("<img") == len(FIGURES)
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_draw_on_the_axes_they_are_given(name):
     "`ax` or `axes`, None by default; those given are drawn on and come back, and no other figure is made."
@@ -221,10 +245,71 @@ def test_figures_are_the_same_bytes_anywhere(tmp_path):
     assert not [word for word in (b"CreationDate", b"/Producer", b"dc:date", b"tEXtSoftware", b"/Type3") if word in whole]
 
 
+def inside(fig):
+    "Texts of a figure that are not whole inside it, after its layout."
+    fig.canvas.draw()
+    ticks = [(k, t) for ax in fig.axes for k in (ax.xaxis, ax.yaxis) for t in k.get_major_ticks()]
+    gone = {t.label1 for k, t in ticks if not min(v := k.get_view_interval()) <= t.get_loc() <= max(v)}
+    shown = [t for t in fig.findobj(matplotlib.text.Text) if t.get_visible() and t.get_text().strip() and t not in gone]
+    boxes = [(t.get_text(), t.get_window_extent()) for t in shown]
+    w, h = fig.bbox.size
+    return [(s, b.extents.round(1)) for s, b in boxes if b.x0 < -1 or b.y0 < -1 or b.x1 > w+1 or b.y1 > h+1]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_label_is_cut(name, monkeypatch):
+    "Every text lies inside its figure, with a long source and long names, too; and a figure is no wider than is legible on a telephone."
+    for classes in (figures.CLASSES, ("tea with milk and sugar", "a rather long class name 17", "unterhaltungselektronikgeschaefte_")):
+        monkeypatch.setattr(figures, "CLASSES", classes)
+        drawn = FIGURES[name](*figures.recipes.__wrapped__()[name], source="MiniLM on BBC News, residual.5, test articles, drawn by hand")
+        fig = np.ravel(drawn)[0].figure
+        assert not inside(fig) and fig.get_size_inches()[0] <= 6.3, name
+
+
+def marked(ax):
+    "For every line with a label its marks: where, size and whether hollow."
+    return {k: [(*q, line.get_markersize(), line.get_markerfacecolor() in ("none", "w")) for q in np.c_[line.get_data()]]
+            for k, line in labelled(ax).items() if not k.startswith("_")}
+
+
+def test_no_mark_hides_another():
+    "Where all conditions lie on one spot, each mark is hollow and larger than those before it; stairs at one height are drawn apart."
+    frame = settings(("full", "range", "random"), fractions=(.1,)).assign(target_accuracy=.5, disturbance=.1)
+    frame.loc[frame.condition == "base", "disturbance"] = 0
+    ax = p.plot_fractions(frame, now=.1)
+    sizes = [marked(ax)[k][0] for k in ("full", "range", "random")]
+    assert all(hollow for *_, hollow in sizes) and np.all(np.diff([s for *_, s, _ in sizes]) >= 2)
+    ax.figure.canvas.draw()
+    names = {t.get_text(): t.get_window_extent() for t in ax.texts}
+    assert set(names) == {f"{k}, fraction 0.1" for k in ("full", "range", "random")}
+    assert not [a for a, x in names.items() for b, y in names.items() if a < b and x.overlaps(y)]
+    rings = [line for line in ax.lines if line.get_label() == "_now"]
+    assert [line.get_markeredgecolor() for line in rings] == [labelled(ax)[k].get_color() for k in ("full", "range", "random")]
+    ax = p.plot_trade_off(points(full=[(0., .05)], recommended=[(0., 0.)], random=[(.01, 0.)]).assign(base=.9))
+    ax.figure.canvas.draw()
+    up = [labelled(ax)[k].get_transform().transform((.5, 0))[1] for k in ("recommended", "random")]
+    assert abs(up[0]-up[1]) > 3
+    assert {t.get_text() for t in ax.texts} >= {"full", "recommended", "random", " aim: 5%"}
+
+
+def test_scales_are_said():
+    "An axis that is not plain says so; far apart is logarithmic unless one says otherwise."
+    frame = settings()
+    frame.loc[frame.condition == "range", "disturbance"] /= 100
+    assert p.plot_fractions(frame).get_yscale() == "symlog" and p.plot_fractions(settings()).get_yscale() == "linear"
+    for name, given in figures.recipes().items():
+        for log in (False, True) if "log" in inspect.signature(FIGURES[name]).parameters else (None,):
+            for ax in np.ravel(FIGURES[name](*given, **({} if log is None else dict(log=log)))):
+                for axis in (ax.xaxis, ax.yaxis):
+                    said = axis.get_label().get_text().replace("\n", " ")
+                    assert (axis.get_scale() == "symlog") == ("log scale, linear below" in said), name
+        plt.close("all")
+
+
 def test_saving_says_what_it_can():
     "An ending that is none, in one sentence, before anything is written; capitals are an ending too."
     ax = p.plot_effects(figures.table().query("site == 'residual.1' and fraction == .6"))
-    with pytest.raises(InputError, match="^c.gif: figures are saved as .png, .svg, .pdf$"): p.save_figure(ax, "nowhere/c.gif")
+    with pytest.raises(InputError, match="^c.gif: figures are saved as .png, .svg, .pdf(?m:$)"): p.save_figure(ax, "nowhere/c.gif")
     assert not os.path.exists("nowhere")
 
 
@@ -350,7 +435,7 @@ def test_figures_count_nothing():
         tree, name = ast.parse(inspect.getsource(page)), page.__name__.rpartition('.')[2]
         found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.level or 'neuronlens' in n.module)]
         rooms = {n.module.split('.')[-1]: n in tree.body for n in found}
-        assert {r for r, top in rooms.items() if top} <= {'core', 'files', 'setting', 'plots', 'plot_effects'}
+        assert {r for r, top in rooms.items() if top} <= {'core', 'files', 'setting', 'drawing', 'plots', 'plot_effects'}
         assert {r for r, top in rooms.items() if not top} == lazy[name], name
 
 

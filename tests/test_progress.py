@@ -338,7 +338,8 @@ def test_a_bar_ends_before_the_error_is_said(on, cli, make_study, tmp_path, own_
 
 def test_a_mistake_is_said_in_quiet(on, cli, tmp_path):
     r = cli('run', tmp_path/'none.toml', '--out', tmp_path/'out', '--quiet')
-    assert (r.exit_code, r.stdout, r.stderr) == (2, '', f'neuronlens: {tmp_path}/none.toml: no such study file\n')
+    said = f'neuronlens: {tmp_path}/none.toml: no such study file (neuronlens explain NL601)\n'
+    assert (r.exit_code, r.stdout, r.stderr) == (2, '', said)
 
 
 # --- the library in somebody's program

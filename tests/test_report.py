@@ -76,7 +76,7 @@ def test_the_page_is_legible(name, how, page, offline, pictures, figures):
     assert len(images) == len(figures) and all(i[0] > 300 and i[3].strip() for i in images)
     if name == 'phone': assert all(i[1] == int(i[4]) for i in images) # Letters keep their size, the box scrolls
     links = shown.evaluate('[...document.querySelectorAll("a")].map(a => !!document.querySelector(a.getAttribute("href")))')
-    assert links == [True]*7
+    assert links == [True]*8
     assert shown.evaluate('parseFloat(getComputedStyle(document.body).fontSize)') >= 16
     body, ground = contrast(shown, 'body')
     assert body > 7 and (ground < .05 if name == 'dark' else ground > .9)
@@ -92,9 +92,41 @@ def test_nothing_from_the_data_acts(page, offline):
     shown.on('dialog', lambda d: (asked.append(d.message), d.dismiss()))
     shown.wait_for_timeout(200)
     assert not asked and not trouble
-    assert shown.evaluate('document.querySelectorAll("script, img[src=x], b b, main h1 img").length') == 0
-    assert shown.title().startswith('</title><script>') and shown.inner_text('h3 >> nth=0') == BAD
+    assert shown.evaluate('document.querySelectorAll("img[src=x], b b, main h1 img").length') == 0
+    assert shown.evaluate('[...document.scripts].map(s => s.type)') == ['application/json', ''] # The explorer's data, and what shows it
+    assert shown.title().startswith('</title><script>') and shown.inner_text('h3[id] >> nth=0') == BAD
     assert BAD in shown.inner_text('td.long >> nth=0')
+
+
+def test_the_explorer_lives_in_it(study, figures, tmp_path, offline):
+    "Under the policy of the page, opened as a file; it stands for the same texts and edits as the tables."
+    from neuronlens.studies.report import report_html
+    (tmp_path/'report.html').write_text(report_html(study, figures), encoding='utf-8')
+    shown, trouble = offline(tmp_path/'report.html', viewport=dict(width=1300, height=900))
+    assert shown.locator('#explore ~ .nlx[data-on]').count() == 1 and not trouble
+    shown.get_by_label('Concept', exact=True).select_option(CLASSES[2])
+    shown.get_by_label('Share of the neurons that is edited').fill('4')
+    own = study.headline().only(concept=CLASSES[2], condition='range').frame.iloc[0]
+    assert f'{own.target_accuracy:.3f}' in shown.inner_text('.nlx-measures tr.nlx-own') and not trouble
+    wide = shown.evaluate('[...document.querySelectorAll(".wide:has(> table)")].filter(b => b.offsetParent)'
+                          '.map(b => [b.scrollWidth > b.clientWidth, b.getAttribute("aria-label")])')
+    assert not [label for over, label in wide[:2] if over] # The two main tables need no scroll bar
+
+
+def test_a_bullet_says_one_thing(study, tmp_path):
+    "Few numbers a line; the verdict on the control first; where texts were cut it is said in a box, at the headline and at the texts."
+    from neuronlens.studies.findings import headline, noticed
+    from neuronlens.studies.report import report_html
+    lines = noticed(study)
+    assert len(lines) == 7 and all(len(re.findall(r'\d+\.?\d*', said)) <= 3 for _, said in lines)
+    html = words(report_html(study, []))
+    assert all(said in html for _, said in lines) and 'Texts were cut' not in html
+    def cut(rec, n): return replace(rec, provenance=rec.provenance | dict(truncated=n))
+    n = len(study.train)+len(study.test)
+    some = replace(study, train=cut(study.train, n-5), test=cut(study.test, 5), notes=study.notes | dict(truncated_texts=n, max_length=8))
+    said = words(report_html(some, []))
+    assert f'Texts were cut. All {n} texts are longer than the 8 tokens' in said and 'A larger max_length under [model]' in said
+    assert ', 5 of them cut to their first 8 tokens' in headline(some)[1] and 'The model reads how they begin.' in said
 
 
 def test_the_page_prints(page, offline, pictures):
@@ -284,7 +316,8 @@ def test_of_many_concepts_tables_are_sorted_and_searched(crowd, offline):
     "By a click on a column, there and back; by a word of the row or of the concept's line, not of what is folded below it."
     shown, trouble = offline(crowd)
     table, rows = '.tall > table', '.tall > table tbody tr'
-    assert shown.evaluate(f'document.querySelectorAll("{table}").length') == 2 and shown.locator('input').count() == 3
+    find = shown.locator('input[type=search]')
+    assert shown.evaluate(f'document.querySelectorAll("{table}").length') == 2 and find.count() == 3
     rows_of = 'i => [...document.querySelector(".tall > table").tBodies[0].rows].map(r => r.cells[i].innerText)'
     def column(i): return shown.evaluate(rows_of, i)
     was, button = column(5), shown.locator(f'{table} >> nth=0').locator('thead button')
@@ -296,30 +329,31 @@ def test_of_many_concepts_tables_are_sorted_and_searched(crowd, offline):
         assert shown.get_attribute('[aria-sort]', 'aria-sort') == ('descending' if order else 'ascending')
     button.nth(1).click()
     assert column(1) == sorted(column(1)) and shown.locator('[aria-sort]').count() == 1
-    shown.locator('input').first.fill('RANGE')
+    find.first.fill('RANGE')
     assert shown.evaluate('[...document.querySelectorAll(".tall")][0].querySelectorAll("tr.range:not([hidden])").length') == 3
     assert len(shown.evaluate(f'{SHOWN}("{rows}")')) == 3+24 # Of the other table, all
     name = CLASSES[1]
-    shown.locator('input').last.fill(name)
+    find.last.fill(name)
     found = shown.evaluate(f'{SHOWN}(".tall > details")')
     assert len(found) == 1 and found[0].startswith(name)
     assert not trouble
 
 
 def test_of_many_concepts_nothing_from_the_data_acts(crowd, offline):
-    "The one script is the page's own, named by its hash; markup stays text, also where the script touches it."
+    "The two scripts are the page's own, named by their hashes; markup stays text, also where a script touches it."
     import base64
     import hashlib
     from html import unescape
     asked = []
     shown, trouble = offline(crowd)
     shown.on('dialog', lambda d: (asked.append(d.message), d.dismiss()))
-    shown.locator('input').last.fill('<img')
+    shown.locator('input[type=search]').last.fill('<img')
     shown.wait_for_timeout(200)
     html = crowd.read_text()
     scripts = re.findall('<script>(.*?)</script>', html, re.S)
-    assert html.count('<script') == len(scripts) == 1 and 'innerHTML' not in scripts[0]
-    assert f"script-src 'sha256-{base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()}'" in unescape(html)
+    assert html.count('<script') == len(scripts)+1 == 3 and not [s for s in scripts if 'innerHTML' in s]
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts]
+    assert f'script-src {" ".join(hashes)}"' in unescape(html)
     assert not asked and not trouble and shown.evaluate('document.querySelectorAll("img[src=x], b b").length') == 0
     assert shown.evaluate(f'{SHOWN}(".tall > details")')[0].startswith(BAD)
 

@@ -1,9 +1,12 @@
 """What the tutorials tell a reader: they only use the package, their links lead somewhere, and what their prose claims is so.
+Their exercises are whole here; `test_notebooks.py` answers them.
 
 Another processor may train another model: a claim holds for any of its quality (`tests/masks.py` trains some), a digit does not.
 """
+import ast
 import json
 import re
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from exercises import FOLD, exercises, prose
 
 import neuronlens as nl
 from neuronlens.arrays.firing import firing_rates
@@ -35,6 +39,61 @@ def test_page_reads(page):
     assert not [c for c in code if c.startswith(("#| export", "#| default_exp"))]
     for target in re.findall(r"\]\(([^)#]+\.ipynb)", "\n".join(prose)):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_page_is_short(page):
+    "A thousand words at most; links and code count as nothing, nor do solutions, which are folded."
+    text = re.sub(r"\]\([^)]*\)", "]", prose("\n".join(cells(page, "markdown"))))
+    assert 200 < len(re.findall(r"\S*\w\S*", text)) <= 1000
+
+
+PLAIN = {"numpy", "pandas", "matplotlib", *sys.stdlib_module_names}
+THEIRS = {"your_own": {"transformers", "IPython"}, "emotion": {"IPython"}} # A model of the reader's own; a file shown in colour
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_page_imports(page):
+    "One name for the package, `nl`; what is not in it is in its rooms, `nl.plots.plot_neuron`. Nothing is hidden from the reader."
+    code = cells(page, "code")
+    whole = [n for c in code for n in ast.walk(ast.parse(c))]
+    assert not [n.module for n in whole if isinstance(n, ast.ImportFrom) and n.module.startswith("neuronlens")]
+    names = [(a.name, a.asname) for n in whole if isinstance(n, ast.Import) for a in n.names]
+    names += [(n.module, None) for n in whole if isinstance(n, ast.ImportFrom)]
+    assert {n.split(".")[0] for n, _ in names} <= PLAIN | {"neuronlens"} | THEIRS.get(page.stem, set())
+    assert {a for n, a in names if n == "neuronlens"} <= {"nl"}
+    assert not [c for c in code if c.startswith("#|")]
+
+
+def bound(code):
+    "Names that a cell leaves behind: assigned or defined outside of functions and comprehensions."
+    body = ast.parse(code).body
+    targets = [t for n in body if isinstance(n, ast.Assign) for t in n.targets]
+    names = {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+    return names | {n.name for n in body if isinstance(n, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_exercises(page):
+    "Two or three, each whole, unanswered as stored; a solution binds names of its own, so that the page goes on as before."
+    whole = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    found = exercises(whole)
+    assert [e.n for e in found] == [*range(1, len(found)+1)] and len(found) in (2, 3)
+    assert sum("<details>" in c for c in cells(page, "markdown")) == len(found)
+    used = set().union(*(bound(c) for c in cells(page, "code")))
+    for e in found:
+        assert [o.get("text") for o in whole[e.at+2]["outputs"]] == [["Not answered yet.\n"]]
+        assert bound(e.solution) & used <= {f"answer_{e.n}", "_"}, (e.n, bound(e.solution) & used)
+
+
+def test_an_exercise_that_is_not_whole_is_noticed():
+    "No fold, no check, no place."
+    def page(*sources): return [dict(cell_type=k, source=s) for k, s in zip(("markdown", "code", "code", "markdown"), sources, strict=True)]
+    parts = ("### Exercise 1: x\n\n*How many?*", "answer_1 = ...", "def check_1(n): return 'Right'\n\nprint(check_1(answer_1))",
+             "<details>\n<summary>Solution</summary>\n\n```python\nanswer_1 = 1\n```\n\nOne.\n\n</details>")
+    assert exercises(page(*parts))[0].solution == "answer_1 = 1\n" and re.match(FOLD, parts[3], re.S)
+    for i, wrong in ((1, "answer_1 = 1"), (2, "print(answer_1)"), (3, "The answer is 1.")):
+        with pytest.raises(AssertionError, match="exercise 1"): exercises(page(*parts[:i], wrong, *parts[i+1:]))
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +147,16 @@ def test_reading_a_neuron(bbc):
 
 @pytest.mark.slow
 def test_erasing(bbc):
-    "The ranking suppresses, the gate spares; a probe reads what is suppressed, and not what LEACE erased."
+    """Accuracy of the others does not see what whole neurons do to them; the ranking suppresses, the gate spares; a probe reads what is
+    suppressed, and not what LEACE erased."""
     clf, _, test, *_ = bbc
-    fit, held = (nl.record(clf, t, progress=False, cache=True) for t in nl.split(example_texts()[0], .4))
+    parts = nl.split(example_texts()[0], .4)
+    fit, held = (nl.record(clf, t, progress=False, cache=True) for t in parts)
+    seen = nl.measure_effects(nl.ablate(clf, parts[1], nl.grid(fit, fraction=.5), recording=held, progress=False)).macro()
+    seen = seen.set_index("condition")
+    assert abs(seen.auxiliary_accuracy["full"] - seen.auxiliary_accuracy["base"]) < .01 and seen.target_accuracy["full"] < .05
+    assert seen.disturbance["full"] > 4*seen.disturbance["range"]
+    assert seen.target_accuracy["random"] > .85 > .1 > seen.target_accuracy["range"]
     edits = [e for p in ("full", "recommended", "random") for e in nl.preset_grid(fit, p, fraction=[.6])]
     edits = [replace(e, condition="gated") if e.condition == "range" else e for e in edits if e.edit == "mean" and e.vote in (0, .4)]
     rows = nl.measure_effects(nl.ablate(clf, example_texts()[1], [e for e in edits if e.ranking == "dprime"], recording=test,

@@ -12,17 +12,21 @@ import pytest
 import torch
 from stills import LIVE, still, stills
 from test_prompt import prompted
+from test_words import prose
 from tiny import by_hand, readout_places, same_answers
 
 from neuronlens.arrays.firing import share_inside
 from neuronlens.arrays.profile import profile_neuron, texts_around
-from neuronlens.arrays.ranges import fit_ranges
+from neuronlens.arrays.ranges import RANGES, fit_ranges
 from neuronlens.edits.ablation import ablate
+from neuronlens.edits.attribution import model_rankings
+from neuronlens.edits.edit import EDITS
 from neuronlens.edits.live import edit_text
 from neuronlens.edits.planning import plan
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import Texts
 from neuronlens.ground.rounding import agree, rounding
+from neuronlens.ground.setting import COVERS, FITTED, POSITIONS, SCOPES
 from neuronlens.models.batches import batches, encode
 from neuronlens.models.hooks import logits, run
 from neuronlens.records.recording import record
@@ -30,8 +34,11 @@ from neuronlens.studies.saved import Study, fit_study
 from neuronlens.studies.spec import StudySpec, parse_study
 from neuronlens.studies.study import run_study
 from neuronlens.views.cards import card, figure_html, spans
+from neuronlens.views.erase_view import EraseView
 from neuronlens.views.inspect import NeuronView, TextView, neuron_html, text_html
-from neuronlens.views.widgets import KINDS, View, choice, offer, slider
+from neuronlens.views.overlap_view import OverlapView
+from neuronlens.views.widgets import KINDS, MEANINGS, View, both_outputs, choice, offer, slider
+from neuronlens.views.workbook import LayersView
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -118,11 +125,69 @@ def test_without_a_kernel_there_is_a_picture():
     assert "kind: <b>even</b>" in bundle["text/html"] and "even 2 0.5" in bundle["text/html"]
 
 
+def test_a_view_is_two_outputs(study):
+    "The live one leaves nothing where it cannot live; the picture needs no style sheet, no script and no SVG tag, and stands there once."
+    for view in (NeuronView(study), EraseView(study), OverlapView(study), LayersView(study)):
+        live, still = both_outputs(view.box, view.static, repr(view))
+        assert live[LIVE]["model_id"] == view.box.model_id and "text/plain" not in live and "nl-view" not in live["text/html"]
+        assert LIVE not in still and still["text/plain"] == repr(view) and still["text/html"].count('class="nl-still"') == 1
+        bare = re.sub(r"<style>.*?</style>", "", still["text/html"], flags=re.S)
+        assert "<svg" not in bare and "<script" not in bare and "nl-view" in bare
+        assert {re.match(r"[\w/+]+", s)[0] for s in re.findall(r'src="data:([^"]*)', bare)} <= {"image/svg+xml"}
+
+
+def test_a_converted_page_has_the_picture_once(study):
+    "nbconvert shows neither an error nor the picture twice."
+    nbconvert = pytest.importorskip("nbconvert")
+    from nbformat import v4
+    view = EraseView(study)
+    outs = [v4.new_output("display_data", b, metadata={}) for b in both_outputs(view.box, view.static, repr(view))]
+    nb = v4.new_notebook(cells=[v4.new_code_cell("view", outputs=outs)])
+    page = nbconvert.HTMLExporter().from_notebook_node(nb)[0]
+    assert page.count('class="nl-still"') == 1 and "Error displaying" not in page and view.box.model_id not in page
+
+
+def test_what_is_chosen_says_what_it_means(study):
+    "Every entry of a list of methods says in the list what it is, and the one chosen says it below."
+    for view in (NeuronView(study), TextView(study), EraseView(study), OverlapView(study)):
+        lists = [w for box in view.body.children[0].children for w in below(box) if isinstance(w, ipw.Dropdown)]
+        told = [w for w in lists if w.description in (*MEANINGS, "site", "map")]
+        assert len(told) >= 2
+        for w in told:
+            assert all(": " in label or w.description == "map" for label, _ in w.options), w.description
+            w.index = len(w.options)-1
+            assert w.note.value and w.label.split(": ", 1)[-1].split("; chance")[0][:20] in unescape(w.note.value)
+
+
+def glossary():
+    "Words of every row of the page of words, by each name that it explains."
+    rows = [r for r in re.findall(r"^\| (.+?) \| (.+?) \| (.*?) \|$", prose("glossary.ipynb"), re.M) if r[0] != "word"]
+    return [(f"{a} {b}", set(re.findall(r"[\w./-]+", f"{a} {b}".lower()))) for a, b, _ in rows]
+
+
+SMALL_WORDS = set("a an the at in on of is are for itself to or and where".split())
+
+
+@pytest.mark.parametrize("label, name, said", [(k, n, m) for k, own in MEANINGS.items() for n, m in own.items()])
+def test_meanings_are_those_of_the_glossary(label, name, said):
+    "A list says nothing of an entry that the page of words does not say of it."
+    words = set(re.findall(r"[\w./-]+", said.lower()))-SMALL_WORDS-set(name.split("_"))-{"posterior", "asked", "ranges"}
+    own = [w for row, w in glossary() if f"`{name}`" in row]
+    assert any(words <= w | {x.rstrip(".,:;") for x in w} for w in own), (words, own)
+
+
+@pytest.mark.parametrize("label, names", [("ranking", model_rankings()), ("range", RANGES), ("edit", EDITS), ("scope", SCOPES),
+                                          ("fitted_at", FITTED), ("positions", POSITIONS), ("covers", COVERS)])
+def test_nothing_on_offer_is_left_unsaid(label, names):
+    assert set(names) <= set(MEANINGS[label])
+
+
 def test_stored_pages_hold_the_picture_alone(tmp_path):
     "The live part goes where a picture stands beside it, and only there."
     def page(*outs): return dict(cells=[dict(outputs=[dict(data=d, metadata={LIVE: {}}) for d in outs]), dict(source="")], metadata={})
     live, both = {LIVE: {"model_id": "a"}, "text/plain": "x"}, {LIVE: {"model_id": "a"}, "text/html": "<b>"}
-    nb = page(dict(live), dict(both))
+    nothing = {LIVE: {"model_id": "a"}, "text/html": '<span class="nl-nothing"></span>'} # The first of the two outputs of a view
+    nb = page(dict(live), dict(both), nothing)
     nb["metadata"]["widgets"] = {"state": {}}
     (tmp_path/"a.ipynb").write_text(json.dumps(nb), encoding="utf-8")
     (tmp_path/"b.ipynb").write_text(json.dumps(page({"text/html": "é"})), encoding="utf-8")
@@ -157,8 +222,9 @@ def test_controls_are_labelled(study):
     for view in (NeuronView(study), TextView(study)):
         for name, w in view.controls.items():
             assert isinstance(w, ipw.Widget) and w.description and w.tooltip, name
-        assert view.values == {k: w.value for k, w in view.controls.items()} 
-        shown = [w.value if isinstance(w, ipw.HTML) else w.description for box in view.box.children[0].children for w in below(box)]
+            if isinstance(w, ipw.FloatSlider): assert w.number.description == w.description # What a screen reader names
+        assert view.values == {k: w.value for k, w in view.controls.items()}
+        shown = [w.value if isinstance(w, ipw.HTML) else w.description for box in view.body.children[0].children for w in below(box)]
         titles = [re.sub("<[^>]*>", "", s) for s in shown if s.startswith("<h4")]
         assert titles == ["Which neurons", "When", "What then"][:len(titles)] and {"range", "tau"} <= set(shown)
         assert isinstance(view.picture, ipw.HTML) and view.picture.value == view.html() == view.html()
@@ -204,7 +270,7 @@ def test_gates_and_covers_are_those_of_plan(study):
     view.set(concept="tool", vote=.4, scope="text", covers="salient", positions="readout")
     ivs = view.interventions(**{k: v for k, v in view.values.items() if k != "text"})
     assert {(iv.vote, iv.scope, iv.covers, iv.positions) for iv in ivs if iv.condition == "range"} == {(.4, "text", "salient", "readout")}
-    words = "When</span>range", "scope: <b>text", "covers: <b>salient", "asked once per text"
+    words = "When</span> range", "scope: <b>text", "covers: <b>salient", "asked once per text"
     assert not [word for word in words if word not in view.static()]
     text = view.values["text"]
     assert view.html() == text_html(edit_text(study.clf, text, ivs))
@@ -382,4 +448,4 @@ def test_many_classes_stay_readable():
     r = profile_neuron(values[:, None], labels, names, 0, np.float32([18]), np.float32([22]), 20, range="hand", middle=20.,
                        texts=[EVIL]*400)
     shown = neuron_html(r)
-    assert "28 more classes not shown" in shown and "<tbody><tr><td>class 20</td>" in shown and len(shown) < 80_000
+    assert "28 more classes not shown" in shown and ">class 20</td>" in shown.split("<tbody><tr>")[1][:60] and len(shown) < 80_000

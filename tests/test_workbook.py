@@ -15,7 +15,7 @@ from neuronlens.ground.core import InputError
 from neuronlens.ground.rounding import agree, score_size
 from neuronlens.views.charts import _PANELS
 from neuronlens.views.erase_view import EraseView
-from neuronlens.views.overlap_view import _PAIR, OverlapView, shade
+from neuronlens.views.overlap_view import _PAIR, INK, OverlapView, shade
 from neuronlens.views.plots import CONDITIONS
 
 BAD = '<img src=x onerror=alert(1)>'
@@ -147,20 +147,25 @@ def test_answers_are_forgotten_where_room_is_short(study):
 
 
 def test_the_curve_fills_in_while_the_loop_turns(study):
-    "At once there is the present point; the rest follows one by one, and a move in between starts anew."
+    "At once there is the present point; the rest follows in one more picture, and a move in between starts anew."
+    drawn = []
     async def go():
         view = EraseView(study)
+        view.fill()
+        view.picture.observe(lambda change: drawn.append(change.new), 'value')
         view.set(concept='food', range='gaussian(1.7)')
         first, left = view.picture.value, len(view.missing())
         view.set(concept='food', range='gaussian(1.8)')
         for _ in range(200):
             await asyncio.sleep(.05)
-            if not view.missing(): break
+            if not view.missing() and len(drawn) > 2: break
+        await asyncio.sleep(.3)
         return view, first, left
     with ThreadPoolExecutor(1) as own: # A browser of another test may hold the loop of this thread
         view, first, left = own.submit(asyncio.run, go()).result()
     assert left == len(view.fractions)-1 and not view.missing()
     assert view.picture.value == view.html() != first
+    assert ['of the setting before' in p for p in drawn] == [True, True, False], 'a change draws at once, and once more'
     old = view.setting(**view.values | dict(range='gaussian(1.7)'))
     assert len(view.live.known(old, view.fractions)) == 1, 'the first move went on behind the second'
 
@@ -172,7 +177,7 @@ def test_below_the_last_block_a_sample_is_measured(middle):
     assert not view.live.quick and '9 of 36 test texts' in view.html()
     assert set(middle.test.labels[view.live.rows]) == {0, 1, 2}
     texts = nl.data.take(middle.texts[1], view.live.rows)
-    macro = nl.measure_effects(direct(middle, [2], texts=texts)).macro().set_index('condition')
+    macro = nl.measure_effects(direct(middle, [2], fraction=.25, texts=texts)).macro().set_index('condition')
     bars = view.live.sizes(view.setting(**view.values))[0]
     for m in ('target_accuracy', 'auxiliary_confidence', 'disturbance'):
         agree([bars[m][c][0] for c in macro.index], macro[m], middle.clf, size=score_size(middle.test.probabilities))
@@ -238,7 +243,7 @@ def test_without_shared_neurons(study):
     view.set(a='food', b='tool')
     assert 'share no salient neuron' in view.picture.value and view.values['neuron'] is None
     view.open()
-    assert '–' in [b.description for b in view.grid.buttons[1]]
+    assert '–\nchance –' in [b.description for b in view.grid.buttons[1]]
 
 
 def test_layers(study, tmp_path):
@@ -255,13 +260,13 @@ def test_layers(study, tmp_path):
 
 
 def test_heat_is_legible():
-    "Text and ground contrast by 4.5 at least, wherever the number lies."
+    "Text and ground contrast by 7 at least, wherever the number lies."
     def light(c):
         v = [int(c[i:i+2], 16)/255 for i in (1, 3, 5)]
         return np.dot([.2126, .7152, .0722], [x/12.92 if x <= .03928 else ((x+.055)/1.055)**2.4 for x in v])
     for v in [*np.linspace(0, 1, 101), np.nan]:
-        a, b = sorted(map(light, shade(v)))
-        assert (b+.05)/(a+.05) >= 4.5, v
+        a, b = sorted(map(light, (shade(v), INK)))
+        assert (b+.05)/(a+.05) >= 7, v
 
 
 @pytest.fixture(scope='module')
@@ -282,6 +287,63 @@ def test_tabs_are_made_when_shown(study):
     book.overlap.go.click()
     assert book.tabs.selected_index == 0
     assert (book.values['neuron']['neuron'], book.values['neuron']['concept']) == (chosen, 'food')
+
+
+def test_one_selection(study):
+    "What one tab is set to holds in all that have such a control; the neuron is the strongest of the concept, or the one chosen."
+    book = wb.explore(study)
+    def strongest(concept, ranking='dprime'): return int(nl.rank(study.train.acts, study.train.labels, ranking, classes=study.classes)
+                                                          .order[study.classes.index(concept), 0])
+    assert book.erase.values['concept'] == book.text.values['concept'] == book.overlap.values['a'] == book.neuron.values['concept'] == BAD
+    book.neuron.controls['concept'].value = 'tool' # As a reader does
+    book.neuron.controls['range'].kind.value = 'posterior'
+    assert book.neuron.values['neuron'] == strongest('tool')
+    for view in (book.erase, book.text): assert (view.values['concept'], view.values['range']) == ('tool', 'posterior')
+    book.text.set(fraction=.4, vote=.5, covers='salient', edit='zero', ranking='max_activation')
+    assert {k: book.erase.values[k] for k in ('fraction', 'vote', 'covers', 'edit', 'ranking')} == dict(
+        fraction=.4, vote=.5, covers='salient', edit='zero', ranking='max_activation')
+    assert (book.overlap.values['fraction'], book.neuron.values['neuron']) == (.4, strongest('tool', 'max_activation'))
+    book.overlap.set(a='food', b='tool', ranking='dprime', fraction=.8)
+    other = book.overlap.controls['neuron'].options[-1][1]
+    book.overlap.controls['neuron'].value = other
+    assert (book.neuron.values['concept'], book.neuron.values['neuron']) == ('food', other)
+    book.erase.set(concept=live.EVERY)
+    assert book.neuron.values['concept'] == 'food' # One neuron cannot be of every concept
+    book.text.set(edit='resample') # Nor has Erase this edit
+    assert book.erase.values['edit'] == 'zero' and book.text.values['edit'] == 'resample'
+
+
+def test_what_is_hidden_is_not_drawn(study):
+    "A change draws the tab that is seen, once; another catches up with one picture when it is looked at."
+    book, drawn = wb.explore(study), []
+    for k in ('text', 'overlap'): book.view(k).picture.observe(lambda _, k=k: drawn.append(k), 'value')
+    book.neuron.picture.observe(lambda _: drawn.append('neuron'), 'value')
+    book.neuron.controls['concept'].value = 'tool'
+    book.neuron.controls['concept'].value = 'food'
+    assert drawn == ['neuron', 'neuron']
+    book.show('text')
+    assert drawn == ['neuron', 'neuron', 'text'] and book.values['text']['concept'] == 'food'
+
+
+def test_chance_by_hand(study):
+    "Beside every number of the maps: against sums over the sets and the texts."
+    order, ranges, acts, y = study.ranking.order, study.ranges, study.test.acts, study.test.labels
+    chance, k, D = live.overlap_chance(study, study.ranking, .25), 8, 32
+    np.testing.assert_allclose(chance['salient sets'], k*k/D/(2*k-k*k/D))
+    held = np.stack([ranges.contains(acts, c) for c in range(3)])
+    np.testing.assert_allclose(chance['firing'][1], [held[c][:, order[c][:k]].mean() for c in range(3)])
+    for i, j in ((0, 1), (1, 2)):
+        a, b = (held[c].mean(0) for c in (i, j))
+        both = [n for n in order[i][:k] if n in order[j][:k] and a[n]+b[n] > 0]
+        if both: np.testing.assert_allclose(chance['ranges'][i, j], np.mean([a[n]*b[n]/(a[n]+b[n]-a[n]*b[n]) for n in both]))
+    view = OverlapView(study).set(fraction=.25, a='food', b='tool')
+    for name in live.MAPS:
+        view.set(map=name)
+        shown = [[b.description.split('chance ')[1] for b in row] for row in view.grid.buttons]
+        assert shown == [[f'{v:.2f}' if np.isfinite(v) else '–' for v in row] for row in chance[name]] and name
+        assert all(f'chance {v:.2f}' in view.static() for v in chance[name].ravel() if np.isfinite(v))
+    assert f'chance: {k*k/D:.1f}' in view.picture.value
+    assert len(y) == 36
 
 
 def test_no_study_is_refused():

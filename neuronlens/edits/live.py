@@ -19,7 +19,7 @@ from ..arrays.overlap import over_common, range_overlap, set_overlap
 from ..arrays.profile import NeuronProfile, profile_neuron
 from ..arrays.ranges import fit_ranges
 from ..arrays.saliency import FROM_ACTIVATIONS, FROM_STATISTICS, Ranking, rank
-from ..arrays.separation import bhattacharyya
+from ..arrays.separation import bhattacharyya, ratio
 from ..arrays.statistics import class_statistics
 from .ablation import Outcome, _where, ablate, firing, interventions_on, reads_recording
 from .edit import Intervention, gate_of_text, parse_edit
@@ -301,6 +301,29 @@ def overlap_maps(
     between,_ = over_common(range_overlap(study.ranges, test.acts) if ranges_held is None else ranges_held, salient)
     return {'salient sets':sets.jaccard, 'ranges':between, 'firing':firing_matrix(test.acts, test.labels, study.ranges, salient,
         study.classes).rate}
+
+# %% ../../nbs/49_live.ipynb #live0002
+CHANCE = {'salient sets':'two random sets of this size', 'ranges':'ranges that fire as often, independently of each other',
+    'firing':'texts of all classes'}
+
+def overlap_chance(
+    study, # A `Study`
+    ranking, # A `Ranking` of its neurons
+    fraction:float, # Share of the neurons that is salient
+    rates=None, # `[C, D]` share of the test texts in each range, as of `range_rates`; None: computed here
+)->dict: # Name of each of `MAPS` to `[C, C]`
+    "What `overlap_maps` would be by chance."
+    test,salient = study.test,ranking.salient(fraction)
+    p = range_rates(study) if rates is None else rates
+    both = p[:,None]*p
+    between,_ = over_common(ratio(both, p[:,None]+p-both), salient)
+    fires = firing_matrix(test.acts, test.labels, study.ranges, salient, study.classes).rate
+    texts = np.bincount(test.labels, minlength=len(fires))
+    return {'salient sets':set_overlap(salient, test.acts.shape[1], study.classes).chance, 'ranges':between,
+        'firing':np.broadcast_to(texts@fires/texts.sum(), fires.shape)}
+
+# %% ../../nbs/49_live.ipynb #live0005
+def range_rates(study): return np.stack([study.ranges.contains(study.test.acts, c).mean(0) for c in range(len(study.classes))])
 
 # %% ../../nbs/49_live.ipynb #69f25d13
 def shared_neurons(

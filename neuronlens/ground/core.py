@@ -14,6 +14,21 @@ import pandas as pd
 # %% ../../nbs/00_core.ipynb #0b5aba98
 class InputError(ValueError):
     "Something the user gave cannot be used; the message is one sentence that names it."
+    @property
+    def code(self)->str|None: # None for a sentence that is not of this package
+        "The code of the sentence, such as 'NL012'; `neuronlens explain NL012` says why it is refused and what to do."
+        from neuronlens.ground.refusals import code_of
+        return code_of(str(self))
+
+    @property
+    def __notes__(self): # What Python and IPython print below the message: found when it is printed, not when it is raised
+        if '_notes' not in vars(self):
+            from neuronlens.ground.refusals import notes_of
+            self._notes = notes_of(str(self))
+        return self._notes
+
+    @__notes__.setter
+    def __notes__(self, notes): self._notes = notes
 
 # %% ../../nbs/00_core.ipynb #7a1d8818
 def need_number(

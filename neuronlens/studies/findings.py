@@ -48,7 +48,7 @@ def headline(
     def three(measure, kinds): return ', '.join(f"{names[k]} {_level(m, k, measure, ends)}" for k in kinds)
     names = dict(base='no edit', range='range', full='whole neurons', random='random neurons')
     numbers = (f"Target accuracy, mean over {len(study.classes)} concepts: {three('target_accuracy', names)}. Disturbance of the others:"
-               f" {three('disturbance', [*names][1:])}. {len(study.test)} test texts, one model, seed {study.spec.seed}.")
+               f" {three('disturbance', [*names][1:])}. {len(study.test)} test texts{_cut(study)}, one model, seed {study.spec.seed}.")
     return said,numbers
 
 # %% ../../nbs/61_findings.ipynb #a998d464
@@ -60,6 +60,45 @@ def _against_random(study, m):
     if t['high'] < 0: return 'As many neurons drawn at random suppress less'
     if d['high'] < 0 and not t['low'] > 0: return 'As many neurons drawn at random suppress as much and disturb more'
     return 'As many neurons drawn at random do as well, so this is no evidence for the ranking'
+
+# %% ../../nbs/61_findings.ipynb #0743c352
+def _cut(study):
+    "How many of the test texts the model read in part, as a clause; nothing where it read all."
+    n,N = study.test.provenance.get('truncated', 0),len(study.test)
+    of = 'all' if n == N else f'{n} of them'
+    return f", {of} cut to their first {study.notes['max_length']} tokens" if n and study.notes.get('max_length') else ''
+
+# %% ../../nbs/61_findings.ipynb #430382c2
+def noticed(
+    study:Study, # A finished study
+)->list[tuple[str,str]]: # (what it is about, what was seen)
+    "What a reader should look at, each with few numbers."
+    h,m,c = study.headline(),study.headline().macro().set_index('condition'),study.classes
+    t,d,rate = m.target_accuracy,m.disturbance,study.firing().rate.copy()
+    rng = h.only(condition='range').frame
+    worst = rng.loc[rng.disturbance.fillna(-1).idxmax()]
+    np.fill_diagonal(rate, -1)
+    row,col = np.unravel_index(rate.argmax(), rate.shape)
+    return [('Effect', f"target accuracy is {t['base']:.3f} without an edit, {t['range']:.3f} with ranges edited, {t['full']:.3f} with"
+             " whole neurons edited."),
+            ('Cost', f"editing ranges disturbs the other concepts by {d['range']:.3f}, editing whole neurons by {d['full']:.3f}."),
+            *_beside_control(study),
+            ('Look first at', f"{worst.concept!r}: editing its ranges disturbs the other concepts most ({worst.disturbance:.3f})."),
+            ('Ranges that meet', f"those of {c[col]!r} also hold {rate[row, col]:.0%} of the salient activations of {c[row]!r} texts;"
+             " a narrower range or another ranking may part them.")]
+
+# %% ../../nbs/61_findings.ipynb #f3ac8f92
+def _beside_control(study):
+    "What the random control says, a line for the verdict and one for each measure."
+    if not (c := study.notes.get('control')): return []
+    t,d = c['target_accuracy'],c['disturbance']
+    more,less = t['high'] < 0,d['high'] < 0 and not t['low'] > 0
+    beats = 'the range beats its random control, it'
+    fails = ('the range does not beat its random control: as many neurons drawn at random (one draw) do as well, so nothing here speaks for'
+             ' the ranking; try a smaller fraction.')
+    said = f'{beats} suppresses more.' if more else f'{beats} disturbs less.' if less else fails
+    def line(m, x): return f'Range less random, {m}', f"{x['difference']:+.3f}, between {x['low']:+.3f} and {x['high']:+.3f}."
+    return [('Chance', said), line('target accuracy', t), line('disturbance', d)]
 
 # %% ../../nbs/61_findings.ipynb #73fa76c3
 def _pairs(table, classes, what):

@@ -6,6 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/51_cards.ipynb #59d689a3
+import re
 import warnings
 from base64 import b64encode
 from html import escape
@@ -32,12 +33,11 @@ box-sizing:border-box;white-space:normal;text-align:left}
 .nl-view th,.nl-view td{padding:.15rem .6rem .15rem 0;text-align:left;vertical-align:top;border:0;
 border-bottom:1px solid var(--jp-border-color2,var(--line));color:inherit;background:none;white-space:normal;max-width:none}
 .nl-view table tbody tr{background:none!important} .nl-view th{font-weight:600}
-.nl-view td.n,.nl-view th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.nl-view .bar{display:inline-block;height:.75em;min-width:1px;border-radius:2px;vertical-align:-.05em;
+.nl-view td.n,.nl-view th.n{text-align:right;font-variant-numeric:tabular-nums} .nl-view td.n{white-space:nowrap}
+.nl-view .bar{min-width:1px;border-radius:2px;vertical-align:-.05em;
 outline:1px solid var(--jp-border-color1,var(--line))}
 .nl-view .tokens{line-height:2.1;overflow-wrap:anywhere}
-.nl-view .token{padding:.1rem .25rem;margin:0 .1rem;border-radius:3px;color:var(--jp-content-font-color1,var(--fg));
-background:rgba(1,115,178,var(--share,0))}
+.nl-view .token{padding:.1rem .25rem;margin:0 .1rem;border-radius:3px;color:var(--jp-content-font-color1,var(--fg))}
 .nl-view .edited{border-bottom:2px solid var(--jp-content-font-color1,var(--fg))} .nl-view .readout{outline:2px dashed #d55e00}
 .widget-html-content:has(>.nl-view){min-width:0}
 .nl-view .group{font-weight:600;color:inherit;margin-right:.7em}
@@ -122,15 +122,72 @@ def bar(
     "A share as a bar and a number."
     if not np.isfinite(share): return '–'
     color = color if isinstance(color, str) else mpl.colors.to_hex(color)
-    return f'<span class="bar" style="width:{7*share:.2f}em;background:{color}"></span> {share:.{digits}%}'
+    look = f'display:inline-block;height:.75em;width:{7*share:.2f}em;background:{color}' # Here, as a page not trusted has no style sheet
+    return f'<span class="bar" style="{look}"></span> {share:.{digits}%}'
 
 # %% ../../nbs/51_cards.ipynb #842411a6
 def table(
     head:list, # Names of the columns; one that ends in '#' is right-aligned
-    rows:list, # Rows of HTML cells; what comes from data is already escaped
+    rows:list, # Rows of HTML cells; what comes from data is already escaped; one cell alone is a heading over all columns
+    name:str='', # CSS class
 )->str:
     "A small table."
-    sort = [' class="n"' if h.endswith('#') else '' for h in head]
+    sort = [' class="n"' if h.endswith('#') else ' style="text-align:left"' for h in head] # Notebooks have all at the right
     top = ''.join(f'<th scope="col"{s}>{escape(h.rstrip("#"))}</th>' for h,s in zip(head, sort, strict=True))
-    body = ''.join('<tr>'+''.join(f'<td{s}>{c}</td>' for c,s in zip(r, sort, strict=True))+'</tr>' for r in rows)
-    return f'<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+    def cells(r):
+        if len(r) == 1 < len(head): return f'<th scope="colgroup" colspan="{len(head)}"{sort[0]}>{r[0]}</th>'
+        return ''.join(f'<td{s}>{c}</td>' for c,s in zip(r, sort, strict=True))
+    body = ''.join(f'<tr>{cells(r)}</tr>' for r in rows)
+    named = f' class="{name}"' if name else ''
+    return f'<table{named}><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>'
+
+# %% ../../nbs/51_cards.ipynb #cards002
+def portable(
+    html:str, # HTML of a view
+)->str:
+    "The same with every inline chart as an image, which notebooks that are not trusted show, too."
+    def image(found):
+        said,wide = (re.search(p, found[0]) for p in ('aria-label="([^"]*)"', 'style="width:([0-9]+)px;[^"]*"'))
+        svg = found[0].replace('<svg ', '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+        if wide: svg = svg.replace(wide[0], f'width="{wide[1]}"', 1)
+        look = 'background:#fff;max-width:100%'+(f';width:{wide[1]}px' if wide else '')
+        return (f'<img alt="{said[1] if said else ""}" style="{look}"'
+                f' src="data:image/svg+xml;base64,{b64encode(svg.encode()).decode()}">')
+    return re.sub(r'<svg .*?</svg>', image, html, flags=re.S)
+
+# %% ../../nbs/51_cards.ipynb #widg0005
+LIVE = """<style>.nl-live{container-type:inline-size}
+.nl-live .nl-body{display:grid;grid-template-columns:minmax(0,1fr);gap:.4rem 1rem;align-items:start}
+.nl-live .nl-body>*{display:block;overflow:auto} .nl-live .nl-side{max-height:38vh} .nl-live .nl-body>.nl-area{max-height:max(20rem,52vh)}
+.nl-live :is(.nl-group,.nl-range){display:grid;grid-template-columns:repeat(auto-fill,minmax(7rem,1fr));gap:0 .6rem;align-items:start}
+.nl-live :is(.nl-head,.nl-wide,.nl-range){grid-column:1/-1} .nl-live h4{margin:.3em 0 0;font-size:1em;line-height:1.3}
+@container (max-width:35rem){.nl-live .nl-means{display:-webkit-box;-webkit-line-clamp:2;-webkit-box-orient:vertical;overflow:hidden}}
+@container (min-width:35rem){
+.nl-live .nl-body{grid-template-columns:12.5rem minmax(0,1fr)} .nl-live :is(.nl-group,.nl-range){grid-template-columns:minmax(0,1fr)}
+.nl-live .nl-side,.nl-live .nl-body>.nl-area{max-height:max(22rem,74vh)}}
+.nl-live .nl-side .widget-inline-hbox{height:auto;flex-wrap:wrap;margin:1px 2px}
+.nl-live .nl-side .widget-inline-hbox>.widget-label{flex:0 0 100%;text-align:left;height:auto;line-height:1.4;margin:0}
+.nl-live .nl-side .widget-inline-hbox>select,.nl-live .nl-side .widget-inline-hbox>input{flex:1 1 100%;min-width:0;height:26px;
+text-overflow:ellipsis}
+.nl-live .nl-side .widget-inline-hbox:has([type=number]){flex-wrap:nowrap}
+.nl-live .nl-side .widget-inline-hbox:has([type=number])>.widget-label{flex:1 1 auto;align-self:end}
+.nl-live .nl-side .widget-inline-hbox>input[type=number]{flex:0 0 4.6em}
+.nl-live .nl-side .widget-slider>.widget-label{display:none} .nl-live .nl-side .widget-slider{height:24px;padding:0 6px}
+.nl-live .widget-html-content{line-height:1.35;width:100%}
+.nl-live .nl-means,.nl-live .nl-hint{font-size:11px;line-height:1.3;color:var(--jp-ui-font-color2,#555);white-space:normal}
+.nl-live .nl-area{container-type:inline-size} .nl-area .nl-view{overflow-x:visible}
+@container (min-width:36rem){.nl-area .nl-view>div[style*=flex]>svg{max-width:calc(50% - .7rem)}}
+@container (max-width:28rem){.nl-live .nl-texts tr{display:block;border-bottom:1px solid
+var(--jp-border-color2,#c8c8c8)} .nl-live .nl-texts td{display:inline;border:0} .nl-live .nl-texts thead{display:none}}
+.nl-live .nl-foot{position:sticky;bottom:0;z-index:3;background:var(--jp-layout-color1,#fff)}
+.nl-live .jupyter-widgets-disconnected::before,.nl-live.jupyter-widgets-disconnected::before,.nl-live .nl-gone{display:none}
+.nl-live:has(.jupyter-widgets-disconnected) .nl-gone{display:block;font-size:14px;font-weight:600;color:#000;background:#ffe08a;
+border-left:5px solid #d55e00;padding:.4em .6em} .nl-live:has(.jupyter-widgets-disconnected) .nl-here{display:none}
+.nl-live:has(.jupyter-widgets-disconnected) .nl-panel{opacity:.35;pointer-events:none}
+.jp-OutputArea-child:has(.nl-live)+.jp-OutputArea-child:has(.nl-still){display:none}</style>"""
+
+# %% ../../nbs/51_cards.ipynb #cards005
+STILL = """<style>.jp-OutputArea-child:has(.nl-live)+.jp-OutputArea-child:has(.nl-still),
+.jp-OutputArea-child:has(>.jupyter-widgets):has(+.jp-OutputArea-child .nl-still){display:none}</style>"""
+HINT = ('<div class="nl-hint"><span class="nl-here">Nothing moves? Run this cell again.</span>'
+         '<div class="nl-gone" role="status">The kernel that answered is gone: run this cell again.</div></div>')

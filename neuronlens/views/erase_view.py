@@ -15,11 +15,22 @@ import ipywidgets as w
 import pandas as pd
 
 from ..edits.edit import EDITS
-from ..edits.live import EVERY, FRACTIONS, LiveEffects, curve, rankings_at, setting_with, usual
+from ..edits.live import EVERY, FRACTIONS, LiveEffects, curve, rankings_at, setting_with
 from ..ground.setting import Setting
 from .cards import card, sentence
 from .charts import effect_bars, trade_off_chart
-from .widgets import View, checked_study, choice, edit_controls, gate_controls, opened, rest, settings_html, slider
+from neuronlens.views.widgets import (
+    View,
+    checked_study,
+    choice,
+    edit_controls,
+    gate_controls,
+    opened,
+    opens_at,
+    rest,
+    settings_html,
+    slider,
+)
 
 # %% ../../nbs/53_erase_view.ipynb #c25d0255
 def erase_html(
@@ -28,13 +39,14 @@ def erase_html(
     points:pd.DataFrame, # Of `curve`
     about:str, # The setting in words; escaped here
     texts:str, # What it was measured on, and how; escaped here
+    before:str='', # The trade-off of the setting before, which stays until the new one is whole; '': draw the new one
 )->str: # HTML
     "What one edit does, and where it lies on the trade-off."
-    filled = '' if len(points) else ' The curve fills in below.'
     many = '; small rings: concepts' if len(each['target_accuracy']['base']) > 1 else ''
-    said = f'{escape(texts)} Lines in the bars: 95% bootstrap intervals{many}.{filled}'
+    said = f'{escape(texts)} Lines in the bars: 95% bootstrap intervals{many}.'
+    curve = f'<div style="opacity:.45">{before}</div>' if before else trade_off_chart(bars, points)
     return card(f'<p><b>{escape(about)}</b></p><p class="dim">{said}</p>', effect_bars(bars, each),
-        '<h4>Trade-off over fractions</h4>', trade_off_chart(bars, points))
+        f'<h4>Trade-off over fractions{": of the setting before" if before else ""}</h4>', curve)
 
 # %% ../../nbs/53_erase_view.ipynb #4dc27a1c
 def words_of(
@@ -54,18 +66,18 @@ def erase_controls(
     study, # A `Study`
     whole:bool=False, # Whether the model runs from the edit on, so that other positions than the readout count
 )->dict: # Name to widget
-    "The controls of `EraseView`, set to what the study's figures show."
-    u,quick = usual(study),[e for e in EDITS if e != 'resample'] # Its quantiles take longer than a move may
+    "The controls of `EraseView`, set as in the study but for the fraction, which is one that tells edits apart."
+    quick = [e for e in EDITS if e != 'resample'] # Its quantiles take longer than a move may
     return dict(
         concept=choice('concept', [('all concepts (mean)', EVERY), *((c, c) for c in study.classes)], tip='What is edited'),
         ranking=choice('ranking', rankings_at(study, study.train.site), tip='How neurons are ordered by salience'),
-        fraction=slider('fraction', .05, 1, u.fraction, .05, 'Share of the neurons that is edited'),
+        fraction=slider('fraction', .05, 1, opens_at(study), .05, 'Share of the neurons that is edited'),
         **gate_controls(study, whole), **edit_controls(study, quick))
 
 # %% ../../nbs/53_erase_view.ipynb #6c4f8248
 class Filling(View):
-    "A view that shows what is known at once, and the rest of its curve as the event loop finds time."
-    live,fractions,_later = None,(),None # A subclass sets `live` and `fractions`, and has `setting` and `draw`
+    "A view that shows what is known at once, and once more when the event loop has found time for the rest of its curve."
+    live,fractions,_later,_before = None,(),None,'' # A subclass sets `live`, `fractions`, has `setting`, `draw`, `chart`
 
     def missing(self)->list:
         "Fractions of the curve that have not been computed for the present values."
@@ -73,7 +85,7 @@ class Filling(View):
         return [f for f in self.fractions if f not in known]
 
     def redraw(self):
-        "Show the effect of the present values at once; the rest of the curve follows where an event loop runs."
+        "Show the effect of the present values at once; the curve follows where an event loop runs."
         if self._later is not None: self._later.cancel()
         self._later,begun = None,perf_counter()
         try:
@@ -85,7 +97,8 @@ class Filling(View):
 
     def _show(self):
         left = self.missing()
-        self.picture.value = self.draw(**self.values, fractions=[f for f in self.fractions if f not in left])
+        self.picture.value = self.draw(**self.values, fractions=[f for f in self.fractions if f not in left], before=left and self._before)
+        if not left: self._before = self.chart(**self.values)
         return left
 
     def _soon(self, wait):
@@ -95,11 +108,12 @@ class Filling(View):
     def fill(self,
         most:int|None=None, # Fractions to compute now, the next ones later; None: all
     ):
-        "Compute what is missing of the curve, and show it."
-        setting = self.setting(**self.values)
+        "Compute what is missing of the curve, and show it when it is whole."
+        setting,left = self.setting(**self.values),self.missing()
         try:
-            if left := self.missing()[:most]: self.live.outcome(*(replace(setting, fraction=f) for f in left))
-            if self._show() and most: self._soon(.02)
+            if left: self.live.outcome(*(replace(setting, fraction=f) for f in left[:most]))
+            if most and len(left) > most: self._soon(.02)
+            else: self._show()
         except Exception as e: self.picture.value = card(sentence(e))
 
     def static(self): return settings_html(self.controls)+self.html() # With the whole curve
@@ -117,15 +131,20 @@ class EraseView(Filling):
         own = self.study.spec.method.fraction
         self.fractions = sorted({float(f) for f in (*own, *(FRACTIONS if self.live.quick else ())) if int(f*D+1e-9)})
         super().__init__(erase_controls(self.study, not self.live.quick), self.draw)
-        self.box.children = (*self.box.children, self.note)
+        self.area.children = (self.picture, self.note)
 
     def setting(self, **values)->Setting: return setting_with(self.study, **values) # What the controls say
 
-    def draw(self, fractions=None, **values)->str:
+    def draw(self, fractions=None, before='', **values)->str:
         "The picture of some values, the trade-off at some fractions or all."
         setting,s,n = self.setting(**values),self.study,len(self.live.rows)
         texts = f'{n} test texts' if n == len(s.test) else f'{n} of {len(s.test)} test texts, a fixed sample'
         return erase_html(*self.live.sizes(setting), curve(self.live, setting, self.fractions if fractions is None else fractions),
-            words_of(setting, len(s.classes), s.test.acts.shape[1]), f'{texts}; {self.live.draws} draws.')
+            words_of(setting, len(s.classes), s.test.acts.shape[1]), f'{texts}; {self.live.draws} draws.', before or '')
+
+    def chart(self, **values)->str:
+        "The whole trade-off of some values, computed before."
+        x = self.setting(**values)
+        return trade_off_chart(self.live.sizes(x)[0], curve(self.live, x, self.fractions))
 
     def adapt(self, name): rest(self)

@@ -26,6 +26,7 @@ from neuronlens.views.widgets import (
     gate_controls,
     offer,
     opened,
+    opens_at,
     range_control,
     rest,
     slider,
@@ -56,9 +57,9 @@ def _firing_table(r, most=12):
 def _texts_table(r, k):
     "The texts around the range, one table of three parts."
     names = dict(own=f'in range, {r.classes[r.concept]}', others='in range, other classes', outside='just outside')
-    body = [[escape(names[what]) if not i else '', cut(r.classes[r.labels[t]], 30), f'{r.values[t]:.2f}', cut(r.texts[t])]
-            for what,rows in r.around(k).items() for i,t in enumerate(rows)]
-    return '<h4>Texts</h4>'+table(['where', 'class', 'activation#', 'text'], body)
+    def row(t): return [cut(r.classes[r.labels[t]], 30), f'{r.values[t]:.2f}', cut(r.texts[t])]
+    body = [x for what,rows in r.around(k).items() if len(rows) for x in ([escape(names[what])], *map(row, rows))]
+    return '<h4>Texts</h4>'+table(['class', 'activation#', 'text'], body, 'nl-texts')
 
 def neuron_html(
     r:NeuronProfile, # A neuron with a range on it
@@ -87,10 +88,11 @@ class NeuronView(View):
         super().__init__(controls, self.draw)
 
     def adapt(self, name):
-        v,was = self.values,self.controls['neuron'].value
+        v = self.values
         if name == 'site': offer(self.controls['ranking'], rankings_at(self.study, v['site']))
-        if name in ('site', 'ranking', 'concept'): offer(self.controls['neuron'], self.neurons())
-        if name == 'site' and was is not None: self.controls['neuron'].index = 0 # Numbers mean nothing at another site
+        if name in ('site', 'ranking', 'concept'):
+            offer(self.controls['neuron'], self.neurons())
+            self.controls['neuron'].index = 0 # The strongest
         if 'fitted_at' in v: self.controls['fitted_at'].disabled = v['site'] != self.study.train.site # Tokens are of that site
 
     def neurons(self):
@@ -123,12 +125,13 @@ def _answers_table(r, most=12):
 # %% ../../nbs/53_inspect.ipynb #0612897f
 def _tokens_html(r):
     "The tokens on a ground as deep as the share of their salient neurons in range; the number is in each one's name."
+    def ground(share): return f'background:rgba(1,115,178,{.75*share:.3f})' # Here, for pages that have no style sheet
     def token(t, share, n, w):
         said = f'{share:.2f} of {len(r.of.neurons)} salient neurons in range, {n} edited{", readout" if w else ""}'
         sort = f'token{" edited" if n else ""}{" readout" if w else ""}'
-        return (f'<span role="listitem" class="{sort}" style="--share:{.75*share:.3f}" title="{said}" aria-label="{cut(t, 40)}: {said}">'
+        return (f'<span role="listitem" class="{sort}" style="{ground(share)}" title="{said}" aria-label="{cut(t, 40)}: {said}">'
                 f'{cut(t, 40)}</span>')
-    key = ' '.join(f'<span class="token" style="--share:{.75*s:.3f}">{s:g}</span>' for s in (0, .5, 1))
+    key = ' '.join(f'<span class="token" style="{ground(s)}">{s:g}</span>' for s in (0, .5, 1))
     lone = r.readout.max() == 1
     every = ' '.join(token(*t) for t in zip(r.tokens, r.share, r.edited, (r.readout > 0) & lone, strict=True))
     return (f'<h4>Tokens</h4><p class="dim">Ground: share of the {len(r.of.neurons)} salient neurons inside their ranges, {key}.'
@@ -168,10 +171,10 @@ class TextView(View):
         self.study = s = opened(study, trust_remote_code)
         self.planner = Planner(s)
         text = ipw.Text(opening(s.texts[1].texts[0]), description='text', continuous_update=False, tooltip='Read when you press Enter',
-                        style=_WIDE['style'], layout={'width': 'calc(100% - 4px)'})
+                        **_WIDE).add_class('nl-wide')
         controls = dict(text=text, concept=choice('concept', s.classes, s.classes[s.texts[1].labels[0]], 'Class whose range is edited'),
             ranking=choice('ranking', rankings_at(s, s.train.site), s.ranking.name, 'What orders the neurons'),
-            fraction=slider('fraction', .05, 1, s.fraction, .05, 'Share of the neurons that is salient'),
+            fraction=slider('fraction', .05, 1, opens_at(s), .05, 'Share of the neurons that is salient'),
             **gate_controls(s), **edit_controls(s))
         super().__init__(controls, self.draw)
 

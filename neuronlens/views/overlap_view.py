@@ -15,36 +15,42 @@ import numpy as np
 import pandas as pd
 
 from ..arrays.overlap import range_overlap
-from ..edits.live import MAPS, overlap_maps, ranking_at, rankings_at, shared_neurons
+from ..edits.live import CHANCE, MAPS, overlap_chance, overlap_maps, range_rates, ranking_at, rankings_at, shared_neurons
 from .cards import card, cut, sentence, spans, table
-from .widgets import View, checked_study, choice, offer, settings_html, slider
+from .widgets import View, checked_study, choice, offer, opens_at, settings_html, slider
 
 # %% ../../nbs/53_overlap_view.ipynb #ff6f5352
+INK = '#000000'
+
 def shade(
     v:float, # 0 to 1; NaN: none
-)->tuple[str,str]: # Colours of the ground and of the text on it
-    "White to dark blue, with whichever of black and white is legible on it."
-    if not math.isfinite(v): return '#d9d9d9','#000000'
+)->str: # Colour of the ground
+    "White to a blue on which black is legible."
+    if not math.isfinite(v): return '#d9d9d9'
     v = min(max(v, 0), 1)
-    ground = ''.join(f'{round(a+v*(b-a)):02x}' for a,b in zip((247, 251, 255), (8, 69, 148), strict=True))
-    return f'#{ground}','#ffffff' if v > .73 else '#000000'
+    return '#'+''.join(f'{round(a+v*(b-a)):02x}' for a,b in zip((247, 251, 255), (104, 172, 222), strict=True))
 
 # %% ../../nbs/53_overlap_view.ipynb #9ce0525b
+def number(v): return f'{v:.2f}' if math.isfinite(v) else '–'
+
+# %% ../../nbs/53_overlap_view.ipynb #over0002
 def heat_html(
     table:np.ndarray, # `[C, C]` 0 to 1
     classes, # C names
     title:str, # What it shows
     chosen=None, # (row, column) to be framed; None: none
+    chance=None, # `[C, C]`, said below each number; None: nothing
 )->str: # HTML
     "A heat map as a table."
     def cell(i, j):
-        ground,ink = shade(float(table[i, j]))
-        frame = 'outline:3px solid #d55e00;outline-offset:-3px;font-weight:700;' if (i, j) == chosen else ''
-        number = f'{table[i, j]:.2f}' if math.isfinite(table[i, j]) else '–'
-        return f'<td style="background:{ground};color:{ink};{frame}text-align:center;padding:.3rem .5rem">{number}</td>'
+        frame = 'outline:3px solid #d55e00;outline-offset:-3px;' if (i, j) == chosen else ''
+        below = '' if chance is None else f'<br><span style="font-size:.8em">chance {number(chance[i, j])}</span>'
+        look = f'background:{shade(float(table[i, j]))};color:{INK};{frame}text-align:center;padding:.25rem .5rem;line-height:1.25'
+        return (f'<td style="{look}">'
+                f'<b>{number(table[i, j])}</b>{below}</td>')
     look = 'style="padding:.15rem .35rem;font-weight:600;font-size:.92em;vertical-align:middle"'
-    head = ''.join(f'<th scope="col" {look}>{cut(c, 14)}</th>' for c in classes)
-    rows = ''.join(f'<tr><th scope="row" {look}>{cut(c, 14)}</th>{"".join(cell(i, j) for j in range(len(classes)))}</tr>'
+    head = ''.join(f'<th scope="col" {look}>{cut(c, 16)}</th>' for c in classes)
+    rows = ''.join(f'<tr><th scope="row" {look}>{cut(c, 16)}</th>{"".join(cell(i, j) for j in range(len(classes)))}</tr>'
                    for i,c in enumerate(classes))
     return (f'<div style="overflow-x:auto"><table><caption style="text-align:left;caption-side:top"><b>{escape(title)}</b></caption>'
             f'<thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table></div>')
@@ -56,39 +62,47 @@ def pair_html(
     a:int, # Class number
     b:int, # Another
     most:int=12, # Rows at most
+    expected:float|None=None, # Neurons that chance would have them share; None: not said
 )->str: # HTML
     "The neurons that two concepts share, with both ranges of each."
     A,B = (s if len(s := str(ranges.classes[c])) <= 18 else s[:17]+'…' for c in (a, b)) # Escaped below, and by `table`
-    if not len(shared): return f'<h4>{escape(A)} and {escape(B)} share no salient neuron</h4>'
+    chance = '' if expected is None else f'; chance: {expected:.1f}'
+    if not len(shared): return f'<h4>{escape(A)} and {escape(B)} share no salient neuron{chance}</h4>'
     head = ['neuron#', f'rank in {A}#', f'rank in {B}#', f'range of {A}#', f'range of {B}#', 'Bhattacharyya coefficient#']
     def row(r):
         own = (spans(ranges.lo[c, r.neuron], ranges.hi[c, r.neuron]) for c in (a, b))
         return [str(r.neuron), str(r.rank_a), str(r.rank_b), *map(escape, own), f'{r.bhattacharyya:.3f}']
     left = f'<p class="dim">and {len(shared)-most} more</p>' if len(shared) > most else ''
-    return (f'<h4>{escape(A)} and {escape(B)} share {len(shared)} salient neurons</h4><p class="dim">Coefficient: 1 if the fitted normals'
-            f' are the same, 0 if they do not meet.</p>{table(head, [row(r) for r in shared.head(most).itertuples()])}{left}')
+    return (f'<h4>{escape(A)} and {escape(B)} share {len(shared)} salient neurons{chance}</h4><p class="dim">Coefficient: 1 if the fitted'
+            f' normals are the same, 0 if they do not meet.</p>{table(head, [row(r) for r in shared.head(most).itertuples()])}{left}')
 
 # %% ../../nbs/53_overlap_view.ipynb #67b6311c
 def overlap_html(
     maps:dict, # Of `overlap_maps`
+    chance:dict, # Of `overlap_chance`
     shared:pd.DataFrame, # Of `shared_neurons`
     ranges, # `Ranges` of the study
     a:int, # Class number: the row that is framed
     b:int, # Another: the column
+    expected:float|None=None, # As for `pair_html`
 )->str: # HTML
     "All three maps, and the neurons that a pair shares."
-    heats = ''.join(f'<div>{heat_html(maps[k], ranges.classes, k, (a, b))}<p class="dim" style="max-width:26em">{escape(MAPS[k])}</p></div>'
-                    for k in MAPS)
-    return card(f'<div style="display:flex;flex-wrap:wrap;gap:.5rem 1.5rem">{heats}</div>', pair_html(shared, ranges, a, b))
+    heats = ''.join(f'<div>{heat_html(maps[k], ranges.classes, k, (a, b), chance[k])}<p class="dim" style="max-width:30em">'
+                    f'{escape(about(k))}</p></div>' for k in MAPS)
+    pair = pair_html(shared, ranges, a, b, expected=expected)
+    return card(f'<div style="display:flex;flex-wrap:wrap;gap:.5rem 1.5rem">{heats}</div>', pair)
+
+# %% ../../nbs/53_overlap_view.ipynb #over0003
+def about(name): return f'{MAPS[name]}; chance: {CHANCE[name]}' # Of a map
 
 # %% ../../nbs/53_overlap_view.ipynb #3d16f2ad
 def overlap_controls(
     study, # A `Study`
 )->dict: # Name to widget
     "The controls of `OverlapView`."
-    return dict(map=choice('map', MAPS, tip='What the cells show'),
+    return dict(map=choice('map', MAPS, tip='What the cells show', means=MAPS.get),
         ranking=choice('ranking', rankings_at(study, study.train.site), tip='How neurons are ordered by salience'),
-        fraction=slider('fraction', .05, 1, study.fraction, .05, 'Share of the neurons that is salient'),
+        fraction=slider('fraction', .05, 1, opens_at(study), .05, 'Share of the neurons that is salient'),
         a=choice('concept a', study.classes, tip='Row of the map'),
         b=choice('concept b', study.classes, study.classes[1], 'Column of the map'),
         neuron=choice('shared neuron', [], tip='Those high in both first'))
@@ -96,37 +110,42 @@ def overlap_controls(
 _PAIR = ('ranking', 'fraction', 'a', 'b') # Controls that decide which neurons are shared
 
 # %% ../../nbs/53_overlap_view.ipynb #e416c696
-MOST_BUTTONS = 12 # Classes up to which every pair has a button
-
 class PairGrid:
     "A heat map of buttons."
     def __init__(self,
         classes, # C names
         chosen, # Called with the row and the column of a button when it is clicked
     ):
-        C,size = len(classes),dict(width='5.2em', height='2.1em', margin='1px')
-        names = [w.Label(c if len(c) <= 16 else c[:15]+'…', tooltip=c, layout=w.Layout(max_width='9em')) for c in classes]
-        self.title = w.HTML()
-        self.buttons = [[w.Button(layout=size, style=w.ButtonStyle()) for _ in range(C)] for _ in range(C)]
+        C,size = len(classes),dict(width='auto', height='2.9em', margin='1px')
+        names = [c if len(c) <= 16 else c[:15]+'…' for c in classes]
+        def name(c, full): return w.Label(c, tooltip=full, layout=w.Layout(width='auto'))
+        self.title,self.classes = w.HTML(),classes
+        self.buttons = [[w.Button(layout=size, style=w.ButtonStyle(text_color=INK)) for _ in range(C)] for _ in range(C)]
         for i,row in enumerate(self.buttons):
             for j,button in enumerate(row): button.on_click(lambda _, i=i, j=j: chosen(i, j))
-        cells = [w.Label(''), *(w.Label(n.value, tooltip=n.tooltip, layout=w.Layout(max_width='5.2em')) for n in names)]
-        for name,row in zip(names, self.buttons, strict=True): cells += [name, *row]
-        self.box = w.VBox([self.title, w.GridBox(cells, layout=w.Layout(grid_template_columns=f'max-content repeat({C}, 5.4em)',
-            overflow='auto'))])
-        self.classes = classes
+        cells = [w.Label(''), *map(name, names, classes)]
+        for c,full,row in zip(names, classes, self.buttons, strict=True): cells += [name(c, full), *row]
+        columns = f'max-content repeat({C}, minmax(7em, max-content))'
+        grid = w.GridBox(cells, layout=w.Layout(grid_template_columns=columns, overflow='auto'))
+        self.box = w.VBox([w.HTML(_GRID), self.title, grid.add_class('nl-grid')])
 
-    def show(self, title:str, table:np.ndarray, a:int, b:int):
-        "Put the numbers of a map on the buttons, and a frame on one of them."
+    def show(self, title:str, table:np.ndarray, chance:np.ndarray, a:int, b:int):
+        "Put the numbers of a map on the buttons, what chance gives below them, and a frame on one."
         self.title.value = f'<b>{escape(title)}</b>'
         for i,row in enumerate(self.buttons):
             for j,button in enumerate(row):
-                v = float(table[i, j])
-                button.style.button_color,button.style.text_color = shade(v)
-                button.description = f'{v:.2f}' if math.isfinite(v) else '–'
+                button.style.button_color = shade(float(table[i, j]))
+                button.description = f'{number(table[i, j])}\nchance {number(chance[i, j])}'
                 button.layout.border = '3px solid #d55e00' if (i, j) == (a, b) else '3px solid transparent'
                 button.style.font_weight = 'bold' if (i, j) == (a, b) else 'normal'
-                button.tooltip = f'{self.classes[i]} and {self.classes[j]}: {button.description}'
+                button.tooltip = f'{self.classes[i]} and {self.classes[j]}: {number(table[i, j])}, chance {number(chance[i, j])}'
+
+# %% ../../nbs/53_overlap_view.ipynb #over0001
+MOST_BUTTONS = 12 # Classes up to which every pair has a button
+_GRID = """<style>.nl-grid .widget-button{white-space:pre;line-height:1.25;padding:0;display:flex;align-items:center;
+justify-content:center;font-size:12px;min-width:0}.nl-grid .widget-label{font-size:12px;
+line-height:2.9em;height:auto;justify-content:center;text-align:center}
+</style>"""
 
 # %% ../../nbs/53_overlap_view.ipynb #c924fda7
 class OverlapView(View):
@@ -137,13 +156,13 @@ class OverlapView(View):
     ):
         self.study = s = checked_study(study)
         self.open_neuron,self.ranking = open_neuron,lru_cache(32)(lambda name: ranking_at(s, s.train.site, name))
-        self.held = range_overlap(s.ranges, s.test.acts)
+        self.held,self.rates = range_overlap(s.ranges, s.test.acts),range_rates(s)
         self.grid = PairGrid(s.classes, self.pick) if len(s.classes) <= MOST_BUTTONS else None
         self.go = w.Button(description='open in Neuron', tooltip='Show the chosen neuron in the tab Neuron', disabled=open_neuron is None)
         self.go.on_click(lambda _: self.open())
         controls = overlap_controls(s)
         super().__init__(controls, self.draw)
-        self.box.children = (self.box.children[0], self.go, *([self.grid.box] if self.grid else []), self.picture)
+        self.area.children = (*([self.grid.box] if self.grid else []), self.go, self.picture)
 
     def shared(self, ranking, fraction, a, b)->pd.DataFrame:
         "The neurons that two concepts share."
@@ -154,11 +173,13 @@ class OverlapView(View):
     def draw(self, map, ranking, fraction, a, b, neuron, live=False)->str:
         "All three maps and the list; live the maps are buttons."
         i,j = self.study.classes.index(a),self.study.classes.index(b)
-        maps = overlap_maps(self.study, self.ranking(ranking), round(float(fraction), 6), self.held)
-        shared = self.shared(ranking, fraction, a, b)
-        if not live: return overlap_html(maps, shared, self.study.ranges, i, j)
-        self.grid.show(MAPS[map], maps[map], i, j)
-        return card(pair_html(shared, self.study.ranges, i, j))
+        given = self.study,self.ranking(ranking),round(float(fraction), 6)
+        maps,chance,shared = overlap_maps(*given, self.held),overlap_chance(*given, self.rates),self.shared(ranking, fraction, a, b)
+        k = given[1].salient(given[2]).shape[1]
+        expected = k if i == j else k*k/self.study.test.acts.shape[1] # Of two sets drawn without looking: hypergeometric
+        if not live: return overlap_html(maps, chance, shared, self.study.ranges, i, j, expected)
+        self.grid.show(about(map), maps[map], chance[map], i, j)
+        return card(pair_html(shared, self.study.ranges, i, j, expected=expected))
 
     def adapt(self, name):
         if name in _PAIR: offer(self.controls['neuron'], self.neurons(*(self.values[k] for k in _PAIR)))

@@ -7,20 +7,39 @@ __all__ = ['plot_effects', 'plot_fractions', 'plot_trade_off', 'plot_matched', '
 
 # %% ../../nbs/51_plot_effects.ipynb #ebc68295
 import re
-from textwrap import wrap
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib import patheffects
+from matplotlib.transforms import ScaledTranslation
 
 from ..ground.core import InputError
 from ..ground.setting import SETTINGS
-from .plots import _MARKERS, _MARKS, CONDITIONS, PRESET_COLORS, _canvas, _many, _name, _plain, _short, _some, _title, _wants
+from .drawing import _beside, _inches, _ink
+from neuronlens.views.plots import (
+    _MARKERS,
+    _MARKS,
+    CONDITIONS,
+    PRESET_COLORS,
+    _canvas,
+    _head,
+    _key,
+    _many,
+    _name,
+    _off_axes,
+    _plain,
+    _short,
+    _some,
+    _title,
+    _wants,
+)
 
 # %% ../../nbs/51_plot_effects.ipynb #c612d00d
 _MEASURES = {'target_accuracy': 'target\naccuracy', 'target_confidence': 'target\nconfidence',
     'auxiliary_accuracy': 'auxiliary\naccuracy', 'auxiliary_confidence': 'auxiliary\nconfidence',
     'disturbance': 'disturbance\n(total variation)'}
+_HATCHES = {'base': '', 'full': '////', 'range': '', 'random': '....'} # Conditions without colour
 _SETTING = ('ranking', 'fraction', 'range', 'edit', 'site')
 
 def _settings(rows, but):
@@ -80,6 +99,15 @@ def _whisker(ax, x, low, high):
     for color,lw in (('w', 2.6), ('k', 1.2)):
         ax.errorbar(x, (low+high)/2, (high-low)/2, fmt='none', ecolor=color, elinewidth=lw, capsize=2.5, capthick=lw)
 
+# %% ../../nbs/51_plot_effects.ipynb #6c0f2b01
+def _bar(ax, x, value, wide, condition, color, label, up):
+    "A bar that is known without its colour: by hatches, or hollow; one too low to be seen has its number above it."
+    look = dict(fc=color, ec='w', lw=0, hatch=_HATCHES.get(condition, 'xxxx'))
+    if condition == 'base': look = dict(fc='w', ec=color, lw=1.2)
+    ax.bar(x, value, wide, label=label, **look)
+    if value < .015: ax.text(x, .03+.045*up, f'{value:.3f}'.lstrip('0') if value >= .0005 else '0', ha='center', va='bottom', fontsize=7,
+        path_effects=[patheffects.withStroke(linewidth=2, foreground='w')])
+
 # %% ../../nbs/51_plot_effects.ipynb #6b5d9a9b
 def plot_effects(
     frame:pd.DataFrame, # Effects table: one row per concept and condition, one setting only
@@ -98,20 +126,23 @@ def plot_effects(
             f"(one of each: {_settings(frame, ('condition',)) or 'rows'})")
     conditions,ends = _conditions(frame),_ends(intervals)
     wide = .8/len(conditions)
-    with _canvas(ax, 7.5, 3.4) as ax:
+    with _canvas(ax, 6.2, 3.9) as ax:
         for i,(condition,color) in enumerate(conditions.items()):
             rows = frame[frame.condition == condition]
             for j,measure in enumerate(_MEASURES):
                 x,y = j-.4+wide*(i+.5),rows[measure].to_numpy(dtype=np.float64)
-                ax.bar(x, np.nanmean(y) if np.isfinite(y).any() else np.nan, .92*wide, color=color, alpha=.75,
-                    label=None if j else _name(condition))
+                mean = np.nanmean(y) if np.isfinite(y).any() else np.nan
+                _bar(ax, x, mean, .92*wide, condition, color, None if j else _name(condition), i%2)
                 spread = np.linspace(-.28, .28, len(y))*wide if len(y) > 1 else np.zeros(len(y))
-                ax.plot(x+spread, y, 'o', color='.15', ms=2.2, mew=0)
+                if len(y) > 1: ax.plot(x+spread, y, 'o', mfc='w', mec='.1', ms=2.8, mew=.7, zorder=3, clip_on=False, label='_')
                 if (condition, measure) in ends: _whisker(ax, x, *ends[condition, measure])
         ax.set_xticks(range(len(_MEASURES)), list(_MEASURES.values()))
         ax.set(ylim=(0, 1.02), ylabel='share or probability')
-        ax.set_title('\n'.join(filter(None, [_plain(source), _common(frame)])))
-        ax.legend(loc='center left', bbox_to_anchor=(1, .5))
+        if frame.concept.nunique() > 1: ax.plot([], [], 'o', mfc='w', mec='.1', ms=2.8, mew=.7, label='dots: concepts')
+        if ends: ax.plot([], [], 'k', lw=1.2, label='lines: intervals of the means')
+        _head(ax, source, _common(frame))
+        handles,names = (k[-len(conditions):]+k[:-len(conditions)] for k in ax.get_legend_handles_labels()) # Bars first
+        _key(ax, handles=(handles, names))
     return ax
 
 # %% ../../nbs/51_plot_effects.ipynb #9f13f1f7
@@ -129,9 +160,19 @@ def _curves(frame):
     if len(curves) > 12: raise InputError(f"{len(curves)} curves are too many to tell apart: keep fewer settings")
     return curves
 
-def _end(ax, curve, color):
-    "The largest fraction, written at its point."
-    ax.annotate(f"{curve.index[-1]:g}", curve.iloc[-1], (4, 4), textcoords='offset points', fontsize=8, color=color)
+# %% ../../nbs/51_plot_effects.ipynb #6c0f2b04
+def _far_apart(tops):
+    "Whether one of the curves rises more than five times as high as another that rises at all."
+    tops = [t for t in tops if t > 0]
+    return len(tops) > 1 and max(tops) > 5*min(tops)
+
+# %% ../../nbs/51_plot_effects.ipynb #33d75b3d
+def _scaled(ax, log, linear, top, label):
+    "The upward axis: plain, or logarithmic above `linear`, which its label then says."
+    if log: ax.set_yscale('symlog', linthresh=linear)
+    ax.yaxis.set_major_formatter('{x:g}')
+    ax.set_ylim(0, top*(1.6 if log else 1.08))
+    ax.set_ylabel(label+(f'\n(log scale, linear below {linear:g})' if log else ''))
 
 # %% ../../nbs/51_plot_effects.ipynb #7754dc49
 def plot_fractions(
@@ -139,42 +180,63 @@ def plot_fractions(
     ax=None, # Axes to draw on; None: a new figure
     *,
     now:float|None=None, # Fraction at present, ringed on every curve
-    log:bool=False, # Logarithmic disturbance above 0.01, for conditions that lie far apart
+    log:bool|None=None, # Logarithmic disturbance above 0.01, for conditions that lie far apart; None: where they do
     source:str='', # Model and data, for the title
 ):
     "Target accuracy against disturbance for every condition, mean over concepts; returns the axes."
     _need(frame, ['concept', 'condition', 'fraction', 'target_accuracy', 'disturbance'])
     frame = _named(frame)
     colors,curves = _conditions(frame),_curves(frame)
-    with _canvas(ax, 6.5, 3.8) as ax:
+    tops = [c.disturbance.max() for c in curves.values()]
+    labels = []
+    with _canvas(ax, 5.6, 4.3) as ax:
         base = frame[frame.condition == 'base']
         if len(base):
-            ax.plot(base.target_accuracy.mean(), 0, '*', ms=11, color=colors['base'], label='base', clip_on=False)
+            ax.plot(base.target_accuracy.mean(), 0, '*', ms=13, color=colors['base'], label='base', clip_on=False, zorder=1)
         for (condition,i,label),curve in curves.items():
-            ax.plot(curve.target_accuracy, curve.disturbance, color=colors[condition], label=_plain(label), clip_on=False,
-                ls=('-', '--', ':', '-.')[i%4], marker=_MARKS.get(condition, '^'), ms=4)
-            if now in curve.index: ax.plot(*curve.loc[now], 'o', ms=10, mfc='none', mec=colors[condition], clip_on=False, label='_now')
-            _end(ax, curve, colors[condition])
-        ax.set(xlim=(0, 1), xlabel='target accuracy (left: more suppressed)',
-            ylabel='disturbance of other classes\n(mean total variation)')
-        top = max([.01, *(c.disturbance.max() for c in curves.values())])
-        if log: ax.set_yscale('symlog', linthresh=.01)
-        ax.yaxis.set_major_formatter('{x:g}')
-        ax.set_ylim(0, top*(1.6 if log else 1.08))
-        ax.set_title('\n'.join(filter(None, [_plain(source), _common(frame)])))
-        ax.legend(loc='center left', bbox_to_anchor=(1, .5))
+            ms = 4+2.5*[*dict.fromkeys(k for k, *_ in curves)].index(condition) # A mark of a later condition goes around those before it
+            ax.plot(curve.target_accuracy, curve.disturbance, color=colors[condition], label=_plain(label), clip_on=False, lw=1.4,
+                ls=('-', '--', ':', '-.')[i%4], marker=_MARKS.get(condition, '^'), ms=min(ms, 11), mfc='none', mew=1.2)
+            if now in curve.index:
+                ax.plot(*curve.loc[now], 'o', ms=15, mew=1.6, mfc='none', mec=colors[condition], clip_on=False, label='_now')
+            own = now if now in curve.index else curve.index[-1]
+            labels += [(*curve.loc[f], f"{label}, fraction {f:g}" if f == own else f"{f:g}", colors[condition], f == own)
+                       for f in curve.index]
+        _off_axes(ax)
+        ax.set(xlim=(0, 1), xlabel='target accuracy (left: more suppressed)\nat the marks: fraction of the neurons that is edited')
+        log = _far_apart(tops) if log is None else log
+        _scaled(ax, log, .01, max([.01, *tops]), 'disturbance of other classes\n(mean total variation)')
+        _head(ax, source, _common(frame))
+        _key(ax, 2)
+        _beside(ax, labels, _ink([c.to_numpy() for c in curves.values()]))
     return ax
 
 # %% ../../nbs/51_plot_effects.ipynb #2f1bd748
 def _curve(frame, at):
-    "Of one preset's settings, corners by falling suppression as `[n, 2]`, and whether the lowest reaches `at`."
+    "Of one preset's settings, corners by falling suppression as `[n, 2]`, and the first that reaches `at`, or None."
     corners = frame[frame.envelope.astype(bool)].sort_values('target_accuracy')
     x,y = corners.target_accuracy.tolist(),corners.cost.tolist()
+    there = corners[corners.target_accuracy <= at+1e-12]
     if 'base' in frame and x: x,y = [*x, float(frame.base.iloc[0])],[*y, y[-1]]
-    return np.c_[x, y].reshape(-1, 2),bool((frame.target_accuracy <= at+1e-12).any())
+    return np.c_[x, y].reshape(-1, 2),there.iloc[-1] if len(there) else None
 
+# %% ../../nbs/51_plot_effects.ipynb #ad2d2236
 def _price(cost): return {'disturbance': 'disturbance of other classes\n(mean total variation)',
     'broken': 'right auxiliary answers broken (share)'}.get(cost, f"loss of {cost.replace('_', ' ')}")
+
+# %% ../../nbs/51_plot_effects.ipynb #3cdcc051
+def _lifts(ax, stairs):
+    "For each of the stairs how many points to draw it higher, so that none lies on another: 0, or 4, 8, .. where it would."
+    grid,lifts = np.linspace(0, 1, 81),[]
+    unit = np.ptp(_inches(ax, [(0, y) for y in ax.get_ylim()])[:, 1])
+    def height(s):
+        i = np.searchsorted(s[:, 0], grid, 'right')-1
+        return np.where(i >= 0, _inches(ax, [(0, y) for y in s[:, 1]])[i, 1], np.nan) if len(s) else np.full(len(grid), np.nan)
+    levels = [height(s) for s in stairs]
+    for i,own in enumerate(levels):
+        near = {lifts[j] for j in range(i) if (abs(own-levels[j]) < .012*unit).mean() > .15}
+        lifts.append(next(k for k in range(0, 99, 4) if k not in near))
+    return lifts
 
 # %% ../../nbs/51_plot_effects.ipynb #acb9196c
 def plot_trade_off(
@@ -184,10 +246,46 @@ def plot_trade_off(
     *,
     at:float=.05, # Target accuracy to reach, marked by a line
     cost:str='disturbance', # What is paid; a `TradeOff` knows it
-    log:bool=True, # Logarithmic cost above 0.0001
+    log:bool|None=None, # Logarithmic cost above 0.0001; None: where one preset pays more than five times as much as another
     source:str='', # Model and data, for the title
 ):
     "The least cost of bringing the target accuracy down to each level, for every preset; returns the axes."
+    frame,cost,concepts = _points(points, concept, cost)
+    colors = _conditions(frame, 'preset')
+    own = {k:frame[frame.preset == k] for k in colors}
+    stairs = {k:_curve(rows, at) for k,rows in own.items()}
+    tops = [s[:, 1].max() for s,_ in stairs.values() if len(s)]
+    with _canvas(ax, 5.8, 5.2) as ax:
+        _off_axes(ax)
+        alone = len(ax.figure.axes) == 1 # Beside other axes there is no room for names and numbers at the stairs
+        said = '\nat the corners: fraction of the neurons that is edited' if 'fraction' in frame and alone else ''
+        ax.set(xlim=(0, 1), xlabel='target accuracy (left: more suppressed)'+said)
+        log = _far_apart(tops) if log is None else log
+        _scaled(ax, log, 1e-4, max([.001, *tops]), _price(cost))
+        if min(tops, default=0) < 0: ax.set_ylim(bottom=frame.cost.min())
+        for i,(k,lift) in enumerate(zip(own, _lifts(ax, [s for s,_ in stairs.values()]), strict=True)):
+            style = dict(color=colors[k], marker=_MARKERS[i%len(_MARKERS)], label=_name(k)+'\n'+_paid(stairs[k][1], at))
+            _stairs(ax, own[k], *stairs[k], lift, style)
+        ends = ax.get_ylim()
+        off = frame[~frame.envelope.astype(bool) & (frame.cost <= ends[1])]
+        ax.scatter(off.target_accuracy, off.cost, s=9, lw=0, alpha=.4, c=[colors[k] for k in off.preset], zorder=1, clip_on=False)
+        above = int((frame.cost > ends[1]).sum())
+        n,many = len(off)+above,f', {above} above the picture' if above else ' for as little'
+        more = ('1 setting that costs' if n == 1 else f'{n} settings that cost')+f'\nmore{many}'
+        if n: ax.plot([], [], 'o', color='.5', alpha=.5, ms=3, mew=0, label=more)
+        if 'base' in frame: ax.plot(frame.base.max(), 0, '*', ms=12, color=CONDITIONS['base'], clip_on=False, label='no edit', zorder=1)
+        ax.axvline(at, color='.4', lw=1, ls=':', label='_' if alone else f'aim: {at:.0%}')
+        if alone: ax.text(at, 1, f' aim: {at:.0%}', transform=ax.get_xaxis_transform(), fontsize=8, color='.3', va='bottom')
+        _head(ax, _title(f"mean of {concepts} concepts" if concept == 'macro' else _name(concept, 44, 1), f"{len(frame)} settings", source),
+            pad=16)
+        title = 'least cost to reach the aim, and the target accuracy there:' if alone else ''
+        _key(ax, 1+bool(said), title=title, alignment='left', title_fontsize=8.8)
+        if alone: _name_stairs(ax, {k:s for k,(s,_) in stairs.items()}, own, colors)
+    return ax
+
+# %% ../../nbs/51_plot_effects.ipynb #6c0f2b05
+def _points(points, concept, cost):
+    "One concept's rows of a trade-off, what is paid, and how many concepts there are."
     if not isinstance(points, pd.DataFrame):
         _wants(points, 'a `TradeOff` or its table', ('points', 'areas', 'cost'))
         points,cost = points.points.merge(points.areas[['preset', 'concept', 'base']], 'left', ['preset', 'concept']),points.cost
@@ -197,38 +295,59 @@ def plot_trade_off(
     for c in ('dataset', 'model'):
         if c in frame and frame[c].nunique() > 1:
             raise InputError(f"the table is of several {c}s: keep one of {', '.join(map(str, frame[c].unique()))}")
-    with _canvas(ax, 6.8, 3.8) as ax:
-        for i,(preset,color) in enumerate(_conditions(frame, 'preset').items()):
-            own = frame[frame.preset == preset]
-            stairs,there = _curve(own, at)
-            off,mark = own[~own.envelope.astype(bool)],_MARKERS[i%len(_MARKERS)]
-            ax.plot(off.target_accuracy, off.cost, 'o', color=color, ms=3, mew=0, alpha=.25, zorder=1)
-            ax.plot(*stairs.T, drawstyle='steps-post', color=color, lw=1.4, marker=mark, ms=4.5, mfc=color if there else 'w',
-                markevery=list(range(int(own.envelope.sum()))), clip_on=False,
-                label=_name(preset)+('' if there else f'\n(not to {at:.0%})'))
-        if 'base' in frame: ax.plot(frame.base.max(), 0, '*', ms=11, color=CONDITIONS['base'], clip_on=False, label='no edit')
-        ax.axvline(at, color='.4', lw=1, ls=':')
-        if log: ax.set_yscale('symlog', linthresh=1e-4)
-        ax.yaxis.set_major_formatter('{x:g}')
-        ax.set(xlim=(-.01, 1), ylim=(min(0, frame.cost.min()), max(.001, frame.cost.max())*(1.5 if log else 1.08)), ylabel=_price(cost),
-            xlabel='target accuracy (left: more suppressed)')
-        many = points.concept.nunique()-1
-        ax.set_title(_title(f"mean of {many} concepts" if concept == 'macro' else _name(concept), f"{len(frame)} settings", source))
-        ax.legend(loc='center left', bbox_to_anchor=(1, .5))
-    return ax
+    return frame,cost,points.concept.nunique()-1
+
+# %% ../../nbs/51_plot_effects.ipynb #df2b95a6
+def _paid(corner, at):
+    "What a preset pays to get to `at`, in words."
+    return f'(not to {at:.0%})' if corner is None else f'{_few(corner.cost)} at {corner.target_accuracy:.1%}'
+
+# %% ../../nbs/51_plot_effects.ipynb #bab891b4
+def _few(x): return '0' if abs(x) < 5e-7 else np.format_float_positional(x, 2, fractional=False, trim='-') # Two digits
+
+# %% ../../nbs/51_plot_effects.ipynb #6c0f2b06
+def _stairs(ax, rows, stairs, there, lift, style):
+    "One preset's stairs, lifted by some points, and a mark at each corner, hollow where the aim is not reached."
+    up = ax.transData+ScaledTranslation(0, lift/72, ax.figure.dpi_scale_trans)
+    ax.plot(*stairs.T, drawstyle='steps-post', lw=1.5, ms=5.5, mfc='w' if there is None else style['color'], mec=style['color'], mew=1.1,
+        markevery=list(range(int(rows.envelope.sum()))), clip_on=False, transform=up, **style)
+
+# %% ../../nbs/51_plot_effects.ipynb #b1ccc3bc
+def _name_stairs(ax, stairs, own, colors):
+    "The name of every preset on its stairs, in the middle of the longest step, and the fraction at its corners where there is room."
+    labels,ink = [],_ink(stairs.values(), steps=True)
+    for j,(k,s) in enumerate(stairs.items()):
+        x = np.r_[s[:, 0], 1] if len(s) else np.zeros(1)
+        if len(x) < 2: continue
+        i = int(np.diff(x).argmax())
+        labels.append((x[i]+(x[i+1]-x[i])*(.35+.2*(j%3)), s[i, 1], _name(k, 40, 1), colors[k], True))
+        corners = own[k][own[k].envelope.astype(bool)].drop_duplicates(['target_accuracy', 'cost'])
+        for f,a,c in zip(corners.get('fraction', ()), corners.target_accuracy, corners.cost, strict=False):
+            if np.isfinite(f) and f > 0: labels.append((a, c, f'{f:g}', colors[k], False))
+    _beside(ax, labels, ink)
 
 # %% ../../nbs/51_plot_effects.ipynb #ccaa73c9
-def _macro_dots(ax, rows, x, wide, measure, style, at):
-    "Concepts of one preset as small dots behind their mean, which is hollow where the mean target accuracy is above `at`."
-    y,accuracy = rows[measure].to_numpy(dtype=np.float64),rows.target_accuracy.mean()
-    spread = np.linspace(-.3, .3, len(y))*wide if len(y) > 1 else np.zeros(len(y))
-    ax.plot(x+spread, y, 'o', color=style['color'], ms=3, mew=0, alpha=.55, clip_on=False)
-    ax.plot([x], [rows[measure].mean()], ms=7, mew=1.4, mfc=style['color'] if accuracy <= at+1e-12 else 'w', clip_on=False, **style)
-    ax.text(x, 1.02, f"{accuracy:.1%}", rotation=90, ha='center', va='bottom', fontsize=7, transform=ax.get_xaxis_transform())
+def _measured(m): return _price(m).replace('\n', ' ') if m in ('disturbance', 'broken') else _plain(m.replace('_', ' '))
 
-def _measured(m): return _price(m) if m in ('disturbance', 'broken') else _plain(m.replace('_', ' '))
+_COLUMNS = 52,106 # Where the numbers end, in points right of the axes
 
-def _wrapped(name): return '\n'.join(wrap(_short(name, 44), 18)) # Fits under one data set beside others
+# %% ../../nbs/51_plot_effects.ipynb #ce1a99e7
+def _matched_row(ax, rows, y, measure, style, at):
+    "One preset: its mean on a stem, hollow where the mean target accuracy is above `at`, its concepts below, its numbers at the right."
+    each,accuracy = rows[measure].to_numpy(dtype=np.float64),rows.target_accuracy.mean()
+    ax.hlines(y, 0, each.mean(), color=style['color'], lw=1, zorder=1)
+    if len(each) > 1: ax.plot(each, np.full(len(each), y-.3), 'o', mfc='w', mec=style['color'], ms=3.4, mew=.9, clip_on=False)
+    ax.plot([each.mean()], [y], ms=7, mew=1.4, mfc=style['color'] if accuracy <= at+1e-12 else 'w', clip_on=False, **style)
+    for x,said in zip(_COLUMNS, (_few(each.mean()), f"{accuracy:.1%}"), strict=True):
+        ax.annotate(said, (1, y), (x, 0), ax.get_yaxis_transform(), textcoords='offset points', ha='right', va='center', fontsize=9)
+
+# %% ../../nbs/51_plot_effects.ipynb #9cbc87d8
+def _matched_key(ax, at, many, below):
+    "What the marks of `plot_matched` are, in a legend."
+    ax.plot([], [], 'o', color='.3', ms=7, label='mean over concepts' if many else 'a preset')
+    ax.plot([], [], 'o', mfc='w', mec='.3', mew=1.4, ms=7, label=f'the same, not to {at:.0%}')
+    if many: ax.plot([], [], 'o', mfc='w', mec='.3', mew=.9, ms=3.4, label='a concept')
+    _key(ax, below)
 
 # %% ../../nbs/51_plot_effects.ipynb #65311420
 def plot_matched(
@@ -237,34 +356,39 @@ def plot_matched(
     ax=None, # Axes to draw on; None: a new figure
     *,
     at:float=.05, # Macro target accuracy that was to be reached
-    log:bool=True, # Logarithmic above 0.0001
+    log:bool|None=None, # Logarithmic above 0.0001; None: where one preset pays more than five times as much as another
     source:str='', # For the title
 ):
-    "What every preset costs at matched suppression, side by side for every data set; returns the axes."
+    "What every preset costs at matched suppression, a row each, for every data set; returns the axes."
     _need(frame, ['dataset', 'preset', 'concept', 'target_accuracy', measure])
-    frame = frame.assign(dataset=frame.dataset.astype(str)+('\n'+frame.model.map(_wrapped) if 'model' in frame else ''))
+    frame = frame.assign(dataset=frame.dataset.astype(str)+(', '+frame.model.astype(str) if 'model' in frame else ''))
     twice = frame[frame.duplicated(['dataset', 'preset', 'concept'])]
     if len(twice): raise InputError(f"preset {twice.preset.iloc[0]!r} has several rows for concept {twice.concept.iloc[0]!r}")
-    colors,sets = _conditions(frame, 'preset'),list(dict.fromkeys(frame.dataset))
-    wide = .84/len(colors)
-    with _canvas(ax, max(.26*len(colors), .9)*len(sets)+2.6, 3.8) as ax:
-        for i,(preset,color) in enumerate(colors.items()):
-            style = {'color': color, 'marker': _MARKERS[i%len(_MARKERS)], 'ls': ''}
-            ax.plot([], [], ms=6, label=_name(preset), **style)
-            for j,name in enumerate(sets):
-                rows = frame[(frame.preset == preset) & (frame.dataset == name)]
-                if len(rows): _macro_dots(ax, rows, j-.42+wide*(i+.5), wide, measure, style, at)
-        ax.plot([], [], 'o', mfc='w', mec='.3', ms=6, label=f'hollow:\nnot to {at:.0%}')
-        if log: ax.set_yscale('symlog', linthresh=1e-4)
-        ax.yaxis.set_major_formatter('{x:g}')
-        least = frame[measure].min()
-        ax.set_ylim(1e-4 if log and least >= 1e-4 else min(0, least), frame[measure].max()*(1.5 if log else 1.05))
-        ax.set_xticks(range(len(sets)), [_plain(s) for s in sets])
-        ax.tick_params(axis='x', length=0)
-        ax.set(xlim=(-.5, len(sets)-.5), ylabel=_measured(measure))
-        for j in range(1, len(sets)): ax.axvline(j-.5, color='.85', lw=.8)
-        ax.set_title(_title('above: target accuracy', source), pad=34)
-        ax.legend(loc='center left', bbox_to_anchor=(1, .5))
+    colors,means = _conditions(frame, 'preset'),frame.groupby(['dataset', 'preset'])[measure].mean()
+    there = [(d, [k for k in colors if (d, k) in means.index]) for d in dict.fromkeys(frame.dataset)]
+    n = sum(len(k)+1.2 for _,k in there)
+    with _canvas(ax, 5.8, .33*n+1.6) as ax:
+        places,y = {},n-.2
+        for name,presets in there:
+            ax.text(0, y-.5, _short(name, 52).replace('$', r'\$'), weight='bold', va='center', transform=ax.get_yaxis_transform())
+            for k in presets:
+                y -= 1
+                places[y-.5] = k
+                style = dict(color=colors[k], marker=_MARKERS[list(colors).index(k)%len(_MARKERS)], ls='')
+                _matched_row(ax, frame[(frame.preset == k) & (frame.dataset == name)], y-.5, measure, style, at)
+            y -= 1.2
+        for x,said in zip(_COLUMNS, ('mean', 'target\naccuracy'), strict=True):
+            at_top = dict(textcoords='offset points', ha='right', va='bottom', fontsize=8.5)
+            ax.annotate(said, (1, n-.1), (x, 0), ax.get_yaxis_transform(), **at_top)
+        ax.set_yticks(list(places), [_name(k) for k in places.values()])
+        ax.tick_params(axis='y', length=0, pad=9) # A mark at 0 hides no name
+        log = _far_apart(means) if log is None else log
+        if log: ax.set_xscale('symlog', linthresh=1e-4)
+        ax.xaxis.set_major_formatter('{x:g}')
+        ax.set_xlim(min(0, frame[measure].min()), max(frame[measure].max(), 1e-9)*(1.5 if log else 1.05))
+        ax.set(ylim=(0, n), xlabel=_measured(measure)+('\n(log scale, linear below 0.0001)' if log else ''))
+        _head(ax, _title(f"at a target accuracy of {at:.0%} or the lowest reached", source), pad=26)
+        _matched_key(ax, at, frame.concept.nunique() > 1, 1+bool(log))
     return ax
 
 # %% ../../nbs/51_plot_effects.ipynb #2a57c788
@@ -273,7 +397,7 @@ def plot_intervals(
     measure:str='disturbance', # One of its measures
     ax=None, # Axes to draw on; None: a new figure
     *,
-    log:bool=False, # Logarithmic above 0.001
+    log:bool=False, # Logarithmic above 0.001, which the label then says
     most:int=15, # Most concepts drawn
     source:str='', # Model and data, for the title
 ):
@@ -291,7 +415,7 @@ def plot_intervals(
     concepts = sorted(dict.fromkeys(rows.concept), key=lambda c: c != 'macro')
     shown,colors = concepts[:most+1],_conditions(rows)
     tall = .8/len(colors)
-    with _canvas(ax, 6.5, (.09*len(colors)+.16)*len(shown)+1.1) as ax:
+    with _canvas(ax, 5.8, (.09*len(colors)+.16)*len(shown)+1.6) as ax:
         for i,(condition,color) in enumerate(colors.items()):
             own = rows[rows.condition == condition].set_index('concept').reindex(shown)
             y = np.arange(len(shown))[::-1]+.4-tall*(i+.5)
@@ -304,9 +428,10 @@ def plot_intervals(
             ax.set_xscale('symlog', linthresh=.001)
             ax.set_xlim(left=min(0, rows.low.min()))
         ax.xaxis.set_major_formatter('{x:g}')
-        left_out = f" ({len(concepts)-len(shown)} of {len(concepts)} not drawn)" if len(concepts) > len(shown) else ''
-        what = 'disturbance of other classes (mean total variation)' if measure == 'disturbance' else _plain(measure.replace('_', ' '))
-        ax.set_xlabel(what+left_out)
-        ax.set_title(_title(source, level, f"n={int(rows.n.max())}" if 'n' in rows else ''))
-        ax.legend(loc='center left', bbox_to_anchor=(1, .5))
+        left_out = f"({len(concepts)-len(shown)} of {len(concepts)} not drawn)" if len(concepts) > len(shown) else ''
+        what = _measured(measure)
+        ax.set_xlabel('\n'.join([what, *filter(None, ['(log scale, linear below 0.001)'*bool(log), left_out])]))
+        ax.plot([], [], color='.4', lw=1.6, label=f'lines: {level or "intervals"}')
+        _head(ax, _title(source, f"n={int(rows.n.max())}" if 'n' in rows else ''))
+        _key(ax, 1+bool(log)+bool(left_out))
     return ax

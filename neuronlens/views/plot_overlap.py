@@ -12,24 +12,41 @@ import numpy as np
 import seaborn as sns
 
 from ..ground.core import InputError
-from .plots import _MAP, _MARKERS, _SIGNED, CONDITIONS, _canvas, _class_colors, _name, _plain, _span, _title, _wants
+from .drawing import _folded
+from neuronlens.views.plots import (
+    _MAP,
+    _MARKERS,
+    _SIGNED,
+    CONDITIONS,
+    _canvas,
+    _class_colors,
+    _head,
+    _key,
+    _name,
+    _room,
+    _span,
+    _title,
+    _wants,
+)
 
 # %% ../../nbs/51_plot_overlap.ipynb #3065e392
-def _heat(ax, table, rows, columns, fmt, what, low=0, cmap=_MAP):
-    "Annotated heat map of a `[R, C]` table of numbers in `low`..1; names only, without numbers, past 15 rows."
+def _heat(ax, table, rows, columns, fmt, what, across='', low=0, cmap=_MAP):
+    "Heat map of a `[R, C]` table of numbers in `low`..1, which stand in the cells; past 15 rows a scale stands in their place."
     numbers = len(table) <= 15
-    sns.heatmap(table, vmin=low, vmax=1, cmap=cmap, annot=numbers, fmt=fmt, square=True, linewidths=.5 if numbers else 0,
-        annot_kws={'fontsize': 9 if len(table) <= 8 else 7}, cbar_kws={'label': what, 'shrink': .8}, ax=ax,
-        xticklabels=[_name(c) for c in columns] if len(columns) <= 40 else 'auto',
+    sns.heatmap(table, vmin=low, vmax=1, cmap=cmap, annot=np.round(table, 2)+0. if numbers else False, fmt=fmt, square=True,
+        linewidths=.5 if numbers else 0, annot_kws={'fontsize': 9 if len(table) <= 8 else 7}, cbar=not numbers, ax=ax,
+        cbar_kws={'label': what, 'shrink': .8}, xticklabels=[_name(c) for c in columns] if len(columns) <= 40 else 'auto',
         yticklabels=[_name(c) for c in rows] if len(rows) <= 40 else 'auto')
     ax.tick_params(length=0)
     ax.tick_params(axis='x', rotation=40 if max(map(len, map(_name, columns))) > 6 else 0)
     ax.tick_params(axis='y', rotation=0)
     if ax.get_xticklabels() and ax.get_xticklabels()[0].get_rotation():
         for t in ax.get_xticklabels(): t.set(ha='right', rotation_mode='anchor')
+    said = _folded(f'in the cells: {what}', max(24, int(11*_room(ax)))) if numbers else []
+    ax.set_xlabel('\n'.join(filter(None, [across, *said])))
     return ax
 
-def _room(C): return ((.6 if C <= 15 else .25)*C+w for w in (2.5, 1.5)) # Width and height of a C x C heat map, inches
+def _size(C): return max(4.4, (.6 if C <= 15 else .25)*C+2.3),(.55 if C <= 15 else .25)*C+1.9 # Width and height of a C x C heat map, inches
 
 # %% ../../nbs/51_plot_overlap.ipynb #c1827df3
 def plot_overlap(
@@ -40,11 +57,10 @@ def plot_overlap(
 ):
     "Heat map of the Jaccard index of every two salient sets; returns the axes."
     C = len(_wants(overlap, 'the `SetOverlap` of `set_overlap`', ('jaccard', 'chance')).classes)
-    with _canvas(ax, *_room(C)) as ax:
-        _heat(ax, overlap.jaccard, overlap.classes, overlap.classes, '.2f', 'Jaccard index')
+    with _canvas(ax, *_size(C)) as ax:
+        _heat(ax, overlap.jaccard, overlap.classes, overlap.classes, '.2f', 'Jaccard index, 1 where two sets are the same')
         apart = ~np.eye(C, dtype=bool)
-        ax.set_title(f"{_span(overlap.size, '.0f')} of {overlap.D} neurons; chance {_span(overlap.chance[apart])}"
-            + (f"\n{_plain(source)}" if source else ''))
+        _head(ax, f"{_span(overlap.size, '.0f')} of {overlap.D} neurons; chance {_span(overlap.chance[apart])}", source)
     return ax
 
 # %% ../../nbs/51_plot_overlap.ipynb #44e4a51b
@@ -56,11 +72,10 @@ def plot_firing(
 ):
     "Heat map of the share of in-range activations for every class of text and concept; returns the axes."
     _wants(firing, 'the `Firing` of `firing_matrix`', ('rate', 'kind'))
-    with _canvas(ax, *_room(len(firing.classes))) as ax:
-        _heat(ax, firing.rate, firing.classes, firing.classes, '.0%', 'share of activations in range')
-        ax.set(ylabel='text of class', xlabel='ranges of concept')
-        ax.set_title(_title(firing.kind, f"{_span(firing.size, '.0f')} neurons", f"n={firing.n.sum()}")
-            + (f"\n{_plain(source)}" if source else ''))
+    with _canvas(ax, *_size(len(firing.classes))) as ax:
+        _heat(ax, firing.rate, firing.classes, firing.classes, '.0%', 'share of activations in range', 'ranges of concept')
+        ax.set_ylabel('text of class')
+        _head(ax, _title(firing.kind, f"{_span(firing.size, '.0f')} neurons", f"n={firing.n.sum()}"), source)
     return ax
 
 # %% ../../nbs/51_plot_overlap.ipynb #2cf413a2
@@ -77,9 +92,9 @@ def plot_range_overlap(
     C = len(table)
     if len(classes) != C: raise InputError(f"{len(classes)} names for ranges of {C} classes")
     common = common[~np.eye(C, dtype=bool)]
-    with _canvas(ax, *_room(C)) as ax:
-        _heat(ax, table, classes, classes, '.2f', 'in both ranges, of those in either')
-        ax.set_title(f"mean of {_span(common, '.0f')} neurons in common" + (f"\n{_plain(source)}" if source else ''))
+    with _canvas(ax, *_size(C)) as ax:
+        _heat(ax, table, classes, classes, '.2f', 'share in both ranges, of the activations in either')
+        _head(ax, f"mean of {_span(common, '.0f')} neurons in common", source)
     return ax
 
 # %% ../../nbs/51_plot_overlap.ipynb #536abd94
@@ -99,17 +114,19 @@ def plot_pair_overlap(
     "How alike every pair of classes is, by every measure, above the same with shuffled labels; returns the axes."
     frame,M = _wants(overlap, 'a `PairOverlap`', ('measures', 'value')).to_frame(salient),len(overlap.measures)
     pairs = len(frame)//M
-    with _canvas(ax, 6, .5*M+1.2) as ax:
+    with _canvas(ax, 5.8, .5*M+1.7) as ax:
         red = CONDITIONS['full']
-        for column,up,style in (('value', .14, {'color': '#0173b2'}), ('chance', -.14, {'mfc': 'w', 'mec': red, 'color': red})):
-            y = np.repeat(M-1-np.arange(M), pairs)+up
+        side = np.tile(np.linspace(-.09, .09, pairs) if pairs > 1 else [0.], M) # Pairs beside each other
+        for column,up,style in (('value', .14, {'color': '#0173b2', 'mec': 'w', 'mew': .5}),
+                                ('chance', -.14, {'mfc': 'none', 'color': red})):
+            y = np.repeat(M-1-np.arange(M), pairs)+up+side
             values = np.concatenate([frame[frame.measure == m][column] for m in overlap.measures])
-            ax.plot(values, y, 'o', ms=5, alpha=.7, label={'value': 'labels', 'chance': 'shuffled labels'}[column], **style)
+            ax.plot(values, y, 'o', ms=5, label={'value': 'labels', 'chance': 'shuffled labels'}[column], **style)
         ax.set_yticks(range(M), overlap.measures[::-1])
         ax.set(xlim=(-.02, 1.02), ylim=(-.5, M-.5), xlabel='0: nothing in common, 1: the same (ks distance: the reverse)')
         n = '' if salient is None else f"{_span(frame.neurons, '.0f')} neurons of both"
-        ax.set_title(_title(f"{pairs} pairs of classes", n or f"{overlap.value.shape[3]} neurons", overlap.kind, source))
-        ax.legend(loc='center left', bbox_to_anchor=(1, .5))
+        _head(ax, _title(f"{pairs} pairs of classes", n or f"{overlap.value.shape[3]} neurons", overlap.kind, source))
+        _key(ax)
     return ax
 
 # %% ../../nbs/51_plot_overlap.ipynb #b3654dbf
@@ -121,14 +138,14 @@ def plot_polysemantic(
 ):
     "Neurons by the number of salient sets they sit in, with what chance would give; returns the axes."
     n = np.arange(len(_wants(counts, 'a `PolysemanticCounts`', ('neurons', 'expected')).neurons))
-    with _canvas(ax, min(.45*len(n)+3, 8), 3) as ax:
+    with _canvas(ax, min(.45*len(n)+3, 8), 3.4) as ax:
         ax.bar(n, counts.neurons, .75, color='#0173b2', alpha=.75, label='found')
         ax.errorbar(n, counts.expected, counts.sd, fmt='o', color='.15', ms=4, capsize=3, lw=1, label='random sets, ± 1 sd')
         ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(15, integer=True))
         ax.set(xlabel='salient sets that hold the neuron', ylabel='neurons')
-        ax.set_title(_title(f"{counts.D} neurons", f"{len(n)-1} sets", source))
+        _head(ax, _title(f"{counts.D} neurons", f"{len(n)-1} sets", source))
         ax.set_ylim(bottom=0)
-        ax.legend()
+        _key(ax)
     return ax
 
 # %% ../../nbs/51_plot_overlap.ipynb #78000c1f
@@ -150,10 +167,10 @@ def plot_agreement(
     table = np.where(known > 0, np.nansum(table, -1)/np.maximum(known, 1), np.nan)
     what = f"{by.capitalize()} correlation" if signed else f"share of the top {by:.0%} in common"
     R = len(agreement.names)
-    with _canvas(ax, *_room(R)) as ax:
-        _heat(ax, table, agreement.names, agreement.names, '.2f', what, *((-1, _SIGNED) if signed else ()))
+    with _canvas(ax, *_size(R)) as ax:
+        _heat(ax, table, agreement.names, agreement.names, '.2f', what, '', *((-1, _SIGNED) if signed else ()))
         chance = '' if signed else f"chance {agreement.chance[i]:.2f}"
-        ax.set_title('\n'.join(filter(None, [_title(f"mean of {len(agreement.classes)} classes", chance), _plain(source)])))
+        _head(ax, _title(f"mean of {len(agreement.classes)} classes", chance), source)
     return ax
 
 # %% ../../nbs/51_plot_overlap.ipynb #4d2ed8d2
@@ -169,13 +186,13 @@ def plot_predicted(
     if predicted.rate.shape != measured.rate.shape:
         raise InputError(f"firing of {len(predicted.classes)} classes cannot be compared with that of {len(measured.classes)}")
     own = np.eye(len(measured.classes), dtype=bool)
-    with _canvas(ax, 5.2, 3.6) as ax:
-        ax.plot([0, 1], [0, 1], color='.6', lw=1, ls=':')
+    with _canvas(ax, 4.6, 4.6) as ax:
+        ax.plot([0, 1], [0, 1], color='.4', lw=1, ls=':', label='foretold exactly')
         for which,label,color,mark in ((own, 'own class', '#0173b2', 's'), (~own, 'other classes', CONDITIONS['full'], 'o')):
-            ax.plot(predicted.rate[which], measured.rate[which], mark, color=color, ms=5, alpha=.75, mew=0, label=label, clip_on=False)
+            ax.plot(predicted.rate[which], measured.rate[which], mark, mfc='none', mec=color, ms=6, label=label, clip_on=False)
         ax.set(xlim=(0, 1), ylim=(0, 1), xlabel='predicted share of activations in range', ylabel='measured share in range')
-        ax.set_title(_title(measured.kind, f"n={measured.n.sum()}", source))
-        ax.legend(loc='center left', bbox_to_anchor=(1, .5))
+        _head(ax, _title(measured.kind, f"n={measured.n.sum()}", source))
+        _key(ax)
     return ax
 
 # %% ../../nbs/51_plot_overlap.ipynb #f309558d
@@ -188,14 +205,15 @@ def plot_collateral(
     "Predicted firing against measured disturbance, a point per class of text and concept; returns the axes."
     frame = _wants(collateral, 'a `Collateral`', ('frame', 'spearman')).frame
     names = list(dict.fromkeys(frame.concept))
-    with _canvas(ax, 6, 3.6) as ax:
-        colors = _class_colors(len(names), range(len(names)))
-        for i,name in enumerate(names):
+    with _canvas(ax, 5.6, 4.2) as ax:
+        colors,few = _class_colors(len(names), range(len(names))),len(names) <= 14
+        if not few: ax.plot(frame.predicted, frame.measured, 'o', mfc='none', mec='#0173b2', ms=4, label='a class of text and a concept')
+        for i,name in enumerate(names if few else ()):
             rows = frame[frame.concept == name]
-            ax.plot(rows.predicted, rows.measured, _MARKERS[i%len(_MARKERS)], color=colors[i], ms=5, alpha=.8, mew=0, label=_name(name))
+            ax.plot(rows.predicted, rows.measured, _MARKERS[i%len(_MARKERS)], mfc='none', mec=colors[i], ms=6, mew=1.3, label=_name(name))
         ax.set(xlabel='predicted share of activations in range', ylabel='measured disturbance\n(mean total variation)')
         ax.set_xlim(left=0)
         ax.set_ylim(bottom=0)
-        ax.set_title(_title(f"Spearman {collateral.spearman:.2f} over {len(frame)} pairs", source))
-        if len(names) <= 14: ax.legend(title='concept edited', loc='center left', bbox_to_anchor=(1, .5))
+        _head(ax, _title(f"Spearman {collateral.spearman:.2f} over {len(frame)} pairs", source))
+        _key(ax, **(dict(title='concept edited', alignment='left') if few else {}))
     return ax

@@ -13,8 +13,9 @@ import seaborn as sns
 
 from ..ground.core import InputError
 from ..ground.setting import SETTINGS, parse_kind
+from .drawing import _beside, _ink
 from .plot_effects import _common, _conditions, _named, _need, _settings
-from .plots import _MARKERS, CONDITIONS, _canvas, _grid, _many, _name, _plain, _title
+from .plots import _MARKERS, CONDITIONS, _canvas, _grid, _head, _key, _many, _name, _plain, _title
 
 # %% ../../nbs/52_plot_sweeps.ipynb #e50ca430
 def plot_probes(
@@ -27,19 +28,20 @@ def plot_probes(
     _need(frame, ['site', 'accuracy', 'control', 'majority'])
     streams,blocks,names = _blocks(frame.site)
     palette = sns.color_palette('colorblind')
-    with _canvas(ax, 6, 3.4) as ax:
+    with _canvas(ax, 5.6, 4) as ax:
         for i,stream in enumerate(dict.fromkeys(streams)):
             rows = frame.assign(block=blocks)[[s == stream for s in streams]].sort_values('block')
-            style = {'color': palette[i%len(palette)], 'ms': 4, 'clip_on': False}
-            ax.plot(rows.block, rows.accuracy, marker='o', label=_plain(f"{stream} accuracy".strip()), **style)
+            style = {'color': palette[i%len(palette)], 'marker': _MARKERS[i%len(_MARKERS)], 'ms': 5, 'clip_on': False}
+            ax.plot(rows.block, rows.accuracy, label=_plain(f"{stream} accuracy".strip()), **style)
             ax.fill_between(rows.block.to_numpy(), rows.control, rows.accuracy, color=style['color'], alpha=.1, lw=0,
                 label=_plain(f"{stream} selectivity".strip()))
-            ax.plot(rows.block, rows.control, marker='s', ls='--', mfc='w', label=_plain(f"{stream} control".strip()), **style)
+            ax.plot(rows.block, rows.control, ls='--', mfc='w', label=_plain(f"{stream} control".strip()), **style)
         ax.axhline(frame.majority.max(), color='.4', lw=1, ls=':', label='majority')
-        ax.set(ylim=(0, 1), xlabel='site' if names else 'block', ylabel='held-out accuracy', title=_plain(source))
+        ax.set(ylim=(0, 1), xlabel='site' if names else 'block', ylabel='held-out accuracy')
         ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(12, integer=True))
         if names and len(names) <= 12: ax.set_xticks(blocks, names)
-        ax.legend(loc='center left', bbox_to_anchor=(1, .5))
+        _head(ax, source)
+        _key(ax)
     return ax
 
 # %% ../../nbs/52_plot_sweeps.ipynb #4ebbad96
@@ -70,19 +72,20 @@ def plot_sweep(
         f"setting (one of each: {_settings(rows, (x, by)) or 'rows'})")
     colors = _conditions(rows, by)
     if len(colors)*len(measures) > 16: raise InputError(f"{len(colors)} x {len(measures)} lines are too many to tell apart: keep fewer")
-    with _canvas(ax, 7, 3.8) as ax:
+    with _canvas(ax, 5.8, 4.4) as ax:
         for m,ls in zip(measures, ('-', '--', ':', '-.'), strict=False):
             say = f": {m.replace('_', ' ')}" if len(measures) > 1 else ''
             for i,(name,color) in enumerate(colors.items()):
                 wide = rows[rows[by] == name].pivot(index=x, columns='concept', values=m).sort_index()
-                _along(ax, wide, f'{_name(name)}{say}', color, ls, _MARKERS[i%len(_MARKERS)])
+                _along(ax, wide, f'{_name(name)}{say}', color, ls, dict(marker=_MARKERS[i%len(_MARKERS)], ms=4+2*i))
             if len(base): ax.axhline(base[m].mean(), color=CONDITIONS['base'], lw=1, ls=ls, label=f'base{say}', zorder=0)
         whole = any(k in m for m in measures for k in ('accuracy', 'confidence'))
         ax.set_ylim(0, 1.02 if whole else None)
         unit = {'fraction': 'share of neurons edited', 'tau': 'half width of the range (standard deviations)'}
         ax.set(xlabel=unit.get(x, x), ylabel='share or probability' if len(measures) > 1 else _plain(measures[0].replace('_', ' ')))
-        ax.set_title('\n'.join(filter(None, [_plain(source), _common(rows)])))
-        ax.legend(loc='center left', bbox_to_anchor=(1, .5), fontsize=8)
+        if rows.concept.nunique() > 1: ax.plot([], [], color='.5', lw=.8, label='thin: each concept')
+        _head(ax, source, _common(rows))
+        _key(ax)
     return ax
 
 # %% ../../nbs/52_plot_sweeps.ipynb #8a1ebf3c
@@ -91,12 +94,12 @@ def _width(kind):
     name,number = parse_kind(kind)
     return np.inf if name == 'full' else number if name == 'gaussian' else np.nan
 
-def _along(ax, wide, label, color, ls, marker):
+def _along(ax, wide, label, color, ls, mark):
     "Mean of `wide` (a row for each place on the axis, a column for each concept) and every column; a level line where no place is finite."
     line = wide[np.isfinite(wide.index.to_numpy(dtype=np.float64))]
     if not len(line): return ax.axhline(wide.mean(axis=1).mean(), color=color, lw=1.2, ls=ls, label=label)
-    for c in line: ax.plot(line.index, line[c], color=color, lw=.6, ls=ls, alpha=.3, label='_')
-    ax.plot(line.index, line.mean(axis=1), color=color, lw=1.6, ls=ls, marker=marker, ms=4, label=label, clip_on=False)
+    for c in line: ax.plot(line.index, line[c], color=color, lw=.6, ls=ls, alpha=.35, label='_')
+    ax.plot(line.index, line.mean(axis=1), color=color, lw=1.6, ls=ls, mfc='none', label=label, clip_on=False, **mark)
 
 # %% ../../nbs/52_plot_sweeps.ipynb #1e9558e5
 def plot_blocks(
@@ -111,24 +114,25 @@ def plot_blocks(
     rows,base = _lowest(frame[frame.condition != 'base']),frame[frame.condition == 'base'].drop_duplicates('concept')
     texts = int((frame.n_target+frame.n_auxiliary).max()) if {'n_target', 'n_auxiliary'} <= set(frame) else None
     title = _title(source, _many(frame.concept.nunique()), texts and f"n={texts}")
-    with _grid(axes, 2, 6, title) as axes:
+    given = axes is not None
+    with _grid(axes, 2, 8, title) as axes:
         for i,(condition,color) in enumerate(_conditions(rows).items()):
             for (stream,tokens),line in rows[rows.condition == condition].groupby(['stream', 'tokens']):
-                style = {'color': color, 'marker': _MARKERS[i%len(_MARKERS)], 'ms': 5}
+                style = {'color': color, 'marker': _MARKERS[i%len(_MARKERS)], 'ms': max(4, 9-2*i), 'zorder': 2+.1*i} # Later: small, on top
                 style |= {'mfc': 'w', 'ls': '--'} if tokens else {}
                 label = _title(condition, stream if rows.stream.nunique() > 1 else '', 'every token' if tokens else '')
                 for ax,m in zip(axes, ('target_accuracy', 'disturbance'), strict=True):
                     ax.plot(line.block, line[m], label=label, clip_on=False, **style)
         if len(base): axes[0].axhline(base.target_accuracy.mean(), color=CONDITIONS['base'], lw=1, label='base')
-        axes[0].axhline(at, color='.4', lw=1, ls=':')
+        axes[0].axhline(at, color='.4', lw=1, ls=':', label=f'aim: {at:.0%}')
         axes[0].set(ylim=(0, 1.02), ylabel='target accuracy')
         axes[1].set_yscale('symlog', linthresh=.001)
         axes[1].yaxis.set_major_formatter('{x:g}')
-        axes[1].set(ylim=(0, max(.001, rows.disturbance.max())*1.5), ylabel='disturbance\n(mean total variation)')
+        axes[1].set(ylim=(0, max(.001, rows.disturbance.max())*1.5), ylabel='disturbance (log scale,\nlinear below 0.001)')
         for ax in axes:
             ax.set_xlabel('block')
             ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(12, integer=True))
-        axes[1].legend(*axes[0].get_legend_handles_labels(), loc='center left', bbox_to_anchor=(1, .5), fontsize=8)
+        _key(axes[int(given)], handles=axes[0].get_legend_handles_labels(), right=given)
     return axes
 
 # %% ../../nbs/52_plot_sweeps.ipynb #496dd2dc
@@ -157,18 +161,20 @@ def plot_probe_path(
     _need(frame, ['l1', 'accuracy'])
     used = 'used' if 'used' in frame else 'neurons'
     _need(frame, [used])
-    with _canvas(ax, 6, 3.4) as ax:
+    with _canvas(ax, 5.6, 4) as ax:
+        labels,curves = [],[]
         for i,(site,line) in enumerate(frame.groupby('site', sort=False) if 'site' in frame else [('', frame)]):
             line,color = line.sort_values('l1', ascending=False),sns.color_palette('colorblind')[i%10]
-            ax.plot(line[used], line.accuracy, color=color, marker=_MARKERS[i%len(_MARKERS)], ms=4, clip_on=False,
+            ax.plot(line[used], line.accuracy, color=color, marker=_MARKERS[i%len(_MARKERS)], ms=5, mfc='none', clip_on=False,
                     label=_plain(site or 'probe'))
-            for k in {0, len(line)-1}:
-                ax.annotate(f"l1={line.l1.iloc[k]:.2g}", (line[used].iloc[k], line.accuracy.iloc[k]), (0, -12), color=color,
-                    textcoords='offset points', fontsize=7, ha='right' if k else 'left')
+            curves.append(line[[used, 'accuracy']].to_numpy())
+            labels += [(*curves[-1][k], f"l1={line.l1.iloc[k]:.2g}", color, True) for k in sorted({0, len(line)-1})]
         if majority is not None: ax.axhline(majority, color='.4', lw=1, ls=':', label='majority')
         ax.set_xscale('symlog', linthresh=1)
         ax.xaxis.set_major_formatter('{x:g}')
-        ax.set(xlim=(0, max(1, frame[used].max())*1.15), ylim=(0, 1), xlabel='neurons used', ylabel='held-out accuracy',
-               title=_plain(source))
-        ax.legend(loc='center left', bbox_to_anchor=(1, .5))
+        ax.set(xlim=(0, max(1, frame[used].max())*1.15), ylim=(0, 1), ylabel='held-out accuracy',
+               xlabel='neurons used (log scale, linear below 1)\nat the ends: l1, the price of weights')
+        _head(ax, source)
+        _key(ax, 2)
+        _beside(ax, labels, _ink(curves))
     return ax

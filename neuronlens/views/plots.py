@@ -22,11 +22,13 @@ import numpy as np
 import seaborn as sns
 from IPython import get_ipython
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.transforms import ScaledTranslation
 from PIL import Image
 from scipy.stats import norm
 
 from ..ground.core import InputError
 from ..ground.files import atomic
+from .drawing import _bins, _folded, _near
 
 # %% ../../nbs/50_plots.ipynb #e62e802a
 @contextmanager
@@ -105,7 +107,7 @@ def _short(s, most=22):
     s = spelled(' '.join(str(s).split()))
     return s if len(s) <= most else s[:most-9]+'…'+s[-8:]
 
-def _name(s, most=22): return _short(s, most).replace('$', r'\$') # Without markup
+def _name(s, most=22, lines=2): return _plain('\n'.join(_folded(_short(s, most*lines), most))) # Whole, on lines of `most` signs
 
 def _plain(s): return re.sub(r'(?<!\\)\$', r'\\$', spelled(s)) # Text of several lines without markup, which parts of it may already be
 
@@ -126,6 +128,32 @@ def _title(*parts):
     "The parts that are not empty, joined by commas."
     return ', '.join(_plain(p) for p in parts if p)
 
+# %% ../../nbs/50_plots.ipynb #6c0f2a71
+def _room(ax):
+    "Inches from the left end of the axes to that of the figure, or, beside other axes, to their own right end."
+    fig,box = ax.figure,ax.get_position()
+    wide = fig.bbox.width/fig.dpi
+    names = max((len(k) for t in ax.get_yticklabels() for k in t.get_text().split('\n')), default=0)/13+.45 # Push the axes to the right
+    return .97*wide-max(wide*box.x0, names) if len(fig.axes) == 1 else wide*(box.x1-box.x0)
+
+def _head(ax, *lines, **how):
+    "The title: the lines that are not empty, folded where the figure ends."
+    most = max(16, int(12*_room(ax))) # Signs; one of the title takes a twelfth of an inch
+    ax.set_title(_plain('\n'.join(k for s in lines if s for k in _folded(s, most))), **how)
+
+def _key(ax, below=1, handles=None, right=None, **how):
+    "The legend under the axes, whose label takes `below` lines, in as many columns as there is room for; right of them beside other axes."
+    handles,labels = handles or ax.get_legend_handles_labels()
+    if (len(ax.figure.axes) > 1) if right is None else right:
+        return ax.legend(handles, labels, loc='center left', bbox_to_anchor=(1, .5), **dict(fontsize=8) | how)
+    wide = max((len(k) for s in labels for k in s.split('\n')), default=1)/13.5+.55
+    under = ax.transAxes+ScaledTranslation(0, -(29+13*below)/72, ax.figure.dpi_scale_trans)
+    cols = max(1, min(len(labels), int((_room(ax)+.3)/wide)))
+    return ax.legend(handles, labels, loc='upper left', bbox_to_anchor=(-.02, 0), bbox_transform=under, ncols=cols, borderaxespad=0,
+        columnspacing=1.2, **how)
+
+def _off_axes(ax): ax.spines[['left', 'bottom']].set_position(('outward', 6)) # So that no line lies on what is 0
+
 # %% ../../nbs/50_plots.ipynb #10e08ed8
 def _in_view(classes, shares, concept, most):
     "Rows to draw, top first: the concept, then the classes most often in its range, `most` in all."
@@ -133,23 +161,29 @@ def _in_view(classes, shares, concept, most):
     if len(classes) > most and shares is not None: rest.sort(key=lambda c: (-shares[c], c))
     return (([] if concept is None else [concept])+rest)[:most]
 
-def _borders(edges):
-    "The bins and a margin of 4 % on either side."
-    return edges[0]-.04*(edges[-1]-edges[0]),edges[-1]+.04*(edges[-1]-edges[0])
+def _borders(ends):
+    "The values of the picture and a margin of 4 % on either side."
+    a,b = (ends[0], ends[-1]) if ends[-1] > ends[0] else (ends[0]-.5, ends[0]+.5)
+    return a-.04*(b-a),b+.04*(b-a)
 
-def _row(ax, y, values, edges, mean, sd, color):
-    "One class at height `y`: histogram and fitted normal, scaled by the same factor to fit into 0.85."
-    density = np.histogram(values, edges, density=True)[0] if len(values) else np.zeros(len(edges)-1)
-    x = np.linspace(*_borders(edges), 400)
+# %% ../../nbs/50_plots.ipynb #6c0f2a72
+def _row(ax, y, values, near, view, mean, sd, color):
+    "One class at height `y`: histogram and normal of the same values and area, by one factor fitted into 0.85; what is far off, as ticks."
+    if not len(values): return
+    if not near.all(): mean,sd = values[near].mean(),values[near].std()
+    edges = _bins(values[near], view)
+    density = np.histogram(values[near], edges, density=True)[0]
+    x = np.unique(np.clip([*view, *(mean+sd*np.linspace(-4, 4, 161))], *view))
     curve = norm.pdf(x, mean, sd) if sd > 0 else np.zeros(len(x))
     scale = .85/max(density.max(), curve.max(), 1e-300)
     ax.stairs(y+scale*density, edges, baseline=y, fill=True, color=color, alpha=.45, lw=0)
     if sd > 0: ax.plot(x, y+scale*curve, color=color, lw=1.3)
+    if not near.all(): ax.plot(values[~near], np.full((~near).sum(), y), ls='', marker=2, ms=5, mew=1, color=color, label='far off')
 
 # %% ../../nbs/50_plots.ipynb #e92b9ba9
-def _band(ax, lo, hi, edges, color):
+def _band(ax, lo, hi, view, color):
     "Shade the intervals; an infinite end stops at the border, an empty interval draws nothing."
-    left,right = _borders(edges)
+    left,right = view
     for a,b in zip(np.atleast_1d(lo), np.atleast_1d(hi), strict=True):
         if np.isnan([a, b]).any(): raise InputError(f"range from {a} to {b}: not a number")
         a,b = max(a, left),min(b, right)
@@ -163,7 +197,7 @@ def plot_neuron(
     neuron:int|None=None, # Which column of `acts`, 0-based
     lo=None, # `[K]` lower ends of the concept's range on this neuron, inclusive; None: no range
     hi=None, # `[K]` upper ends; an unused interval has lo = +inf, hi = -inf
-    concept=None, # Name or index of the concept the range belongs to: drawn first
+    concept=None, # Name or index of the concept the range belongs to: its name is bold
     ax=None, # Axes to draw on; None: a new figure
     *,
     most:int=8, # Most classes drawn
@@ -172,15 +206,15 @@ def plot_neuron(
     "Histogram and fitted normal of one neuron for each class, with a concept's range; returns the axes."
     _some(most=most)
     p = _profiled(acts, labels, classes, neuron, lo, hi, concept)
-    rows = _in_view(p.classes, p.share, p.concept, most)
-    edges = np.histogram_bin_edges(p.values, 40)
-    with _canvas(ax, 6, .5*len(rows)+1) as ax:
-        colors = _class_colors(len(p.classes), rows)
-        for y,c in enumerate(reversed(rows)): _row(ax, y, p.values[p.labels == c], edges, p.mean[c], p.sd[c], colors[c])
-        if p.lo is not None: _band(ax, p.lo, p.hi, edges, '.3' if p.concept is None else colors[p.concept])
-        _label_rows(ax, rows, p.classes, p.share, edges)
-        whose = '' if p.concept is None else _name(p.classes[p.concept])
-        ax.set_title(_title(f"neuron {p.neuron}", whose, f"n={len(p.values)}", source))
+    with _canvas(ax, 5.6, .5*min(len(p.classes), most)+1.3) as ax:
+        far,unseen = _rows(ax, p, most)
+        if far:
+            said = f"ticks: {far} of {len(p.values)} values, far from their class, not in bars or curves"+f"; {unseen} outside"*bool(unseen)
+            most = max(30, int(13.3*_room(ax)))
+            one = f"{ax.get_xlabel()} ({said})"
+            ax.set_xlabel(one if len(one) <= most else '\n'.join([ax.get_xlabel(), *_folded(said, most)]))
+        whose = '' if p.concept is None else _name(p.classes[p.concept], 44, 1)
+        _head(ax, _title(f"neuron {p.neuron}", whose, f"n={len(p.values)}", source))
     return ax
 
 # %% ../../nbs/50_plots.ipynb #266be47f
@@ -197,12 +231,26 @@ def _class_colors(C, rows):
     order = range(C) if C <= len(palette) else rows
     return {c: palette[i%len(palette)] for i,c in enumerate(order)}
 
-def _label_rows(ax, rows, classes, shares, edges):
-    "Class names at the left, shares in range at the right."
-    ax.set(xlim=_borders(edges), ylim=(-.05, len(rows)), xlabel='activation',
-        ylabel='scaled density')
+def _rows(ax, p, most):
+    "A row for each class, in the order of the classes, and the range; returns how many values are far off, and how many of them unseen."
+    chosen,near = _in_view(p.classes, p.share, p.concept, most),_near(p.values, p.labels)
+    rows,colors = sorted(chosen),_class_colors(len(p.classes), chosen)
+    view = _borders((p.values[near].min(), p.values[near].max())) if len(p.values) else (-.5, .5)
+    for y,c in enumerate(reversed(rows)):
+        own = p.labels == c
+        _row(ax, y, p.values[own].astype(np.float64), near[own], view, p.mean[c], p.sd[c], colors[c])
+    if p.lo is not None: _band(ax, p.lo, p.hi, view, '.3' if p.concept is None else colors[p.concept])
+    _label_rows(ax, rows, p.classes, p.share, p.concept, view)
+    far = p.values[~near & np.isin(p.labels, rows)]
+    return len(far),int(((far < view[0]) | (far > view[1])).sum())
+
+# %% ../../nbs/50_plots.ipynb #6c0f2a73
+def _label_rows(ax, rows, classes, shares, concept, view):
+    "Class names at the left, the concept's bold, shares in range at the right."
+    ax.set(xlim=view, ylim=(-.05, len(rows)), xlabel='activation', ylabel='density of each class' if len(rows) > 3 else 'density')
     ax.set_yticks(range(len(rows)), [_name(classes[c]) for c in reversed(rows)])
     ax.tick_params(axis='y', length=0)
+    if concept in rows: ax.get_yticklabels()[len(rows)-1-rows.index(concept)].set_weight('bold')
     left_out = len(classes)-len(rows)
     if left_out: ax.set_xlabel(f'activation ({left_out} of {len(classes)} classes not drawn)')
     if shares is None: return
@@ -226,15 +274,18 @@ def plot_neurons(
     "The concept's strongest neurons, each as `plot_neuron` draws it; returns a flat array of axes."
     _some(k=k, most=most)
     shown = _strongest(acts, labels, ranges, salient, concept, min(k, 12))
-    p,few = shown[0],len(shown[0].classes) <= most
-    title = _title('' if p.concept is None else _name(p.classes[p.concept]), p.range and f"range {p.range}", f"n={len(p.values)}", source)
+    p,few,cols = shown[0],len(shown[0].classes) <= most,_columns(len(shown))
+    whose = '' if p.concept is None else _name(p.classes[p.concept], 44, 1)
+    title = _title(whose, p.range and f"range {p.range}", f"n={len(p.values)}", source)
+    if not all(_near(o.values, o.labels).all() for o in shown):
+        title += '\nticks: values far from their class, not in bars or curves'
     with _grid(axes, len(shown), min(len(p.classes), most), title) as axes:
         for i,(ax,own) in enumerate(zip(axes, shown, strict=True)):
-            plot_neuron(own, ax=ax, most=most)
-            ax.set_title(f"neuron {own.neuron}")
-            ax.set_ylabel('')
-            if i%3 and few: ax.set_yticklabels([])
-            if i < len(shown)-3: ax.set_xlabel('')
+            far,unseen = _rows(ax, own, most)
+            said = far and f"ticks: {far}"+(f", {unseen} outside" if unseen else '')
+            ax.set(title=f"neuron {own.neuron}", ylabel='' if i%cols else 'density')
+            if i%cols and few: ax.set_yticklabels([])
+            ax.set_xlabel('\n'.join(filter(None, [ax.get_xlabel() if i >= len(shown)-cols else '', said])))
     return axes
 
 # %% ../../nbs/50_plots.ipynb #dbc8aad3
@@ -245,19 +296,21 @@ def _strongest(given, labels, ranges, salient, concept, k):
     return profile_neurons(given, labels, ranges, salient, concept, k)
 
 # %% ../../nbs/50_plots.ipynb #1b824f08
+def _columns(n): return n if n < 3 else 2 if n < 5 else 3 # Of n panels
+
 @contextmanager
 def _grid(axes, n, rows, title):
-    "`n` of the given axes, or of a new figure in the theme, three in a row under one title."
+    "`n` of the given axes, or of a new figure in the theme, two or three in a row under one title."
     if axes is not None:
         if np.size(axes) < n: raise InputError(f"{n} panels need as many axes, got {np.size(axes)}")
         yield np.ravel(axes)[:n]
         return
-    cols = min(n, 3)
+    cols = _columns(n)
     deep = -(-n//cols)
     with theme():
-        size = 3.1*cols+.4,deep*(.33*rows+.6)+.4
+        size = 2.6*cols+.7,min(12, deep*(.33*rows+.75)+.6)
         fig,axes = plt.subplots(deep, cols, figsize=size, layout='constrained', squeeze=False)
-        fig.suptitle(title, x=.01, ha='left', fontsize=10)
+        fig.suptitle(_plain('\n'.join(k for s in title.split('\n') for k in _folded(s, int(12*size[0])))), x=.01, ha='left', fontsize=10)
         for ax in axes.flat[n:]: ax.remove()
         yield axes.ravel()[:n]
 
@@ -283,7 +336,7 @@ def plot_ranking(
         ax.tick_params(length=0, rotation=0)
         ax.set(xlabel='place (in the cell: number of the neuron)', ylabel='')
         left_out = f"{C-len(top)} of {C} classes not drawn" if C > len(top) else ''
-        ax.set_title(_title(ranking.name, f"top {top.shape[1]} of {D} neurons", left_out, source))
+        _head(ax, _title(ranking.name, f"top {top.shape[1]} of {D} neurons", left_out, source))
     return ax
 
 # %% ../../nbs/50_plots.ipynb #405a3a53
@@ -331,8 +384,8 @@ def plot_mixture(
     if not len(values) or not np.isfinite(values).all(): raise InputError("a histogram needs one activation or more, all finite")
     edges = np.histogram_bin_edges(values, bins)
     x = np.linspace(*_borders(edges), 400)
-    with _canvas(ax, 6, 3) as ax:
-        ax.stairs(np.histogram(values, edges, density=True)[0], edges, fill=True, color='.8', label=f'n={len(values)}')
+    with _canvas(ax, 5.6, 3.4) as ax:
+        ax.stairs(np.histogram(values, edges, density=True)[0], edges, fill=True, color='.8', label=f'activations, n={len(values)}')
         colors = sns.color_palette('colorblind')
         for i,(name,fit) in enumerate(fits.items()):
             w,m,s = (np.asarray(p, dtype=np.float64).reshape(-1, 1) for p in fit)
@@ -340,9 +393,11 @@ def plot_mixture(
             ax.plot(x, (w*norm.pdf(x, m, s)).sum(0), lw=1.5, label=_name(name), **style)
             for p in zip(w[:, 0], m[:, 0], s[:, 0], strict=True) if len(w) > 1 else ():
                 ax.plot(x, p[0]*norm.pdf(x, *p[1:]), lw=.7, alpha=.7, **style)
-        ax.set(xlim=_borders(edges), xlabel='activation', ylabel='density (share per unit)', title=_title(title, source))
+        if any(np.size(f[0]) > 1 for f in fits.values()): ax.plot([], [], color='.5', lw=.7, label='thin: parts')
+        ax.set(xlim=_borders(edges), xlabel='activation', ylabel='density (share per unit)')
         ax.set_ylim(bottom=0)
-        ax.legend(loc='center left', bbox_to_anchor=(1, .5))
+        _head(ax, _title(title, source))
+        _key(ax)
     return ax
 
 # %% ../../nbs/50_plots.ipynb #d336631b
@@ -357,7 +412,7 @@ def plot_fits(
     _some(most=most)
     frame,(_,C,D) = _wants(comparison, 'a `FitComparison`', ('summary', 'score')).summary(),comparison.score.shape
     frame = frame[:most]
-    with _canvas(ax, 6.5, .34*len(frame)+1.3) as ax:
+    with _canvas(ax, 5.6, .34*len(frame)+1.8) as ax:
         y,left = np.arange(len(frame))[::-1],np.zeros(len(frame))
         for f,color in zip(comparison.fits, sns.color_palette('cividis', len(comparison.fits)), strict=True):
             ax.barh(y, frame[f], .75, left, color=color, label=f)
@@ -369,8 +424,8 @@ def plot_fits(
         left_out = f", {C-len(frame)} of {C} classes not drawn" if C > len(frame) else ''
         ax.set(xlim=(0, 1), ylim=(-.5, len(frame)-.4), xlabel=f'share of neurons predicted best{left_out}')
         n = f"{_span(comparison.n[:, 0], '.0f')} texts fitted, {_span(comparison.n[:, 1], '.0f')} scored per class"
-        ax.set_title('\n'.join(filter(None, [_plain(source), f"{D} neurons, {n}"])), pad=26)
-        ax.legend(loc='center left', bbox_to_anchor=(1.16, .5))
+        _head(ax, source, f"{D} neurons, {n}", pad=26)
+        _key(ax)
     return ax
 
 # %% ../../nbs/50_plots.ipynb #e9041aba

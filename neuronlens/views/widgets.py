@@ -11,6 +11,7 @@ from html import escape
 
 import ipywidgets as ipw
 import numpy as np
+from IPython.display import display
 from ipywidgets.widgets.widget_selection import TraitError
 from traitlets import Unicode, validate
 
@@ -18,21 +19,74 @@ from ..edits.edit import EDITS
 from ..edits.live import places_of_fit
 from ..ground.core import InputError
 from ..ground.setting import COVERS, SCOPES, format_kind, parse_kind
-from .cards import card, cut, sentence
+from .cards import HINT, LIVE, STILL, card, cut, portable, sentence
+
+# %% ../../nbs/52_widgets.ipynb #widg0001
+MEANINGS = dict(
+    ranking=dict(dprime="distance of the concept's mean from that of the rest, in standard deviations",
+        max_activation='mean absolute activation over texts of the concept',
+        probeless='distances of the mean of the class from those of the others, summed',
+        f_statistic='variance between the class and all others over the variance within',
+        average_precision='how well a threshold on the neuron finds the concept',
+        mutual_information='bits that the binned activation says about the class', probe='weight of the neuron in a linear probe',
+        probe_mass='share of the weights of a probe that is left when all larger ones are taken away',
+        gradient_x_activation='slope of the log-probability of the class, times the activation',
+        integrated_gradients='the slope along the way from a baseline', random='neurons drawn at random: what no ranking is worth'),
+    range=dict(gaussian='mean plus and minus tau standard deviations of the concept',
+        tolerance='mean plus and minus the same half width for every neuron', quantile='the middle of the values of the concept',
+        density='the shortest parts that hold a share of the values',
+        posterior='where the concept has a probability of at least 1/C, of classes that are normal and equally frequent',
+        posterior_prior='posterior with the frequencies of the classes', posterior_histogram='posterior with histograms for normal curves',
+        kmeans='the clusters of values in which the concept is over-represented', full='everything: the whole neuron'),
+    edit=dict(zero='0', mean='mean of the neuron over the auxiliary texts', dampen='the activation times .12',
+        scale='the activation times a number', adaptive='smaller the nearer the activation is to the mean of the concept',
+        shift='moved by the difference of the means', transport='moved so that mean and spread become those of the auxiliary texts',
+        resample='an activation of another text, drawn'),
+    scope=dict(position='every position is asked for itself', text='the text is asked once for all of its positions'),
+    fitted_at=dict(readout='ranges are fitted on the readout', tokens='ranges are fitted on all tokens'),
+    positions=dict(all='edits may act at all positions', readout='edits may act at the readout', prompt='edits may act in the prompt',
+        generated='edits may act in what is generated'),
+    covers=dict(range='an open gate edits neurons in their own range', salient='an open gate edits all salient neurons'))
+
+# %% ../../nbs/52_widgets.ipynb #widg0002
+_STREAMS = dict(residual='what block {} hands on', mlp='what the second matrix of block {} reads',
+                attention='what the output matrix of block {} reads')
+
+def meaning(
+    label:str, # Of a control
+    value, # One of its entries, with or without its number
+)->str: # '' where nobody has said: a name from data, or a method of one's own
+    "What an entry of a list means."
+    if label == 'site': return _STREAMS.get((s := str(value).partition('.'))[0], '').format(s[2])
+    return MEANINGS.get(label, {}).get(str(value).partition('(')[0], '')
 
 # %% ../../nbs/52_widgets.ipynb #cb21408d
-_WIDE = dict(style={'description_width': '7em'}, layout={'width': '25em', 'max_width': 'calc(100% - 4px)'})
+_WIDE = dict(style={'description_width': 'initial'}, layout={'width': 'auto', 'max_width': '100%'})
 
 def choice(
     label:str, # Visible label
     options, # Values, or (name, value) pairs
     value=None, # The one chosen; None: the first
     tip:str='', # Tooltip
+    means=None, # Entry to what it means, '' for nothing; None: `meaning` of the label
 )->ipw.Dropdown:
-    "A list to choose from."
-    w = ipw.Dropdown(options=list(options), description=label, tooltip=tip or label, **_WIDE)
+    "A list to choose from, in which every entry says what it means."
+    w = ipw.Dropdown(description=label, tooltip=tip or label, **_WIDE)
+    w.means,w.note = means or (lambda v: meaning(label, v)),ipw.HTML()
+    w.options = _told(w, options)
+    w.index = 0 if w.options else None
     if value is not None: w.value = value
+    w.observe(lambda _: _explain(w), 'value')
+    _explain(w)
     return w
+
+# %% ../../nbs/52_widgets.ipynb #widg0020
+def _told(w, options): return [(f'{o}: {m}' if (m := w.means(o)) else str(o), o) if isinstance(o, str | int) else o for o in options]
+
+# %% ../../nbs/52_widgets.ipynb #widg0021
+def _explain(w):
+    said = w.means(w.value) if isinstance(w.value, str) else ''
+    w.note.value = f'<div class="nl-means">{escape(said)}</div>' if said else ''
 
 # %% ../../nbs/52_widgets.ipynb #ec8b6692
 def slider(
@@ -43,9 +97,11 @@ def slider(
     step:float=.1, # Between two values
     tip:str='', # Tooltip
 )->ipw.FloatSlider:
-    "A number to slide."
-    return ipw.FloatSlider(value=value, min=low, max=high, step=step, description=label, tooltip=tip or label,
-                           readout_format='.2f' if step < .1 else '.1f', **_WIDE)
+    "A number to slide, with a field `number` to type it in, which screen readers name; the two move together in the browser."
+    w = ipw.FloatSlider(value=value, min=low, max=high, step=step, description=label, tooltip=tip or label, readout=False, **_WIDE)
+    w.number = ipw.BoundedFloatText(value=value, min=low, max=high, step=step, description=label, tooltip=tip or label, **_WIDE)
+    w.links = ipw.jslink((w, 'value'), (w.number, 'value')),ipw.link((w, 'disabled'), (w.number, 'disabled'))
+    return w
 
 # %% ../../nbs/52_widgets.ipynb #6386130f
 def offer(
@@ -53,7 +109,7 @@ def offer(
     options, # What it offers from now on
 ):
     "Change what a list offers; what is chosen stays chosen if it is still offered, else it is the first."
-    kept,options = w.value,list(options)
+    kept,options = w.value,_told(w, options)
     if options == list(w.options): return
     w.options = options
     w.index = next((i for i,v in enumerate(_options(w)) if _same(v, kept)), 0 if options else None)
@@ -70,17 +126,39 @@ def sections(
     out |= {title:{k:controls[k] for k in names if k in controls} for title,names in GROUPS.items()}
     return {title:own for title,own in out.items() if own}
 
+_OPEN = {'max_width': '100%', 'overflow': 'visible'}
+
+def _row(w):
+    "A control with what belongs to it: the number of a slider, what the entry of a list means."
+    own = [x for x in (getattr(w, 'number', None), w, getattr(w, 'note', None)) if x is not None]
+    return w if len(own) == 1 else ipw.VBox(own, layout=_OPEN).add_class('nl-row')
+
 def panel(
     controls:dict, # Name to widget
-)->ipw.Box:
-    "All controls, each group under its title; beside each other where there is room."
-    flow,parts = {'flex_flow': 'row wrap', 'grid_gap': '.4em 1em'},sections(controls)
-    loose,titled = parts.pop('', {}),[]
-    for title,own in parts.items():
-        head = ipw.HTML(f'<h4 style="margin:.1em 0;font-size:1em">{title}</h4>')
-        titled.append(ipw.VBox([head, *own.values()], layout={'max_width': '100%', 'overflow': 'visible'}))
-    rows = [ipw.HBox(ws, layout=flow) for ws in ([*loose.values()], titled) if ws]
-    return rows[0] if len(rows) == 1 else ipw.VBox(rows)
+)->ipw.VBox:
+    "All controls, each group under its title, each list with what its entry means."
+    groups = []
+    for title,own in sections(controls).items():
+        head = [ipw.HTML(f'<h4>{title}</h4>').add_class('nl-head')] if title else []
+        groups.append(ipw.VBox([*head, *map(_row, own.values())], layout=_OPEN).add_class('nl-group'))
+    return ipw.VBox(groups, layout=_OPEN)
+
+# %% ../../nbs/52_widgets.ipynb #widg0007
+def both_outputs(
+    box:ipw.Widget, # A live view
+    static, # Called for the HTML that a page keeps without a kernel
+    said:str, # The view in plain text
+)->list[dict]:
+    "Two bundles: the live view, which leaves nothing where there is no kernel, and its picture."
+    live = {k:v for k,v in box._repr_mimebundle_().items() if k != 'text/plain'} | {'text/html': '<span class="nl-nothing"></span>'}
+    still = (f'{STILL}<div class="nl-still">{portable(static())}<p style="font-size:.85em;opacity:.8">As it was when this cell ran;'
+             ' run the cell for controls that move.</p></div>')
+    return [live, {'text/plain': said, 'text/html': still}]
+
+# %% ../../nbs/52_widgets.ipynb #widg0022
+def show_both(box, static, said): # The live view first: it need not wait for the picture
+    display(both_outputs(box, lambda: '', '')[0], raw=True)
+    display(both_outputs(box, static, said)[1], raw=True)
 
 # %% ../../nbs/52_widgets.ipynb #e92872ad
 class View:
@@ -89,9 +167,13 @@ class View:
         controls:dict, # Name to widget, each with a description
         draw, # Pure function: called with the values by name, returns HTML
     ):
-        self.controls,self._draw,self._busy = dict(controls),draw,False
+        self.controls,self._draw,self._busy,self.heard = dict(controls),draw,False,None
         self.picture = ipw.HTML()
-        self.box = ipw.VBox([panel(self.controls), self.picture])
+        side = ipw.VBox([panel(self.controls).add_class('nl-panel'), ipw.HTML(HINT).add_class('nl-foot')]).add_class('nl-side')
+        self.area = ipw.VBox([self.picture], tabbable=True).add_class('nl-area') # It scrolls, so the keyboard must reach it
+        self.body = ipw.VBox([side, self.area] if self.controls else [self.area], layout=_OPEN)
+        if self.controls: self.body.add_class('nl-body')
+        self.box = ipw.VBox([ipw.HTML(LIVE), self.body], layout=_OPEN).add_class('nl-live')
         for name in self.controls: self.adapt(name)
         for name,w in self.controls.items(): w.observe(lambda _, name=name: self._changed(name), names='value')
         self.redraw()
@@ -114,18 +196,21 @@ class View:
             self.adapt(name)
             self.redraw()
         finally: self._busy = False
+        if self.heard is not None: self.heard(self, [name])
 
     def set(self, **values):
         "Set several controls, one redraw; refused, with everything as before, if a control has no such value."
         set_controls(self, values)
         self.redraw()
+        if self.heard is not None: self.heard(self, [k for k in self.controls if k in values])
         return self
 
     def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in self.values.items())})"
 
     def static(self)->str: return settings_html(self.controls)+self.picture.value # What a page keeps that has no kernel
-    def _repr_mimebundle_(self, include=None, exclude=None, **kw):
-        return self.box._repr_mimebundle_(**kw) | {'text/plain': repr(self), 'text/html': self.static()}
+    def _repr_mimebundle_(self, include=None, exclude=None, **kw): return self.box._repr_mimebundle_(**kw) | {'text/plain': repr(self),
+        'text/html': self.static()}
+    def _ipython_display_(self): show_both(self.box, self.static, repr(self))
 
 # %% ../../nbs/52_widgets.ipynb #d88a02a2
 def set_controls(
@@ -174,14 +259,14 @@ def settings_html(
 )->str:
     "What every control is set to that makes a difference, as a card."
     def said(title, own):
-        head = f'<span class="group">{title}</span>' if title else ''
+        head = f'<span class="group">{title}</span> ' if title else ''
         return head+' · '.join(f"{escape(w.description)}: <b>{cut(_said(w), 80)}</b>" for w in own.values())
     at_work = {k:w for k,w in controls.items() if not getattr(w, 'disabled', False)}
     return card(''.join(f'<p class="dim">{said(*s)}</p>' for s in sections(at_work).items())) if at_work else ''
 
 def _said(w):
     "What a control shows as chosen."
-    if hasattr(w, 'options'): return str(w.label)
+    if hasattr(w, 'options'): return str(w.value if getattr(w, 'note', None) and w.note.value else w.label)
     return f"{w.value:g}" if isinstance(w.value, float) else str(w.value)
 
 # %% ../../nbs/52_widgets.ipynb #a76c2f55
@@ -214,9 +299,10 @@ class RangeControl(ipw.VBox):
         name = 'gaussian' if parse_kind(own)[0] == 'gaussian' else own
         self.kind = choice('range', offered(KINDS, name), name, self.tooltip)
         self.tau = slider('tau', .1, 6, min(max(tau, .1), 6), .1, 'Half width of the Gaussian range in standard deviations')
-        super().__init__([self.kind, self.tau], layout={'max_width': '100%', 'overflow': 'visible'})
+        super().__init__([_row(self.kind), _row(self.tau)], layout=_OPEN)
+        self.add_class('nl-range')
         self._read()
-        for w in self.children: w.observe(self._read, 'value')
+        for w in (self.kind, self.tau): w.observe(self._read, 'value')
         self.observe(self._write, 'value')
 
     def _read(self, _=None):
@@ -300,6 +386,14 @@ def edit_controls(
         covers=choice('covers', COVERS, m.covers, 'Where enough are in range together: those neurons are edited, or all salient ones'))
 
 def rest(view): view.controls['covers'].disabled = not view.controls['vote'].value # Without a vote only neurons in range can be edited
+
+# %% ../../nbs/52_widgets.ipynb #widg0009
+def opens_at(
+    study, # A study
+)->float: # Fraction that views start at
+    "The largest fraction of the study up to .3; where it has none, .2."
+    own = [f for f in study.spec.method.fraction if f <= .3]
+    return float(max(own, default=.2))
 
 # %% ../../nbs/52_widgets.ipynb #34e44438
 def checked_study(

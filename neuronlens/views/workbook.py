@@ -17,7 +17,7 @@ from .erase_view import EraseView
 from .inspect import NeuronView, TextView
 from .overlap_view import OverlapView
 from .plot_sweeps import plot_probes
-from .widgets import View, checked_study, opened
+from .widgets import View, checked_study, opened, set_controls, show_both
 
 # %% ../../nbs/54_workbook.ipynb #faf152f7
 NO_PROBES = 'This study holds no probes of its blocks. Run it with `layers = true` under [method] of the study file.'
@@ -57,8 +57,37 @@ class LayersView(View):
     def draw(self)->str: return layers_html(self.frame, self.texts)
 
 # %% ../../nbs/54_workbook.ipynb #fd4e53e0
+_ALSO = dict(a='concept') # A control that is called otherwise: the row of the overlap map
+
+class Selection:
+    "What was chosen in any of several views, brought to the others when they are looked at."
+    def __init__(self, **chosen): self.chosen,self.behind = chosen,set()
+
+    def hears(self, view, names, views):
+        "Remember the controls of a view that a reader has just set; the other views are behind."
+        own = view.values
+        if {'concept', 'ranking', 'site'} & {_ALSO.get(n, n) for n in names}: self.chosen.pop('neuron', None) # Another is the strongest
+        if 'neuron' in names and 'site' not in own: self.chosen.update(site=str(view.study.train.site)) # Numbers are those of a site
+        self.chosen |= {_ALSO.get(n, n):own[n] for n in names if own[n] is not None}
+        self.behind = set(views)-{view}
+
+    def brings(self, view):
+        "Set a view to what was chosen, as far as it can be set, and draw it once if that changed anything."
+        self.behind.discard(view)
+        before = view.values
+        for name in view.controls:
+            key = _ALSO.get(name, name)
+            if key not in self.chosen or self.elsewhere(view, key): continue
+            try: set_controls(view, {name:self.chosen[key]})
+            except InputError: pass # It has no such entry
+        if view.values != before: view.redraw()
+
+    def elsewhere(self, view, key): # A number of a neuron at a site that the view does not show
+        return key == 'neuron' and 'site' not in view.controls and self.chosen.get('site') not in (None, str(view.study.train.site))
+
+# %% ../../nbs/54_workbook.ipynb #work0001
 class Workbook:
-    "The live views of a study as tabs: neuron, erase, text, overlap, layers."
+    "The live views of a study as tabs: neuron, erase, text, overlap, layers. They share what is chosen."
     def __init__(self,
         study, # A `Study`
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
@@ -66,6 +95,7 @@ class Workbook:
         self.study = s = opened(checked_study(study), trust_remote_code)
         self._make,self._views = dict(neuron=lambda: NeuronView(s), erase=lambda: EraseView(s), text=lambda: TextView(s),
             overlap=lambda: OverlapView(s, self.open_neuron), layers=lambda: LayersView(s)),{}
+        self.selection = Selection(concept=s.classes[0])
         self.tabs = w.Tab([w.VBox([w.Label('…')]) for _ in self._make], titles=[k.capitalize() for k in self._make], selected_index=0)
         self.tabs.observe(lambda _: self.show(), names='selected_index')
         self.show()
@@ -73,10 +103,13 @@ class Workbook:
     neuron,erase,text,overlap,layers = (property(lambda self, k=k: self.view(k)) for k in ('neuron', 'erase', 'text', 'overlap', 'layers'))
 
     def view(self, name:str):
-        "A view by its name; made if it was not yet."
+        "A view by its name, with what is chosen; made if it was not yet."
         if name not in self._views:
-            self._views[name] = self._make[name]()
-            self.tabs.children[[*self._make].index(name)].children = (self._views[name].box,)
+            self._views[name] = own = self._make[name]()
+            self.selection.behind.add(own)
+            own.heard = lambda view, names: self.selection.hears(view, names, self._views.values())
+            self.tabs.children[[*self._make].index(name)].children = (own.box,)
+        if self._views[name] in self.selection.behind: self.selection.brings(self._views[name])
         return self._views[name]
 
     def show(self, name:str|None=None):
@@ -93,7 +126,7 @@ class Workbook:
         self.show('neuron')
 
     @property
-    def values(self)->dict: return {k:self._views[k].values for k in self._make if k in self._views} # Of the tabs opened so far
+    def values(self)->dict: return {k:self.view(k).values for k in self._make if k in self._views} # Of the tabs opened so far
 
     def static(self)->str:
         "All tabs below each other, as a page without a kernel shows them."
@@ -102,6 +135,7 @@ class Workbook:
     def __repr__(self): return f"Workbook({self.study!r}, opened: {', '.join(self.values)})"
     def _repr_mimebundle_(self, include=None, exclude=None, **kw):
         return self.tabs._repr_mimebundle_(**kw) | {'text/plain':repr(self), 'text/html':self.static()}
+    def _ipython_display_(self): show_both(self.tabs, self.static, repr(self))
 
 # %% ../../nbs/54_workbook.ipynb #89df656a
 def explore(
