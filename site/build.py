@@ -332,9 +332,9 @@ def synonyms(top):
 
 def for_the_search(top, config, out):
     "`search-index.js`, a script because a page that was opened as a file may read no other: all text by page and place, and synonyms."
-    pages = []
-    for section,n in listed(config['website']['sidebar']['contents']):
-        url = page_name(n).replace('.ipynb', '.html')
+    pages,shown = [],[(s, page_name(n).replace('.ipynb', '.html')) for s,n in listed(config['website']['sidebar']['contents'])]
+    shown += [('Errors', p.relative_to(out).as_posix()) for p in sorted(out.glob('errors/*.html'))]
+    for section,url in shown:
         if not (out/url).is_file(): continue
         places = Places((out/url).read_text(encoding='utf-8')).said()
         title,weight = places[0]['head'] if places else url,WEIGHTS.get(section, 1.)

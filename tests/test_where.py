@@ -90,7 +90,7 @@ def report(tmp_path_factory):
     "The report of the demo's study, without its layers."
     import neuronlens as nl
     usual,out = nl.demo_study(),tmp_path_factory.mktemp('demo')/'results'
-    study = nl.run_study(type(usual)(usual.data, usual.model, method=type(usual.method)(layers=False)), out, progress=False)
+    study = nl.run_study(type(usual)(usual.data, usual.model, method=type(usual.method)(fraction=[.5], layers=False)), out, progress=False)
     nl.write_report(study, out, progress=False)
     return out/'report.html'
 
@@ -107,7 +107,8 @@ def test_the_report_is_accessible(report, offline, theme):
 def test_kernel_protocol(tmp_path):
     "What an editor such as VS Code gets from a kernel: a view is a widget of standard kinds, with picture and text beside it."
     from nbclient import NotebookClient
-    code = "import neuronlens as nl\nnl.run_study(nl.demo_study(), progress=False)"
+    code = "import neuronlens as nl\nd = nl.demo_study()\n" \
+           "nl.run_study(type(d)(d.data, d.model, method=type(d.method)(fraction=[.5], layers=False)), progress=False)"
     view = "from neuronlens.views.inspect import NeuronView\nNeuronView(_)"
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in (code, view)])
     client = NotebookClient(nb, timeout=600, kernel_name='python3', store_widget_state=True)
