@@ -118,6 +118,7 @@ from .edits import reading as reading
 from .edits import sweeps as sweeps
 from .views import cards as cards
 from .views import charts as charts
+from .views import drawing as drawing
 from .views import erase_view as erase_view
 from .views import inspect as inspect
 from .views import overlap_view as overlap_view
