@@ -200,7 +200,7 @@ def plot_fractions(
             if now in curve.index:
                 ax.plot(*curve.loc[now], 'o', ms=15, mew=1.6, mfc='none', mec=colors[condition], clip_on=False, label='_now')
             own = now if now in curve.index else curve.index[-1]
-            labels += [(*curve.loc[f], f"{label}, fraction {f:g}" if f == own else f"{f:g}", colors[condition], f == own)
+            labels += [(*curve.loc[f], f"{_plain(label)}, fraction {f:g}" if f == own else f"{f:g}", colors[condition], f == own)
                        for f in curve.index]
         _off_axes(ax)
         ax.set(xlim=(0, 1), xlabel='target accuracy (left: more suppressed)\nat the marks: fraction of the neurons that is edited')
