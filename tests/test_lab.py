@@ -297,7 +297,8 @@ def untrusted(server, bert, frame, test_frame):
 
 GROUPS = ('Which neurons', 'When', 'What then')
 TOO_WIDE = """[...document.querySelectorAll('.jp-OutputArea-output .widget-box')]
-    .filter(e => e.offsetParent && !e.matches('.nl-area') && e.scrollWidth > e.clientWidth+2).map(e => [e.className, e.scrollWidth, e.clientWidth])"""
+    .filter(e => e.offsetParent && !e.matches('.nl-area') && e.scrollWidth > e.clientWidth+2)
+    .map(e => [e.className, e.scrollWidth, e.clientWidth])"""
 
 
 def effect(folder, tau):
