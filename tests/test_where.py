@@ -113,8 +113,9 @@ def test_kernel_protocol(tmp_path):
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in (code, view)])
     client = NotebookClient(nb, timeout=600, kernel_name='python3', store_widget_state=True)
     client.execute(cwd=str(tmp_path))
-    data = nb.cells[1].outputs[-1].data
-    assert 'application/vnd.jupyter.widget-view+json' in data and '<' in data['text/html'] and data['text/plain']
+    view,outs = 'application/vnd.jupyter.widget-view+json',[o.data for o in nb.cells[1].outputs if 'data' in o]
+    live = [d for d in outs if view in d]
+    assert len(live) == 1 and any('<img' in d.get('text/html', '') and 'text/plain' in d for d in outs), [*map(list, outs)]
     state = nb.metadata.widgets['application/vnd.jupyter.widget-state+json']['state']
-    assert data['application/vnd.jupyter.widget-view+json']['model_id'] in state
+    assert live[0][view]['model_id'] in state
     assert {w['model_module'] for w in state.values()} <= {f'@jupyter-widgets/{k}' for k in ('base', 'controls', 'output')}|{'anywidget'}
