@@ -192,7 +192,8 @@ def test_menu_names_are_distinct(site):
 
 
 SOME = ['index.html', 'search.html', 'tutorials/first_concept.html', 'tutorials/erasing.html', 'howto/erase_while_it_writes.html',
-        'howto/activations_as_npy.html', 'where.html', 'ranges.html', 'glossary.html', 'workbook.html', 'speed.html']
+        'howto/activations_as_npy.html', 'where.html', 'ranges.html', 'glossary.html', 'workbook.html', 'speed.html', 'explore.html',
+        'gallery.html', 'errors.html']
 
 
 @pytest.mark.parametrize('theme', ['light', 'dark'])
