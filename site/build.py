@@ -433,13 +433,13 @@ def build(top, out, say=print, quarto=None):
         room.mkdir(parents=True)
         new = room/'html'
         say(f"{'Quarto' if quarto else 'Sphinx'} renders the pages")
-        subprocess.run([sys.executable, HERE/'twins.py', new/'again', top/'nbs/tutorials'], check=True)
         if quarto:
             shutil.copyfile(HERE/'offline.scss', proc/'offline.scss')
             subprocess.run([quarto, 'render', '--no-execute', '--output-dir', os.path.relpath(new, proc)], cwd=proc, check=True)
         else:
             faults = with_sphinx(top, config, new)
             for_the_search(top, config, new)
+        subprocess.run([sys.executable, HERE/'twins.py', new/'again', top/'nbs/tutorials'], check=True)
         for_programs(top, new)
         wrong,elsewhere = check(new)
         if quarto: say('\n'.join(f'look at this: {f}' for f in wrong))

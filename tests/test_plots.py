@@ -204,7 +204,7 @@ def test_every_figure_is_in_the_gallery():
     sources = ["".join(c["source"]) for c in page]
     top = next("".join(o["data"]["text/html"]) for c in page for o in c.get("outputs", []) if "<img" in str(o.get("data")))
     for name in FIGURES:
-        i = next(i for i, s in enumerate(sources) if s.startswith(f'### <a id="{name}"></a>{name}\n\n'))
+        i = next(i for i, s in enumerate(sources) if s.startswith(f'<a id="{name}"></a>\n\n### {name}\n\n'))
         assert sources[i].rstrip()[-1] in ".?", name
         lines = [k for k in sources[i+1].splitlines() if k and not k.startswith("#|")]
         assert re.search(rf" = {name}\(", sources[i+1]) and f"import {name}" in sources[i+1] and len(lines) <= 10, name

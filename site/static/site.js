@@ -13,5 +13,7 @@ addEventListener('DOMContentLoaded', () => {
     else if (box.tabIndex === 0) box.removeAttribute('tabindex')
   })
   wide()
+  addEventListener('load', wide)
   addEventListener('resize', wide)
+  document.querySelectorAll('article').forEach(page => new ResizeObserver(wide).observe(page)) // Pictures come later
 })
