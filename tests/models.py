@@ -85,7 +85,7 @@ VARIANTS = {"bert chunks": dict(chunk_size_feed_forward=1), "bert tuple": dict(r
             "qwen2 window": dict(use_sliding_window=True, max_window_layers=1), "falcon pad": dict(pad_token_id=110, alibi=False),
             "falcon alibi": dict(alibi=True), "falcon new": dict(new_decoder_architecture=True),
             "gpt_neox serial": dict(use_parallel_residual=False), "llama4_text chunks": dict(attention_chunk_size=8),
-            "deepseek_v32 few": INDEXED | dict(index_topk=8)}
+            "deepseek_v32 few": INDEXED | dict(index_topk=8), "axk2 few": INDEXED | dict(index_topk=8)}
 NAMES = sorted({*CLASSIFIERS, *SPEAKERS, *VARIANTS})
 LENGTHS = (1, 2, 9, 20, 47, 8)
 SHAKES = (.35, .25, .18, .12)

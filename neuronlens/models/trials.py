@@ -224,9 +224,11 @@ def most_tokens(
     tokenizer:object, # Its tokenizer
 )->int: # Longest text in tokens
     "How many tokens the model can read, by its tokenizer, its configuration and its table of positions."
+    few = model.config.get_text_config().to_dict().get('index_topk') # Of more an indexer chooses some, and others from a cache
     most = getattr(model.config.get_text_config(), 'max_position_embeddings', None) or 0
     most = most if most > 0 else 1<<20 # XLNet says -1
     with untouched(model): most = min(most, _positions(model))
+    if isinstance(few, int): most = min(most, few)
     said = getattr(tokenizer, 'model_max_length', None)
     if said is not None and not said >= 3: raise InputError(f"the tokenizer's model_max_length is {said}; no text is so short")
     return int(most if said is None else min(most, said))

@@ -9,7 +9,7 @@ addEventListener('DOMContentLoaded', () => {
   search.innerHTML = '<svg viewBox="0 0 24 24" aria-hidden="true"><circle cx="10" cy="10" r="6"/><path d="M15 15l6 6"/></svg>'
   document.querySelector('.mobile-header .header-right')?.prepend(search)
   const wide = () => document.querySelectorAll('article :is(pre, div, p, math)').forEach(box => {
-    if (box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX === 'auto') box.tabIndex = 0
+    if (box.scrollWidth > box.clientWidth && getComputedStyle(box).overflowX === 'auto') box.tabIndex = 0
     else if (box.tabIndex === 0) box.removeAttribute('tabindex')
   })
   wide()
