@@ -43,7 +43,7 @@ def test_what_can_be_chosen_is_explained(names):
 
 @pytest.mark.parametrize("word", ["readout", "residual", "macro", "chance", "standard deviation", "verbalizer", "LEACE", "salient",
                                   "joint gate", "disturbance", "broken", "tau", "Lilliefors", "hypergeometric",
-                                  "scaled density", "perplexity", "kurtosis"])
+                                  "density of each class", "perplexity", "kurtosis"])
 def test_words_of_the_tutorials(word):
     "Each is used by a tutorial and explained here."
     assert any(word.lower() in prose(f"tutorials/{p.name}").lower() for p in (PAGES/"tutorials").glob("*.ipynb")), word
