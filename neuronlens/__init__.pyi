@@ -116,6 +116,7 @@ from .edits import planning as planning
 from .edits import presets as presets
 from .edits import questions as questions
 from .edits import reading as reading
+from .edits import states as states
 from .edits import sweeps as sweeps
 from .views import cards as cards
 from .views import charts as charts

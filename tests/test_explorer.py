@@ -228,9 +228,10 @@ def test_below_the_last_block_the_table_is_what_there_is(study, tmp_path, monkey
 
 def test_of_much_a_part_is_shipped_and_said(study, monkeypatch, tmp_path, offline):
     "Fewer texts, concepts and neurons where there is no room; what is counted is counted on those."
+    from neuronlens.edits import states
     from neuronlens.views import explorer
-    monkeypatch.setattr(explorer, 'TEXTS', 20)
-    monkeypatch.setattr(explorer._places, '__defaults__', (400,))
+    monkeypatch.setattr(states, 'TEXTS', 20)
+    monkeypatch.setattr(states._places, '__defaults__', (400,))
     made = explorer.explorer_data(study, room=12)
     said = ' '.join(made['notes'])
     assert 'Of 3 concepts the first 1 can be chosen, each with its 3 strongest neurons' in said and '20 of the 36 test texts' in said

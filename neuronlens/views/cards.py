@@ -54,9 +54,11 @@ def card(
 def sentence(
     said, # An error or a text; escaped
 )->str: # HTML of one paragraph
-    "What went wrong, in one sentence."
+    "What went wrong, in one sentence, with its code where the package has one: `neuronlens explain` says more of it."
     text = str(said) if isinstance(said, InputError | str) else f"{type(said).__name__}: {said}"
-    return f'<p class="wrong" role="alert">{escape(next((s for s in text.splitlines() if s.strip()), "Something went wrong"))}</p>'
+    code = said.code if isinstance(said, InputError) else None
+    line = escape(next((s for s in text.splitlines() if s.strip()), 'Something went wrong'))
+    return f'<p class="wrong" role="alert">{line}{f" <code>{code}</code>" if code else ""}</p>'
 
 # %% ../../nbs/51_cards.ipynb #92c8940f
 def one_line(

@@ -7,182 +7,21 @@ __all__ = []
 
 # %% ../../nbs/55_explorer.ipynb #b39a4ebf
 import json
-from base64 import b64encode
-from dataclasses import replace
 from html import escape
 from importlib.resources import files
 
-import numpy as np
-
-from ..arrays.ranges import fit_ranges
-from ..edits.ablation import reads_recording
-from ..edits.live import EVERY, Planner, even_sample, fitted_on, fitted_statistics, setting_with
-from ..edits.sweeps import effects_on
-from ..ground.core import InputError
-from ..ground.data import take
-from ..ground.setting import format_kind, parse_kind
-from ..records.recording import part_of
+from ..edits.states import study_states
 from .cards import one_line
 
-# %% ../../nbs/55_explorer.ipynb #b112c31c
-def _steps(first, last, by): return tuple(round(first+i*by, 6) for i in range(round((last-first)/by)+1))
-
-STEPS = dict(gaussian=_steps(.25, 4, .25), quantile=(*_steps(.5, .95, .05), .975, .99, 1.), tolerance=(*_steps(.1, 1, .1), 1.25, 1.5, 2.),
-             posterior=_steps(.3, .95, .05), density=_steps(.5, .95, .05), full=())
-OFFERED = ('gaussian', 'quantile', 'tolerance', 'posterior', 'full') # Those of which many are had in no time; beside the study's own
-ABOUT = dict(gaussian=('tau', 'mean ± tau standard deviations'), quantile=('q', 'the middle share q of the class'),
-             tolerance=('t', 'mean ± t, in units of the activation'), posterior=('p', 'where the class has probability p or more'),
-             density=('q', 'the densest share q of the class'), full=('', 'every value'), kmeans=('k', 'clusters of the class'))
-
-def _kinds(own, C):
-    "(name, numbers, place of the usual number) of each kind of range; `own` comes first, with its number."
-    name,number = parse_kind(own)
-    usually = dict(gaussian=2.5, quantile=.95, tolerance=.5, posterior=1/C, density=.95) | {name:number}
-    out = []
-    for k in dict.fromkeys((name, *OFFERED)):
-        n = usually.get(k)
-        numbers = [None] if n is None else sorted({*STEPS.get(k, ()), n})
-        out.append((k, numbers, numbers.index(n)))
-    return out
-
-# %% ../../nbs/55_explorer.ipynb #c2959d09
-TEXTS,NEURONS,ROOM = 2000,12,1_200_000 # Most texts and neurons of a concept; characters for activations
-
-def _places(study, N, room=ROOM):
-    "The neurons `[c, k]` that there is room for on N texts: of the first concepts, the strongest of each."
-    C,D = study.ranking.order.shape
-    columns = max(3, 3*room//(16*N)) # Four bytes are 16/3 characters
-    k = min(D, NEURONS, max(3, columns//C))
-    return study.ranking.order[:max(1, columns//k), :k]
-
-# %% ../../nbs/55_explorer.ipynb #d405b551
-def _ends(study, kind, numbers, neurons):
-    "Ends `[numbers, c, k, K, 2]` float32 of a kind of range, as the library fits them; unused intervals are (inf, -inf)."
-    acts,labels = fitted_on(study, study.train.site)
-    cols,place = np.unique(neurons, return_inverse=True)
-    st,c,j = fitted_statistics(study),np.arange(len(neurons))[:,None],place.reshape(neurons.shape)
-    st = replace(st, **{f:getattr(st, f)[:, cols] for f in ('mean', 'm2', 'm3', 'm4', 'abs_mean', 'low', 'high')})
-    found = [fit_ranges(acts[:, cols], labels, format_kind(kind, n), statistics=st) for n in numbers]
-    pairs = [np.stack([r.lo[c, j], r.hi[c, j]], -1) for r in found]
-    out = np.full((len(pairs), *neurons.shape, max(p.shape[2] for p in pairs), 2), (np.inf, -np.inf), '<f4')
-    for o,p in zip(out, pairs, strict=True): o[:, :, :p.shape[2]] = p
-    return out
-
-# %% ../../nbs/55_explorer.ipynb #664b3e2b
-WORK,MOST = 6e10,240 # Multiplications to spend, and interventions
-SHARES = (.5, .2, .1, 1., .05, .8) # Of the neurons, beside those of the study
-
-def _tries(study, kinds, shape, room=None):
-    "(place of the kind, numbers, share of the neurons): what to try, the study's own kind first; of many numbers every other, or fewer."
-    (C,D),N = study.statistics.mean.shape,shape[1]
-    room = min(MOST, WORK/(N*D*(D+C))) if room is None else room
-    wanted = [study.fraction, *study.spec.method.fraction, *SHARES]
-    shares = [f for f in dict.fromkeys(map(float, wanted)) if int(f*D+1e-9) > 0][:6]
-    few = next((s for s in (4, 2, 1) if room/(2*shape[0]*s) >= 3), 0) # Shares, before numbers are left out
-    if not few: return [] # The study's table has as much
-    most,out = int(room/(2*shape[0]*few)),[]
-    for i,f in [(0, f) for f in shares]+[(i, f) for f in shares for i in range(1, len(kinds))]:
-        _,numbers,at = kinds[i]
-        by = -(-len(numbers)//most)
-        some = numbers[at%by::by]
-        if out and 2*shape[0]*len(some) > room: continue
-        out.append((i, some, f))
-        room -= 2*shape[0]*len(some)
-    return out
-
-# %% ../../nbs/55_explorer.ipynb #67d9eb78
-def _tried(study, kinds, tries, rows, names):
-    "Effects of the tries on some of the test texts, a frame; None where more than the head would have to run."
-    if not tries or study.clf is None or study.texts is None or study.clf.classes != study.classes: return None
-    planner,ivs,own = Planner(study),{},EVERY if len(names) == len(study.classes) else None
-    shares = {}
-    for i,numbers,f in tries:
-        for n in numbers: shares.setdefault(format_kind(kinds[i][0], n), []).append(f)
-    if not reads_recording(study.clf, study.test, planner.one(setting_with(study, concept=names[0]), [study.fraction])): return None
-    for kind,fs in shares.items():
-        for concept in [own] if own else names:
-            for iv in planner.one(setting_with(study, concept=concept, range=kind), fs):
-                ivs[iv.concept, iv.condition, iv.fraction, '' if iv.condition == 'full' else kind] = iv
-    texts,test = study.texts[1],study.test
-    if len(rows) < len(test): texts,test = (some := take(texts, rows)),part_of(test, rows, texts_sha256=some.digest)
-    return effects_on(study.clf, texts, list(ivs.values()), recording=test, progress=False).frame
-
-# %% ../../nbs/55_explorer.ipynb #12befd44
-def _packed(a, kind='<f4'): return b64encode(np.ascontiguousarray(a, kind).tobytes()).decode()
-def _rounded(v): return None if v != v else round(float(v), 3)
-
-# %% ../../nbs/55_explorer.ipynb #78aba464
-SAID = dict(target_accuracy='target accuracy', target_confidence='target confidence', auxiliary_accuracy='accuracy of others',
-            disturbance='disturbance', broken='broken')
-
-def _states(study, frame, kinds, names, note):
-    "Rows of effects as the page looks them up: by kind and share, then number, condition, concept and measure."
-    D,own = study.statistics.mean.shape[1],study.effects.frame.edit[study.effects.frame.condition == 'range']
-    found = {(r['condition'], r['concept'], r['fraction'], r['range']):[_rounded(r[m]) for m in SAID] for r in frame.to_dict('records')}
-    shares = sorted({f for k,_,f,_ in found if k == 'range'})
-    def every(k, f, kind):
-        got = [found.get((k, c, f, kind)) for c in names]
-        return got if all(got) else None
-    rows = {}
-    for i,(name,numbers,_) in enumerate(kinds):
-        for j,f in enumerate(shares):
-            got = [[every(k, f, format_kind(name, n)) for k in ('range', 'random')] for n in numbers]
-            if any(a and b for a,b in got): rows[f'{i},{j}'] = [[a, b] if a and b else None for a,b in got]
-    base = {c:v for (k,c,*_),v in found.items() if k == 'base'}
-    if not all(c in base for c in names): return None # A table of other names
-    at = int(np.argmin(np.abs(np.array(shares)-study.fraction)))
-    return dict(measures=list(SAID.values()), charts=[0, 3], of=D, edit=own.iloc[0], note=note, at=at,
-                fractions=[dict(share=f, k=int(f*D+1e-9)) for f in shares], base=[base[c] for c in names],
-                full=[every('full', f, 'full') for f in shares], rows=rows)
-
-# %% ../../nbs/55_explorer.ipynb #5232e012
-def _notes(study, rows, neurons):
-    "What was left out, and what a reader should know of the texts."
-    N,C,n = len(study.test),len(study.classes),study.test.provenance.get('truncated', 0)
-    few = f'Of {C:,} concepts the first {len(neurons)} can be chosen, each with its {neurons.shape[1]} strongest neurons.'
-    said = [few if len(neurons) < C else '',
-            f'Counted are {len(rows):,} of the {N:,} test texts, every class with its share.' if len(rows) < N else '',
-            f"The model read only the first {study.notes.get('max_length')} tokens of {n:,} of the {N:,} test texts." if n else '',
-            f"{study.test.provenance['model']}, {study.train.site}, {N:,} test texts; neurons ranked by {study.ranking.name}."]
-    return [s for s in said if s]
-
-# %% ../../nbs/55_explorer.ipynb #a1c36edb
-def _choices(study, neurons):
-    "Kinds of range with their ends; a kind that these activations refuse is not offered."
-    out,kinds = [],[]
-    for name,numbers,at in _kinds(study.ranges.name, len(study.classes)):
-        try: ends = _ends(study, name, numbers, neurons)
-        except InputError:
-            if not out: raise
-            continue
-        unit,about = ABOUT.get(name, ('number', ''))
-        labels = [f'{n:.3g}' if n is not None else '' for n in numbers]
-        out.append(dict(name=name, unit='' if numbers == [None] else unit, about=about, labels=labels, at=at, K=ends.shape[3],
-                        ends=_packed(ends)))
-        kinds.append((name, numbers, at))
-    return out,kinds
-
-# %% ../../nbs/55_explorer.ipynb #80d1b9b0
+# %% ../../nbs/55_explorer.ipynb #e2e11d9e
 def explorer_data(
     study, # A `Study`
     room:float|None=None, # Interventions to try; None: what takes a second or two at the recorded last block
-)->dict: # Strings, numbers, lists and dicts
-    "All that the explorer can show, computed beforehand."
-    rows = even_sample(study.test.labels, max(TEXTS, len(study.classes)), study.spec.seed)
-    neurons = _places(study, len(rows))
-    cols,place = np.unique(neurons, return_inverse=True)
-    offered,kinds = _choices(study, neurons)
-    names = list(study.classes[:len(neurons)])
-    frame = _tried(study, kinds, _tries(study, kinds, (len(neurons), len(rows)), room), rows, names)
-    note = f"Measured on {len(rows) if frame is not None else len(study.test):,} test texts before this page was written."
-    if frame is None: frame = study.effects.only(ranking=study.ranking.name).frame
-    concepts = [dict(c=c, neurons=[dict(j=int(j), col=int(p), middle=float(study.statistics.mean[c, j]))
-                                   for j,p in zip(own, at, strict=True)])
-                for c,(own,at) in enumerate(zip(neurons, place.reshape(neurons.shape), strict=True))]
-    return dict(classes=list(study.classes), labels=_packed(study.test.labels[rows], '<u2'), concepts=concepts, kinds=offered,
-                neurons=study.statistics.mean.shape[1], values=_packed(study.test.acts[rows][:, cols].T),
-                texts=[one_line(study.texts[1].texts[i], 140) for i in rows] if study.texts else None,
-                effects=_states(study, frame, kinds, names, note), notes=_notes(study, rows, neurons))
+)->dict: # Strings, numbers, lists and dicts, as JSON has them
+    "All that the explorer can show: what `study_states` computes, and the texts, a line each."
+    made = study_states(study, room)
+    texts = None if study.texts is None else [one_line(study.texts[1].texts[i], 140) for i in made['rows']]
+    return {k:v for k,v in made.items() if k != 'rows'} | dict(texts=texts)
 
 # %% ../../nbs/55_explorer.ipynb #2d2ffb02
 WITHOUT = ('Here one can choose a concept, a neuron and a range and see what falls into it. That takes JavaScript, which does not run here;'
