@@ -118,7 +118,7 @@ def test_a_zip_file_is_read_and_not_written(clf, texts, local, tmp_path):
     at = f'zip://run::file://{tmp_path}/run.zip'
     assert same(record(clf, texts, 'residual.1', size=8, folder=at, progress=False), rec)
     with zipfile.ZipFile(tmp_path/'half.zip', 'w') as z: z.writestr('run/shard-00000.safetensors', files['shard-00000.safetensors'])
-    with pytest.raises(InputError, match=r'^zip://run/recording.json::file://.*half.zip: cannot be written \(\w+: [^\n]*\)$'):
+    with pytest.raises(InputError, match=r'^zip://run/recording.json::file://.*half.zip: this address cannot be written \(\w+: [^\n]*\)$'):
         record(clf, texts, 'residual.1', size=8, folder=f'zip://run::file://{tmp_path}/half.zip', progress=False)
 
 
@@ -133,7 +133,7 @@ def test_what_is_half_sent_is_not_there(memory, monkeypatch):
         raise ConnectionResetError('gone')
     for bad, said in ((half, r'OSError: 1 of 6 bytes arrived'), (fails, 'ConnectionResetError: gone')):
         monkeypatch.setattr(type(memory), 'put_file', bad)
-        with pytest.raises(InputError, match=rf'^memory://run/a.json: cannot be written \({said}\)$'):
+        with pytest.raises(InputError, match=rf'^memory://run/a.json: this address cannot be written \({said}\)$'):
             with sent(run/'a.json') as at: at.write_text('coffee')
         assert [p.name for p in run.glob('*')] == ['a.json'] and (run/'a.json').read_text() == 'tea'
     with pytest.raises(ZeroDivisionError):
@@ -155,13 +155,13 @@ def test_a_place_that_fails_is_one_sentence(clf, texts, monkeypatch, memory):
     "Unknown, unreachable, or without fsspec: nothing is computed first, and no shard is taken for damaged."
     for at, said in (('nowhere://x', r'ValueError: Protocol not known: nowhere'), ('s3://bucket/x', 'ImportError: ')):
         if at.startswith('s3') and 's3fs' in sys.modules: continue
-        with pytest.raises(InputError, match=rf'^{at}: cannot be reached \({said}.*\)$'): record(clf, texts, folder=at, progress=False)
+        with pytest.raises(InputError, match=rf'^{at}: this address cannot be reached \({said}.*\)$'): record(clf, texts, folder=at, progress=False)
     Store('memory://run', dict(sites=['residual.1'])).tell({})
     def down(*a, **kw): raise TimeoutError('no answer')
     monkeypatch.setattr(type(memory), 'cat_file', down)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        with pytest.raises(InputError, match=r'^memory://run/recording.json: cannot be read \(TimeoutError: no answer\)$'):
+        with pytest.raises(InputError, match=r'^memory://run/recording.json: this address cannot be read \(TimeoutError: no answer\)$'):
             record(clf, texts, folder='memory://run', progress=False)
     monkeypatch.setitem(sys.modules, 'fsspec', None)
     monkeypatch.setitem(sys.modules, 'fsspec.core', None)
