@@ -203,8 +203,8 @@ def bench_record():
 def bench_farm():
     "f: the same interventions in shards, as workers make them, against one go."
     import numpy as np
-
     from neuronlens.edits.farm import tally_arrays
+
     from neuronlens.edits.sweeps import effects_on, grid
     from neuronlens.ground.data import take
     from neuronlens.records.shards import make_reading, shards
@@ -248,7 +248,7 @@ def bench_gpu():
     yield row(f"record against the processor, {len(texts)} texts (s)", r, b, .2)
     for block in (L//2, L-1):
         ivs = grid(train, site=f"residual.{block}", fraction=[.3, .6], edit="mean")[:20]
-        r, b = race(lambda i=ivs: effects_on(here, texts, i, progress=False), lambda i=ivs: effects_on(clf, texts, i, progress=False), rounds=3)
+        r, b = race(*(lambda i=ivs, c=c: effects_on(c, texts, i, progress=False) for c in (here, clf)), rounds=3)
         yield row(f"block {block} of {L}: {len(ivs)} interventions against the processor, {len(texts)} texts (s)", r, b, .2)
     model, tok = load_language_model(smollm2(), device="cuda")
     words = [" ".join(t.split()[:20]) for t in texts.texts[:16]]

@@ -1,7 +1,7 @@
 """A graphics processor that is not there: tensors that stay in main memory, but say that they are on `cuda:0`.
 
-Inside `with Pretend():` a tensor may be moved to devices of CUDA, which there are none of. Its numbers stay where they were; what changes is what it
-says of its device, and that whatever a real device would refuse is refused: two devices in one operation, an array of numpy from a
+Inside `with Pretend():` a tensor may be moved to devices of CUDA, which there are none of. Its numbers stay where they were; what changes
+is what it says of its device, and that whatever a real device would refuse is refused: two devices in one operation, an array of numpy from a
 tensor that is not in main memory, a generator of another device. So a test can find most mistakes about devices on a machine without one.
 It does not find what is other arithmetic, memory that runs out, or anything that happens inside one call of torch.
 """
@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 CPU = torch.device('cpu')
-FREE = ('copy_', '__setstate__', '__repr__', '__format__', '__hash__', '__len__', 'size', 'dim', 'numel', 'item', 'tolist', 'is_floating_point',
-        '__reduce_ex__', '__deepcopy__', '_has_compatible_shallow_copy_type', 'set_data')
+FREE = ('copy_', '__setstate__', '__repr__', '__format__', '__hash__', '__len__', 'size', 'dim', 'numel', 'item', 'tolist',
+        'is_floating_point', '__reduce_ex__', '__deepcopy__', '_has_compatible_shallow_copy_type', 'set_data')
 NEAR = ('numpy', '__array__')
 
 
@@ -68,7 +68,7 @@ class Pretend(TorchFunctionMode):
             return func(*args, **kwargs)
         if name in ('to', 'cuda', 'cpu'): return self.move(func, name, args, kwargs)
         if name in NEAR and at(args[0]).type != 'cpu':
-            raise MixedDevices(f"can't convert {at(args[0])} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
+            raise MixedDevices(f"can't convert {at(args[0])} device type tensor to numpy; use Tensor.cpu()")
         made = full(kwargs.pop('device')) if kwargs.get('device') is not None else None
         if made is not None: kwargs['device'] = 'cpu' if made.type == 'cuda' else made
         where = self.found(name, args, kwargs)
@@ -131,8 +131,8 @@ def spread(model, blocks, devices):
         block.to(device)
         add_hook_to_module(block, AlignDevicesHook(execution_device=device))
     inside = {id(m) for b in blocks for m in b.modules()}
-    last = [m for m in model.modules() if id(m) not in inside and not any(True for _ in m.children()) and any(True for _ in m.parameters(recurse=False))]
-    for m in last: add_hook_to_module(m, AlignDevicesHook(execution_device=devices[0]))
+    leaves = [m for m in model.modules() if id(m) not in inside and not [*m.children()] and [*m.parameters(recurse=False)]]
+    for m in leaves: add_hook_to_module(m, AlignDevicesHook(execution_device=devices[0]))
     add_hook_to_module(model, AlignDevicesHook(execution_device=devices[0], io_same_device=True))
     return model
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_frame
-from test_cluster import descendants, jsonl, ray # noqa: F401: the fixture
+from neuronlens.edits.farm import EditWorker, effects_on_ray, packed, tally_arrays, unpacked
+from test_cluster import descendants, jsonl, ray  # noqa: F401
 
 from neuronlens import cluster, farm, store
 from neuronlens.edits.edit import linear_edit, register_edit
 from neuronlens.edits.effects import MEASURES
-from neuronlens.edits.farm import EditWorker, effects_on_ray, packed, tally_arrays, unpacked
 from neuronlens.edits.sweeps import effects_on, grid
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import read_chunks, read_texts
@@ -104,7 +104,8 @@ def test_a_folder_is_gone_on_from(bert, files, ivs, alone, tmp_path, monkeypatch
     with pytest.warns(UserWarning, match='shard-00005.safetensors cannot be read'): assert go().frame.equals(alone.frame)
     assert made == [SIZE]*2 and {p.name: p.read_bytes() for p in (tmp_path/'run').iterdir()} == whole
     with pytest.raises(InputError, match=r'holds another recording \(contents .effects of interventions'): go(ivs[1:])
-    with pytest.raises(InputError, match='shard size'): effects_on_ray(bert, files, ivs, workers=0, size=7, folder=tmp_path/'run', progress=False)
+    with pytest.raises(InputError, match='shard size'):
+        effects_on_ray(bert, files, ivs, workers=0, size=7, folder=tmp_path/'run', progress=False)
 
 
 def test_a_worker_adds_up(bert, clf, files, ivs):

@@ -1,8 +1,8 @@
 """The same numbers on a graphics processor, in float32, bfloat16 and spread by `device_map`, within what rounding explains.
 
-Every test runs in four places: on the processor, as a check of the test itself; on a processor that says it is a graphics processor and refuses
-two devices in one operation (`tests/pretend.py`), so that mistakes about devices are found where there is none; on two such; and on a real one,
-marked `gpu`, where there is one. `make test-gpu` runs those on the real one alone.
+Every test runs in four places: on the processor, as a check of the test itself; on a processor that says it is a graphics processor and
+refuses two devices in one operation (`tests/pretend.py`), so that mistakes about devices are found where there is none; on two such; and on a
+real one, marked `gpu`, where there is one. `make test-gpu` runs those on the real one alone.
 """
 from dataclasses import replace
 
@@ -12,6 +12,7 @@ import torch
 from pretend import MixedDevices, Pretend, at, spread
 from test_architectures import LABELLED, TEXTS, classifier
 from test_prompt import SHOTS, byte_tokenizer, language_model
+from test_prompt import TEXTS as WORDS
 from tiny import clear, everywhere, intervention, same_answers
 
 from neuronlens.arrays.statistics import class_statistics
@@ -23,6 +24,7 @@ from neuronlens.edits.language import editing, firing_by_position, generate
 from neuronlens.edits.live import edit_text
 from neuronlens.edits.reading import perplexity
 from neuronlens.edits.sweeps import changes_on, effects_on, estimate, grid
+from neuronlens.ground.data import make_texts
 from neuronlens.ground.rounding import agree, rounding, score_size, steps_of
 from neuronlens.models.anatomy import anatomy
 from neuronlens.models.batches import token_budget
@@ -39,6 +41,7 @@ REAL = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reaso
 PLACES = ["cpu", "pretended", "two pretended", pytest.param("cuda", marks=REAL), pytest.param("cuda, spread", marks=REAL)]
 DTYPES = [torch.float32, torch.bfloat16]
 NAMES = ["bert", "gpt2", "llama", "modernbert"]
+TOPICS = make_texts(WORDS, ["animal", "food", "tool", "tool", "animal"])
 SITES = ["residual.2", "residual.0", "mlp.1", "attention.2"]
 
 
@@ -183,17 +186,17 @@ def prompted(place, dtype=torch.float32):
 def test_prompted(place, dtype):
     "Shots that are computed once, and again for edits that reach them; the answer in the whole vocabulary."
     plain, other = prompted(place, dtype)
-    want, got = (record(clf, LABELLED, ["residual.2", "residual.0"], progress=False) for clf in (plain, other))
+    want, got = (record(clf, TOPICS, ["residual.2", "residual.0"], progress=False) for clf in (plain, other))
     close(got.acts, want.acts, plain)
     same_answers(got.probabilities, want.probabilities, plain)
     a, b = (vocabulary_confidence(clf, want.acts, want.labels) for clf in (plain, other))
     same_answers(b, a, plain)
     if dtype != torch.float32: return
-    near = everywhere(plain.whole(), TEXTS, ["residual.0"])
+    near = everywhere(plain.whole(), TOPICS.texts, ["residual.0"])
     ivs = [intervention(v, "residual.0", "mean", p) for v in near.values() for p in ("all", "prompt", "readout")]
-    want, got = (ablate(clf, LABELLED, ivs, progress=False) for clf in (plain, other))
+    want, got = (ablate(clf, TOPICS, ivs, progress=False) for clf in (plain, other))
     for iv, x, y in zip(ivs, got.after, want.after, strict=True): same_answers(x, y, plain, iv)
-    assert (generated_answers(other, LABELLED, new_tokens=3) == generated_answers(plain, LABELLED, new_tokens=3)).all()
+    assert (generated_answers(other, TOPICS, new_tokens=3) == generated_answers(plain, TOPICS, new_tokens=3)).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -201,11 +204,12 @@ def test_generate(place, dtype):
     "What is written under edits, token by token, and how well plain text is predicted."
     plain, other = (language_model("llama").to(dtype) for _ in range(2))
     there(other, place)
-    tok, words = byte_tokenizer(), TEXTS[:4]
+    tok, words = byte_tokenizer(), TOPICS.texts[:4]
     clf, _ = prompted("cpu", dtype)
-    v = everywhere(clf.whole(), TEXTS, ["residual.1", "mlp.1"])
+    v = everywhere(clf.whole(), TOPICS.texts, ["residual.1", "mlp.1"])
     ivs = [intervention(x.float(), str(s), e, p) for (s, x), e, p in zip(v.items(), ("mean", "zero"), ("all", "prompt"), strict=True)]
-    if dtype != torch.float32: ivs = [replace(iv, lo=torch.full_like(iv.lo, -torch.inf), hi=torch.full_like(iv.hi, torch.inf)) for iv in ivs]
+    if dtype != torch.float32:
+        ivs = [replace(iv, lo=torch.full_like(iv.lo, -torch.inf), hi=torch.full_like(iv.hi, torch.inf)) for iv in ivs]
     with torch.inference_mode():
         ids = torch.tensor([[5, 9, 14, 7, 22]])
         scores = []
@@ -220,8 +224,8 @@ def test_generate(place, dtype):
 
 def test_firing_by_position(place):
     plain, other = prompted(place)
-    ivs = [intervention(v, "residual.0") for v in everywhere(plain.whole(), TEXTS, ["residual.0"]).values()]
-    want, got = (firing_by_position(clf, LABELLED, ivs) for clf in (plain, other))
+    ivs = [intervention(v, "residual.0") for v in everywhere(plain.whole(), TOPICS.texts, ["residual.0"]).values()]
+    want, got = (firing_by_position(clf, TOPICS, ivs) for clf in (plain, other))
     assert np.abs(got.fires_at_readout-want.fires_at_readout).max() < 1e-6
 
 
@@ -241,7 +245,6 @@ def test_interventions_stay_where_they_were(place):
 @pytest.mark.parametrize("how", [dict(device="cuda"), dict(device_map="auto"), dict(dtype="auto")], ids=str)
 def test_loading(bert, test_frame, how):
     "By device, by map and by type, from a folder."
-    from neuronlens.ground.data import make_texts
     texts, plain = make_texts(test_frame.text.tolist(), test_frame.label.tolist()), load_classifier(bert, device="cpu")
     clf = load_classifier(bert, **how)
     assert clf.device.type == "cuda" and token_budget(clf.device) >= 1024
@@ -254,7 +257,6 @@ def test_loading(bert, test_frame, how):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no graphics processor that torch can use here")
 def test_batches_halve_where_its_memory_runs_out(bert, test_frame, monkeypatch):
     "The error of the real device is known for what it is."
-    from neuronlens.ground.data import make_texts
     from neuronlens.models import batches
     assert batches.out_of_memory(pytest.raises(torch.OutOfMemoryError, torch.empty, 1 << 50, device="cuda").value)
     texts, clf = make_texts(test_frame.text.tolist(), test_frame.label.tolist()), load_classifier(bert, device="cuda")
