@@ -1,8 +1,8 @@
 """The same numbers on a graphics processor, in float32, bfloat16 and spread by `device_map`, within what rounding explains.
 
 Every test runs in four places: on the processor, as a check of the test itself; on a processor that says it is a graphics processor and
-refuses two devices in one operation (`tests/pretend.py`), so that mistakes about devices are found where there is none; on two such; and on a
-real one, marked `gpu`, where there is one. `make test-gpu` runs those on the real one alone.
+refuses two devices in one operation (`tests/pretend.py`), so that mistakes about devices are found where there is none; on two such; and
+on a real one, marked `gpu`, where there is one. `make test-gpu` runs those on the real one alone.
 """
 from dataclasses import replace
 
