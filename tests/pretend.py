@@ -2,8 +2,8 @@
 
 Inside `with Pretend():` a tensor may be moved to devices of CUDA, which there are none of. Its numbers stay where they were; what changes
 is what it says of its device, and that whatever a real device would refuse is refused: two devices in one operation, an array of numpy
-of a tensor that is not in main memory, a generator of another device. So a test can find most mistakes about devices on a machine without one.
-It does not find what is other arithmetic, memory that runs out, or anything that happens inside one call of torch.
+of a tensor that is not in main memory, a generator of another device. So a test can find most mistakes about devices on a machine
+without one. It does not find what is other arithmetic, memory that runs out, or anything that happens inside one call of torch.
 """
 from contextlib import ExitStack
 from unittest.mock import patch
