@@ -203,8 +203,8 @@ def bench_record():
 def bench_farm():
     "f: the same interventions in shards, as workers make them, against one go."
     import numpy as np
-    from neuronlens.edits.farm import tally_arrays
 
+    from neuronlens.edits.farm import tally_arrays
     from neuronlens.edits.sweeps import effects_on, grid
     from neuronlens.ground.data import take
     from neuronlens.records.shards import make_reading, shards

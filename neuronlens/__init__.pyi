@@ -99,6 +99,7 @@ from .arrays import testing as testing
 from .records import cluster as cluster
 from .records import provenance as provenance
 from .records import recording as recording
+from .records import remote as remote
 from .records import shards as shards
 from .records import store as store
 from .records import summary as summary
@@ -110,6 +111,7 @@ from .edits import edit as edit
 from .edits import effects as effects
 from .edits import erasure as erasure
 from .edits import evidence as evidence
+from .edits import farm as farm
 from .edits import language as language
 from .edits import live as live
 from .edits import planning as planning

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import make_frame
-from neuronlens.edits.farm import EditWorker, effects_on_ray, packed, tally_arrays, unpacked
 from test_cluster import descendants, jsonl, ray  # noqa: F401
 
 from neuronlens import cluster, farm, store
 from neuronlens.edits.edit import linear_edit, register_edit
 from neuronlens.edits.effects import MEASURES
+from neuronlens.edits.farm import EditWorker, effects_on_ray, packed, tally_arrays, unpacked
 from neuronlens.edits.sweeps import effects_on, grid
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import read_chunks, read_texts

@@ -41,7 +41,7 @@ REAL = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reaso
 PLACES = ["cpu", "pretended", "two pretended", pytest.param("cuda", marks=REAL), pytest.param("cuda, spread", marks=REAL)]
 DTYPES = [torch.float32, torch.bfloat16]
 NAMES = ["bert", "gpt2", "llama", "modernbert"]
-TOPICS = make_texts(WORDS, ["animal", "food", "tool", "tool", "animal"])
+TOPICS = make_texts([*WORDS, "a red apple on the mat"], ["animal", "food", "tool", "tool", "animal", "food"])
 SITES = ["residual.2", "residual.0", "mlp.1", "attention.2"]
 
 
