@@ -91,8 +91,8 @@ class Pretend(TorchFunctionMode):
                 if isinstance(a, torch.Tensor): target, rest[i] = at(a), a.dtype
                 elif isinstance(a, str | torch.device) or type(a) is int: target, rest[i] = full(a), None
             if kwargs.get('device') is not None: target = full(kwargs.pop('device'))
-            kwargs.pop('non_blocking', None)
-            rest = [a for a in rest if a is not None]
+            kwargs = {k: v for k, v in kwargs.items() if k not in ('non_blocking', 'copy')}
+            rest = [a for a in rest if a is not None and type(a) is not bool] # Whether to wait, and to copy: here always
             new = x.to(*rest, **kwargs) if rest or kwargs else x
         else: new = x
         if target.type == 'meta': return func(*args, **kwargs)

@@ -207,7 +207,8 @@ def test_generate(place, dtype):
     tok, words = byte_tokenizer(), TOPICS.texts[:4]
     clf, _ = prompted("cpu", dtype)
     v = everywhere(clf.whole(), TOPICS.texts, ["residual.1", "mlp.1"])
-    ivs = [intervention(x.float(), str(s), e, p) for (s, x), e, p in zip(v.items(), ("mean", "zero"), ("all", "prompt"), strict=True)]
+    kinds = zip(v.items(), ("mean", "zero"), ("all", "prompt"), strict=True)
+    ivs = [intervention(x.float(), str(s), e, p, least=1e-3 if dtype == torch.float32 else -1) for (s, x), e, p in kinds]
     if dtype != torch.float32:
         ivs = [replace(iv, lo=torch.full_like(iv.lo, -torch.inf), hi=torch.full_like(iv.hi, torch.inf)) for iv in ivs]
     with torch.inference_mode():

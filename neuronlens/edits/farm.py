@@ -84,11 +84,11 @@ def unpacked(
 class EditWorker(ShardWorker):
     "Holds the model and the interventions, and adds up the shards that it is given."
     def __init__(self,
-        edits:bytes, # From `packed`
+        edits, # From `packed`, or a function that fetches it
         **kw, # Of `ShardWorker`
     ):
         super().__init__(**kw)
-        self.edits = unpacked(edits)
+        self.edits = unpacked(edits() if callable(edits) else edits)
 
     def make(self, texts): return tally_arrays(self.ask, texts, interventions=self.edits)
 
@@ -142,7 +142,7 @@ def effects_on_ray(
     read,edits = dict(text=text, label=label, skip_empty=skip_empty),_sent_edits(interventions) if workers else packed(interventions)
     clf = load_classifier(**loads, **(dict(device='cpu') if workers else {}))
     aims_of(_placed(interventions, clf), clf.classes)
-    ask = make_reading(clf, [iv.setting.site for iv in interventions] or 'residual.-1', size=size or _shard_texts(len(interventions)),
+    ask = make_reading(clf, [iv.setting.site for iv in interventions] or 'residual.-1', size=_shard_texts(len(interventions)) if size is None else size,
                        keeps=f'effects of interventions {hashlib.sha256(edits).hexdigest()[:16]}',
                        tokens=tokens or (16384 if gpus else token_budget('cpu') if workers else None))
     with TemporaryDirectory() as spare:

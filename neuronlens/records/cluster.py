@@ -225,6 +225,12 @@ def beginner(ray, most):
         raise InputError(f"shard {shard} was begun {most} times, and its worker died each time")
     return begin
 
+# %% ../../nbs/26_cluster.ipynb #867ef6d6
+def fetcher(ray, data):
+    "A function that fetches bytes from this process: what a worker is made with directly would be gone when it is made again."
+    held = ray.put(data)
+    return lambda: ray.get(held)
+
 # %% ../../nbs/26_cluster.ipynb #56a1f645
 def parts_from_ray(
     work:list[dict], # `shard`, `digest` and `spans` of every shard to be made
@@ -240,7 +246,7 @@ def parts_from_ray(
     "The parts of shards, made by a pool of actors; a worker that dies is replaced."
     with ray_session(address, max(1, workers*cpus)) as (ray,data):
         items = data.from_items([dict(work=json.dumps(w)) for w in work], override_num_blocks=min(len(work), 10_000))
-        worker = worker | dict(begin=beginner(ray, retries+1))
+        worker = {k:fetcher(ray, v) if isinstance(v, bytes) else v for k,v in worker.items()} | dict(begin=beginner(ray, retries+1))
         done = items.map_batches(kind or ShardWorker, fn_constructor_kwargs=worker, batch_size=1, num_cpus=cpus, num_gpus=gpus or None,
                                  compute=data.ActorPoolStrategy(size=min(workers, len(work))))
         try:

@@ -14,7 +14,6 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-from .remote import Remote, fetched, place_of, sent, swept
 from safetensors import SafetensorError, safe_open
 
 from ..ground.cache import go_without
@@ -33,6 +32,7 @@ from neuronlens.ground.files import (
     write_arrays,
 )
 from .provenance import differing
+from .remote import Remote, fetched, place_of, sent, swept
 
 # %% ../../nbs/18_store.ipynb #1ed9c04a
 @contextmanager
