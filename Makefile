@@ -9,7 +9,7 @@ export NEURONLENS_CACHE ?= $(CURDIR)/build/cache
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-all test-kernels test-masks test-models test-mutants lab site bench prepare results paper clean
+.PHONY: help demo test test-slow test-all test-gpu test-kernels test-masks test-models test-mutants lab site bench prepare results paper clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -36,6 +36,9 @@ test-all: ## Both; the last line counts them together
 	@rm -f build/test.xml build/test-slow.xml
 	@status=0; $(MAKE) --no-print-directory --keep-going test test-slow || status=$$?; \
 	    $(PYTHON) tests/totals.py build/test.xml build/test-slow.xml || status=$$?; exit $$status
+
+test-gpu: $(READY) ## The same numbers on a graphics processor: float32, bfloat16, spread by device_map; skipped where there is none
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/test_gpu.py -m gpu
 
 test-kernels: $(READY) ## Run the numeric tests as if on older processors, too, and on one thread and two: make test-kernels FILES="tests/test_x.py"
 	@$(BIN)/python tests/kernels.py $(FILES)

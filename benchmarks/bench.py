@@ -1,6 +1,6 @@
 """Speed and memory of neuronlens beside what a user would do otherwise, in one process, as ratios.
 
-    python benchmarks/bench.py [part ...]      parts: sweep rerun shots record arrays growth start; all without
+    python benchmarks/bench.py [part ...]      parts: sweep rerun shots record farm gpu arrays growth start; all without
 
 Writes `results.csv` (name, ours, other, ratio, target, met), `growth.csv` and `machine.json` beside this file. Every figure is
 the median of at least five measurements that take turns with those of the other side; `ratio` is ours over other, and `met` says
@@ -197,6 +197,67 @@ def bench_record():
             yield row(f"record block {block} of {L} against nnsight on the same batches, {len(some)} texts (s)", r, b, 1.)
 
 
+# --- f: many machines, and a graphics processor
+
+
+def bench_farm():
+    "f: the same interventions in shards, as workers make them, against one go."
+    import numpy as np
+
+    from neuronlens.edits.farm import tally_arrays
+    from neuronlens.edits.sweeps import effects_on, grid
+    from neuronlens.ground.data import take
+    from neuronlens.records.shards import make_reading, shards
+    clf, train, _, texts = example()
+    some, ivs = take(texts, np.arange(0, len(texts), 4)), grid(train, site="residual.5", fraction=[.1, .3, .5], vote=[0, .5])
+    ask = make_reading(clf)
+
+    def cut(): return [tally_arrays(ask, t, interventions=ivs) for t in shards(some, clf, 64)]
+    ours, other = race(cut, lambda: effects_on(clf, some, ivs, progress=False))
+    yield row(f"{len(ivs)} interventions on {len(some)} texts in shards of 64 against one go (s)", ours, other, 1.1)
+
+
+def bench_gpu():
+    "f: a graphics processor against its own bare forward, float32, and the processor; nothing where there is none."
+    import copy
+    from dataclasses import replace
+
+    import torch
+    if not torch.cuda.is_available(): return print("no graphics processor that torch can use here: its rows are left out", flush=True)
+    from neuronlens.edits.edit import linear_edit
+    from neuronlens.edits.language import generate
+    from neuronlens.edits.sweeps import effects_on, grid
+    from neuronlens.models.batches import batches, encode, token_budget
+    from neuronlens.models.model import load_language_model, smollm2
+    from neuronlens.records.recording import record
+    clf, train, _, texts = example()
+    here, L = replace(clf, model=copy.deepcopy(clf.model).to("cuda")), len(clf.model.base_model.encoder.layer)
+    half = replace(clf, model=copy.deepcopy(here.model).to(torch.bfloat16))
+    part = list(batches(encode(here, texts.texts), tokens=token_budget("cuda"), fill=here.pad_id))
+
+    def waited():
+        bare(here, part)
+        torch.cuda.synchronize()
+
+    def read(c): return lambda: record(c, texts, progress=False)
+    r, b = race(read(here), waited)
+    yield row(f"record the last block against the bare forward of the same batches, {len(texts)} texts (s)", r, b, 1.5)
+    r, b = race(read(half), read(here))
+    yield row(f"record in bfloat16 against float32, {len(texts)} texts (s)", r, b, 1.05)
+    r, b = race(read(here), read(clf), rounds=3)
+    yield row(f"record against the processor, {len(texts)} texts (s)", r, b, .2)
+    for block in (L//2, L-1):
+        ivs = grid(train, site=f"residual.{block}", fraction=[.3, .6], edit="mean")[:20]
+        r, b = race(*(lambda i=ivs, c=c: effects_on(c, texts, i, progress=False) for c in (here, clf)), rounds=3)
+        yield row(f"block {block} of {L}: {len(ivs)} interventions against the processor, {len(texts)} texts (s)", r, b, .2)
+    model, tok = load_language_model(smollm2(), device="cuda")
+    words = [" ".join(t.split()[:20]) for t in texts.texts[:16]]
+    D = model.config.hidden_size
+    ivs = [linear_edit("1", "map", "residual.15", torch.eye(D), torch.zeros(D))]
+    r, b = race(lambda: generate(model, tok, words, ivs, new_tokens=20), lambda: generate(model, tok, words, new_tokens=20), rounds=3)
+    yield row("generate under an edit of a whole block against none, SmolLM2, 16 prompts, 20 tokens (s)", r, b, 1.3)
+
+
 # --- c: arrays
 
 
@@ -314,8 +375,8 @@ def bench_start():
     yield row("a later run of the demo, start to end, against 20 s (s)", r, 20., 1.)
 
 
-PARTS = dict(sweep=bench_sweep, rerun=bench_rerun, shots=bench_shots, record=bench_record, arrays=bench_arrays, growth=bench_growth,
-             start=bench_start)
+PARTS = dict(sweep=bench_sweep, rerun=bench_rerun, shots=bench_shots, record=bench_record, farm=bench_farm, gpu=bench_gpu,
+             arrays=bench_arrays, growth=bench_growth, start=bench_start)
 
 
 def machine():

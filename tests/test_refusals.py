@@ -35,7 +35,8 @@ REPEATED = { # Places that raise what was said elsewhere
     "anatomy._find_sites": "one of the reasons that it found, listed by their names `why` and `more`",
     "cli._plain_errors": "the sentence of an error that was caught",
     "cluster.one": "what was wrong when the worker was made",
-    "cluster.parts_from_ray": "what was wrong on a worker"}
+    "cluster.parts_from_ray": "what was wrong on a worker",
+    "remote.fetched": "what was wrong with the copy of a file, said of its address"}
 VALUES = ("7", "'mail.csv', row 3", "(3, 4)\n[1 2]")
 
 

@@ -119,15 +119,19 @@ class ShardWorker:
         if own.digest != work['digest']: raise InputError(f"{own.source}: not the file that the driver has read")
         return own
 
+    def make(self, texts:Texts)->tuple: # Arrays by name, and what to note of them
+        "What is kept of a shard."
+        return statistics_arrays(self.ask, texts)
+
     def one(self, work:str)->dict:
         "The part of one shard as bytes, or what is wrong."
         try:
             if self.error: raise InputError(self.error)
             work = json.loads(work)
             if self.begin is not None: self.begin(work['shard'])
-            arrays,note = statistics_arrays(self.ask, self.texts(work))
+            arrays,note = self.make(self.texts(work))
         except InputError as e: return dict(shard=-1, part=b'', cut=0, error=f"{socket.gethostname()}: {e}")
-        return dict(shard=work['shard'], part=save(arrays), cut=note['cut'], error='')
+        return dict(shard=work['shard'], part=save(arrays), cut=note.get('cut', 0), error='')
 
     def __call__(self, batch:dict)->dict:
         "The parts of the shards whose `work` is in the batch."
@@ -221,10 +225,17 @@ def beginner(ray, most):
         raise InputError(f"shard {shard} was begun {most} times, and its worker died each time")
     return begin
 
+# %% ../../nbs/26_cluster.ipynb #867ef6d6
+def fetcher(ray, data):
+    "A function that fetches bytes from this process: what a worker is made with directly would be gone when it is made again."
+    held = ray.put(data)
+    return lambda: ray.get(held)
+
 # %% ../../nbs/26_cluster.ipynb #56a1f645
 def parts_from_ray(
     work:list[dict], # `shard`, `digest` and `spans` of every shard to be made
     worker:dict, # Arguments of `ShardWorker`
+    kind=None, # Another class of workers
     *,
     workers:int=2, # Actors
     cpus:int=1, # Processors of each
@@ -235,8 +246,8 @@ def parts_from_ray(
     "The parts of shards, made by a pool of actors; a worker that dies is replaced."
     with ray_session(address, max(1, workers*cpus)) as (ray,data):
         items = data.from_items([dict(work=json.dumps(w)) for w in work], override_num_blocks=min(len(work), 10_000))
-        worker = worker | dict(begin=beginner(ray, retries+1))
-        done = items.map_batches(ShardWorker, fn_constructor_kwargs=worker, batch_size=1, num_cpus=cpus, num_gpus=gpus or None,
+        worker = {k:fetcher(ray, v) if isinstance(v, bytes) else v for k,v in worker.items()} | dict(begin=beginner(ray, retries+1))
+        done = items.map_batches(kind or ShardWorker, fn_constructor_kwargs=worker, batch_size=1, num_cpus=cpus, num_gpus=gpus or None,
                                  compute=data.ActorPoolStrategy(size=min(workers, len(work))))
         try:
             for d in done.iter_rows():
@@ -273,18 +284,29 @@ def todo(
     return [w | dict(spans=places[w['shard']]) for w in missing],[*names],n
 
 # %% ../../nbs/26_cluster.ipynb #4f90004e
-def _fill(ask, files, read, loads, folder, where, progress):
-    "Let workers make the shards that are missing in the folder."
-    store = open_store(folder, ask, None)
-    with progress_bar(what='summarising', unit='text', show=progress) as bar:
+def fill_store(
+    store, # `Store` of what `ask` says
+    ask, # `Reading`: what is read
+    files:list, # Where the texts are
+    read:dict, # `text`, `label` and `skip_empty` of `read_chunks`
+    loads:dict, # Arguments of `load_classifier`
+    where:dict, # `workers`, `cpus`, `gpus`, `retries` and `address` of `parts_from_ray`
+    progress:bool=True, # Show a progress bar
+    what:str='summarising', # What is done, for the bar
+    room=make_room, # Refuses too small a disk: called with store, reading and number of texts
+    kind=None, # Another class of workers than `ShardWorker`
+    **more, # What it is made with besides
+): # Nothing
+    "Let workers make the shards that are missing in a store."
+    with progress_bar(what=what, unit='text', show=progress) as bar:
         missing,names,bar.total = todo(ask, read_chunks(files, **read), store, bar)
         if not missing: return
-        make_room(store, ask, bar.total)
+        room(store, ask, bar.total)
         wanted = dict(sites=[*ask.widths], readout=ask.readout, size=ask.size, tokens=store.about['tokens'], keeps=ask.keeps,
                       quantiles=ask.quantiles, correct_only=ask.correct_only)
-        worker = dict(load=loads, about=reading_about(ask), ask=wanted, names=names, read=read, threads=where['cpus'])
+        worker = dict(load=loads, about=reading_about(ask), ask=wanted, names=names, read=read, threads=where['cpus'], **more)
         digests = {w['shard']:(w['digest'], sum(k for _,_,k in w['spans'])) for w in missing}
-        for i,arrays,note in parts_from_ray(missing, worker, **where):
+        for i,arrays,note in parts_from_ray(missing, worker, kind, **where):
             digest,n = digests[i]
             store.keep(i, digest, arrays, note)
             bar.update(n)
@@ -300,7 +322,7 @@ def summarise_on_ray(
     gpus:float=0, # Graphics processors of each
     retries:int=5, # How often a shard is tried again after its worker died
     address:str|None=None, # Of a running cluster, 'auto' for that of this machine; None: RAY_ADDRESS, or Ray is started here
-    folder:str|Path|None=None, # Keep finished shards there, and go on from those that are there
+    folder:str|Path|None=None, # Keep finished shards there, a path or an address of fsspec, and go on from those that are there
     classes:list[str]|None=None, # Class names in the order of the outputs; None: the model's own names
     readout:str|None=None, # 'first', 'last' or 'mean'; None: by the kind of model
     max_length:int|None=None, # Cut texts after so many tokens; None: as many as the model can read
@@ -325,9 +347,9 @@ def summarise_on_ray(
     clf = load_classifier(**loads, device='cpu')
     kw = dict(readout=readout, tokens=tokens or (16384 if gpus else token_budget('cpu')), size=size, **keeps)
     with TemporaryDirectory() as spare:
-        at = Path(folder or spare)
+        at,where = folder or spare,dict(workers=workers, cpus=cpus, gpus=gpus, retries=retries, address=address)
         ask = make_reading(clf, sites, keeps='statistics', **kw)
-        _fill(ask, files, read, loads, at, dict(workers=workers, cpus=cpus, gpus=gpus, retries=retries, address=address), progress)
+        fill_store(open_store(at, ask, None), ask, files, read, loads, where, progress)
         return summarise(clf, read_chunks(files, **read), sites, folder=at, progress=False, **kw)
 
 # %% ../../nbs/26_cluster.ipynb #9cbd01ba

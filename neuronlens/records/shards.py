@@ -198,8 +198,8 @@ def make_room(
     need = disk_need(ask, sum(k for i,k in enumerate(sizes) if n is None or store.path(i).name not in there))
     what = 'what is to be kept takes' if n is not None else f'every {ask.size:,} texts take'
     with spared(store):
-        free = check_room(store.folder, need, what)
-        if need and not switched_off(): say(f"{what} {said_size(need)} of {said_size(free)} disk")
+        free = check_room(store.folder, need, what) if isinstance(store.folder, Path) else None # Elsewhere nobody says what is free
+        if need and not switched_off(): say(f"{what} {said_size(need)}"+('' if free is None else f" of {said_size(free)} disk"))
 
 # %% ../../nbs/19_shards.ipynb #139d93c8
 def _sketch_bytes(n):
@@ -246,7 +246,7 @@ def activation_arrays(
 
 # %% ../../nbs/19_shards.ipynb #786bbe22
 def open_store(
-    folder:str|Path|None, # Where shards are kept; None: nowhere
+    folder:str|Path|None, # Where shards are kept, a path or an address that fsspec serves; None: nowhere
     ask:Reading, # What they hold
     texts:Texts|None, # Of which texts; None: not known beforehand
     spare:bool=False, # Whether it is only there to spare work, so that nothing that is wrong with it stops a run

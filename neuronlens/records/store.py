@@ -24,7 +24,6 @@ from neuronlens.ground.files import (
     DiskFull,
     atomic,
     discard,
-    known_path,
     read_arrays,
     read_json,
     read_sealed,
@@ -33,6 +32,7 @@ from neuronlens.ground.files import (
     write_arrays,
 )
 from .provenance import differing
+from .remote import Remote, fetched, place_of, sent, swept
 
 # %% ../../nbs/18_store.ipynb #1ed9c04a
 @contextmanager
@@ -53,11 +53,11 @@ _SHARDS = r'shard-\d+\.safetensors'
 class Store:
     "A folder of shards: `shard-00000.safetensors`, .. and `recording.json`."
     def __init__(self,
-        folder:str|Path, # Where; made with the first shard
+        folder:str|Path, # Where, a path or an address such as 'memory://run'; made with the first shard
         about:dict, # What its shards are of, with the keys of `DECIDES`
         spare:bool=False, # Whether it is only there to spare work: what is wrong with it is a warning, and is made again
     ):
-        self.folder,self.about,self.spare,self.full = known_path(folder),about,spare,False
+        self.folder,self.about,self.spare,self.full = place_of(folder),about,spare,False
         self.found,self.versions = {},None # What `recording.json` says, and who made the shards that were found if none had to be made
         with spared(self): self.found = _found(self)
         self.about.setdefault('tokens', self.found.get('tokens'))
@@ -71,7 +71,7 @@ class Store:
         "Arrays and header of shard `i`, if it is there, whole, and of these texts."
         if not self.path(i).exists() and not self.found.get('finished'): return
         try:
-            arrays,about = read_arrays(self.path(i))
+            with fetched(self.path(i)) as at: arrays,about = read_arrays(at)
             self.same(about)
             if about.get('digest') == texts.digest:
                 self.versions = about.get('versions') if self.versions is None else self.versions
@@ -87,12 +87,13 @@ class Store:
         if self.full: return
         with spared(self):
             if not self.found: self.tell({})
-            write_arrays(self.path(i), arrays, self.about | note | dict(digest=digest, number=i))
+            with sent(self.path(i)) as at: write_arrays(at, arrays, self.about | note | dict(digest=digest, number=i))
 
     def tell(self, more:dict):
         "Write what the shards are of."
         said = self.about | more
-        with atomic(self.folder/'recording.json', durable=True) as part: part.write_text(sealed(said), encoding='utf-8', newline='\n')
+        with sent(self.folder/'recording.json') as at, atomic(at, durable=True) as part:
+            part.write_text(sealed(said), encoding='utf-8', newline='\n')
         self.found = said
 
     def __repr__(self): return f"Store({len(list(self.folder.glob('shard-*.safetensors')))} shards)"
@@ -103,6 +104,7 @@ def _other(store, what):
 
 def _clear_way(store):
     "Sweep the folder; a file in its place, or a folder in the place of a file, is refused, or made way for."
+    if isinstance(store.folder, Remote): return swept(store.folder)
     if store.folder.exists() and not store.folder.is_dir():
         if store.spare: raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(store.folder))
         raise InputError(f"{store.folder}: a file is in the way of the folder")
@@ -116,9 +118,9 @@ def _clear_way(store):
 # %% ../../nbs/18_store.ipynb #b3896b21
 def _headers(folder):
     "What the shards of a folder say, of those that can be read."
-    for p in sorted(folder.glob('shard-*.safetensors')):
+    for p in sorted(folder.glob('shard-*.safetensors'), key=str):
         try:
-            with safe_open(p, 'np') as f: yield json.loads(f.metadata()['neuronlens'])
+            with fetched(p) as at, safe_open(at, 'np') as f: yield json.loads(f.metadata()['neuronlens'])
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError): continue
 
 # %% ../../nbs/18_store.ipynb #84a0c7c9
