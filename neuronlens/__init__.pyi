@@ -72,9 +72,11 @@ from .ground import setting as setting
 from .models import anatomy as anatomy
 from .models import batches as batches
 from .models import hooks as hooks
+from .models import latents as latents
 from .models import model as model
 from .models import prompt as prompt
 from .models import prompted as prompted
+from .models import sites as sites
 from .models import training as training
 from .models import trials as trials
 from .models import verbalizers as verbalizers

@@ -29,10 +29,10 @@ from .planning import plan
 from ..ground.core import InputError
 from ..ground.data import Texts, take
 from ..ground.setting import Setting, format_kind
-from ..models.anatomy import anatomy, parse_site
 from ..models.batches import each_batch, encode, read, readout_weights
 from ..models.hooks import run
 from ..models.model import Classifier
+from ..models.sites import find_site
 from ..records.recording import correct_only, part_of
 
 # %% ../../nbs/49_live.ipynb #889e4bd5
@@ -175,10 +175,10 @@ def edit_text(
     iv = next((iv for iv in interventions if iv.condition == 'range'), None)
     if iv is None: raise InputError("none of the interventions has the condition 'range'")
     one = Texts([text], np.zeros(1, np.int64), clf.classes, 'the text')
-    encoded,site = encode(clf, one.texts, one),parse_site(iv.site, len(anatomy(clf.model)))
+    encoded,site = encode(clf, one.texts, one),find_site(clf.model, iv.site)
     (batch,x), = each_batch(clf, encoded, lambda b: run(clf, b, [site])[site])
     there,weights = batch.mask[0] == 1,readout_weights(batch, clf.readout).cpu()
-    x,where,answers = x[0].cpu()[there],_where(iv.positions, weights),dict(base=None)
+    x,where,answers = x[0].cpu().expand(len(there), -1)[there],_where(iv.positions, weights),dict(base=None)
     for which,_,p,_ in interventions_on(clf, one, interventions, progress=False):
         answers |= dict(base=p[0]) if which is None else {interventions[i].condition:q[0] for i,q in zip(which, p, strict=True)}
     weights = weights[0, there]
