@@ -457,8 +457,8 @@ def test_multi_label():
     matrix = np.array([[n in s for n in ("rude", "long", "old")] for s in sets]).astype(int)
     for k, label in enumerate(("rude", "long", "old")):
         clf = make_classifier(model, tok, label=label)
-        texts = nl.data.one_label(TEXTS, sets, label)
-        assert texts.digest == nl.data.one_label(TEXTS, matrix, label, names=["rude", "long", "old"]).digest
+        texts = nl.model.one_label(TEXTS, sets, label)
+        assert texts.digest == nl.model.one_label(TEXTS, matrix, label, names=["rude", "long", "old"]).digest
         rec = record(clf, texts, progress=False)
         assert rec.classes == (f"not {label}", label) and [rec.classes[i] == label for i in rec.labels] == [label in s for s in sets]
         same_answers(rec.probabilities, torch.stack([1-want[:, k], want[:, k]], 1), clf, size=score_size(want))
@@ -477,10 +477,10 @@ def test_numbers_are_said_to_be_the_models():
     clf, _ = made("bert")
     texts = nl.make_texts(TEXTS, [0, 1, 2, 0, 1, 2])
     for given in (texts, nl.make_texts(TEXTS, list("012012"))):
-        with pytest.raises(InputError, match="say which name each number has"): record(clf, given, progress=False)
-    said = record(clf, nl.make_texts(TEXTS, [0, 1, 2, 0, 1, 2], classes=clf.classes), progress=False)
+        with pytest.raises(InputError, match="say so by numbered"): record(clf, given, progress=False)
+    said = record(clf, nl.model.numbered(texts, clf.classes), progress=False)
     np.testing.assert_array_equal(said.labels, [0, 1, 2, 0, 1, 2])
-    other = record(clf, nl.make_texts(TEXTS, [0, 1, 2, 0, 1, 2], classes=["c", "b", "a"]), progress=False)
+    other = record(clf, nl.model.numbered(texts, ["c", "b", "a"]), progress=False)
     np.testing.assert_array_equal(other.labels, [2, 1, 0, 2, 1, 0])
     own = make_classifier(tiny_model("bert", vocab_size=120), word_tokenizer(brackets=True))
     assert own.classes[0] == "LABEL_0"

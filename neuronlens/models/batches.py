@@ -111,7 +111,7 @@ def read(
     acts:Tensor, # `[N, T, D]` activations; `[N, 1, D]` where a text has one vector
     weights:Tensor, # `[N, T]` from `readout_weights`
 )->Tensor: # `[N, D]` float32
-    "The activation that stands for each text; a position of weight 0 is never touched, whatever it holds; the only one, where there is one."
+    "The activation that stands for each text; a position of weight 0 is never touched, whatever it holds; of one alone, that one."
     weights = fitting(weights, acts)
     if ((weights == 0) | (weights == 1)).all(): return acts[torch.arange(len(acts)), weights.argmax(1)].float()
     return torch.where(weights[...,None] > 0, acts.float()*weights[...,None], 0.).sum(1)

@@ -73,7 +73,8 @@ def with_latents(
     if (known := a.places.get(Site(name))) is None or known.identity != place.identity:
         if known is not None: raise InputError(f"site {name!r}: the model has other latents of that name; give these another")
         try:
-            with torch.inference_mode(False), evaluating(clf.model), quiet(), untouched(clf.model): place = _proven(clf.model, a, Site(name), place)
+            with torch.inference_mode(False), evaluating(clf.model), quiet(), untouched(clf.model):
+                place = _proven(clf.model, a, Site(name), place)
         except _TRIPS as e:
             if isinstance(e, InputError): raise
             raise InputError(f"latents {name!r} of {base} cannot be studied: {_first_line(e)}") from None
@@ -88,7 +89,8 @@ def _check_name(model, name):
     "Refuse what cannot be the name of a new site."
     if not isinstance(name, str) or not name.isidentifier() or not _module_path(name) or name in (*STREAMS, *_TAKEN):
         raise InputError(f"{name!r} is no name for a site: one word that is no stream, such as 'sae'")
-    if name in dict(model.named_modules()): raise InputError(f"{name!r} is a module of {type(model).__name__}; give the latents another name")
+    if name in dict(model.named_modules()):
+        raise InputError(f"{name!r} is a module of {type(model).__name__}; give the latents another name")
 
 _TAKEN = ('acts', 'labels', 'predicted', 'confidence', 'probabilities', 'embedding', 'start') # What lies beside sites in a file
 
@@ -120,6 +122,10 @@ def _identity(base, pair, modules):
 
 
 # %% ../../nbs/14_latents.ipynb #13a7000b
+def _is_real(x): return isinstance(x, Tensor) and x.is_floating_point() and bool(x.isfinite().all())
+
+def _shape(x): return list(getattr(x, 'shape', []))
+
 def _proven(model, a, site, place):
     "The place with its width; refuses a pair that mixes positions, gives other shapes or no numbers, or is not the same twice."
     ids,seen,said = _trial_rows(model),[],f"latents {str(site)!r} of {place.base} cannot be studied"
@@ -127,14 +133,14 @@ def _proven(model, a, site, place):
         _at(stack, model, a, place.base, seen.append)
         model(input_ids=ids, **call_options(model))
         h,z = seen[0],place.read(seen[0])
-        if not (isinstance(z, Tensor) and z.ndim == 3 and z.is_floating_point() and z.shape[:2] == h.shape[:2] and bool(z.isfinite().all())):
-            raise InputError(f"{said}: encode makes {list(getattr(z, 'shape', []))} of {list(h.shape)}, not one finite row for each")
+        if not (_is_real(z) and z.ndim == 3 and z.shape[:2] == h.shape[:2]):
+            raise InputError(f"{said}: encode makes {_shape(z)} of {_shape(h)}, not one finite row for each")
         parts = [(place.read(h[i:i+1, j:j+1])[0, 0], z[i, j]) for i in range(len(h)) for j in range(h.shape[1])]
         if not all(alike(one, beside, model) for one,beside in [*parts, (place.read(h), z)]):
             raise InputError(f"{said}: encode makes something else of a position alone than beside others, or the second time")
         back = place.decode(z)
-        if not (isinstance(back, Tensor) and back.shape == h.shape and bool(back.isfinite().all())):
-            raise InputError(f"{said}: decode makes {list(getattr(back, 'shape', []))} of {list(z.shape)}, not {list(h.shape)} finite numbers")
+        if not (_is_real(back) and back.shape == h.shape):
+            raise InputError(f"{said}: decode makes {_shape(back)} of {_shape(z)}, not {_shape(h)} finite numbers")
         for i,j in ((0, 0), (1, -1)):
             if not alike(place.decode(z[i:i+1, j:][:,:1])[0, 0], back[i, j], model):
                 raise InputError(f"{said}: decode makes something else of a position alone than beside others")

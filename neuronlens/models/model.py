@@ -72,7 +72,7 @@ class Classifier:
 
     tail = 0 # Columns that every batch keeps free on its right
     head_rows = None # The only rows of the output matrix that its answer needs
-    about = property(lambda self: dict(latents=dict(self.latents)) if self.latents else {}) # What else decides its answers, for the provenance
+    about = property(lambda self: dict(latents=dict(self.latents)) if self.latents else {}) # What else decides answers, for the provenance
     changed = property(lambda self: _changed(self)) # `{'changed': state}` if its weights are no longer those of `sha256`, else `{}`
     device = property(lambda self: input_device(self.model))
 
@@ -99,7 +99,7 @@ class Classifier:
         return (first_attended if head == 'first' else last_attended)(mask)[:,None]
 
     def class_logits(self, logits:Tensor)->Tensor: # `[N, C]`
-        "The scores of the classes among what the model's head returns: all of it; of one label, 0 without and its score with it: a sigmoid."
+        "The scores of the classes among what the model's head returns: all of it; of one label 0, and its score: a sigmoid."
         if self.label is None: return logits
         return torch.stack([torch.zeros_like(z := logits[:, self.label]), z], -1)
 
@@ -173,7 +173,8 @@ def make_classifier(
                                                     " stand beside it; such a model cannot be studied in batches")
     if max_length is not None and not (isinstance(max_length, Integral) and 3 <= max_length <= most):
         raise InputError(f"max_length {max_length!r} must be a whole number between 3 and the model's {most} tokens")
-    return Classifier(model, tokenizer, classes, readout, max_length or most, source, sha256, weights_state(model) if sha256 else '', label=at)
+    state = weights_state(model) if sha256 else ''
+    return Classifier(model, tokenizer, classes, readout, max_length or most, source, sha256, state, label=at)
 
 # %% ../../nbs/10_model.ipynb #b7d24c1a
 def _answers(classes, label, config, source):
@@ -184,8 +185,8 @@ def _answers(classes, label, config, source):
     if kind == 'multi_label_classification':
         names = _class_names(classes, config, source)
         if label in names: return (f'not {label}', label),names.index(label)
-        raise InputError(f"model {source!r} is no single-label classifier ({n} output(s), {kind}); study one of its labels at a time by label=:"
-                         f" {', '.join(names)}")
+        raise InputError(f"model {source!r} is no single-label classifier ({n} output(s), {kind}); study one of its labels at a time by"
+                         f" label=: {', '.join(names)}")
     if n < 2 or kind == 'regression': raise InputError(f"model {source!r} is no single-label classifier ({n} output(s), {kind})")
     return _class_names(classes, config, source),None
 
@@ -265,7 +266,8 @@ def load_language_model(
     if 'gguf_file' in kw: _forget_quantisation(model)
     if device_map is None: model = model.to(device)
     if (Path(source)/'adapter_config.json').is_file(): model = with_adapter(model, source)
-    if not is_causal(without_wrapper(model).eval()): raise InputError(f"model {str(source)!r} is no causal language model: positions see later tokens")
+    if not is_causal(without_wrapper(model).eval()):
+        raise InputError(f"model {str(source)!r} is no causal language model: positions see later tokens")
     return model, _load(AutoTokenizer, place if 'gguf_file' in kw else tokenizer_folder(source), **kw)
 
 # %% ../../nbs/10_model.ipynb #01d3deb3
@@ -337,7 +339,7 @@ def class_index(
     small = [c.lower() for c in clf.classes]
     lower = {c:exact.get(c, small.index(c.lower())) for c in names if c in exact or small.count(c.lower()) == 1}
     numbers = {str(i):i for i in range(len(clf.classes))}
-    if names and all(c in numbers for c in names) and not all(c in exact or c.lower() in small for c in names): _check_numbers(names, clf, source)
+    if {*names} and {*names} <= numbers.keys() and not {c.lower() for c in names} <= {*small}: _check_numbers(names, clf, source)
     if by_name := any(exact.get(k, i) != i for k,i in numbers.items()): numbers = {} # Classes called 1 to 3: a label 1 is not the second
     known = next((k for k in (exact, lower, numbers) if all(c in k for c in names)), lower or numbers)
     if strange := [c for c in names if c not in known]:
@@ -352,6 +354,6 @@ def class_index(
 def _check_numbers(names, clf, source):
     "Refuse labels that are numbers where the model's classes have names: another numbering would pass for the model's."
     if all(c.upper() == f'LABEL_{i}' for i,c in enumerate(clf.classes)): return # The model has no other names than its numbers
-    raise InputError(f"{source}: label {names[0]!r} may be a place among the model's classes ({', '.join(clf.classes)}) or a name of its own; say"
-                     " which name each number has: make_texts(texts, labels, classes=clf.classes) if they are the model's")
+    raise InputError(f"{source}: label {names[0]!r} may be a place among the model's classes ({', '.join(clf.classes)}) or a name"
+                     " of its own; say which name each number has: make_texts(texts, labels, classes=clf.classes) if they are the model's")
 

@@ -37,7 +37,9 @@ def _door(args, kw):
     def real(t): return isinstance(t, Tensor) and t.is_floating_point()
     return next(chain((i for i,t in enumerate(args) if real(t)), (k for k in ('hidden_states', *kw) if real(kw.get(k)))), None)
 
-def _first_of(out): return next(iter(out.values()), None) if isinstance(out, dict) else out[0] if isinstance(out, tuple|list) and out else out
+def _first_of(out):
+    if isinstance(out, dict): return next(iter(out.values()), None)
+    return out[0] if isinstance(out, tuple|list) and out else out
 
 def _instead(out, new):
     "What a module gave, its first part exchanged."
@@ -113,7 +115,7 @@ def _hang_module(stack, model, a, site, place, fn):
 
 # %% ../../nbs/13_sites.ipynb #ea716c2e
 def _watched(model, a, at, ids, change=None, **kw):
-    "What stands at (module, whether what goes in) each time it runs, and at which level, and the logits; `change` puts something else there."
+    "What stands at (module, whether what goes in) each time it runs, and at which level, and the logits; `change` puts another there."
     seen,inside,behind = [],[],[]
     def fn(x):
         seen.append((x.clone() if isinstance(x, Tensor) else x, inside[-1]-.5 if inside else behind[-1]+.25 if behind else -1.5))
@@ -207,7 +209,7 @@ def check_moves(
     site:Site, # A site that is a module, and is not yet among the places
     place, # Its place
 ): # Nothing; raises `InputError`
-    "Refuse a site at which an edit of a text leaves its answer, moves another one's, or does something else in a pass that resumes below it."
+    "Refuse a site at which an edit of a text leaves its answer, moves another one's, or comes to something else in a pass resumed below."
     ids,first = _trial_rows(model),floor(place.level)
     def change(h):
         noise = torch.randn(h[:1].shape, generator=torch.Generator().manual_seed(0)).to(h)
@@ -225,5 +227,6 @@ def check_moves(
         (hidden,_),*_ = _watched(model, a, (a.blocks[max(0, first)], first < 0), ids)[0]
         if not alike(logits(change, hidden), moved, model):
             raise InputError(f"site {str(site)!r} cannot be studied: a pass that resumes below it comes to another answer")
-    if not alike(logits(), plain, model): raise InputError(f"site {str(site)!r} cannot be studied: a pass after an edit is no longer the same")
+    if not alike(logits(), plain, model):
+        raise InputError(f"site {str(site)!r} cannot be studied: a pass after an edit is no longer the same")
 

@@ -63,7 +63,8 @@ def adapter_base(
     if not isinstance(name, str) or not name: raise InputError(f"{said} does not say which model it changes (base_model_name_or_path)")
     base = next((p for p in (Path(name), folder/name) if p.is_dir()), None)
     if base is None:
-        raise InputError(f"{said} changes the model {name!r}, which is no folder here; write its folder into {_ADAPTER}: nothing is fetched")
+        raise InputError(f"{said} changes the model {name!r}, which is no folder here; write its folder into {_ADAPTER}, as"
+                         " nothing is fetched")
     if (base/_ADAPTER).is_file(): raise InputError(f"{said} changes {str(base)!r}, which is an adapter itself; merge that one first")
     if not (folder/'adapter_model.safetensors').is_file():
         raise InputError(f"{said} has no adapter_model.safetensors; pickled weights are never read")
