@@ -90,12 +90,13 @@ def test_beside_the_adapter(tmp_path):
                                         ("chain", "is an adapter itself; merge that one first"),
                                         ("missing", "do not fit"), ("more", "do not fit"),
                                         ("headless", "has no classification head"), ("nothing", "does not say which model"),
-                                        ("base pickled", "no .safetensors file")])
+                                        ("base pickled", "no .safetensors file"), ("rank", "asks for a rank of 1000000000")])
 def test_refused(tmp_path, fault, why):
     made(tmp_path, "llama")
     folder, config = tmp_path/"adapter", tmp_path/"adapter/adapter_config.json"
     about, weights = json.loads(config.read_text()), load_file(tmp_path/"adapter/adapter_model.safetensors")
     if fault == "hub": about["base_model_name_or_path"] = "some/model"
+    if fault == "rank": about["r"] = 10**9
     if fault == "nothing": about["base_model_name_or_path"] = None
     if fault == "chain": shutil.copy(config, tmp_path/"base/adapter_config.json")
     if fault == "missing": weights.pop(sorted(weights)[0])
