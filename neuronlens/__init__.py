@@ -60,7 +60,7 @@ _NAMES = { # Room: the names that most users need
 }
 _ROOMS = { # Floor: its rooms, also found without it
     "ground": "core refusals files progress data cache rounding setting machine",
-    "models": "trials batches weights model prompt verbalizers anatomy prompted hooks writing training",
+    "models": "trials batches weights model prompt verbalizers anatomy prompted hooks sites writing latents training",
     "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing overlap matching profile",
     "records": "provenance remote store shards recording summary tokens cluster",
     "edits": "edit planning ablation attribution effects evidence farm sweeps erasure presets choice questions language reading live states",

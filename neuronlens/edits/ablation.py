@@ -29,10 +29,11 @@ from ..ground.data import Texts
 from ..ground.machine import need_memory
 from ..ground.progress import progress_bar
 from ..ground.setting import POSITIONS, class_number
-from ..models.anatomy import Site, anatomy, parse_site
-from ..models.batches import Batch, each_batch, encode, first_attended, last_attended, readout_weights, token_budget
-from ..models.hooks import EMBEDDING, answer, before, head_reads, logits, run, shots_again
+from ..models.anatomy import Site, anatomy
+from ..models.batches import Batch, each_batch, encode, first_attended, fitting, last_attended, readout_weights, token_budget
+from ..models.hooks import answer, before, head_reads, level, logits, run, shots_again
 from ..models.model import Classifier, align
+from ..models.sites import find_site
 from ..records.recording import Recording
 from ..records.shards import finite_answers
 
@@ -86,15 +87,15 @@ def _stacks(x, weights, ivs, room, tokens=None):
         yield which,stack,fires
 
 # %% ../../nbs/40_ablation.ipynb #2fef5aca
-def _going_on(site, h, below):
-    "How a pass resumes with `h [S N, T, D]` at a site; `below [N, T, D]` is the state under it, where it lies inside a block."
-    at = before(site)
+def _going_on(site, h, at, below):
+    "How a pass resumes with `h [S N, T, D]` at a site; `below [N, T, D]` is the state at `at` under it, where it is not itself a state."
     if at == site: return dict(start=(site, h))
     return dict(start=(at, below.repeat(len(h)//len(below), 1, 1)), edits={site:lambda _: h})
 
 def _reaches_shots(clf, iv):
     "Whether an intervention edits shots that are not in the batch, and the text sees it."
-    return clf.past and iv.positions in ('all', 'prompt') and iv.site != Site('residual', len(anatomy(clf.model))-1)
+    a = anatomy(clf.model)
+    return clf.past and iv.positions in ('all', 'prompt') and before(iv.site, a) != Site('residual', len(a)-1)
 
 def _edited_shots(clf, site, ivs, states):
     "The model with its shots as each of these interventions leaves them; `states` are those of the unedited shots."
@@ -102,17 +103,20 @@ def _edited_shots(clf, site, ivs, states):
     x = states[site]
     which,stack,_ = next(_stacks(x, x.new_zeros(x.shape[:2]), ivs, len(ivs)))
     h = stack[np.argsort(which)].flatten(0, 1)
-    return shots_again(clf, len(ivs), **_going_on(site, h, states[before(site)]))
+    at = before(site, anatomy(clf.model))
+    return shots_again(clf, len(ivs), **_going_on(site, h, at, states[at]))
 
 # %% ../../nbs/40_ablation.ipynb #687a9849
 def _above(clf, batch, site, stack, below):
     "Class probabilities `[S, N, C]` when `stack [S, N, T, D]` stands at a site; `below` is the state to resume from."
-    S,h,last = len(stack),stack.flatten(0, 1),len(anatomy(clf.model))-1
-    if site == Site('residual', last):
+    S,h,a = len(stack),stack.flatten(0, 1),anatomy(clf.model)
+    last,at = Site('residual', len(a)-1),before(site, a)
+    if site == last or batch is None:
+        if site != last: h = a.place(site).write(below.repeat(S, 1, 1), h) # Latents of what the head reads
         z = answer(clf, h[:,0]) if batch is None else answer(clf, h, batch.mask.repeat(S, 1))
     else:
         many = Batch(batch.ids.repeat(S, 1), batch.mask.repeat(S, 1), batch.special.repeat(S, 1), np.tile(batch.rows, S))
-        z = logits(clf, many, **_going_on(site, h, below))
+        z = logits(clf, many, **_going_on(site, h, at, below))
     return z.softmax(-1).unflatten(0, (S, -1))
 
 # %% ../../nbs/40_ablation.ipynb #bb8f4e05
@@ -120,6 +124,8 @@ def _at_head(a, hidden, mask):
     "What the head reads of `[N, T, D]`, as `[N, 1, D]`."
     at = (first_attended if a.head == 'first' else last_attended)(mask).to(hidden.device)
     return hidden[torch.arange(len(hidden), device=hidden.device), at][:,None]
+
+def _of_top(a, site): return getattr(a.place(site), 'base', site) if site.block is None else site # Of latents, what they are of
 
 def _asks_tokens(iv): return iv.scope == 'text' and iv.fitted_at == 'tokens'
 
@@ -133,19 +139,20 @@ def _by_site(ivs):
 def _ablate_batch(clf, batch, ivs, readout, room, base=True, done=lambda site, n: None):
     "The unedited answers of a batch as (None, `[N, C]`, None), then (which, `[S, N, C]`, fires `[S, N]`) of all interventions."
     a,w,sites = anatomy(clf.model),readout_weights(batch, readout).to(clf.device),_by_site(ivs)
-    last,needed = Site('residual', len(a)-1),{s for site in sites for s in (site, before(site))}
+    last,needed = Site('residual', len(a)-1),{s for site in sites for s in (site, before(site, a))}
     states,P = run(clf, batch, needed | ({last} if base else set())),clf.past*any(_reaches_shots(clf, iv) for iv in ivs)
     of_shots = run(*clf.shots_alone(1), needed) if P else {}
     if base: yield None,answer(clf, states[last], batch.mask).softmax(-1),None
     done(None, 1)
     for site,at in sites.items():
-        lone = site == last and readout == head_reads(clf) and not any(_asks_tokens(ivs[i]) for i in at)
-        x,weights = (_at_head(a, states[site], batch.mask),torch.ones(len(batch), 1)) if lone else (states[site], w)
-        stack_size = max(1, room//(x.shape[:2].numel()+P))
-        every = None if lone else readout_weights(batch, 'mean').to(x.device)
+        x,below = states[site],states[before(site, a)]
+        lone = _of_top(a, site) == last and readout == head_reads(clf) and not any(_asks_tokens(ivs[i]) for i in at)
+        stack_size = max(1, room//((len(x) if lone else batch.ids.numel())+P))
+        if lone: x,below = (_at_head(a, h, batch.mask) for h in (x, below))
+        weights,every = (fitting(v, x) for v in (w, readout_weights(batch, 'mean').to(x.device)))
         for which,stack,fires in _stacks(x, weights.to(x.device), [ivs[i] for i in at], stack_size, every):
             own = _edited_shots(clf, site, [ivs[at[i]] for i in which], of_shots)
-            p = _above(own, None if lone else batch, site, stack, states[before(site)])
+            p = _above(own, None if lone else batch, site, stack, below)
             yield [at[i] for i in which],p,fires
             done(site, len(which))
 
@@ -175,8 +182,8 @@ def _ablate_recorded(clf, acts, ivs, done, room=1<<20):
 
 def _share_of_pass(clf, site):
     "What an intervention costs, in passes of the whole model: the blocks above its site, and a little for the head."
-    L = len(anatomy(clf.model))
-    share = 1 if site is None else (L-1-before(site).block+(before(site) == EMBEDDING))/L+1e-3
+    L = len(a := anatomy(clf.model))
+    share = 1 if site is None else (L-1-max(-1, level(a, before(site, a))))/L+1e-3
     return round(share*2**20)/2**20 # Of such numbers any sum is exact, so that the parts make the whole
 
 # %% ../../nbs/40_ablation.ipynb #abb93f70
@@ -189,7 +196,7 @@ def _placed(ivs, clf):
             if id(t) not in moved: moved[id(t)] = t.to(device)
         to = lambda t: None if t is None else moved[id(t)]
         kw = dict(neurons=to(iv.neurons), lo=to(iv.lo), hi=to(iv.hi), state=type(iv.state)(*map(to, iv.state)))
-        out.append(replace(iv, site=parse_site(iv.setting.site, len(a)), **kw))
+        out.append(replace(iv, site=find_site(clf.model, iv.setting.site), **kw))
     for iv in out:
         if iv.scope == 'text' and _reaches_shots(clf, iv):
             raise InputError(f"{said_edit(iv)}: shots are read before the text that scope 'text' asks; edit positions 'readout'")

@@ -19,9 +19,10 @@ from ..ground.core import InputError
 from ..ground.data import Texts
 from ..ground.progress import progress_bar
 from ..models.anatomy import Site, anatomy, parse_site
-from ..models.batches import Batch, each_batch, encode, read, readout_weights, token_budget
+from ..models.batches import Batch, each_batch, encode, fitting, read, readout_weights, token_budget
 from ..models.hooks import answer, before, logits, run
 from ..models.model import Classifier, align
+from ..models.sites import find_site
 from ..records.recording import Recording, record
 
 # %% ../../nbs/39_attribution.ipynb #5f53ac0e
@@ -93,10 +94,10 @@ def _gold(z, labels):
 # %% ../../nbs/39_attribution.ipynb #7142fc1e
 def _from_site(clf, batch, site):
     "Activations `[n, D]` at the readout, and a function from others in their place to logits."
-    at = before(site)
+    at = before(site, anatomy(clf.model))
     with torch.no_grad(): states = run(clf, batch, {site, at})
     x,below = states[site],states[at]
-    w = readout_weights(batch, clf.readout).to(x.device)
+    w = fitting(readout_weights(batch, clf.readout).to(x.device), x)
     own,moves = read(x, w),(w > 0)[..., None]
     def answers(acts):
         S = len(acts)//len(own)
@@ -157,7 +158,7 @@ def attributions(
 )->Attributions: # One number for each text and neuron, in the order of the texts
     "Slope of the log-probability of each text's class at the readout, times the activation, or integrated from the mean."
     points,a,texts = path_points(method, steps),anatomy(clf.model),align(texts, clf)
-    site = parse_site(site, len(a))
+    site = find_site(clf.model, site)
     acts = None if recording is None else _checked(clf, texts, site, recording)
     lone = site == Site('residual', len(a)-1) and clf.readout == a.head
     integrates = method == 'integrated_gradients'

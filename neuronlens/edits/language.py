@@ -110,6 +110,7 @@ def _edits(ivs, where, ask):
         def fn(x):
             for iv in own:
                 here,once = where(iv.positions),{} if iv.scope == 'position' else dict(asked=ask(iv, x))
+                if here is not None and x.shape[1] == 1: here = here.any(1, keepdim=True) # One vector a text is at all of its positions
                 if here is None: x = iv(x, **once)[0]
                 elif here.any(): x = iv(x, here.to(x.device), **once)[0]
             return x

@@ -6,9 +6,10 @@
 __all__ = ['Site']
 
 # %% ../../nbs/11_anatomy.ipynb #2d924cba
+import re
 from collections import OrderedDict
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,18 +24,19 @@ STREAMS = ('residual', 'mlp', 'attention')
 # %% ../../nbs/11_anatomy.ipynb #ccee96d9
 @dataclass(frozen=True, order=True)
 class Site:
-    "Where neurons are read, elsewhere called an activation site or hook point: a stream of a block."
-    stream:str # 'residual', 'mlp' or 'attention'
-    block:int # Block index from 0; -1 is the last
-    def __str__(self): return f"{self.stream}.{self.block}"
+    "Where neurons are read, elsewhere called an activation site or hook point: a stream of a block, or a module."
+    stream:str # 'residual', 'mlp' or 'attention'; or the dotted path of a module, with ':in' behind it for what goes into it
+    block:int|None=None # Block index from 0; -1 is the last; None: `stream` is a module
+    def __str__(self): return self.stream if self.block is None else f"{self.stream}.{self.block}"
 
 # %% ../../nbs/11_anatomy.ipynb #5472b43b
 def parse_site(
-    site:str|Site, # For example 'residual.5' or 'mlp.-1'
+    site:str|Site, # For example 'residual.5', 'mlp.-1', 'bert.pooler' or 'bert.pooler:in'
     n_blocks:int|None=None, # Number of blocks of the model; None: `site` counts from 0 and is not checked against one
 )->Site: # With a block index from 0
-    "The site that a text names; refuses an unknown stream and a block beyond the model."
+    "The site that a text names; refuses an unknown stream and a block beyond the model; whether a module is there, `find_site` sees."
     stream,_,block = str(site).partition('.')
+    if stream not in STREAMS and (path := _module_path(str(site))): return Site(path)
     if stream not in STREAMS: raise InputError(f"site {str(site)!r}: the stream must be one of {', '.join(STREAMS)}")
     try: b = int(block)
     except ValueError: raise InputError(f"site {str(site)!r}: write a stream and a block, as in 'residual.5'") from None
@@ -42,6 +44,13 @@ def parse_site(
     if n_blocks is not None and not -n_blocks <= b < n_blocks:
         raise InputError(f"site {str(site)!r}: block {b} is beyond the model, which has blocks 0 to {n_blocks-1}")
     return Site(stream, b if n_blocks is None else b % n_blocks)
+
+# %% ../../nbs/11_anatomy.ipynb #5172b43c
+def _module_path(said):
+    "The path of a module as a site prints it; '' for what looks like a stream and a block, unless ':out' says that it is a module."
+    if not re.fullmatch(r'[A-Za-z_]\w*(\.\w+)*(:in|:out)?', said): return ''
+    path = said.removesuffix(':out')
+    return path if not re.fullmatch(r'\w+\.\d+', path) else said if said != path else ''
 
 # %% ../../nbs/11_anatomy.ipynb #23f47798
 @dataclass(frozen=True, eq=False)
@@ -54,6 +63,7 @@ class Anatomy:
     in_tuple:int # How long the tuple is that blocks return, the hidden state first; 0: they return it alone
     head:str # Which position the classification head reads: 'first', 'last' or 'all'
     lone:bool # Whether one stand-in position serves the head of any number of texts
+    places:dict=field(default_factory=dict) # Sites that are modules, where they were tried: each has a `width`
 
     def __len__(self): return len(self.blocks)
     def projection(self, site:Site)->nn.Module:
@@ -61,8 +71,14 @@ class Anatomy:
         if site not in self.inner: raise InputError(f"site {str(site)!r} cannot be studied: {self.refused[site]}")
         return self.inner[site]
 
+    def place(self, site:Site):
+        "Where a site is that is a module, as `find_site` found it."
+        if site not in self.places: raise InputError(f"site {str(site)!r} cannot be studied: it was not tried on this model")
+        return self.places[site]
+
     def width(self, site:Site)->int: # Neurons
         "How wide a site is."
+        if site.block is None: return self.place(site).width
         return _weight_shape(self.projection(site))[0] if site.stream in ('mlp', 'attention') else self.widths['residual']
 
     def __repr__(self): return f"Anatomy({len(self)} blocks, widths {self.widths}, head reads {self.head!r})"

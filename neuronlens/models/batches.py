@@ -97,12 +97,22 @@ def readout_weights(
     at = (first_attended if readout == 'first' else last_attended)(batch.mask)
     return torch.nn.functional.one_hot(at, batch.mask.shape[1]).float()
 
+# %% ../../nbs/09_batches.ipynb #563cda25
+def fitting(
+    weights:Tensor, # `[N, T]` from `readout_weights`
+    acts:Tensor, # `[N, T, D]` activations; `[N, 1, D]` at a site without positions, as a pooler
+)->Tensor: # As given; of ones `[N, 1]` where there are no positions
+    "What of a text is asked at a site: where it has one vector, that one, whatever the readout."
+    return weights if acts.shape[1] == weights.shape[1] else weights.new_ones(len(acts), 1)
+
+
 # %% ../../nbs/09_batches.ipynb #563cda26
 def read(
-    acts:Tensor, # `[N, T, D]` activations
+    acts:Tensor, # `[N, T, D]` activations; `[N, 1, D]` where a text has one vector
     weights:Tensor, # `[N, T]` from `readout_weights`
 )->Tensor: # `[N, D]` float32
-    "The activation that stands for each text; a position of weight 0 is never touched, whatever it holds."
+    "The activation that stands for each text; a position of weight 0 is never touched, whatever it holds; of one alone, that one."
+    weights = fitting(weights, acts)
     if ((weights == 0) | (weights == 1)).all(): return acts[torch.arange(len(acts)), weights.argmax(1)].float()
     return torch.where(weights[...,None] > 0, acts.float()*weights[...,None], 0.).sum(1)
 

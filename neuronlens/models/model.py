@@ -41,7 +41,19 @@ from neuronlens.models.trials import (
     weights_state,
     without_wrapper,
 )
-from .weights import _check_demand, _check_kind, _check_shapes, _check_source, _load, _placed, weights_hash
+from neuronlens.models.weights import (
+    _check_demand,
+    _check_kind,
+    _check_shapes,
+    _check_source,
+    _load,
+    _placed,
+    adapter_base,
+    adapter_outputs,
+    tokenizer_folder,
+    weights_hash,
+    with_adapter,
+)
 
 # %% ../../nbs/10_model.ipynb #de2facb6
 @dataclass(frozen=True, eq=False)
@@ -55,10 +67,12 @@ class Classifier:
     source:str='given' # Folder or hub name
     sha256:str='' # Hash of the weight files, or the hub's revision
     state:str='' # `weights_state` when `sha256` was true; '': not known
+    latents:tuple[tuple[str,str],...]=() # (site, hash) of latents that it was given
+    label:int|None=None # Output of the one label under study of a multi-label model, whose classes are without and with it
 
     tail = 0 # Columns that every batch keeps free on its right
     head_rows = None # The only rows of the output matrix that its answer needs
-    about = property(lambda self: {}) # What else decides its answers, for the provenance
+    about = property(lambda self: dict(latents=dict(self.latents)) if self.latents else {}) # What else decides answers, for the provenance
     changed = property(lambda self: _changed(self)) # `{'changed': state}` if its weights are no longer those of `sha256`, else `{}`
     device = property(lambda self: input_device(self.model))
 
@@ -85,8 +99,9 @@ class Classifier:
         return (first_attended if head == 'first' else last_attended)(mask)[:,None]
 
     def class_logits(self, logits:Tensor)->Tensor: # `[N, C]`
-        "The scores of the classes among what the model's head returns; for a sequence classifier all of it."
-        return logits
+        "The scores of the classes among what the model's head returns: all of it; of one label 0, and its score: a sigmoid."
+        if self.label is None: return logits
+        return torch.stack([torch.zeros_like(z := logits[:, self.label]), z], -1)
 
     def __repr__(self):
         kind = type(self.model).__name__
@@ -102,25 +117,29 @@ def load_model(
     device_map:str|None=None, # 'auto': spread over all GPUs and, where they are too small, main memory; needs `accelerate`
     trust_remote_code:bool=False, # Run code that comes with the model
 )->tuple: # (model in eval mode, tokenizer)
-    "Model and tokenizer from safetensors; refuses a folder that is missing or holds only pickled weights."
+    "Model and tokenizer from safetensors, an adapter with its base; refuses a folder that is missing or holds only pickled weights."
     _check_source(source)
     device,kind = _placed(device, dtype, device_map)
-    kw = dict(trust_remote_code=trust_remote_code)
-    cfg = _load(AutoConfig, source, **kw)
+    kw,base = dict(trust_remote_code=trust_remote_code),adapter_base(source)
+    if base is not None:
+        if num_labels is not None: raise InputError(f"model folder {str(source)!r} holds an adapter; merge it into its model first")
+        num_labels = adapter_outputs(source)
+    cfg = _load(AutoConfig, base or source, **kw)
     _check_kind(cfg, source)
     if num_labels is None and not any('ForSequenceClassification' in a for a in cfg.architectures or []):
         raise InputError(f"model {str(source)!r} has no classification head ({', '.join(cfg.architectures or ['?'])});"
                          " fine-tune it first")
-    if not trust_remote_code: _check_demand(AutoModelForSequenceClassification, cfg, source)
+    if not trust_remote_code: _check_demand(AutoModelForSequenceClassification, cfg, base or source)
     if num_labels is not None: kw['num_labels'] = num_labels
     if device_map is not None: kw['device_map'] = device_map
     kw |= dict(use_safetensors=True, dtype=kind, output_loading_info=True, ignore_mismatched_sizes=True) # Refused below
-    model,info = _load(AutoModelForSequenceClassification, source, **kw)
+    model,info = _load(AutoModelForSequenceClassification, base or source, **kw)
     _check_shapes(info, source)
     if num_labels is None and info['missing_keys']:
         raise InputError(f"model {str(source)!r} lacks the weights {sorted(info['missing_keys'])[0]!r}")
     if device_map is None: model = model.to(device)
-    return model.eval(), _load(AutoTokenizer, source, trust_remote_code=trust_remote_code)
+    if base is not None: model = with_adapter(model, source, sorted(info['missing_keys']))
+    return model.eval(), _load(AutoTokenizer, tokenizer_folder(source), trust_remote_code=trust_remote_code)
 
 # %% ../../nbs/10_model.ipynb #b7d24c19
 def make_classifier(
@@ -132,6 +151,7 @@ def make_classifier(
     max_length:int|None=None, # Cut texts after so many tokens; None: as many as the model can read
     source:str='given', # Folder or hub name
     sha256:str='', # Hash of the weights
+    label:str|None=None, # The label under study of a multi-label model: its classes are then 'not ..' and the label
 )->Classifier: # The model under study
     "Put a model, its tokenizer and its class names together, and check that they fit."
     model = without_wrapper(model)
@@ -139,9 +159,7 @@ def make_classifier(
         what = 'model of transformers' if callable(tokenizer) else 'tokenizer'
         raise InputError(f"a {what} is needed, got {type(model if callable(tokenizer) else tokenizer).__name__}")
     n,cfg = model.config.num_labels,model.config
-    if n < 2 or getattr(cfg, 'problem_type', None) in ('regression', 'multi_label_classification'):
-        raise InputError(f"model {source!r} is no single-label classifier ({n} output(s), {cfg.problem_type})")
-    classes = _class_names(classes, cfg, source)
+    classes,at = _answers(classes, label, cfg, source)
     if readout not in ('auto', *READOUTS): raise InputError(f"readout {readout!r} is none of {', '.join(READOUTS)}")
     _check_kind(cfg, source)
     model.eval() # Before its structure is asked: dropout would tell nothing
@@ -155,7 +173,23 @@ def make_classifier(
                                                     " stand beside it; such a model cannot be studied in batches")
     if max_length is not None and not (isinstance(max_length, Integral) and 3 <= max_length <= most):
         raise InputError(f"max_length {max_length!r} must be a whole number between 3 and the model's {most} tokens")
-    return Classifier(model, tokenizer, classes, readout, max_length or most, source, sha256, weights_state(model) if sha256 else '')
+    state = weights_state(model) if sha256 else ''
+    return Classifier(model, tokenizer, classes, readout, max_length or most, source, sha256, state, label=at)
+
+# %% ../../nbs/10_model.ipynb #b7d24c1a
+def _answers(classes, label, config, source):
+    "Class names, and the output of the one label under study, or None; refuses what answers with anything but one class of several."
+    n,kind = config.num_labels,getattr(config, 'problem_type', None)
+    if kind != 'multi_label_classification' and label is not None:
+        raise InputError(f"model {source!r} is no multi-label classifier ({kind}), so label={label!r} cannot be asked for")
+    if kind == 'multi_label_classification':
+        names = _class_names(classes, config, source)
+        if label in names: return (f'not {label}', label),names.index(label)
+        raise InputError(f"model {source!r} is no single-label classifier ({n} output(s), {kind}); study one of its labels at a time by"
+                         f" label=: {', '.join(names)}")
+    if n < 2 or kind == 'regression': raise InputError(f"model {source!r} is no single-label classifier ({n} output(s), {kind})")
+    return _class_names(classes, config, source),None
+
 
 # %% ../../nbs/10_model.ipynb #bc209173
 @torch.no_grad()
@@ -199,10 +233,11 @@ def load_classifier(
     dtype:str='float32', # Weights in this type; 'auto': half precision on a GPU, float32 elsewhere
     device_map:str|None=None, # 'auto': spread over all GPUs and, where they are too small, main memory; needs `accelerate`
     trust_remote_code:bool=False, # Run code that comes with the model
+    label:str|None=None, # The label under study of a multi-label model
 )->Classifier: # The model under study
-    "A trained sequence classifier from a folder or the hub."
+    "A trained sequence classifier from a folder or the hub; the folder of an adapter brings its base."
     model,tok = load_model(source, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code)
-    return make_classifier(model, tok, classes, readout=readout, max_length=max_length, source=str(source),
+    return make_classifier(model, tok, classes, readout=readout, max_length=max_length, source=str(source), label=label,
                            sha256=weights_hash(source, model.config, (model, tok) if trust_remote_code else ()))
 
 # %% ../../nbs/10_model.ipynb #06646cd3
@@ -230,16 +265,18 @@ def load_language_model(
     if info['missing_keys']: raise InputError(f"model {str(source)!r} lacks the weights {sorted(info['missing_keys'])[0]!r}")
     if 'gguf_file' in kw: _forget_quantisation(model)
     if device_map is None: model = model.to(device)
-    if not is_causal(model.eval()): raise InputError(f"model {str(source)!r} is no causal language model: positions see later tokens")
-    return model, _load(AutoTokenizer, place, **kw)
+    if (Path(source)/'adapter_config.json').is_file(): model = with_adapter(model, source)
+    if not is_causal(without_wrapper(model).eval()):
+        raise InputError(f"model {str(source)!r} is no causal language model: positions see later tokens")
+    return model, _load(AutoTokenizer, place if 'gguf_file' in kw else tokenizer_folder(source), **kw)
 
 # %% ../../nbs/10_model.ipynb #01d3deb3
 _SPEAKS = ('ForCausalLM', 'LMHeadModel', 'ForConditionalGeneration')
 
 def _as_gguf(source):
-    "What `from_pretrained` is to be told: (folder or hub name, options); refuses a GGUF file that is missing."
+    "What `from_pretrained` is to be told: (folder or hub name, options), of an adapter its base; refuses a GGUF file that is missing."
     p = Path(source)
-    if p.suffix != '.gguf': return source,{}
+    if p.suffix != '.gguf': return adapter_base(source) or source,{}
     if not p.is_file(): raise InputError(f"model file {str(p)!r} does not exist")
     if find_spec('gguf') is None: raise InputError(f"model file {str(p)!r} needs the package 'gguf'; `pip install gguf` brings it")
     return p.parent,dict(gguf_file=p.name)
@@ -297,11 +334,12 @@ def class_index(
     clf:Classifier, # The model under study
     source:str='given', # Where the texts are from, for the message
 )->dict[str,int]: # Which output of the model each name stands for
-    "Class names as the model's outputs: its names, its names in another case, or their numbers; some may be absent."
+    "Class names as the model's outputs: its names, its names in another case, or, where it has none, their numbers; some may be absent."
     exact = {c:i for i,c in enumerate(clf.classes)}
     small = [c.lower() for c in clf.classes]
     lower = {c:exact.get(c, small.index(c.lower())) for c in names if c in exact or small.count(c.lower()) == 1}
     numbers = {str(i):i for i in range(len(clf.classes))}
+    if {*names} and {*names} <= numbers.keys() and not {c.lower() for c in names} <= {*small}: _check_numbers(names, clf, source)
     if by_name := any(exact.get(k, i) != i for k,i in numbers.items()): numbers = {} # Classes called 1 to 3: a label 1 is not the second
     known = next((k for k in (exact, lower, numbers) if all(c in k for c in names)), lower or numbers)
     if strange := [c for c in names if c not in known]:
@@ -311,3 +349,11 @@ def class_index(
         if len(same := [n for n in dict.fromkeys(names) if known[n] == i]) > 1:
             raise InputError(f"{source}: classes {same[0]!r} and {same[1]!r} are both the model's {c!r}; call them the same")
     return {c:known[c] for c in names}
+
+# %% ../../nbs/10_model.ipynb #ac8257d1
+def _check_numbers(names, clf, source):
+    "Refuse labels that are numbers where the model's classes have names: another numbering would pass for the model's."
+    if all(c.upper() == f'LABEL_{i}' for i,c in enumerate(clf.classes)): return # The model has no other names than its numbers
+    raise InputError(f"{source}: label {names[0]!r} may be a place among the model's classes ({', '.join(clf.classes)}) or a name"
+                     " of its own; say which name each number has: make_texts(texts, labels, classes=clf.classes) if they are the model's")
+

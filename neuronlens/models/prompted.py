@@ -79,7 +79,7 @@ class Prompted(Classifier):
     head_rows = property(lambda self: None if self.tail else [v[0] for v in self.answer_ids])
     ahead = property(lambda self: self.shared if self.past else ())
     follows = property(lambda self: self.tree.longest if self.tail else ((), ()))
-    about = property(lambda self: dict(prompt=_about(self.prompt, self.scoring, self.calibration)))
+    about = property(lambda self: Classifier.about.fget(self) | dict(prompt=_about(self.prompt, self.scoring, self.calibration)))
 
     @cached_property
     def tree(self)->Tree: return make_tree(self.answer_ids)

@@ -10,14 +10,16 @@ import copy
 import hashlib
 import json
 import re
+from importlib import import_module
 from importlib.util import find_spec
 from inspect import getfile
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..ground.core import InputError
@@ -38,11 +40,36 @@ def minilm()->Path: # Folder with config, tokenizer and weights
 def weight_files(
     source:str|Path, # Folder of a model
 )->list[Path]: # In a fixed order
-    "Every file that decides the weights: the .safetensors files of the folder, and an index that is read with all it names."
+    "Every file that decides the weights: the .safetensors files of the folder, an index that is read with all it names, an adapter's base."
     folder = Path(source)
     own = sorted(folder.glob('*.safetensors'))
+    if (base := adapter_base(folder)) is not None: return [*own, folder/_ADAPTER, *weight_files(base)]
     if (folder/'model.safetensors').exists() or not (folder/_INDEX).exists(): return own
     return sorted({*own, folder/_INDEX, *_indexed(folder)})
+
+# %% ../../nbs/09_weights.ipynb #b279ce54
+_ADAPTER = 'adapter_config.json'
+
+def adapter_base(
+    source:str|Path, # Folder of a model, or of an adapter
+)->Path|None: # Folder of the model that the adapter changes; None: there is no adapter
+    "Where the base of an adapter lies, by its own word; refused where that is no folder here, as nothing is fetched for an adapter."
+    folder = Path(source)
+    if not (folder/_ADAPTER).is_file(): return None
+    said = f"adapter {str(folder)!r}"
+    if (size := (folder/_ADAPTER).stat().st_size) > 1_000_000: raise InputError(f"{said}: {_ADAPTER} has {size/1e6:.0f} MB, which is none")
+    try: name = json.loads((folder/_ADAPTER).read_text(encoding='utf-8')).get('base_model_name_or_path')
+    except (OSError, ValueError, AttributeError, RecursionError): raise InputError(f"{said}: {_ADAPTER} cannot be read") from None
+    if not isinstance(name, str) or not name: raise InputError(f"{said} does not say which model it changes (base_model_name_or_path)")
+    base = next((p for p in (Path(name), folder/name) if p.is_dir()), None)
+    if base is None:
+        raise InputError(f"{said} changes the model {name!r}, which is no folder here; write its folder into {_ADAPTER}, as"
+                         " nothing is fetched")
+    if (base/_ADAPTER).is_file(): raise InputError(f"{said} changes {str(base)!r}, which is an adapter itself; merge that one first")
+    if not (folder/'adapter_model.safetensors').is_file():
+        raise InputError(f"{said} has no adapter_model.safetensors; pickled weights are never read")
+    return base
+
 
 # %% ../../nbs/09_weights.ipynb #b279ce55
 _INDEX = 'model.safetensors.index.json'
@@ -69,6 +96,7 @@ def _check_source(source):
     if not isinstance(source, str|Path): raise InputError(f"a model is a folder or a name, not {type(source).__name__}")
     p = Path(source)
     if p.is_dir():
+        if (base := adapter_base(p)) is not None: return _check_source(base)
         if not any(f.suffix == '.safetensors' for f in weight_files(p)):
             raise InputError(f"model folder {str(p)!r} has no .safetensors file; pickled weights are never read")
         _check_settings(p)
@@ -85,9 +113,8 @@ def _check_kind(config, source):
 _MOST_TEXT = 128_000_000 # Bytes of a file that is not weights; the largest vocabularies take a third of that
 
 def _check_settings(folder):
-    "Refuse an adapter, whose base lies elsewhere, and settings that are so large, or ask for so much, that reading them takes all memory."
+    "Refuse settings that are so large, or ask for so much, that reading them takes all memory."
     said = f"model folder {str(folder)!r}"
-    if (folder/'adapter_config.json').exists(): raise InputError(f"{said} holds an adapter; merge it into its model first")
     for f in folder.iterdir():
         if f.suffix in ('.json', '.txt', '.model', '.jinja') and f.is_file() and (size := f.stat().st_size) > _MOST_TEXT:
             raise InputError(f"{said}: {f.name} has {size/1e6:.0f} MB, more than the {_MOST_TEXT/1e6:.0f} MB of any vocabulary")
@@ -141,16 +168,65 @@ def _load(what, source, **kw):
         if not isinstance(e, Exception) and not _panic(e): raise
         raise InputError(f"model {str(source)!r} cannot be loaded: {_first_line(e)}") from None
 
+# %% ../../nbs/09_weights.ipynb #42226c55
+def with_adapter(
+    model:torch.nn.Module, # The base
+    source:str|Path, # Folder of an adapter
+    lacking:list[str]=(), # Weights that the base's files do not hold, such as those of a new head
+)->torch.nn.Module: # The same model, its adapter in place and not merged
+    "Put an adapter into its base; refuses one of whose weights some find no place, or that leaves places empty."
+    if find_spec('peft') is None: raise InputError(f"adapter {str(source)!r} needs the package 'peft'; `pip install peft` brings it")
+    peft = import_module('peft')
+    with safe_open(Path(source)/'adapter_model.safetensors', 'pt') as f: there = {*f.keys()}
+    loader = SimpleNamespace(from_pretrained=lambda at: peft.PeftModel.from_pretrained(model, at, torch_device=str(model.device)))
+    with quiet(): res = _load(loader, source)
+    if odd := sorted(there ^ {*peft.get_peft_model_state_dict(res)}):
+        raise InputError(f"adapter {str(source)!r} and its base do not fit: the weight {odd[0]!r} is in one of them alone")
+    if none := [k for k in lacking if not any(f'.{k}' in f'.{t}' for t in there)]:
+        raise InputError(f"neither adapter {str(source)!r} nor its base holds the weights {none[0]!r}")
+    return res.eval()
+
+
+# %% ../../nbs/09_weights.ipynb #42226c56
+def adapter_outputs(
+    source:str|Path, # Folder of an adapter
+)->int|None: # Outputs of the head that it brings; None: it brings none
+    "How many classes an adapter was trained for, by the last matrix of its head."
+    with safe_open(Path(source)/'adapter_model.safetensors', 'pt') as f:
+        own = {k:f.get_slice(k).get_shape() for k in f.keys() if re.search(r'\.(score|classifier)(\.out_proj)?\.weight$', k)}
+    return min((s[0] for s in own.values()), default=None)
+
+
+# %% ../../nbs/09_weights.ipynb #42226c57b
+def tokenizer_folder(
+    source:str|Path, # Folder or hub name
+)->str|Path: # The same, of an adapter without a tokenizer of its own its base
+    "Where the tokenizer of a model is."
+    base = adapter_base(source)
+    return source if base is None or (Path(source)/'tokenizer_config.json').is_file() else base
+
+
 # %% ../../nbs/09_weights.ipynb #42226c57
 def block_count(
     source:str|Path, # Folder or hub name
     trust_remote_code:bool=False, # Run code that comes with the model
 )->int: # Number of transformer blocks
     "How deep a model is, by its configuration alone."
-    cfg = _load(AutoConfig, source, trust_remote_code=trust_remote_code).get_text_config()
+    cfg = _load(AutoConfig, adapter_base(source) or source, trust_remote_code=trust_remote_code).get_text_config()
     if (n := getattr(cfg, 'num_hidden_layers', None)) is None:
         raise InputError(f"model {str(source)!r} has no transformer blocks")
     return n
+
+# %% ../../nbs/09_weights.ipynb #42226c59
+def module_names(
+    source:str|Path, # Folder or hub name
+    trust_remote_code:bool=False, # Run code that comes with the model
+)->set[str]: # Dotted paths
+    "The modules that a classifier of this kind has, by its configuration alone; nothing is allocated."
+    cfg = _load(AutoConfig, source, trust_remote_code=trust_remote_code)
+    with quiet(), torch.device('meta'): model = AutoModelForSequenceClassification.from_config(cfg, trust_remote_code=trust_remote_code)
+    return {name for name,_ in model.named_modules()}
+
 
 # %% ../../nbs/09_weights.ipynb #b92b6074
 _FLOATS = ('float32', 'float16', 'bfloat16', 'float64')
@@ -203,7 +279,8 @@ def settings_hash(
 )->str: # 64 hex digits; '' for a model of the hub, whose revision says it all
     "What identifies configuration, tokenizer and code: a hash of the folder's files that are not weights."
     if not Path(source).is_dir(): return ''
-    return sha256(sorted(f for f in Path(source).iterdir() if f.suffix in ('.json', '.txt', '.model', '.jinja', '.py')))
+    places = [p for p in (Path(source), adapter_base(source)) if p is not None]
+    return sha256([f for p in places for f in sorted(p.iterdir()) if f.suffix in ('.json', '.txt', '.model', '.jinja', '.py')])
 
 # %% ../../nbs/09_weights.ipynb #f1e7b871
 def folder_hash(

@@ -86,7 +86,7 @@ def recording_frame(
 # %% ../../nbs/20_recording.ipynb #af7e058f
 def record(
     clf:Classifier, # The model under study
-    texts:Texts, # N labelled texts; classes named or numbered as the model's
+    texts:Texts, # N labelled texts; classes named as the model's
     sites:str|list[str]='residual.-1', # Sites to read; the first is the one under study
     *,
     readout:str|None=None, # 'first', 'last' or 'mean'; None: the classifier's

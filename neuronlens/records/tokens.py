@@ -14,6 +14,7 @@ import torch
 from ..ground.core import InputError, drawing, need_number
 from ..ground.data import Texts
 from ..ground.progress import progress_bar
+from ..models.anatomy import anatomy
 from ..models.batches import each_batch, encode, first_attended
 from ..models.hooks import run
 from ..models.model import Classifier, align
@@ -38,6 +39,8 @@ def record_tokens(
     if most is not None and (most := need_number(True, most=most)) < 1:
         raise InputError(f"most={most} tokens of a text is none; give at least 1")
     ask,texts = make_reading(clf, sites),align(texts, clf)
+    if one := [str(s) for s in ask.sites if s.block is None and anatomy(clf.model).place(s).columns is None]:
+        raise InputError(f"site {one[0]!r} has one vector a text and none for each of its tokens")
     encoded = encode(clf, texts.texts, texts)
     places = _token_places(encoded, most, seed)
     n = np.array([len(p) for p in places])

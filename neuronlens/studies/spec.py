@@ -23,7 +23,7 @@ from ..edits.presets import PRESETS
 from ..ground.core import InputError
 from ..ground.files import atomic
 from ..ground.setting import check_when, format_kind, formerly, parse_kind
-from ..models.anatomy import STREAMS
+from ..models.anatomy import STREAMS, _module_path
 from ..models.batches import READOUTS
 from ..models.prompt import Prompt
 
@@ -81,7 +81,7 @@ _NUMBERS = {'gaussian':'tau', 'quantile':'q'} # Settings that serve a range with
 @dataclass(frozen=True)
 class MethodSpec:
     "What is computed."
-    site:str='residual.-1' # Stream and block
+    site:str='residual.-1' # Stream and block, or the dotted path of a module
     ranking:list=field(default_factory=lambda: ['dprime', 'max_activation']) # The first is the one figures show
     fraction:list=field(default_factory=lambda: [.8, .5, .3]) # Shares of the neurons; the first is the one figures show
     preset:str='' # 'paper', 'gaussian' or 'recommended': settles ranking, range, edit and vote; empty: those below
@@ -277,7 +277,7 @@ def _check_method(m, where):
     except InputError as e: raise InputError(f"{where}: {e}") from None
     if m.positions == 'generated':
         raise InputError(f"{where}: positions 'generated' edit nothing: an answer is read where the text ends, before a token is generated")
-    _one_of(m.site.partition('.')[0], STREAMS, f'{where}: site stream')
+    if not _module_path(m.site): _one_of(m.site.partition('.')[0], STREAMS, f'{where}: site stream')
 
 # %% ../../nbs/58_spec.ipynb #495b9b9f
 def _check_unused(spec, where):

@@ -25,8 +25,9 @@ from ..models.anatomy import anatomy, parse_site
 from ..models.model import Classifier, align, load_classifier, smollm2
 from ..models.prompt import Prompt, make_prompt
 from ..models.prompted import calibrated, load_prompted
+from ..models.sites import find_site
 from ..models.training import fine_tune
-from ..models.weights import block_count, folder_hash, minilm
+from ..models.weights import block_count, folder_hash, minilm, module_names
 from ..records.recording import correct_only, record
 from ..records.tokens import record_tokens
 from .saved import Study, check_folder, fit_study, right_ones, save_study
@@ -87,7 +88,7 @@ def _prompted(spec, prompt, train):
               device_map=m.device_map or None, trust_remote_code=m.trust_remote_code)
     packaged = m.causal == 'smollm2'
     clf = load_prompted(smollm2() if packaged else m.causal, prompt, name='SmolLM2-135M-Instruct' if packaged else None, **kw)
-    parse_site(spec.method.site, len(anatomy(clf.model)))
+    find_site(clf.model, spec.method.site)
     return calibrated(clf, train) if spec.prompt.calibrate else clf
 
 # %% ../../nbs/60_study.ipynb #39ccf215
@@ -102,7 +103,9 @@ def study_model(
     if m.causal: return _prompted(spec, prompt, train)
     common = dict(device=m.device, trust_remote_code=m.trust_remote_code)
     source = m.classifier or (minilm() if m.encoder == 'minilm' else m.encoder)
-    parse_site(spec.method.site, block_count(source, m.trust_remote_code))
+    site = parse_site(spec.method.site, block_count(source, m.trust_remote_code))
+    if m.encoder and site.block is None and site.stream.partition(':')[0] not in module_names(source, m.trust_remote_code):
+        raise InputError(f"site {str(site)!r}: the encoder has no module of that path")
     if m.classifier: return load_classifier(source, m.classes or None, readout=m.readout, max_length=m.max_length or None,
                                             dtype=m.dtype, device_map=m.device_map or None, **common)
     name = 'MiniLM' if m.encoder == 'minilm' else Path(m.encoder).name
@@ -130,7 +133,7 @@ def _against_control(spec, outcome, rankings):
 def _sites(spec, clf):
     "The site under study and the blocks to probe; refuses a fraction that is less than a neuron."
     L,m = len(anatomy(clf.model)),spec.method
-    site = parse_site(m.site, L)
+    site = find_site(clf.model, m.site)
     D = anatomy(clf.model).width(site)
     check_fractions(m.fraction, D, site)
     return site,[f'residual.{b}' for b in range(L)] if m.layers else []
