@@ -15,6 +15,7 @@ from .models.prompt import make_prompt as make_prompt
 from .models.prompted import calibrated as calibrated
 from .models.prompted import smollm2_prompted as smollm2_prompted
 from .models.training import fine_tune as fine_tune
+from .records.given import recording as recording
 from .records.recording import record as record
 from .records.summary import summarise as summarise
 from .records.tokens import record_tokens as record_tokens
@@ -97,9 +98,10 @@ from .arrays import sparsity as sparsity
 from .arrays import statistics as statistics
 from .arrays import testing as testing
 from .records import cluster as cluster
+from .records import given as given
 from .records import provenance as provenance
-from .records import recording as recording
 from .records import shards as shards
+from .records import sources as sources
 from .records import store as store
 from .records import summary as summary
 from .records import tokens as tokens
@@ -136,3 +138,10 @@ from .studies import report as report
 from .studies import saved as saved
 from .studies import spec as spec
 from .studies import study as study
+from . import ground as ground
+from . import models as models
+from . import arrays as arrays
+from . import records as records
+from . import edits as edits
+from . import views as views
+from . import studies as studies

@@ -33,7 +33,7 @@ from ..models.anatomy import Site, anatomy, parse_site
 from ..models.batches import Batch, each_batch, encode, first_attended, last_attended, readout_weights, token_budget
 from ..models.hooks import EMBEDDING, answer, before, head_reads, logits, run, shots_again
 from ..models.model import Classifier, align
-from ..records.recording import Recording
+from ..records.given import Head, Recording, texts_of
 from ..records.shards import finite_answers
 
 # %% ../../nbs/40_ablation.ipynb #7b37a8f4
@@ -156,6 +156,7 @@ def reads_recording(
     ivs:list[Intervention], # Interventions
 )->bool: # True if the recorded activations are all the head sees
     "Whether every intervention is at the recorded last block, at the very position that the head reads."
+    if isinstance(clf, Head): return clf.site in rec.sites
     a = anatomy(clf.model)
     last = Site('residual', len(a)-1)
     return str(last) in rec.sites and rec.readout == head_reads(clf) and all(iv.site == last and not _asks_tokens(iv) for iv in ivs)
@@ -175,6 +176,7 @@ def _ablate_recorded(clf, acts, ivs, done, room=1<<20):
 
 def _share_of_pass(clf, site):
     "What an intervention costs, in passes of the whole model: the blocks above its site, and a little for the head."
+    if isinstance(clf, Head): return 1
     L = len(anatomy(clf.model))
     share = 1 if site is None else (L-1-before(site).block+(before(site) == EMBEDDING))/L+1e-3
     return round(share*2**20)/2**20 # Of such numbers any sum is exact, so that the parts make the whole
@@ -183,6 +185,7 @@ def _share_of_pass(clf, site):
 def _placed(ivs, clf):
     "The interventions with sites counted from 0 and tensors on the model's device, still shared."
     check_interventions(ivs)
+    if isinstance(clf, Head): return _before_head(ivs, clf)
     a,device,moved,out = anatomy(clf.model),clf.device,{},[]
     for iv in ivs:
         for t in tensors_of(iv):
@@ -195,10 +198,25 @@ def _placed(ivs, clf):
             raise InputError(f"{said_edit(iv)}: shots are read before the text that scope 'text' asks; edit positions 'readout'")
         if iv.width != (D := a.width(iv.site)):
             raise InputError(f"an intervention at {iv.site} has ranges of {iv.width} neurons, the site has {D}")
-        try: class_number(iv.concept, clf.classes) # An edit for all classes has no text that it is not aimed at
-        except InputError:
-            if clf.classes: raise InputError(f"{said_edit(iv)} is aimed at none of the {len(clf.classes)} classes; name one") from None
+        _aimed(iv, clf.classes)
     return out
+
+# %% ../../nbs/40_ablation.ipynb #5d199927
+def _aimed(iv, classes):
+    "Refuse an edit for all classes: it has no text that it is not aimed at."
+    try: class_number(iv.concept, classes)
+    except InputError:
+        if classes: raise InputError(f"{said_edit(iv)} is aimed at none of the {len(classes)} classes; name one") from None
+
+def _before_head(ivs, head):
+    "The interventions, if they are at the site that a head reads."
+    for iv in ivs:
+        at = iv.setting.site
+        if at != head.site: raise InputError(f"{said_edit(iv)}: the head reads {head.site}, so an edit at {at} has no answer")
+        if iv.width != head.width:
+            raise InputError(f"an intervention at {at} has ranges of {iv.width} neurons, the site has {head.width}")
+        _aimed(iv, head.classes)
+    return ivs
 
 # %% ../../nbs/40_ablation.ipynb #ed4e7d77
 def _checked_recording(clf, texts, rec):
@@ -243,6 +261,9 @@ def _alike(ivs):
 # %% ../../nbs/40_ablation.ipynb #8e1f6d30
 def _pieces(clf, texts, ivs, recording, readout, tokens, progress):
     "The same for interventions that are on the model's device."
+    if isinstance(clf, Head):
+        yield from _through_given(clf, ivs, recording, progress)
+        return
     if recording is not None: _checked_recording(clf, texts, recording)
     last = Site('residual', len(anatomy(clf.model))-1)
     fast = recording is not None and recording.readout == readout and reads_recording(clf, recording, [])
@@ -260,6 +281,22 @@ def _pieces(clf, texts, ivs, recording, readout, tokens, progress):
         if far or recording is None:
             yield from _far(clf, texts, [ivs[i] for i in far], np.array(far, int), recording is None, readout, tokens, bar)
 
+# %% ../../nbs/40_ablation.ipynb #cf7539c6
+@torch.inference_mode()
+def _through_given(head, ivs, rec, progress, room=1<<20):
+    "The same of a head and given activations: every row is edited and answered for itself."
+    acts,wide = rec.at(head.site),max(head.width, len(head.classes))
+    step = max(1, min(len(acts), room//wide))
+    yield None,np.arange(len(acts)),rec.answers(),None
+    with _bar(head, rec, ivs, [], rec, progress) as bar:
+        for start in range(0, len(acts) if ivs else 0, step):
+            rows = np.arange(start, min(start+step, len(acts)))
+            x,rest = torch.from_numpy(np.array(acts[start:rows[-1]+1], np.float32))[:,None],None if rec.rest is None else rec.rest[rows]
+            for which,stack,fires in _stacks(x, torch.ones(len(x), 1), ivs, max(1, room//(len(x)*wide))):
+                many = None if rest is None else np.concatenate([rest]*len(which))
+                yield which,rows,head(stack.flatten(0, 2).numpy(), many).reshape(len(which), len(rows), -1),fires.numpy()
+                bar.update(len(which)*len(rows))
+
 # %% ../../nbs/40_ablation.ipynb #21084826
 def _finite_after(p, ivs, rows, clf):
     "Refuse answers `[S, n, C]` that an edit made no number: nothing is most likely among them."
@@ -269,9 +306,9 @@ def _finite_after(p, ivs, rows, clf):
 
 # %% ../../nbs/40_ablation.ipynb #378179ab
 def ablate(
-    clf:Classifier, # The model under study
-    texts:Texts, # N labelled texts
-    interventions:list[Intervention], # I interventions
+    clf:Classifier|Recording, # The model under study; or a recording with a head, which stands for model and texts
+    texts:Texts, # N labelled texts; behind a recording the interventions
+    interventions:list[Intervention]|None=None, # I interventions
     *,
     recording:Recording|None=None, # A recording of these texts; spares what it holds
     readout:str|None=None, # Where firing is counted; None: the classifier's
@@ -279,8 +316,8 @@ def ablate(
     progress:bool=True, # Show a progress bar with the time left
 )->Outcome: # Probabilities before `[N, C]` and after `[I, N, C]`, firing `[I, N]`
     "What the model answers under every intervention; the texts are run once, whatever their number."
-    check_interventions(interventions)
-    texts,N,C,I = align(texts, clf),len(texts),len(clf.classes),len(interventions)
+    clf,texts,interventions,recording = stood_for(clf, texts, interventions, recording)
+    N,C,I = len(texts),len(clf.classes),len(interventions)
     need_memory(4*I*N*(C+1), f"the answers of {N:,} texts under {I:,} interventions", "`changes_on` keeps what effects need of them")
     base,after,fires = np.empty((N, C), np.float32),np.empty((I, N, C), np.float32),np.empty((I, N), np.float32)
     for which,rows,p,f in interventions_on(clf, texts, interventions, recording=recording, readout=readout, tokens=tokens,
@@ -288,6 +325,24 @@ def ablate(
         if which is None: base[rows] = p
         else: after[np.ix_(which, rows)],fires[np.ix_(which, rows)] = p,f
     return Outcome(interventions, texts.labels, clf.classes, base, after, fires)
+
+# %% ../../nbs/40_ablation.ipynb #4b2a5278
+def stood_for(
+    clf:Classifier|Head|Recording, # The model under study, or a recording with a head
+    texts, # N labelled texts; behind a recording the interventions
+    interventions, # I interventions; None: they stand in the place of the texts
+    recording:Recording|None, # A recording of the texts
+)->tuple: # The four as the engine takes them, the texts aligned with the model
+    "A recording with a head stands for a model and its texts."
+    if isinstance(clf, Recording):
+        if clf.head is None: raise InputError("the recording has no head, so nothing answers to an edit; give recording head=")
+        if interventions is not None and texts is not None:
+            raise InputError("a recording with a head stands for model and texts: give it and the interventions")
+        clf,texts,interventions,recording = clf.head,None,texts if interventions is None else interventions,clf
+    check_interventions(interventions)
+    if not isinstance(clf, Head): return clf,align(texts, clf),interventions,recording
+    if recording is None: raise InputError("a head answers to activations: give recording=, a recording of them")
+    return clf,texts_of(recording),interventions,recording
 
 # %% ../../nbs/40_ablation.ipynb #2fbf67cc
 def _bar(clf, texts, near, far, recording, progress):

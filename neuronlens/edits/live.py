@@ -33,7 +33,7 @@ from ..models.anatomy import anatomy, parse_site
 from ..models.batches import each_batch, encode, read, readout_weights
 from ..models.hooks import run
 from ..models.model import Classifier
-from ..records.recording import correct_only, part_of
+from ..records.given import GIVEN, Numbered, correct_only, part_of, texts_of
 
 # %% ../../nbs/49_live.ipynb #889e4bd5
 def ranked_on(
@@ -142,9 +142,17 @@ def neuron_at(
     c,(acts,labels) = study.classes.index(concept),fitted_on(study, site, fitted_at)
     own = acts[:,[neuron]]
     r = fit_ranges(own, labels, range, classes=study.classes)
-    about = dict(range=r.name, middle=float(own[labels == c].mean()), texts=None if study.texts is None else study.texts[1].texts)
+    about = dict(range=r.name, middle=float(own[labels == c].mean()), texts=said_of(study))
     return profile_neuron(study.test.at(site), study.test.labels, study.classes, neuron, r.lo[c, 0], r.hi[c, 0], c,
         source=f"{study.test.provenance.get('model', '')}, {site}", **about)
+
+# %% ../../nbs/49_live.ipynb #781d755b
+def said_of(
+    study, # A `Study`
+): # N texts; numbers of given examples that have none; None: not at hand
+    "What the test texts say."
+    if study.texts is not None: return study.texts[1].texts
+    return Numbered(len(study.test)) if study.test.readout == GIVEN else None
 
 # %% ../../nbs/49_live.ipynb #4c41aa4f
 @dataclass(frozen=True, eq=False)
@@ -246,7 +254,7 @@ class LiveEffects(Planner):
         self.sizes = lru_cache(256)(lambda x: effect_sizes(intervals(self.outcome(x), draws=draws, seed=study.spec.seed)))
         self.quick = reads_recording(study.clf, study.test, self.plan((usual(study),))) # Whether no block has to run
         self.rows = even_sample(study.test.labels, max(most or (1000 if self.quick else 48), len(study.classes)), study.spec.seed)
-        self.texts = take(study.texts[1], self.rows)
+        self.texts = take(texts_of(study.test) if study.texts is None else study.texts[1], self.rows)
         self.recording = part_of(study.test, self.rows, texts_sha256=self.texts.digest)
         self.most = max(64, room//(4*len(self.rows)*(len(study.classes)+1)))
 

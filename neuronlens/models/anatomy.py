@@ -35,6 +35,7 @@ def parse_site(
 )->Site: # With a block index from 0
     "The site that a text names; refuses an unknown stream and a block beyond the model."
     stream,_,block = str(site).partition('.')
+    if n_blocks is None and stream == 'given' and block: return Site(stream, block) # Of activations that came without a model
     if stream not in STREAMS: raise InputError(f"site {str(site)!r}: the stream must be one of {', '.join(STREAMS)}")
     try: b = int(block)
     except ValueError: raise InputError(f"site {str(site)!r}: write a stream and a block, as in 'residual.5'") from None

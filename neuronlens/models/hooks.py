@@ -12,13 +12,15 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache
 
 from ..ground.core import InputError
 from .anatomy import Site, _dummy, _entered, _entering, _hidden, _unchunked, anatomy, parse_site, resuming
 from .batches import Batch
 from .model import Classifier
-from .trials import alike, evaluating, without_wrapper
+from .trials import Later, alike, evaluating, without_wrapper
+
+# %% ../../nbs/12_hooks.ipynb #3ab2ecba
+Cache,DynamicCache = Later('transformers', 'Cache'),Later('transformers', 'DynamicCache')
 
 # %% ../../nbs/12_hooks.ipynb #9f146b71
 @contextmanager

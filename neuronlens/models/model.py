@@ -17,7 +17,6 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from ..ground.cache import cache_folder, hold, kept, seal, sparing
 from ..ground.core import InputError
@@ -25,6 +24,7 @@ from ..ground.data import Texts, need_texts
 from ..ground.files import atomic, package_folder, sha256
 from .batches import READOUTS, Batch, _tokens, first_attended, last_attended
 from neuronlens.models.trials import (
+    Later,
     _changed,
     _trial_ids,
     call_options,
@@ -42,6 +42,11 @@ from neuronlens.models.trials import (
     without_wrapper,
 )
 from .weights import _check_demand, _check_kind, _check_shapes, _check_source, _load, _placed, weights_hash
+
+# %% ../../nbs/10_model.ipynb #ca197d80
+AutoConfig,AutoTokenizer = (Later('transformers', n) for n in ('AutoConfig', 'AutoTokenizer'))
+AutoModelForCausalLM,AutoModelForSequenceClassification = (Later('transformers', f'AutoModelFor{n}') for n in
+                                                           ('CausalLM', 'SequenceClassification'))
 
 # %% ../../nbs/10_model.ipynb #de2facb6
 @dataclass(frozen=True, eq=False)

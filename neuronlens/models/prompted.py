@@ -11,15 +11,13 @@ import inspect
 import json
 import re
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import Cache, DynamicLayer
 
 from ..ground.core import InputError
 from ..ground.data import Texts, need_texts
@@ -27,6 +25,7 @@ from .batches import Batch, batches, encode, last_attended, token_budget
 from .model import Classifier, load_language_model, smollm2
 from .prompt import Prompt
 from neuronlens.models.trials import (
+    Later,
     alike,
     call_options,
     check_tokenizer,
@@ -42,18 +41,28 @@ from neuronlens.models.trials import (
 from .verbalizers import Tree, _after_shots, _summed, _with_verbalizers, make_tree
 from .weights import weights_hash
 
-# %% ../../nbs/12_prompted.ipynb #29c7e19b
-class _Shots(DynamicLayer):
-    "Keys and values of the shots, `[S, heads, P, width]`; a batch of n rows takes each of the S for n/S of its rows."
-    def __init__(self, keys, values):
-        super().__init__()
-        self.keys,self.values,self.dtype,self.device,self.is_initialized = keys,values,keys.dtype,keys.device,True
+# %% ../../nbs/12_prompted.ipynb #92c0a5de
+Cache,DynamicCache = Later('transformers', 'Cache'),Later('transformers', 'DynamicCache')
 
-    def update(self, keys, values, *args, **kw):
-        def join(a, b):
-            a = a.to(b).expand(len(b), -1, -1, -1) if len(a) == 1 else a.to(b).repeat_interleave(len(b)//len(a), 0)
-            return torch.cat([a, b], -2)
-        return join(self.keys, keys),join(self.values, values)
+# %% ../../nbs/12_prompted.ipynb #29c7e19b
+@cache
+def _layer_of_shots():
+    "The kind of layer below, made when it is first wanted."
+    from transformers.cache_utils import DynamicLayer
+    class Shots(DynamicLayer):
+        "Keys and values of the shots, `[S, heads, P, width]`; a batch of n rows takes each of the S for n/S of its rows."
+        def __init__(self, keys, values):
+            super().__init__()
+            self.keys,self.values,self.dtype,self.device,self.is_initialized = keys,values,keys.dtype,keys.device,True
+
+        def update(self, keys, values, *args, **kw):
+            def join(a, b):
+                a = a.to(b).expand(len(b), -1, -1, -1) if len(a) == 1 else a.to(b).repeat_interleave(len(b)//len(a), 0)
+                return torch.cat([a, b], -2)
+            return join(self.keys, keys),join(self.values, values)
+    return Shots
+
+def _Shots(keys, values): return _layer_of_shots()(keys, values) # One of them
 
 def _computed_shots(clf):
     "The cache of what all prompts have in common."

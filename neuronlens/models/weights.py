@@ -17,12 +17,14 @@ from unittest.mock import patch
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig
-from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..ground.core import InputError
 from ..ground.files import package_folder, sha256
-from .trials import _first_line, _panic, quiet
+from .trials import Later, _first_line, _panic, quiet
+
+# %% ../../nbs/09_weights.ipynb #b25c2f2f
+AutoConfig = Later('transformers', 'AutoConfig')
+get_relative_import_files = Later('transformers.dynamic_module_utils', 'get_relative_import_files')
 
 # %% ../../nbs/09_weights.ipynb #1587aa86
 _MINILM = '7e54b3bcd8c7bda9db9a2e9fd628eb4b5898c0f92beb31ee98c10af5034306d8'

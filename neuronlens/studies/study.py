@@ -6,11 +6,16 @@
 __all__ = ['run_study']
 
 # %% ../../nbs/60_study.ipynb #3f5f841a
+import hashlib
+import json
 import tempfile
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
+from ..records.sources import BLOCK, read_labels
 
 from ..arrays.probing import probe_layers
 from ..edits.attribution import ATTRIBUTIONS, attribute
@@ -20,6 +25,7 @@ from ..edits.planning import check_fractions, plan
 from ..edits.sweeps import PER_TEXT, changes_on
 from ..ground.core import InputError
 from ..ground.data import Texts, bbc_news, check, contradictions, distinct, read_texts, split, take
+from ..ground.files import sha256
 from ..ground.machine import need_memory
 from ..models.anatomy import anatomy, parse_site
 from ..models.model import Classifier, align, load_classifier, smollm2
@@ -27,10 +33,11 @@ from ..models.prompt import Prompt, make_prompt
 from ..models.prompted import calibrated, load_prompted
 from ..models.training import fine_tune
 from ..models.weights import block_count, folder_hash, minilm
-from ..records.recording import correct_only, record
+from ..records.given import GIVEN, Recording, correct_only, part_of, recording, texts_of
+from ..records.recording import record
 from ..records.tokens import record_tokens
 from .saved import Study, check_folder, fit_study, right_ones, save_study
-from .spec import StudySpec, _full_paths, check_study
+from .spec import MEMORY, ActivationsSpec, StudySpec, _full_paths, check_study
 
 # %% ../../nbs/60_study.ipynb #9eeedf11
 def _check_names(classes, source):
@@ -141,15 +148,114 @@ def _check_size(spec, test):
     need_memory(PER_TEXT*I*len(test)+intervals_memory(I, C, len(test)), f"{I:,} interventions on {len(test):,} texts of {C:,} classes",
                 "take fewer rankings, fractions or test texts")
 
+# %% ../../nbs/60_study.ipynb #7da6542a
+def load_head(
+    head:str, # 'module:function' or 'file.py:function'
+): # The function; its module has run
+    "The function that a study names as its head."
+    code,_,name = head.rpartition(':')
+    try:
+        if not code.endswith('.py'): return getattr(import_module(code), name)
+        own = spec_from_file_location(f'head_of_{Path(code).stem}', code)
+        own.loader.exec_module(module := module_from_spec(own))
+        return getattr(module, name)
+    except Exception as e: # Whatever the code makes of it
+        raise InputError(f"head {head!r} cannot be had ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''})") from None
+
+def _head_hash(head):
+    "SHA-256 of the file that a head is in; '' for one of an installed module."
+    code = head.rpartition(':')[0]
+    return sha256([Path(code)]) if code.endswith('.py') and Path(code).is_file() else ''
+
+# %% ../../nbs/60_study.ipynb #e8455d92
+def study_activations(
+    spec:StudySpec, # What was asked for
+    trusted:bool=False, # Run the code of its head
+)->tuple[Recording,Recording]: # To fit on and to measure on
+    "The recordings that a study file describes; refused where code would run that nobody here has asked for."
+    a = spec.activations
+    if a.train == MEMORY: raise InputError("the activations of this study were in memory; give them as recordings=")
+    if a.head and not trusted:
+        raise InputError(f"{a.head}: this study names code as its head; read that code, and if you trust it, say trust_remote_code=True")
+    head = load_head(a.head) if a.head else None
+    def load(part, classes):
+        own = getattr(a, f'{part}_labels')
+        more = {k:getattr(a, k) or None for k in ('columns', 'rest', 'scores')} | dict(site=a.site, source=a.source)
+        return recording(getattr(a, part), read_labels(own) if own else a.labels or None, a.texts or None, a.answers or None, head,
+                         classes=classes, **more)
+    train = load('train', tuple(a.classes) or None)
+    if a.test: return train,load('test', train.classes)
+    return tuple(part_of(train, t.rows-1) for t in split(texts_of(train), a.test_share, seed=spec.seed))
+
+# %% ../../nbs/60_study.ipynb #b94f7a4f
+def _in_memory(spec):
+    "The study of two recordings; what it says of files has no place in it."
+    if spec.activations != ActivationsSpec(): raise InputError("the study names activations, and recordings= are given as well")
+    return replace(spec, activations=ActivationsSpec(train=MEMORY))
+
+def _check_pair(train, test):
+    "Refuse recordings that cannot be fitted on and measured on."
+    for r in (train, test):
+        if not (isinstance(r, Recording) and r.readout == GIVEN): raise InputError("recordings= are two that `nl.recording` made")
+    if train.classes != test.classes: raise InputError(f"the recordings are of classes {train.classes} and {test.classes}"[:400])
+    (a,b),(c,d) = ((r.acts.shape[1], r.site) for r in (train, test))
+    if (a, b) != (c, d): raise InputError(f"the recordings are of {a} neurons at {b} and of {c} at {d}")
+    if absent := sorted({*range(len(train.classes))}-{*test.labels.tolist()}):
+        raise InputError(f"the recording to measure on has no example of class {train.classes[absent[0]]!r}")
+    _check_names(train.classes, train.provenance['model'])
+
+# %% ../../nbs/60_study.ipynb #af17a97d
+def digest_of(
+    rec:Recording, # Given activations
+)->str: # 64 hex digits
+    "SHA-256 of activations, labels, answers and texts."
+    h = hashlib.sha256(json.dumps([rec.site, list(rec.classes), None if rec.texts is None else list(rec.texts)]).encode())
+    for a in (rec.acts, rec.labels, rec.probabilities, rec.rest):
+        for i in range(0, 0 if a is None else len(a), BLOCK): h.update(np.ascontiguousarray(a[i:i+BLOCK]))
+    return h.hexdigest()
+
+# %% ../../nbs/60_study.ipynb #c165ffb5
+def _run_given(spec, out, recordings, progress):
+    "A study of two recordings of given activations."
+    train,test = recordings
+    _check_pair(train, test)
+    m,a,notes = spec.method,spec.activations,dict(texts_sha256=[digest_of(train), digest_of(test)])
+    if out is not None: check_folder(out, spec, notes['texts_sha256'])
+    check_fractions(m.fraction, train.acts.shape[1], train.site)
+    fit = train
+    if m.correct_only: fit = part_of(train, right_ones(train))
+    statistics,rankings,ranges,own = fit_study(spec, fit)
+    effects = sure = None
+    if test.head is not None:
+        _check_size(spec, texts_of(test))
+        ivs = plan(own, rankings, ranges, train.site, fraction=m.fraction, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
+                   acts=fit.acts, labels=fit.labels, covers=m.covers, scope=m.scope, preset=m.preset)
+        outcome = changes_on(test, ivs, progress=progress)
+        effects,sure = measure_effects(outcome),intervals(outcome, seed=spec.seed, progress=progress)
+        notes |= dict(control=_against_control(spec, outcome, rankings))
+    probes = probe_layers({train.site:train.acts}, train.labels, {test.site:test.acts}, test.labels, classes=train.classes, seed=spec.seed,
+                          progress=progress) if m.layers else None
+    if m.correct_only: notes |= dict(wrong_training_texts=len(train)-len(fit))
+    if a.head: notes |= dict(model_files=_head_hash(a.head))
+    said = None if train.texts is None or test.texts is None else (texts_of(train), texts_of(test))
+    study = Study(spec, train, test, statistics, rankings, ranges, effects, probes, notes, sure, None, test.head, said)
+    if out is not None: save_study(study, out)
+    return study
+
 # %% ../../nbs/60_study.ipynb #694e459f
 def run_study(
-    spec:StudySpec, # What was asked for
+    spec:StudySpec|None=None, # What was asked for; None: the usual method, of `recordings`
     out:str|Path|None=None, # Folder to be checked before anything slow starts, and written at the end; None: keep in memory
     *,
+    recordings:tuple[Recording,Recording]|None=None, # Two of `recording`, to fit on and to measure on, in the place of texts and model
     progress:bool=True, # Show progress bars
+    trust_remote_code:bool=False, # Run the head that [activations] of the study names; code that comes with a model is allowed in [model]
 )->Study: # The finished study, saved if `out` is given
     "Read, record, rank, fit, edit, measure."
+    if recordings is not None: spec = _in_memory(spec or StudySpec())
+    if spec is None: raise InputError("a study is of a file, or of two recordings: give one of them")
     spec = check_study(_full_paths(spec, Path.cwd()))
+    if spec.activations.train: return _run_given(spec, out, recordings or study_activations(spec, trust_remote_code), progress)
     train_texts,test_texts,notes = study_texts(spec)
     if out is not None: check_folder(out, spec, notes['texts_sha256'])
     _check_size(spec, test_texts)
@@ -200,6 +306,7 @@ def reopened(
 )->Study: # A copy with model and texts
     "Load the model and the texts of a study again; refused where they are no longer those that were recorded, before any code runs."
     m,spec = study.spec.model,study.spec
+    if spec.activations.train: return _reopened_given(study, trust_remote_code)
     if m.trust_remote_code: _check_code(m, study.notes, trust_remote_code)
     train,test,_ = study_texts(spec)
     prompt,train = study_prompt(spec, train)
@@ -210,11 +317,23 @@ def reopened(
     if about[0].get('model_sha256', clf.sha256) != clf.sha256: raise InputError(f"{clf.source} is no longer the model of this study")
     return replace(study, clf=clf, texts=texts)
 
+# %% ../../nbs/60_study.ipynb #47cd1d35
+def _reopened_given(study, trusted):
+    "The study with its head, if whoever opens it allows its code, and code and activations are what they were."
+    a,was = study.spec.activations,study.notes
+    if trusted and was.get('model_files', '') != _head_hash(a.head):
+        raise InputError(f"{a.head} is no longer the head of this study, and its code was not run")
+    train,test = study_activations(study.spec, trusted)
+    for part,r,known in zip(('train', 'test'), (train, test), was['texts_sha256'], strict=True):
+        if digest_of(r) != known: raise InputError(f"{getattr(a, part) or a.train} no longer holds the activations of this study")
+    return replace(study, train=train, test=test, clf=test.head)
+
 # %% ../../nbs/60_study.ipynb #42236266
 def next_steps(
     study:Study, # A finished study
 )->list[str]: # Four sentences
     "Whether the range beats the whole neuron and its control, the concept it disturbs most, the ranges that are least their own."
+    if study.effects is None: return [*_steps_without(study)]
     h,m = study.headline(),study.headline().macro().set_index('condition')
     rng = h.only(condition='range').frame
     worst = rng.loc[rng.disturbance.fillna(-1).idxmax()]
@@ -230,6 +349,18 @@ def next_steps(
             f"Look at {worst.concept!r} first: editing its range disturbs the other concepts most ({worst.disturbance:.3f}).",
             f"The ranges of {c[col]!r} also hold {rate[row, col]:.0%} of the salient activations of {c[row]!r} texts:"
             f" see the firing matrix; a narrower range or another ranking may part them."]
+
+# %% ../../nbs/60_study.ipynb #fe9e5c2c
+def _steps_without(study):
+    "What there is to look at where nothing answers to an edit."
+    rate,c = study.firing().rate.copy(),study.classes
+    own = rate.diagonal().copy()
+    np.fill_diagonal(rate, -1)
+    row,col = np.unravel_index(rate.argmax(), rate.shape)
+    yield "No effects: the activations came without a head, so nothing answers to an edit."
+    yield f"Look at {c[own.argmin()]!r} first: its ranges hold the fewest of its own salient activations ({own.min():.0%})."
+    yield (f"The ranges of {c[col]!r} also hold {rate[row, col]:.0%} of the salient activations of {c[row]!r}:"
+           " see the firing matrix; a narrower range or another ranking may part them.")
 
 # %% ../../nbs/60_study.ipynb #d107d0ed
 def _beats_control(study, m):
