@@ -15,10 +15,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import pandas as pd
-from .sources import _LABELS, BLOCK, activations_of, classes_of, found_in, holds_objects, stacked
 
 from ..ground.core import InputError, as_array
 from ..ground.data import Texts
+from .sources import _LABELS, BLOCK, activations_of, classes_of, found_in, holds_objects, stacked
 
 # %% ../../nbs/19_given.ipynb #4b74fcad
 @dataclass(frozen=True, eq=False)

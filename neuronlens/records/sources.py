@@ -166,8 +166,10 @@ def holds_objects(a): return getattr(getattr(a, 'dtype', None), 'kind', '') == '
 def classes_of(labels, classes, N, C):
     "`labels [N]` int64 and C names; `C` is how many answers there are, or None."
     if hasattr(labels, 'cat') and classes is None: classes = [*map(str, labels.cat.categories)]
-    own = as_array(labels, what='labels') if hasattr(labels, 'detach') else np.asarray(labels)
+    mixed = isinstance(labels, list|tuple) and any(isinstance(l, str) for l in labels) # Of which numpy would make texts, 'nan' among them
+    own = as_array(labels, what='labels') if hasattr(labels, 'detach') else np.array(labels, object) if mixed else np.asarray(labels)
     if own.shape != (N,): raise InputError(f"{N} rows of acts but labels of shape {own.shape}")
+    if own.dtype.kind == 'O' and all(isinstance(l, int|np.integer) for l in own.tolist()): own = own.astype(np.int64)
     if own.dtype.kind == 'b': own,classes = own.astype(np.int64),('False', 'True') if classes is None else classes
     if own.dtype.kind in 'OUS': return _by_name(own, classes, C)
     names = range(C) if classes is None and C else classes

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from .sources import BLOCK
 
 from ..arrays.quantiles import ClassQuantiles, batch_quantiles, merge_quantiles
 from ..arrays.statistics import ClassStatistics, batch_statistics, merge_statistics
@@ -28,6 +27,7 @@ from ..models.model import Classifier, align
 from .given import Recording
 from .provenance import DECIDES, provenance
 from .shards import Reading, each_shard, make_reading, make_room, open_store, read_shard
+from .sources import BLOCK
 from .store import finish
 
 # %% ../../nbs/22_summary.ipynb #d0dbdc5e

@@ -15,7 +15,6 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
-from ..records.sources import BLOCK, read_labels
 
 from ..arrays.probing import probe_layers
 from ..edits.attribution import ATTRIBUTIONS, attribute
@@ -35,6 +34,7 @@ from ..models.training import fine_tune
 from ..models.weights import block_count, folder_hash, minilm
 from ..records.given import GIVEN, Recording, correct_only, part_of, recording, texts_of
 from ..records.recording import record
+from ..records.sources import BLOCK, read_labels
 from ..records.tokens import record_tokens
 from .saved import Study, check_folder, fit_study, right_ones, save_study
 from .spec import MEMORY, ActivationsSpec, StudySpec, _full_paths, check_study
