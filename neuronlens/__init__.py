@@ -1,7 +1,7 @@
 """Which neurons of a language model carry a concept, in which ranges, and what editing just those ranges does.
 
     texts, models   read_texts read_chunks bbc_news split distinct · load_classifier minilm fine_tune · make_prompt calibrated
-                    smollm2_prompted · record record_tokens summarise · InputError
+                    smollm2_prompted · record recording record_tokens summarise · InputError
     which neurons   rank rank_model register_ranking probe_layers
     when            Setting settings_grid · class_statistics fit_distributions fit_ranges register_range
     what then       plan grid interventions preset_grid PRESETS register_edit · linear_edit leace · editing generate
@@ -12,7 +12,8 @@
     studies         demo_study read_study run_study load_study · load
 
 Everything else is in its room, `nl.matching.cka` say; rooms stand on seven floors, each importing only from those below:
-ground, models and arrays, records, edits, views, studies. Every name loads its room when it is first used.
+ground, models and arrays, records, edits, views, studies. A room that is called like a name is found on its floor:
+`nl.records.recording`. Every name loads its room when it is first used.
 The one hand-written file of the package.
 """
 __version__ = "0.2.0"
@@ -30,6 +31,7 @@ _NAMES = { # Room: the names that most users need
     "models.prompt": "make_prompt",
     "models.prompted": "calibrated smollm2_prompted",
     "models.training": "fine_tune",
+    "records.given": "recording",
     "records.recording": "record",
     "records.summary": "summarise",
     "records.tokens": "record_tokens",
@@ -62,7 +64,7 @@ _ROOMS = { # Floor: its rooms, also found without it
     "ground": "core refusals files progress data cache rounding setting machine",
     "models": "trials batches weights model prompt verbalizers anatomy prompted hooks sites writing latents training",
     "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing overlap matching profile",
-    "records": "provenance remote store shards recording summary tokens cluster",
+    "records": "provenance remote store shards sources given recording summary tokens cluster",
     "edits": "edit planning ablation attribution effects evidence farm sweeps erasure presets choice questions language reading live states",
     "views": "drawing plots plot_effects plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook explorer",
     "studies": "spec saved study findings report cli",
@@ -70,7 +72,7 @@ _ROOMS = { # Floor: its rooms, also found without it
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "ground.data": "Texts make_texts", "models.model": "Classifier smollm2", "models.prompt": "Prompt",
     "models.prompted": "load_prompted", "models.writing": "generated_answers",
-    "records.recording": "Recording load_recording recorded", "records.cluster": "summarise_on_ray",
+    "records.given": "Recording", "records.recording": "load_recording recorded", "records.cluster": "summarise_on_ray",
     "arrays.probing": "fit_probe site_differences", "arrays.sparsity": "elastic_net_path probe_by_count sparsest_probe",
     "arrays.saliency": "RANKINGS", "arrays.separation": "bhattacharyya", "arrays.distributions": "compare_fits", "arrays.ranges": "RANGES",
     "arrays.overlap": "pair_overlap", "arrays.matching": "cka family_overlap matched_neurons ranking_agreement",
@@ -82,7 +84,7 @@ _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
 }
 _MOVED = { # Modules by the paths they had until 0.2: where else than in the room of that name their contents are
     "data": "core files machine", "cache": "files", "model": "weights batches trials", "statistics": "quantiles core",
-    "store": "provenance files machine", "recording": "summary shards provenance", "probing": "sparsity testing erasure",
+    "store": "provenance files machine", "recording": "given summary shards provenance", "probing": "sparsity testing erasure",
     "saliency": "sparsity", "distributions": "separation", "ranges": "density regions bins", "overlap": "firing matching separation statistics study",
     "ablation": "planning edit attribution tokens", "hooks": "anatomy", "study": "spec saved", "evidence": "choice testing", "sweeps": "rounding",
     "plots": "plot_effects plot_sweeps plot_overlap", "prompt": "prompted verbalizers writing", "language": "reading questions",
@@ -104,8 +106,11 @@ def __getattr__(name):
         value = getattr(_import_module(_HOME[name]), name)
     elif name in _AT:
         value = _import_module(_AT[name])
+    elif name in _ROOMS:
+        return _import_module(f"neuronlens.{name}")
     elif name in _FORMER:
-        _warn(f"nl.{name}", f"nl.{_FORMER[name].rpartition('.')[2]}.{name}")
+        room = _FORMER[name].rpartition('.')[2]
+        _warn(f"nl.{name}", f"nl.{_FORMER[name].removeprefix('neuronlens.') if room in _HOME else room}.{name}")
         return getattr(_import_module(_FORMER[name]), name)
     else:
         raise AttributeError(f"module 'neuronlens' has no attribute {name!r}")
@@ -115,6 +120,19 @@ def __getattr__(name):
 
 def __dir__():
     return sorted({*globals(), *__all__, *_AT})
+
+
+class _Package(type(_sys)):
+    "A floor finds its rooms; a room that was imported does not take the place of the name that it is called like."
+    def __setattr__(self, name, value):
+        if isinstance(value, type(_sys)) and name in _ROOMS:
+            value.__getattr__ = lambda room: _room_of(name, room)
+        if not (isinstance(value, type(_sys)) and name in _HOME): super().__setattr__(name, value)
+
+
+def _room_of(floor, room):
+    if room in _ROOMS[floor].split(): return _import_module(f"neuronlens.{floor}.{room}")
+    raise AttributeError(f"module 'neuronlens.{floor}' has no attribute {room!r}")
 
 
 class _Moved:
@@ -140,3 +158,4 @@ class _Moved:
 
 
 _sys.meta_path.append(_Moved())
+_sys.modules[__name__].__class__ = _Package

@@ -50,6 +50,7 @@ LONG = ['12_prompted', '13_writing', '22_summary', '26_cluster', '39_attribution
         '52_plot_sweeps', '11_verbalizers', 'gallery', 'explore', 'howto/compare_two_models']
 LONG += [f'tutorials/{name}' for name in ('below_the_last_block', 'erasing', 'prompted_model', 'trust', 'your_own')]
 LONG += ['howto/erase_while_it_writes', 'howto/keep_an_edit_on', 'howto/edit_sae_latents']
+LONG += ['howto/a_policy_that_plays', 'howto/latents_of_a_sparse_autoencoder']
 LONG_PAGES = {f'test_page[{name}]' for name in LONG} # Ray, SmolLM2, whole studies
 
 

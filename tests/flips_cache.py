@@ -37,9 +37,9 @@ def same(a, b):
 
 def flips(n, seed, home, encoder):
     "Flip `n` bits in a cache in `home`, one at a time, and ask for what it holds; what was wrong about it, by file and bit."
-    from neuronlens import recording, shards
     from neuronlens.ground.cache import cache_folder
     from neuronlens.models.training import fine_tune
+    from neuronlens.records import recording, shards
     rng, wrong = np.random.default_rng(seed), []
     def tuned(): return fine_tune(encoder, texts(1), epochs=1, max_length=16, device='cpu', progress=False)
     with patch.dict(os.environ, NEURONLENS_CACHE=str(home)), patch.object(shards, 'SHARD_TEXTS', 8):

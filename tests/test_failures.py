@@ -528,7 +528,8 @@ def strike(mp, owner, attribute, which, hit):
 def test_ctrl_c_while_a_result_is_written(file, cli, make_study, tmp_path, own_cache, no_figures, clean):
     from matplotlib.figure import Figure
 
-    from neuronlens import recording, report
+    from neuronlens.records import recording
+    from neuronlens.studies import report
     out = tmp_path/'out'
     def hit(path): return path.name == Path(file).name and path.is_relative_to(out)
     with pytest.MonkeyPatch.context() as mp:

@@ -19,13 +19,14 @@ import pytest
 import torch
 from conftest import CLASSES, make_frame
 
-from neuronlens import files, recording, store, summary
+from neuronlens import files, store, summary
 from neuronlens import shards as shard_room
 from neuronlens.arrays.statistics import batch_statistics, class_statistics, merge_statistics
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import Texts, make_texts, take
 from neuronlens.ground.rounding import agree
 from neuronlens.models.model import load_classifier
+from neuronlens.records import recording
 from neuronlens.records.recording import record, recorded
 from neuronlens.records.shards import disk_need, make_reading, shards
 from neuronlens.records.summary import Summary, merge_summaries, summarise, summary_arrays
@@ -80,7 +81,8 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from conftest import make_frame
-from neuronlens import files, recording, store, summary
+from neuronlens import files, store, summary
+from neuronlens.records import recording
 from neuronlens import shards as shard_room
 from neuronlens.ground.data import make_texts
 from neuronlens.models.model import load_classifier

@@ -16,8 +16,8 @@ import torch
 from ..arrays.ranges import fit_ranges
 from ..arrays.saliency import rank
 from ..arrays.statistics import class_statistics
-from .ablation import _ablate_batch, _ablate_recorded, _alike, _placed, interventions_on, reads_recording
-from .edit import Intervention, check_interventions, parse_edit, tensors_of
+from .ablation import _ablate_batch, _ablate_recorded, _alike, _placed, interventions_on, reads_recording, stood_for
+from .edit import Intervention, parse_edit, tensors_of
 from .effects import MEASURES, Changes, Effects, aims_of, effects_of, judged, tally
 from .planning import Parts, _listed, check_fractions, plan
 from ..ground.core import InputError
@@ -30,7 +30,7 @@ from ..models.anatomy import Site, anatomy
 from ..models.batches import batches, encode, token_budget
 from ..models.hooks import before
 from ..models.model import Classifier, align
-from ..records.recording import Recording
+from ..records.given import Head, Recording
 
 # %% ../../nbs/44_sweeps.ipynb #2be1627e
 def _ranked(train, site, rankings, seed):
@@ -201,23 +201,23 @@ def say_estimate(
     kept:int=0, # Bytes of answers that are kept beside
 ): # Nothing
     "Log what the interventions will cost; where nobody listens, nothing is tried for it."
-    if switched_off() or not log.isEnabledFor(logging.INFO): return
+    if switched_off() or not log.isEnabledFor(logging.INFO) or isinstance(clf, Head): return # A head has no pass to time
     cost = estimate(clf, texts, interventions, recording=recording)
     say(replace(cost, memory=cost.memory+kept))
 
 # %% ../../nbs/44_sweeps.ipynb #a797ac08
 def effects_on(
-    clf:Classifier, # The model under study
-    texts:Texts, # N labelled texts
-    interventions:list[Intervention], # I interventions
+    clf:Classifier|Recording, # The model under study; or a recording with a head, which stands for model and texts
+    texts:Texts, # N labelled texts; behind a recording the interventions
+    interventions:list[Intervention]|None=None, # I interventions
     *,
     recording:Recording|None=None, # A recording of these texts; spares what it holds
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
     progress:bool=True, # Say what it will cost, and show a progress bar with the time left
 )->Effects: # A base row for every concept, ranking, fraction and site, and a row for every intervention
     "Run interventions and measure them batch by batch; no answer is kept."
-    check_interventions(interventions)
-    texts,C,I = align(texts, clf),len(clf.classes),len(interventions)
+    clf,texts,interventions,recording = stood_for(clf, texts, interventions, recording)
+    C,I = len(clf.classes),len(interventions)
     aims = aims_of(interventions, clf.classes)
     if progress: say_estimate(clf, texts, interventions, recording=recording)
     unedited,edited = [np.zeros((n, len(MEASURES))) for n in (C, C)],[np.zeros((n, len(MEASURES))) for n in (I, I)]
@@ -234,9 +234,9 @@ def effects_on(
 
 # %% ../../nbs/44_sweeps.ipynb #d2b71f01
 def sweep(
-    clf:Classifier, # The model under study
+    clf:Classifier|Recording, # The model under study; none where both that follow are recordings with a head
     train:Recording, # Training texts, recorded at the sites; rankings and ranges are fitted on these
-    texts:Texts, # N held-out texts to measure on
+    texts:Texts|None=None, # N held-out texts to measure on
     *,
     recording:Recording|None=None, # A recording of the held-out texts; spares what it holds
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
@@ -244,6 +244,7 @@ def sweep(
     **lists, # What to combine: as in `grid`
 )->Effects: # The tidy table
     "Every combination of a grid, measured on held-out texts."
+    if isinstance(clf, Recording): return effects_on(train, grid(clf, **lists), progress=progress) # Activations to fit and to measure on
     return effects_on(clf, texts, grid(train, **lists), recording=recording, tokens=tokens, progress=progress)
 
 # %% ../../nbs/44_sweeps.ipynb #52d54922
@@ -251,17 +252,17 @@ PER_TEXT = 1+4+8+4 # Bytes of `Changes` for an intervention and a text
 
 # %% ../../nbs/44_sweeps.ipynb #d2b71f03
 def changes_on(
-    clf:Classifier, # The model under study
-    texts:Texts, # N labelled texts
-    interventions:list[Intervention], # I interventions
+    clf:Classifier|Recording, # The model under study; or a recording with a head, which stands for model and texts
+    texts:Texts, # N labelled texts; behind a recording the interventions
+    interventions:list[Intervention]|None=None, # I interventions
     *,
     recording:Recording|None=None, # A recording of these texts; spares what it holds
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
     progress:bool=True, # Say what it will cost, and show a progress bar with the time left
 )->Changes: # What `measure_effects`, `intervals` and `compare` need
     "Run interventions and keep, of every answer, what effects and their intervals are made of."
-    check_interventions(interventions)
-    texts,N,C,I = align(texts, clf),len(texts),len(clf.classes),len(interventions)
+    clf,texts,interventions,recording = stood_for(clf, texts, interventions, recording)
+    N,C,I = len(texts),len(clf.classes),len(interventions)
     aims_of(interventions, clf.classes)
     need_memory(PER_TEXT*I*N, f"what is kept of {I:,} interventions on {N:,} texts", "`effects_on` keeps sums alone")
     say_estimate(clf, texts, interventions, recording=recording, kept=PER_TEXT*I*N)

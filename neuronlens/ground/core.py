@@ -90,9 +90,10 @@ def need_finite(
     given:np.ndarray|None=None, # The same as they came, for the message
 )->np.ndarray: # `acts`
     "Refuse the first activation that is not a finite number, by its neuron and row."
-    if len(bad := np.argwhere(~np.isfinite(acts)) if not np.isfinite(acts).all() else ()):
-        row,j = bad[0]
-        raise InputError(f"neuron {j} is {(acts if given is None else given)[row, j]} in row {row}: not a finite number of float32")
+    for i in range(0, len(acts), 4096): # A mapped file may be larger than memory
+        if not (fine := np.isfinite(acts[i:i+4096])).all():
+            row,j = np.argwhere(~fine)[0]+(i, 0)
+            raise InputError(f"neuron {j} is {(acts if given is None else given)[row, j]} in row {row}: not a finite number of float32")
     return acts
 
 # %% ../../nbs/00_core.ipynb #663ef1e1

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import json
 from contextlib import contextmanager, nullcontext
+from importlib import import_module
 from itertools import chain
 from unittest.mock import patch
 from weakref import WeakSet
@@ -17,10 +18,27 @@ from weakref import WeakSet
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.utils import logging as hf_logging
 
 from ..ground.core import InputError
 from ..ground.rounding import rounding, steps_of
+
+# %% ../../nbs/08_trials.ipynb #2ae90e33
+class Later:
+    "A module, or something in it, that is imported when it is first used."
+    def __init__(self, module, name=''): self._at = module,name
+    def _found(self):
+        module,name = self._at
+        return getattr(import_module(module), name) if name else import_module(module)
+
+    def __getattr__(self, k):
+        if k.startswith('__'): raise AttributeError(f"{self!r} has no attribute {k!r}") # Whoever only looks imports nothing
+        return getattr(self._found(), k)
+
+    def __call__(self, *args, **kw): return self._found()(*args, **kw)
+    def __or__(self, other): return self # In annotations
+    def __repr__(self): return '.'.join(filter(None, self._at))
+
+hf_logging = Later('transformers.utils.logging')
 
 # %% ../../nbs/08_trials.ipynb #6bfa5c33
 @torch.no_grad()

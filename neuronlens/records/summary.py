@@ -24,8 +24,10 @@ from ..ground.data import Texts
 from ..ground.files import read_arrays, write_arrays
 from ..ground.progress import progress_bar
 from ..models.model import Classifier, align
+from .given import Recording
 from .provenance import DECIDES, provenance
 from .shards import Reading, each_shard, make_reading, make_room, open_store, read_shard
+from .sources import BLOCK
 from .store import finish
 
 # %% ../../nbs/22_summary.ipynb #d0dbdc5e
@@ -77,8 +79,8 @@ def summary_frame(
 
 # %% ../../nbs/22_summary.ipynb #cfd3aadd
 def summarise(
-    clf:Classifier, # The model under study
-    texts:Texts|Iterable[Texts], # Labelled texts, or chunks of them as from `read_chunks`
+    clf:Classifier|Recording, # The model under study; or a recording, however large, whose activations are looked through
+    texts:Texts|Iterable[Texts]|None=None, # Labelled texts, or chunks of them as from `read_chunks`; none beside a recording
     sites:str|list[str]='residual.-1', # Sites to read; the first is the one under study
     *,
     readout:str|None=None, # 'first', 'last' or 'mean'; None: the classifier's
@@ -90,6 +92,7 @@ def summarise(
     progress:bool=True, # Show a progress bar
 )->Summary: # Statistics and quantiles of every site, answers counted
     "Run the texts through the model once and keep only what is to be known of every class."
+    if isinstance(clf, Recording): return _summary_of(clf, texts, quantiles, correct_only, progress)
     ask = make_reading(clf, sites, readout, size, tokens=tokens, keeps='statistics', quantiles=quantiles, correct_only=correct_only)
     if isinstance(texts, str|pd.DataFrame) or not isinstance(texts, Texts|Iterable):
         raise InputError(f"texts must be `Texts` or chunks of them, not {type(texts).__name__}")
@@ -104,6 +107,24 @@ def summarise(
         finish(store, -(-seen['n_texts']//ask.size), **seen, settings_sha256=about['settings_sha256'])
         about['versions'] = store.found['versions']
     return replace(res, provenance=about | seen)
+
+# %% ../../nbs/22_summary.ipynb #7fe0dbb5
+def _summary_of(rec, texts, quantiles, correct_only, progress):
+    "The summary of activations that are there: a few thousand rows at a time, so that they may be larger than memory."
+    if texts is not None: raise InputError("a recording holds its examples: summarise it alone, without texts")
+    C,p,parts = len(rec.classes),rec.answers() if correct_only else rec.probabilities,[]
+    with progress_bar(range(0, len(rec), BLOCK), 'summarising', show=progress) as bar:
+        for i in bar:
+            y,own = rec.labels[i:i+BLOCK],None if p is None else p[i:i+BLOCK]
+            right = np.full(len(y), np.nan) if own is None else (own.argmax(1) == y).astype(float)
+            keep = right == 1 if correct_only else slice(None)
+            acts = {s:np.asarray(a[i:i+BLOCK], np.float32)[keep] for s,a in rec.activations.items()}
+            st = {s:batch_statistics(a, y[keep], rec.classes) for s,a in acts.items()}
+            qs = {s:batch_quantiles(a, y[keep], rec.classes) for s,a in acts.items()} if quantiles else {}
+            n,r,g = (np.bincount(y, w, C) for w in (None, right, right if own is None else own[np.arange(len(y)), y]))
+            parts.append(Summary(st, qs, n, r if own is None else r.astype(np.int64), g, rec.classes, rec.readout, rec.provenance))
+            if len(parts) > 8: parts = [merge_summaries(parts)]
+    return replace(merge_summaries(parts), provenance=rec.provenance | dict(correct_only=correct_only))
 
 # %% ../../nbs/22_summary.ipynb #dce8ec1b
 def _parts(done, about, seen):

@@ -110,6 +110,7 @@ def _print_table(study):
     "Means over concepts for the first ranking at the first fraction, as a table on standard output."
     from rich.console import Console
     from rich.table import Table
+    if study.effects is None: return
     m = study.headline().macro()
     t = Table(title=f"{study.ranking.name}, {study.fraction:.0%} of the neurons of {study.train.site},"
                     f" edit {study.spec.method.edit}{_how(study.spec.method)}; means over {len(study.classes)} concepts")
@@ -143,13 +144,13 @@ def _messages(quiet):
         log.setLevel(before)
 
 # %% ../../nbs/64_cli.ipynb #ed3d019e
-def _go(spec, out, progress, quiet):
+def _go(spec, out, progress, quiet, trusted=False):
     "Run a study, write its folder, print what matters."
     from neuronlens.studies.report import write_report
     from neuronlens.studies.study import next_steps, run_study
     start,show = time.perf_counter(),progress and not quiet
     with _messages(quiet):
-        study = run_study(spec, out, progress=show)
+        study = run_study(spec, out, progress=show, trust_remote_code=trusted)
         write_report(study, out, progress=show)
     _print_table(study)
     _report_counts(study)
@@ -175,6 +176,7 @@ def run(
     study:Annotated[Path, typer.Argument(help='Study file (TOML); `neuronlens example` prints one.')],
     out:_OUT,
     skip_empty:Annotated[bool, typer.Option('--skip-empty', help='Leave out rows without text.')]=False,
+    trusted:Annotated[bool, typer.Option('--trust-remote-code', help='Run the head that [activations] names: it is code.')]=False,
     progress:_PROGRESS=True,
     quiet:_QUIET=False,
 ):
@@ -185,7 +187,7 @@ def run(
         from neuronlens.studies.spec import read_study
         spec = read_study(study)
         if skip_empty: spec = replace(spec, data=replace(spec.data, skip_empty=True))
-        _go(spec, out, progress, quiet)
+        _go(spec, out, progress, quiet, trusted)
 
 # %% ../../nbs/64_cli.ipynb #f0042e95
 @app.command()

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/61_findings.ipynb #8174ec6e
 import numpy as np
 
+from ..records.given import GIVEN
 from .saved import Study
 
 # %% ../../nbs/61_findings.ipynb #805d3c7d
@@ -43,13 +44,32 @@ def headline(
     study:Study, # A finished study
 )->tuple[str,str]: # A sentence to remember, and the numbers behind it
     "What the study found, with its control; no more than the intervals allow."
+    if study.effects is None: return _without_effects(study)
     m,ends = study.headline().macro().set_index('condition'),_ends(study)
     said = f"{_suppressed(m, ends)} and {_cheaper(m, ends)}. {_against_random(study, m)}."
     def three(measure, kinds): return ', '.join(f"{names[k]} {_level(m, k, measure, ends)}" for k in kinds)
     names = dict(base='no edit', range='range', full='whole neurons', random='random neurons')
     numbers = (f"Target accuracy, mean over {len(study.classes)} concepts: {three('target_accuracy', names)}. Disturbance of the others:"
-               f" {three('disturbance', [*names][1:])}. {len(study.test)} test texts{_cut(study)}, one model, seed {study.spec.seed}.")
+               f" {three('disturbance', [*names][1:])}. {len(study.test)} test {_kind(study)}{_cut(study)}, one model,"
+               f" seed {study.spec.seed}.")
     return said,numbers
+
+# %% ../../nbs/61_findings.ipynb #49a34d36
+def _kind(study): return 'examples' if study.test.readout == GIVEN else 'texts'
+
+def _met(study):
+    "How much of the salient activations ranges hold: of their own class each, and the largest of another, with its place."
+    rate = study.firing().rate.copy()
+    own = rate.diagonal().copy()
+    np.fill_diagonal(rate, -1)
+    return own,rate,np.unravel_index(rate.argmax(), rate.shape)
+
+def _without_effects(study):
+    "The headline of activations that came without a head."
+    own,rate,(row,col) = _met(study)
+    also = f"Most shared: the ranges of {study.classes[col]} also hold {rate[row, col]:.0%} of those of {study.classes[row]}."
+    return (f"The ranges hold {own.mean():.0%} of the salient activations of their own class. No head came with these activations, so"
+            " nothing was edited.", f"{also} {len(study.test)} test examples, seed {study.spec.seed}.")
 
 # %% ../../nbs/61_findings.ipynb #a998d464
 def _against_random(study, m):
@@ -73,6 +93,7 @@ def noticed(
     study:Study, # A finished study
 )->list[tuple[str,str]]: # (what it is about, what was seen)
     "What a reader should look at, each with few numbers."
+    if study.effects is None: return _noticed_without(study)
     h,m,c = study.headline(),study.headline().macro().set_index('condition'),study.classes
     t,d,rate = m.target_accuracy,m.disturbance,study.firing().rate.copy()
     rng = h.only(condition='range').frame
@@ -85,6 +106,15 @@ def noticed(
             *_beside_control(study),
             ('Look first at', f"{worst.concept!r}: editing its ranges disturbs the other concepts most ({worst.disturbance:.3f})."),
             ('Ranges that meet', f"those of {c[col]!r} also hold {rate[row, col]:.0%} of the salient activations of {c[row]!r} texts;"
+             " a narrower range or another ranking may part them.")]
+
+# %% ../../nbs/61_findings.ipynb #4b788a70
+def _noticed_without(study):
+    "The same where nothing answers to an edit."
+    (own,rate,(row,col)),c = _met(study),study.classes
+    return [('Effects', "none: the activations came without a head, and a range is not yet a cause."),
+            ('Look first at', f"{c[own.argmin()]!r}: its ranges hold the fewest of its own salient activations ({own.min():.0%})."),
+            ('Ranges that meet', f"those of {c[col]!r} also hold {rate[row, col]:.0%} of the salient activations of {c[row]!r};"
              " a narrower range or another ranking may part them.")]
 
 # %% ../../nbs/61_findings.ipynb #f3ac8f92
@@ -112,8 +142,9 @@ def _pairs(table, classes, what):
 # %% ../../nbs/61_findings.ipynb #db05df2f
 def _alt(study, name, caption):
     "What a figure shows, for those who cannot see it."
-    c,h = study.classes,study.headline().macro().set_index('condition')
+    c = study.classes
     if name == 'effects':
+        h = study.headline().macro().set_index('condition')
         return 'Bars: '+'; '.join(f"{k}: target accuracy {r.target_accuracy:.2f}, disturbance {r.disturbance:.2f}" for k,r in h.iterrows())
     if name == 'overlap': return f"Heat map of {len(c)} by {len(c)} concepts. {_pairs(study.overlap().jaccard, c, 'Salient sets share')}"
     if name == 'firing': return f"Heat map of {len(c)} by {len(c)} concepts. {_pairs(study.firing().rate, c, 'Texts and ranges that meet')}"
@@ -125,6 +156,7 @@ def _alt(study, name, caption):
 # %% ../../nbs/61_findings.ipynb #76b30255
 def _fared(study):
     "What editing the range of each concept did, in a line."
+    if study.effects is None: return ['' for _ in study.classes]
     rows = {(r.concept, r.condition):r for r in study.headline().frame.itertuples()}
     def said(base, now): return (f"target accuracy {base.target_accuracy:.2f}, edited {now.target_accuracy:.2f};"
                                  f" disturbance {now.disturbance:.2f}")

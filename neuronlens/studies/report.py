@@ -20,12 +20,14 @@ from PIL import Image
 from ..arrays.overlap import over_common, range_overlap
 from ..arrays.profile import profile_neuron, profile_neurons
 from ..edits.effects import COLUMNS, MEASURES
+from ..edits.live import said_of
 from ..ground.files import atomic
 from ..ground.progress import progress_bar
 from ..ground.setting import SETTINGS
+from ..records.given import GIVEN
 from .findings import _alt, _fared, headline, noticed
 from .saved import Study
-from .spec import study_toml
+from .spec import MEMORY, study_toml
 from ..views.explorer import asset, explorer_data, explorer_html
 
 # %% ../../nbs/62_report.ipynb #0180386f
@@ -37,11 +39,19 @@ def file_name(
 
 def _setting(study): return f"{study.ranking.name}, {study.fraction:.0%} of the neurons" # Of the headline
 
+# %% ../../nbs/62_report.ipynb #2250b7cb
+def kind_of(
+    study, # A `Study`
+)->str: # 'texts', or 'examples' where activations came from elsewhere
+    "What the rows of its recordings are."
+    return 'examples' if study.test.readout == GIVEN else 'texts'
+
 # %% ../../nbs/62_report.ipynb #f2c6053f
 def _effect_figures(study, source):
     "What the edits did, and what they cost."
     from neuronlens.views.plot_effects import plot_effects, plot_fractions
-    own,n = dict(ranking=study.ranking.name, fraction=study.fraction),f"n={len(study.test)} test texts; {source}"
+    if study.effects is None: return []
+    own,n = dict(ranking=study.ranking.name, fraction=study.fraction),f"n={len(study.test)} test {kind_of(study)}; {source}"
     h,sure = study.headline().frame,study.intervals and study.intervals.only(**own)
     lines = f", lines: {study.intervals.level:.0%} bootstrap intervals" if sure else ''
     out = [('effects', f"What each condition did: {_setting(study)}. Bars: means over concepts, dots: concepts{lines}. {n}.",
@@ -61,13 +71,14 @@ def _figures(study):
     from neuronlens.views.plot_sweeps import plot_probes
     from neuronlens.views.plots import plot_neurons
     model,test,site = study.train.provenance['model'],study.test,study.train.site
-    src,n = f'{model}, {site}',f"n={len(test)} test texts; {model}, {site}"
+    of = kind_of(study)
+    src,n = f'{model}, {site}',f"n={len(test)} test {of}; {model}, {site}"
     out = _effect_figures(study, model)
     for c,name in enumerate(study.classes[:FIGURES]):
         out.append((f'neurons-{c:02d}-{file_name(name)}', f'The strongest neurons of {name!r}: activations of every class with their'
                     f' fitted normals, the range of {name!r} shaded, the share of texts in it at the right. {n}.',
                     lambda c=c: plot_neurons(profile_neurons(test.acts, test.labels, study.ranges, study.salient, c), source=src)))
-    out += [('overlap', f'How much the salient sets share ({_setting(study)}). {len(study.train)} training texts; {src}.',
+    out += [('overlap', f'How much the salient sets share ({_setting(study)}). {len(study.train)} training {of}; {src}.',
              lambda: plot_overlap(study.overlap(), source=src)),
             ('ranges', 'How much the ranges share on the neurons that are salient for both: of the activations in either range, those in'
              f' both. {n}.', lambda: plot_range_overlap(over_common(range_overlap(study.ranges, test.acts), study.salient), study.classes,
@@ -75,7 +86,7 @@ def _figures(study):
             ('firing', 'Firing: which share of the salient activations of the row\'s test texts falls into the ranges of the'
              f' column\'s concept. {n}.', lambda: plot_firing(study.firing(), source=src))]
     if (p := study.probes) is not None:
-        of = f"{p.n_train} training, {p.n_test} test texts"
+        of = f"{p.n_train} training, {p.n_test} test {of}"
         out.append(('layers', 'What a linear probe reads at every block, and its control on shuffled labels; the gap between them is'
                     f' selectivity. {of}; {model}.', lambda: plot_probes(p.to_frame(), source=f'{model}, {of}')))
     return out
@@ -198,38 +209,43 @@ _BODY = '''
 <div class="found"><p class="say">{{ found[0] }}</p><p>{{ found[1] }}</p></div>
 <nav aria-label="Contents"><ul>{% for id, name in contents %}<li><a href="#{{ id }}">{{ name }}</a></li>{% endfor %}</ul></nav>
 <h2 id="done">What was done</h2>
-<p>{{ model }} ({{ n_blocks_note }}) answered {{ n_test }} test texts of {{ classes|length }} concepts
+{% if given %}<p>{{ model }}: activations that came from elsewhere, {{ n_test }} test examples of {{ classes|length }} concepts
+({{ named }}); {{ n_train }} training examples served to fit. At {{ site }}, each neuron was ranked for each concept by
+{{ rankings|join(', ') }}, and has a range for each concept, {{ kind }}.{% if macro %} For each concept the salient neurons were edited
+({{ edit }}) and the head asked again: whatever their value (<b>full</b>), only inside their range (<b>range</b>){{ how }}, and inside the
+ranges of as many neurons drawn at random (<b>random</b>). <b>base</b> is the head without an edit.{% endif %}</p>
+{% else %}<p>{{ model }} ({{ n_blocks_note }}) answered {{ n_test }} test texts of {{ classes|length }} concepts
 ({{ named }}); {{ n_train }} training texts served to fit. At {{ site }}, readout {{ readout }}, each neuron was ranked
 for each concept by {{ rankings|join(', ') }}. For each concept the salient neurons were edited ({{ edit }}): whatever their value
 (<b>full</b>), only inside their range, {{ kind }} (<b>range</b>){{ how }}, and inside the ranges of as many neurons drawn at random
-(<b>random</b>, one draw: another would do a little better or worse). <b>base</b> is the model without an edit.</p>
+(<b>random</b>, one draw: another would do a little better or worse). <b>base</b> is the model without an edit.</p>{% endif %}
 {% if cut %}<div class="cut"><p><b>Texts were cut.</b> {{ cut }}</p></div>{% endif %}
 <p class="note">{{ counts }}</p>
 <h2 id="happened">What happened</h2>
 <ul>{% for what, said in noticed %}<li><b>{{ what }}</b>: {{ said }}</li>{% endfor %}</ul>
 <div class="maps">{% for f in figures if f.name in ('effects', 'tradeoff') %}{{ figure(f) }}{% endfor %}</div>
-{{ table(macro, macro_names, 'Means over concepts; ' ~ setting ~ ' and the other fractions.' ~ intervals) }}
+{% if macro %}{{ table(macro, macro_names, 'Means over concepts; ' ~ setting ~ ' and the other fractions.' ~ intervals) }}
 <p class="note">Disturbance is the mean total-variation distance between the class probabilities before and after the edit on auxiliary
 texts that were answered rightly; broken is the share of those answers that became wrong; fires is the share of salient activations
 that lie in range. Suppressed is not erased: the edit changes the answer, and whether a fresh probe still reads the concept was not
-measured here.</p>
+measured here.</p>{% endif %}
 <h2 id="explore">Explore it</h2>
 <p>Choose a concept, one of its strongest neurons and a kind of range, and move the sliders: everything below follows.</p>
 {{ explorer|safe }}
-<h2 id="concepts">Concept by concept</h2>
+{% if macro %}<h2 id="concepts">Concept by concept</h2>
 {{ table(rows, row_names, 'No average hides a class: ' ~ setting ~ ', a row per concept and condition.' ~ intervals) }}
 <p class="{{ 'print ' if all|length <= most_rows }}note">All {{ all|length }} rows are in effects.csv beside this page.</p>
 {% if all|length <= most_rows %}<details class="screen"><summary>All {{ all|length }} rows of effects.csv</summary>
-{{- table(all, columns, 'effects.csv') }}</details>{% endif %}
+{{- table(all, columns, 'effects.csv') }}</details>{% endif %}{% endif %}
 <h2 id="neurons">The strongest neurons and their ranges</h2>
 {% if many %}<div class="tall" role="region" tabindex="0" aria-label="Concepts">{% endif %}
 {% for c in near %}{% if many %}<details id="concept-{{ loop.index0 }}"><summary><b>{{ c.name }}</b>{{ c.fared }}</summary>
 {%- else %}<h3 id="concept-{{ loop.index0 }}">{{ c.name }}</h3>{% endif %}
 {% for f in figures if f.name.startswith('neurons-%02d-' % loop.index0) %}{{ figure(f) }}{% else %}{% if figures -%}
 <p class="note">{{ c.instead }}</p>{% endif %}{% endfor %}
-<p class="note">Neuron {{ c.neuron }}, the strongest, has the range {{ c.spans }}. Test texts in it:
+<p class="note">Neuron {{ c.neuron }}, the strongest, has the range {{ c.spans }}. Test {{ kind_of }} in it:
 {% for name, share in c.shares %}{{ name }} {{ '%.0f' % (100*share) }} %{{ ', ' if not loop.last else c.rest }}{% endfor %}</p>
-{% if c.texts %}{{ table(c.texts, ('where', 'class', 'activation', 'text'), 'Test texts around the range of neuron ' ~ c.neuron ~
+{% if c.texts %}{{ table(c.texts, ('where', 'class', 'activation', 'text'), 'Test ' ~ kind_of ~ ' around the range of neuron ' ~ c.neuron ~
 ': nearest to the class mean, and nearest to the range outside it.' ~ read, 'text') }}{% endif %}{{ '</details>'|safe if many }}{% endfor %}
 {{ '</div>'|safe if many }}
 <h2 id="shared">What the concepts share</h2>
@@ -237,7 +253,9 @@ measured here.</p>
 {% if layers %}<h2 id="layers">What each block knows</h2>{% for f in figures if f.name == 'layers' %}{{ figure(f) }}{% endfor %}
 {{ table(layers, layer_names, 'Held-out accuracy of a linear probe, and of its control on shuffled labels.') }}{% endif %}
 <h2 id="again">To repeat it</h2>
-<p><code>neuronlens run study.toml --out DIR</code> with this study file:</p><pre>{{ toml }}</pre>
+{% if memory %}<p>The activations were in memory when this was made. With these settings, and with them as <code>recordings</code>,
+<code>nl.run_study</code> makes it again:</p>{% else %}<p><code>neuronlens run study.toml --out DIR</code> with this study file:</p>
+{%- endif %}<pre>{{ toml }}</pre>
 <details><summary>Provenance of model, texts and software</summary><pre>{{ provenance }}</pre></details>
 </main>{% for s in scripts %}<script>{{ s|safe }}</script>{% endfor %}</body></html>'''
 
@@ -280,7 +298,7 @@ def _near(study, c, k=3, most=None):
     from neuronlens.views.cards import one_line, spans
     j = int(study.salient[c][0])
     lo,hi = study.ranges.lo[c, j],study.ranges.hi[c, j]
-    texts = study.texts[1].texts if study.texts else None
+    texts = said_of(study)
     r = profile_neuron(study.test.acts, study.test.labels, study.classes, j, lo, hi, c, middle=float(study.statistics.mean[c, j]))
     said = dict(own='in range', others='in range, other class', outside='just outside')
     rows = [dict(where=said[w], **{'class':study.classes[r.labels[i]]}, activation=float(r.values[i]), text=one_line(texts[i], 150))
@@ -297,6 +315,7 @@ _LAYERS = ('site', 'accuracy', 'low', 'high', 'control', 'selectivity', 'majorit
 
 def _counts(study):
     "How many texts were left out or cut."
+    if kind_of(study) == 'examples': return ''
     n = study.notes
     said = [f"{n.get(k, 0)} {what}" for k,what in (('repeated_texts', 'repeated texts were left out'),
             *([('contradicting_texts', 'of them with another class than the one that was kept')] if n.get('contradicting_texts') else []),
@@ -340,11 +359,8 @@ def _tables(study):
     probes,show = study.probes and study.probes.to_frame(),('fraction', *MEASURES)
     C,fared = len(study.classes),_fared(study)
     few = (3, None) if C <= FIGURES else (3, 6) if C <= 100 else (1, 6) # Texts on either side; other classes named
-    macro = study.effects.only(ranking=study.ranking.name).macro().to_dict('records')
-    return dict(macro=_with_intervals(macro, study), macro_names=('condition', *show),
-        rows=_with_intervals(study.headline().frame.to_dict('records'), study),
+    return dict(**_effect_tables(study), macro_names=('condition', *show),
         row_names=('concept', 'condition', 'n_target', 'n_auxiliary', *MEASURES),
-        all=study.effects.frame.to_dict('records'), columns=_shown(study.effects.frame),
         near=[dict(name=name, instead=_instead(study, c), fared=fared[c], **_near(study, c, *few))
               for c,name in enumerate(study.classes)],
         layers=[] if probes is None else probes.to_dict('records'),
@@ -354,6 +370,14 @@ def _shown(frame):
     "Columns of the whole table: of the settings those that say which row it is, and others that differ."
     always = ('concept', 'condition', 'ranking', 'fraction', 'range', 'edit')
     return [k for k in COLUMNS if k not in SETTINGS or k in always or frame[k].nunique() > 1]
+
+# %% ../../nbs/62_report.ipynb #799e4099
+def _effect_tables(study):
+    "The tables of effects; empty where nothing answers to an edit."
+    if study.effects is None: return dict(macro=[], rows=[], all=[], columns=[])
+    macro = study.effects.only(ranking=study.ranking.name).macro().to_dict('records')
+    return dict(macro=_with_intervals(macro, study), rows=_with_intervals(study.headline().frame.to_dict('records'), study),
+        all=study.effects.frame.to_dict('records'), columns=_shown(study.effects.frame))
 
 # %% ../../nbs/62_report.ipynb #39d9e84f
 def report_html(
@@ -374,9 +398,11 @@ def report_html(
         n_blocks_note=about['dtype'].removeprefix('torch.'), n_train=len(study.train), n_test=len(study.test), classes=study.classes,
         site=study.train.site, readout=study.train.readout, rankings=m.ranking, edit=m.edit, kind=study.ranges.name,
         scripts=scripts, setting=_setting(study), how=_how(study), intervals=_sure(study), found=headline(study),
-        contents=[(k, v) for k,v in CONTENTS.items() if k != 'layers' or tables['layers']], toml=study_toml(study.spec),
+        contents=[(k, v) for k,v in CONTENTS.items() if tables.get(dict(layers='layers', concepts='macro').get(k), True)],
+        toml=study_toml(study.spec),
         provenance=json.dumps({p:getattr(study, p).provenance for p in ('train', 'test')}, indent=1), many=many, policy=policy,
-        most_rows=1000 if many else len(study.effects.frame), named=named, figures=figures, **tables)
+        most_rows=1000 if many else len(tables['all']), named=named, kind_of=kind_of(study), given=kind_of(study) == 'examples',
+        memory=study.spec.activations.train == MEMORY, figures=figures, **tables)
     room = 4_500_000-len(page([]).encode()) # What tables, texts and the explorer leave to figures
     return page(_pictures(study, figures, room))
 

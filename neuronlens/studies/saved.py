@@ -33,10 +33,11 @@ from ..ground.core import InputError
 from ..ground.data import Texts
 from ..ground.files import atomic, known_path, read_arrays, read_header, read_json, sha256, write_arrays
 from ..models.model import Classifier
+from ..records.given import GIVEN, Recording, correct_only, texts_of
 from ..records.provenance import versions
-from ..records.recording import Recording, correct_only, load_recording, save_recording
+from ..records.recording import load_recording, save_recording
 from ..records.summary import load_summary
-from .spec import _TABLES, StudySpec, _commented, _with_paths, read_study, settle, write_study
+from .spec import _TABLES, StudySpec, _commented, _said_tables, _with_paths, read_study, settle, write_study
 
 # %% ../../nbs/59_saved.ipynb #b43fb4e1
 @dataclass(frozen=True, eq=False)
@@ -48,7 +49,7 @@ class Study:
     statistics:ClassStatistics # Class statistics of the training activations at the site
     rankings:list[Ranking] # One for each name in the spec
     ranges:Ranges # Fitted on the training activations
-    effects:Effects # Measured on the test texts
+    effects:Effects|None # Measured on the test texts; None: activations came without a head, so nothing answers to an edit
     probes:LayerProbes|None=None # Probing accuracy by block, if asked for
     notes:dict=field(default_factory=dict) # Counts to report, and what the control says
     intervals:Evidence|None=None # 95 % bootstrap intervals of the effects
@@ -58,7 +59,8 @@ class Study:
     def open(self, progress:bool=True, trust_remote_code:bool=False)->'Study':
         "The study with model and texts at hand: itself, or a copy for which both were loaded anew, and found to be the same."
         from neuronlens.studies.study import reopened
-        return self if self.clf is not None else reopened(self, progress, trust_remote_code)
+        return self if self.clf is not None or self.spec.activations.train and not self.spec.activations.head else reopened(
+            self, progress, trust_remote_code)
 
     @property
     def classes(self)->tuple: return self.train.classes
@@ -80,11 +82,12 @@ class Study:
         return firing_matrix(self.test.acts, self.test.labels, self.ranges, self.salient, self.classes)
 
     def headline(self)->Effects:
-        "The effects of the first ranking at the first fraction."
+        "The effects of the first ranking at the first fraction; refused where nothing answers to an edit."
+        if self.effects is None: raise InputError("this study has no effects: its activations came without a head")
         return self.effects.only(ranking=self.ranking.name, fraction=self.fraction)
     def __repr__(self):
         return f"Study({self.spec.title or self.train.provenance['model']!r}, {self.train.site}, {len(self.classes)} concepts)"
-    def _repr_html_(self): return f"<p>{escape(repr(self))}</p>{self.headline()._repr_html_()}"
+    def _repr_html_(self): return f"<p>{escape(repr(self))}</p>{(self.train if self.effects is None else self.headline())._repr_html_()}"
 
 # %% ../../nbs/59_saved.ipynb #6c4d052f
 def right_ones(
@@ -174,7 +177,8 @@ def _written(out):
     "Whether the study file of a folder is as a run leaves it."
     try: given = tomllib.loads(text := (out/'study.toml').read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError): return False
-    return list(given) == ['title', 'seed', *_TABLES] and text in (_commented(plain := tomli_w.dumps(given)), plain)
+    tables = ['method', 'activations'] if 'activations' in given else [t for t in _TABLES if t != 'activations']
+    return list(given) == ['title', 'seed', *tables] and text in (_commented(plain := tomli_w.dumps(given)), plain)
 
 def _decided(spec, about): return about.get('decides') == json.loads(json.dumps(_decides(spec)))
 
@@ -194,7 +198,7 @@ def _check_folder(out, spec, texts):
         if not _holds(out, spec, about): raise InputError(f"output folder {str(out)!r} already holds another study; choose a new one")
         for part,was,now in zip(('train', 'test'), about.get('notes', {}).get('texts_sha256', ()), texts or (), strict=False):
             if was != now: raise InputError(f"output folder {str(out)!r} holds results of other {part}ing texts than there are now in "
-                                            f"{getattr(spec.data, part) or spec.data.train}; choose a new one")
+                                            f"{_data_of(spec, part)}; choose a new one")
     elif held := [f for f in FILES if (out/f).exists()]:
         raise InputError(f"output folder {str(out)!r} holds {held[0]!r} but no study.toml; choose a new one")
     try:
@@ -203,12 +207,18 @@ def _check_folder(out, spec, texts):
     except OSError as e: raise InputError(f"output folder {str(out)!r} cannot be written ({e.strerror})") from None
     return out
 
+# %% ../../nbs/59_saved.ipynb #e6ddbc5a
+def _data_of(spec, part):
+    "The file that the texts or activations of a part are from."
+    of = spec.activations if spec.activations.train else spec.data
+    return getattr(of, part) or of.train
+
 # %% ../../nbs/59_saved.ipynb #a458a64f
 def _decides(spec):
     "The settings that decide the numbers of a study, as '[table] setting' to value: not its title, nor where files lie and what runs it."
     d = asdict(spec)
-    free = {'train', 'test', 'classifier', 'encoder', 'causal', 'device', 'device_map'}
-    return {'seed':spec.seed} | {f'[{t}] {k}':v for t in _TABLES for k,v in d[t].items() if k not in free}
+    free = {'train', 'test', 'classifier', 'encoder', 'causal', 'device', 'device_map', 'train_labels', 'test_labels', 'head', 'source'}
+    return {'seed':spec.seed} | {f'[{t}] {k}':v for t in _said_tables(spec) for k,v in d[t].items() if k not in free}
 
 # %% ../../nbs/59_saved.ipynb #a96da19e
 def save_study(
@@ -218,9 +228,8 @@ def save_study(
     "Write everything but figures and report; each file whole or not at all."
     out = check_folder(out, study.spec, study.notes.get('texts_sha256'))
     write_study(study.spec, out/'study.toml')
-    write_table(study.effects.frame, out/'effects.csv')
-    files = ['study.toml', 'effects.csv']
-    for name,table in (('intervals.csv', study.intervals), ('layers.csv', study.probes)):
+    files = ['study.toml']
+    for name,table in (('effects.csv', study.effects), ('intervals.csv', study.intervals), ('layers.csv', study.probes)):
         if table is None: continue
         write_table(table.to_frame(), out/name)
         files.append(name)
@@ -313,10 +322,12 @@ def load_study(
     fit = correct_only(train) if m.correct_only else train
     statistics,rankings,ranges,_ = fit_study(spec, fit, tokens, scores)
     known = dict(positions=m.positions, preset=m.preset, seed=spec.seed)
+    texts = (texts_of(train), texts_of(test)) if train.texts is not None and test.texts is not None else None
     own = about.get('files', FILES) # A table that it did not write is none of its own
     probes = load_probes(out/'layers.csv', len(train), len(test), train.classes, spec.seed) if 'layers.csv' in own else None
-    return Study(spec, train, test, statistics, rankings, ranges, load_effects(out/'effects.csv', **known), probes, about['notes'],
-                 load_intervals(out/'intervals.csv', **known) if 'intervals.csv' in own else None, tokens)
+    effects = None if train.readout == GIVEN and 'effects.csv' not in own else load_effects(out/'effects.csv', **known)
+    return Study(spec, train, test, statistics, rankings, ranges, effects, probes, about['notes'],
+                 load_intervals(out/'intervals.csv', **known) if 'intervals.csv' in own else None, tokens, texts=texts)
 
 # %% ../../nbs/59_saved.ipynb #5a7e0006
 def load(

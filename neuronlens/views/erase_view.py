@@ -16,6 +16,7 @@ import pandas as pd
 
 from ..edits.edit import EDITS
 from ..edits.live import EVERY, FRACTIONS, LiveEffects, curve, rankings_at, setting_with
+from ..ground.core import InputError
 from ..ground.setting import Setting
 from .cards import card, sentence
 from .charts import effect_bars, trade_off_chart
@@ -127,6 +128,8 @@ class EraseView(Filling):
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
         self.study,self.note = opened(checked_study(study), trust_remote_code),w.HTML()
+        if self.study.clf is None:
+            raise InputError("these activations came without a head, so nothing answers to an edit; make the recordings with head=")
         self.live,D = LiveEffects(self.study, most),self.study.test.acts.shape[1]
         own = self.study.spec.method.fraction
         self.fractions = sorted({float(f) for f in (*own, *(FRACTIONS if self.live.quick else ())) if int(f*D+1e-9)})

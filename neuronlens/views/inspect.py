@@ -14,7 +14,9 @@ import numpy as np
 
 from ..arrays.profile import NeuronProfile
 from ..edits.live import EditedText, Planner, edit_text, neuron_at, ranking_at, rankings_at, setting_with
+from ..ground.core import InputError
 from ..ground.setting import Setting
+from ..records.given import GIVEN, Numbered
 from .cards import bar, canvas, card, cut, figure_html, spans, table
 from .plots import CONDITIONS, _class_colors, _in_view, plot_neuron, theme
 from neuronlens.views.widgets import (
@@ -54,6 +56,8 @@ def _firing_table(r, most=12):
     return table(['texts of class', 'texts#', 'in range'], body)+more
 
 # %% ../../nbs/53_inspect.ipynb #0f48c101
+NUMBERS = 'No texts came with these activations: the numbers are rows of the recording.'
+
 def _texts_table(r, k):
     "The texts around the range, one table of three parts."
     names = dict(own=f'in range, {r.classes[r.concept]}', others='in range, other classes', outside='just outside')
@@ -70,6 +74,7 @@ def neuron_html(
     said = f'Neuron {r.neuron}{", "+note if note else ""}. Range of {r.classes[r.concept]}, {r.range}: {spans(r.lo, r.hi)}.'
     parts = [f'<p>{escape(said)}</p>', _neuron_figure(r), '<h4>Firing</h4>', _firing_table(r)]
     if r.texts is not None: parts.append(_texts_table(r, k))
+    if isinstance(r.texts, Numbered): parts.append(f'<p class="dim">{NUMBERS}</p>')
     return card(*parts, f'<p class="dim">{escape(r.source)}</p>' if r.source else '')
 
 # %% ../../nbs/53_inspect.ipynb #4eed294a
@@ -99,7 +104,8 @@ class NeuronView(View):
         "(name, number) of every neuron of the site, most salient for the concept first."
         v = self.values
         order = self._ranking(v['site'], v['ranking']).order[self.study.classes.index(v['concept'])]
-        return [(f'neuron {j} (rank {i})', j) for i,j in enumerate(order.tolist(), 1)]
+        def name(j): return '' if self.study.test.names is None else f'{self.study.test.names[j]}, '
+        return [(f'{name(j)}neuron {j} (rank {i})', j) for i,j in enumerate(order.tolist(), 1)]
 
     def range_of(self, site, concept, neuron, range, fitted_at=None):
         "The `NeuronProfile` of these settings."
@@ -169,6 +175,8 @@ class TextView(View):
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
         self.study = s = opened(study, trust_remote_code)
+        if s.test.readout == GIVEN:
+            raise InputError("these activations came without a model that reads texts: no text can be typed and edited")
         self.planner = Planner(s)
         text = ipw.Text(opening(s.texts[1].texts[0]), description='text', continuous_update=False, tooltip='Read when you press Enter',
                         **_WIDE).add_class('nl-wide')

@@ -12,6 +12,7 @@ import ipywidgets as w
 import pandas as pd
 
 from ..ground.core import InputError
+from ..records.given import GIVEN
 from .cards import card, cut, figure_html, table
 from .erase_view import EraseView
 from .inspect import NeuronView, TextView
@@ -85,6 +86,22 @@ class Selection:
     def elsewhere(self, view, key): # A number of a neuron at a site that the view does not show
         return key == 'neuron' and 'site' not in view.controls and self.chosen.get('site') not in (None, str(view.study.train.site))
 
+# %% ../../nbs/54_workbook.ipynb #c9a35e09
+class Without(View):
+    "A view that says why there is nothing to see."
+    def __init__(self, study, why):
+        self.study,self.why = study,why
+        super().__init__({}, self.draw)
+
+    def draw(self)->str: return card(f'<p>{escape(self.why)}</p>')
+
+def _or_why(kind, study):
+    "A view; of activations that came without what it needs, the reason why there is none."
+    try: return kind(study)
+    except InputError as e:
+        if study.test.readout != GIVEN: raise
+        return Without(study, str(e))
+
 # %% ../../nbs/54_workbook.ipynb #work0001
 class Workbook:
     "The live views of a study as tabs: neuron, erase, text, overlap, layers. They share what is chosen."
@@ -93,7 +110,7 @@ class Workbook:
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
         self.study = s = opened(checked_study(study), trust_remote_code)
-        self._make,self._views = dict(neuron=lambda: NeuronView(s), erase=lambda: EraseView(s), text=lambda: TextView(s),
+        self._make,self._views = dict(neuron=lambda: NeuronView(s), erase=lambda: _or_why(EraseView, s), text=lambda: _or_why(TextView, s),
             overlap=lambda: OverlapView(s, self.open_neuron), layers=lambda: LayersView(s)),{}
         self.selection = Selection(concept=s.classes[0])
         self.tabs = w.Tab([w.VBox([w.Label('…')]) for _ in self._make], titles=[k.capitalize() for k in self._make], selected_index=0)
