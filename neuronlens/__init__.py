@@ -28,9 +28,10 @@ _NAMES = { # Room: the names that most users need
     "models.weights": "minilm",
     "models.model": "load_classifier",
     "models.prompt": "make_prompt",
-    "models.prompted": "calibrated smollm2_prompted",
+    "models.prompted": "smollm2_prompted",
     "models.training": "fine_tune",
     "records.recording": "record",
+    "records.calibration": "calibrated",
     "records.summary": "summarise",
     "records.tokens": "record_tokens",
     "arrays.statistics": "class_statistics",
@@ -59,10 +60,10 @@ _NAMES = { # Room: the names that most users need
     "studies.report": "write_report",
 }
 _ROOMS = { # Floor: its rooms, also found without it
-    "ground": "core refusals files progress data cache rounding setting machine",
+    "ground": "core refusals files progress data cache rounding setting machine tables",
     "models": "trials batches weights model prompt verbalizers anatomy prompted hooks writing training",
     "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing overlap matching profile",
-    "records": "provenance store shards recording summary tokens cluster",
+    "records": "provenance store shards recording calibration summary tokens cluster",
     "edits": "edit planning ablation attribution effects evidence sweeps erasure presets choice questions language reading live",
     "views": "drawing plots plot_effects plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook explorer",
     "studies": "spec saved study findings report cli",
@@ -85,7 +86,7 @@ _MOVED = { # Modules by the paths they had until 0.2: where else than in the roo
     "store": "provenance files machine", "recording": "summary shards provenance", "probing": "sparsity testing erasure",
     "saliency": "sparsity", "distributions": "separation", "ranges": "density regions bins", "overlap": "firing matching separation statistics study",
     "ablation": "planning edit attribution tokens", "hooks": "anatomy", "study": "spec saved", "evidence": "choice testing", "sweeps": "rounding",
-    "plots": "plot_effects plot_sweeps plot_overlap", "prompt": "prompted verbalizers writing", "language": "reading questions",
+    "plots": "plot_effects plot_sweeps plot_overlap", "prompt": "calibration prompted verbalizers writing", "language": "reading questions",
     "widgets": "cards inspect live profile", "report": "findings", "workbook": "charts erase_view overlap_view inspect cards widgets live setting",
     **dict.fromkeys("progress rounding setting training cluster attribution effects erasure presets cli".split(), ""),
 }

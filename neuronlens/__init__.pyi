@@ -12,10 +12,10 @@ from .ground.setting import settings_grid as settings_grid
 from .models.weights import minilm as minilm
 from .models.model import load_classifier as load_classifier
 from .models.prompt import make_prompt as make_prompt
-from .models.prompted import calibrated as calibrated
 from .models.prompted import smollm2_prompted as smollm2_prompted
 from .models.training import fine_tune as fine_tune
 from .records.recording import record as record
+from .records.calibration import calibrated as calibrated
 from .records.summary import summarise as summarise
 from .records.tokens import record_tokens as record_tokens
 from .arrays.statistics import class_statistics as class_statistics
@@ -69,6 +69,7 @@ from .ground import progress as progress
 from .ground import refusals as refusals
 from .ground import rounding as rounding
 from .ground import setting as setting
+from .ground import tables as tables
 from .models import anatomy as anatomy
 from .models import batches as batches
 from .models import hooks as hooks
@@ -96,6 +97,7 @@ from .arrays import separation as separation
 from .arrays import sparsity as sparsity
 from .arrays import statistics as statistics
 from .arrays import testing as testing
+from .records import calibration as calibration
 from .records import cluster as cluster
 from .records import provenance as provenance
 from .records import recording as recording

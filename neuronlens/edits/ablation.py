@@ -25,7 +25,7 @@ from neuronlens.edits.edit import (
     within,
 )
 from ..ground.core import InputError, as_array
-from ..ground.data import Texts
+from ..ground.data import Texts, texts_taken
 from ..ground.machine import need_memory
 from ..ground.progress import progress_bar
 from ..ground.setting import POSITIONS, class_number
@@ -33,7 +33,7 @@ from ..models.anatomy import Site, anatomy, parse_site
 from ..models.batches import Batch, each_batch, encode, first_attended, last_attended, readout_weights, token_budget
 from ..models.hooks import EMBEDDING, answer, before, head_reads, logits, run, shots_again
 from ..models.model import Classifier, align
-from ..records.recording import Recording
+from ..records.recording import Recording, same_texts
 from ..records.shards import finite_answers
 
 # %% ../../nbs/40_ablation.ipynb #7b37a8f4
@@ -46,6 +46,12 @@ class Outcome:
     before:np.ndarray # `[N, C]` float32 class probabilities without an edit
     after:np.ndarray # `[I, N, C]` float32 class probabilities with each
     fires:np.ndarray # `[I, N]` float32 share of the salient activations at the readout that lie in range
+
+    def __getitem__(self, rows):
+        "The same interventions on some of the texts: a slice, a mask, or positions."
+        return texts_taken(self, rows)
+
+    __iter__ = None
 
     def __repr__(self): return f"Outcome({len(self.interventions)} interventions on {len(self.labels)} texts)"
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>"
@@ -204,7 +210,7 @@ def _placed(ivs, clf):
 def _checked_recording(clf, texts, rec):
     "Refuse a recording of something else."
     about = rec.provenance
-    if about.get('texts_sha256', texts.digest) != texts.digest: raise InputError("the recording is of other texts")
+    if not same_texts(rec, texts): raise InputError("the recording is of other texts")
     if about.get('model_sha256', clf.sha256) != clf.sha256: raise InputError("the recording is of another model")
     if about.get('changed') != clf.changed.get('changed'): raise InputError("the recording is of the model with other weights")
     if rec.probabilities is None: raise InputError("the recording holds no answers; record with answers=True")

@@ -22,7 +22,7 @@ from ..models.anatomy import Site, anatomy, parse_site
 from ..models.batches import Batch, each_batch, encode, read, readout_weights, token_budget
 from ..models.hooks import answer, before, logits, run
 from ..models.model import Classifier, align
-from ..records.recording import Recording, record
+from ..records.recording import Recording, record, same_texts
 
 # %% ../../nbs/39_attribution.ipynb #5f53ac0e
 def path_points(
@@ -135,8 +135,7 @@ def _pieces(clf, texts, site, acts, base, points, tokens, bar):
 def _checked(clf, texts, site, recording):
     "Refuse a recording of something else than these texts at this site, by this model."
     about = recording.provenance
-    if about.get('texts_sha256', texts.digest) != texts.digest or len(recording) != len(texts):
-        raise InputError("the recording is of other texts")
+    if not same_texts(recording, texts) or len(recording) != len(texts): raise InputError("the recording is of other texts")
     if about.get('model_sha256', clf.sha256) != clf.sha256: raise InputError("the recording is of another model")
     if about.get('changed') != clf.changed.get('changed'): raise InputError("the recording is of the model with other weights")
     if recording.readout != clf.readout:

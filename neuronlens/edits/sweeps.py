@@ -77,10 +77,12 @@ def grid(
     tokens:Recording|None=None, # Tokens of the training texts at the sites, by `record_tokens`
     covers:str='range', # What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
     scope:str='position', # Who is asked: every 'position' for itself, or the 'text' once for all of them
+    controls:int=1, # How many times the random neurons are drawn, with seeds from `seed` on
 )->list[Intervention]: # Every combination, with the whole neuron and the random control beside each
     "All interventions of a grid: concept x ranking x fraction x range x edit x site."
     _checked_fit(train, tokens, _listed(fitted_at))
-    kw = dict(edit=edit, vote=vote, concept=concept, positions=positions, covers=covers, scope=scope)
+    kw = dict(edit=edit, vote=vote, concept=concept, positions=positions, covers=covers, scope=scope,
+              controls=controls)
     lists = _listed(ranking),_listed(fraction),_listed(range),_listed(fitted_at)
     return [iv for s in (train.sites if site is None else _listed(site)) for iv in _at_site(train, tokens, str(s), *lists, seed, **kw)]
 

@@ -44,12 +44,23 @@ class Texts:
         "Number of texts of every class."
         return pd.Series(np.bincount(self.labels, minlength=len(self.classes)), index=list(self.classes), name='texts')
 
+    def __getitem__(self, rows)->'Texts':
+        "Some of the texts: a slice, a mask, or positions."
+        return take(self, rows_of(rows, len(self)))
+
+    __iter__ = None # A part is asked for by its rows, one text is `texts.texts[0]`
+
     @cached_property
     def digest(self)->str:
         "SHA-256 of the texts and their class names, in order."
         h = hashlib.sha256()
-        for t,l in zip(self.texts, self.labels, strict=True): h.update(json.dumps([t, self.classes[l]]).encode()+b'\n')
+        for line in _lines(self): h.update(line)
         return h.hexdigest()
+
+    @cached_property
+    def hashes(self)->np.ndarray: # `[N]` uint64
+        "A number for every text with its class name: by these numbers a part of them is known again."
+        return np.array([int.from_bytes(hashlib.sha256(line).digest()[:8], 'little') for line in _lines(self)], np.uint64)
 
     def to_frame(self)->pd.DataFrame:
         "One row per text: its row in the source, class and text."
@@ -59,6 +70,11 @@ class Texts:
     def _repr_html_(self):
         counts = self.counts().to_frame().T.to_html()
         return f"<p>{len(self)} texts from {escape(self.source)}</p>{counts}"
+
+# %% ../../nbs/03_data.ipynb #e3263af6
+def _lines(texts):
+    "Every text with its class name, as bytes."
+    for t,l in zip(texts.texts, texts.labels, strict=True): yield json.dumps([t, texts.classes[l]]).encode()+b'\n'
 
 # %% ../../nbs/03_data.ipynb #16072082
 _WHOLE = re.compile(r'(-?(?:0|[1-9][0-9]*))(?:\.0*)?')
@@ -355,6 +371,34 @@ def take(
         raise InputError(f"index={at.tolist()!r:.80} must be positions of the {N} texts, or {N} of True and False")
     index = np.arange(N)[at if at.size else at.astype(int)]
     return replace(texts, texts=[texts.texts[i] for i in index], labels=texts.labels[index], rows=texts.rows[index])
+
+# %% ../../nbs/03_data.ipynb #0c78de84
+def rows_of(
+    rows, # A slice, a mask `[N]` of True and False, or positions
+    n:int, # How many there are
+)->np.ndarray: # `[M]` int64 positions, 0 or more
+    "Positions of what is chosen, or an `InputError`."
+    if isinstance(rows, slice): return np.arange(n)[rows]
+    try: at = np.asarray(rows)
+    except ValueError: at = np.array(None) # Lists of different lengths
+    if at.dtype.kind in 'USO' and len(name := [r for r in at.ravel() if isinstance(r, str)]):
+        raise InputError(f"rows are chosen by their places, not by {name[0]!r}: those of a class are where `labels` has its number")
+    whole = at.ndim == 1 and (at.dtype.kind in 'iu' or not at.size) and np.isin(at, np.arange(-n, n)).all()
+    if not (at.shape == (n,) if at.dtype == bool else whole):
+        said = ' '.join(repr(rows).split())
+        raise InputError(f"rows={said:.60} choose nothing of {n} texts: give a slice, a mask of {n}, or a list of places from 0 to {n-1}")
+    return np.arange(n)[at if at.size else at.astype(int)]
+
+# %% ../../nbs/03_data.ipynb #39de9763
+def texts_taken(
+    outcome, # What is known of N texts: `labels` and `before` by text, the rest by intervention and text
+    rows, # A slice, a mask `[N]`, or positions
+): # The same on these texts
+    "An outcome on some of its texts."
+    at = rows_of(rows, len(outcome.labels))
+    of = {k:getattr(outcome, k)[at] for k in ('labels', 'before')}
+    of |= {k:getattr(outcome, k)[:,at] for k in ('after', 'right', 'gold', 'moved', 'fires') if hasattr(outcome, k)}
+    return replace(outcome, **of)
 
 # %% ../../nbs/03_data.ipynb #e35a856a
 def distinct(

@@ -22,12 +22,13 @@ from safetensors.numpy import save_file
 
 from ..ground.cache import cache_folder, in_use, size_limit, trim
 from ..ground.core import InputError
-from ..ground.data import Texts
+from ..ground.data import Texts, rows_of
 from ..ground.files import Damaged, atomic, read_json, read_sealed
 from ..ground.progress import progress_bar
+from ..ground.tables import Tabled
 from ..models.hooks import answer
 from ..models.model import Classifier, align
-from ..models.prompted import Prompted
+from ..models.prompted import Prompted, bare, calibrated_answers
 from ..models.training import example_classifier, example_texts
 from .provenance import provenance
 from .shards import each_shard, make_reading, make_room, open_store
@@ -35,7 +36,7 @@ from .store import finish
 
 # %% ../../nbs/20_recording.ipynb #62a5fcee
 @dataclass(frozen=True, eq=False)
-class Recording:
+class Recording(Tabled):
     "Activations and answers of a model on labelled texts."
     activations:dict[str,np.ndarray] # Site name to `[N, D]` float32; the first is the site under study
     labels:np.ndarray # `[N]` int64, index into `classes`
@@ -43,6 +44,7 @@ class Recording:
     classes:tuple[str,...] # C class names
     readout:str # Position that stands for a text: 'first', 'last' or 'mean'
     provenance:dict=field(default_factory=dict) # Model, data, versions
+    hashes:np.ndarray|None=None # `[N]` uint64, by which the texts are known, as of `Texts.hashes`; None: not known
 
     site = property(lambda self: next(iter(self.activations)))
     acts = property(lambda self: self.activations[self.site])
@@ -60,6 +62,12 @@ class Recording:
         "Activations `[N, D]` at a recorded site; views, not copies."
         if site not in self.activations: raise InputError(f"site {site!r} was not recorded, only {', '.join(self.sites)}")
         return self.activations[site]
+
+    def __getitem__(self, rows)->'Recording':
+        "Some of the texts, as copies: a slice, a mask, or positions. Provenance says that it is a part, and of what."
+        return rows_recorded(self, rows)
+
+    __iter__ = None
 
     def to_frame(self)->pd.DataFrame: return recording_frame(self)
     def __repr__(self):
@@ -119,7 +127,7 @@ def _record(ask, texts, store, progress, sites=None):
         finish(store, -(-at//ask.size), n_texts=at, texts_sha256=texts.digest, settings_sha256=about['settings_sha256'])
         about['versions'] = store.found.get('versions', about['versions'])
     probs = kept.pop('probabilities', None)
-    return Recording(kept, texts.labels, probs, texts.classes, ask.readout, about | {'truncated':cut})
+    return Recording(kept, texts.labels, probs, texts.classes, ask.readout, about | {'truncated':cut}, texts.hashes)
 
 # %% ../../nbs/20_recording.ipynb #f0515de7
 def correct_only(
@@ -140,8 +148,27 @@ def part_of(
 )->Recording: # Copies
     "Some rows of a recording, as if only these texts had been recorded."
     some = replace(rec, activations={s:a[rows] for s,a in rec.activations.items()}, labels=rec.labels[rows],
-                   probabilities=None if rec.probabilities is None else rec.probabilities[rows])
+                   **{k:None if (a := getattr(rec, k)) is None else a[rows] for k in ('probabilities', 'hashes')})
     return replace(some, provenance=rec.provenance | dict(n_texts=len(some)) | about)
+
+# %% ../../nbs/20_recording.ipynb #d1bffdd3
+def rows_recorded(
+    rec:Recording, # A recording
+    rows, # A slice, a mask `[N]`, or positions
+)->Recording: # Copies
+    "Some rows of a recording, with a provenance that tells the part from the whole."
+    at = rows_of(rows, len(rec))
+    seen,own = rec.provenance.get('texts_sha256'),hashlib.sha256(at.astype('<i8').tobytes()).hexdigest()[:16]
+    about = dict(part=dict(of_texts=len(rec), rows_sha256=own) | ({} if seen is None else dict(of_texts_sha256=seen)))
+    return part_of(rec, at, **about, **({} if seen is None else dict(texts_sha256=f'{seen} rows {own}')))
+
+def same_texts(
+    rec:Recording, # A recording, or a part of one
+    texts:Texts, # Texts, with classes that are named as the model's
+)->bool: # True also where it does not know its texts
+    "Whether a recording is of these texts, in their order."
+    if rec.provenance.get('texts_sha256', texts.digest) == texts.digest: return True
+    return rec.hashes is not None and np.array_equal(rec.hashes, texts.hashes)
 
 # %% ../../nbs/20_recording.ipynb #744c02c5
 @torch.inference_mode()
@@ -169,6 +196,7 @@ def save_recording(
     arrays = {'acts' if s == rec.site else s:np.ascontiguousarray(a) for s,a in rec.activations.items()} | {'labels':rec.labels}
     if rec.probabilities is not None:
         arrays |= dict(predicted=rec.predicted, confidence=rec.confidence, probabilities=rec.probabilities)
+    if rec.hashes is not None: arrays |= dict(hashes=rec.hashes)
     about = rec.provenance | dict(site=rec.site, sites=rec.sites, readout=rec.readout, classes=list(rec.classes))
     with atomic(path) as part: save_file(arrays, part, metadata={'neuronlens':json.dumps(about)})
     about['sha256'] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -186,7 +214,8 @@ def load_recording(
             arrays = {k:f.get_tensor(k) for k in f.keys()}
         with open(path, 'rb') as f: own = hashlib.file_digest(f, 'sha256').hexdigest()
         acts = {s:arrays['acts' if s == about['site'] else s] for s in about.get('sites', [about['site']])}
-        rec = Recording(acts, arrays['labels'], arrays.get('probabilities'), tuple(about['classes']), about['readout'], about)
+        rec = Recording(acts, arrays['labels'], arrays.get('probabilities'), tuple(about['classes']), about['readout'], about,
+                        arrays.get('hashes'))
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as e:
         raise InputError(f"recording {str(path)!r} cannot be read ({type(e).__name__})") from None
     if (read_json(Path(path).with_suffix('.json')) or {}).get('sha256', own) != own:
@@ -195,15 +224,39 @@ def load_recording(
 
 # %% ../../nbs/20_recording.ipynb #64ae264b
 def _kept(ask, texts, progress):
-    "The recording that the same call made before, or a new one; one that was interrupted goes on."
+    "The recording that was made before, or a new one; one that was interrupted goes on."
     limit,sites = size_limit(),[*ask.widths]
-    if not _finished(folder := _place(ask, texts)): ask,folder = _wider(ask, texts) or (ask, folder)
+    own,blank,order = _bare(ask, texts)
+    found = next((f for way in ((own, blank), (ask, texts)) if (f := _there(*way))), (own, blank, _place(own, blank)))
+    wide,of,folder = found
     with in_use(folder):
-        store = open_store(folder, ask, texts, spare=True)
+        store = open_store(folder, wide, of, spare=True)
         there = store.found.get('finished')
-        rec = _record(ask, texts, store, progress, sites)
+        rec = _record(wide, of, store, progress, sites)
         if not there: trim(limit)
-    return rec
+    return rec if of is texts else _named(rec, ask, texts, order)
+
+# %% ../../nbs/20_recording.ipynb #08b2c710
+def _bare(ask, texts):
+    "What is read, and of which texts, without names and labels; and the order of the classes."
+    clf,order = bare(ask.clf)
+    own = replace(ask, clf=clf)
+    vars(own)['model'] = ask.model | dict(model_sha256=clf.sha256) # Asked once a run
+    return own,replace(texts, labels=np.arange(len(texts))%len(order), classes=clf.classes),order
+
+def _named(rec, ask, texts, order):
+    "A recording without names as one of the model and texts that were asked for."
+    probs = np.empty_like(rec.probabilities)
+    probs[:,order] = rec.probabilities
+    about = provenance(ask.clf, texts, rec.sites, ask.readout, ask.model) | {k:rec.provenance[k] for k in ('versions', 'truncated')}
+    return replace(rec, labels=texts.labels, classes=texts.classes, provenance=about, hashes=texts.hashes,
+                   probabilities=calibrated_answers(probs, getattr(ask.clf, 'calibration', None)))
+
+# %% ../../nbs/20_recording.ipynb #f49f39ff
+def _there(ask, texts):
+    "What was read of these texts before, these sites among others, and where it is; None: nothing."
+    if _finished(folder := _place(ask, texts)): return ask,texts,folder
+    return next(((wide, texts, folder) for wide,folder in _others(ask, texts) if {*ask.widths} <= {*wide.widths}), None)
 
 # %% ../../nbs/20_recording.ipynb #20bde37d
 def _finished(folder):
@@ -213,12 +266,27 @@ def _finished(folder):
     return told if told.get('finished') else {}
 
 # %% ../../nbs/20_recording.ipynb #32718555
-def _wider(ask, texts):
-    "A recording of the same and more sites, as what it reads and where it is."
+def _others(ask, texts):
+    "Recordings of this model and these texts at any sites, as what each reads and where it is."
     for told,folder in ((_finished(f.parent), f.parent) for f in sorted(cache_folder('recordings').glob('*/recording.json'))):
-        if told.get('texts_sha256') != texts.digest or not {*ask.widths} < {*told.get('sites', ())}: continue
+        if told.get('texts_sha256') != texts.digest: continue
         with suppress(InputError): # Of another model, perhaps
-            if _place(wide := make_reading(ask.clf, told['sites'], ask.readout), texts) == folder: return wide,folder
+            wide = make_reading(ask.clf, told['sites'], ask.readout)
+            vars(wide)['model'] = ask.model
+            if _place(wide, texts) == folder: yield wide,folder
+
+def known_answers(
+    clf:Prompted, # The model under study
+    texts:Texts, # Texts of all classes, named as the model's
+)->np.ndarray|None: # `[N, C]` float32; None: they were not recorded yet
+    "What the model answered without calibration, from a recording that was kept."
+    if clf.weights in ('', 'revision None'): return None
+    own,blank,order = _bare(make_reading(clf), texts)
+    for wide,folder in _others(own, blank):
+        with in_use(folder): rec = _record(wide, blank, open_store(folder, wide, blank, spare=True), False, [*wide.widths][:1])
+        probs = np.empty_like(rec.probabilities)
+        probs[:,order] = rec.probabilities
+        return probs
 
 # %% ../../nbs/20_recording.ipynb #670f4a8e
 def _place(ask, texts):

@@ -23,6 +23,7 @@ from ..ground.core import InputError
 from ..ground.data import Texts
 from ..ground.files import read_arrays, write_arrays
 from ..ground.progress import progress_bar
+from ..ground.tables import Tabled
 from ..models.model import Classifier, align
 from .provenance import DECIDES, provenance
 from .shards import Reading, each_shard, make_reading, make_room, open_store, read_shard
@@ -30,7 +31,7 @@ from .store import finish
 
 # %% ../../nbs/22_summary.ipynb #d0dbdc5e
 @dataclass(frozen=True, eq=False)
-class Summary:
+class Summary(Tabled):
     "What many texts do to every neuron, class by class, and how the model answers them."
     statistics:dict[str,ClassStatistics] # By site; the first is the one under study
     quantiles:dict[str,ClassQuantiles] # By site; empty: not asked for

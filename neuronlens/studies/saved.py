@@ -27,11 +27,12 @@ from ..arrays.saliency import Ranking, rank
 from ..arrays.statistics import ClassStatistics, class_statistics
 from ..edits.attribution import ATTRIBUTIONS
 from ..edits.edit import Intervention
-from ..edits.effects import Effects, load_effects, measure_effects, read_table, write_table
+from ..edits.effects import Changes, Effects, load_effects, measure_effects, read_table, settings_of, write_table
 from ..edits.evidence import Evidence, intervals
 from ..ground.core import InputError
 from ..ground.data import Texts
-from ..ground.files import atomic, known_path, read_arrays, read_header, read_json, sha256, write_arrays
+from ..ground.files import atomic, known_path, read_arrays, read_header, read_json, said_size, sha256, write_arrays
+from ..ground.progress import say
 from ..models.model import Classifier
 from ..records.provenance import versions
 from ..records.recording import Recording, correct_only, load_recording, save_recording
@@ -55,6 +56,8 @@ class Study:
     tokens:Recording|None=None # Tokens of the training texts, where ranges are fitted on these
     clf:Classifier|None=None # The model under study; not saved, see `open`
     texts:tuple[Texts,Texts]|None=None # The training and the test texts, in the order of the recordings; not saved, see `open`
+    outcome:Changes|None=None # What every edit did to every test text: of this `intervals` and `compare` are made; None: not kept
+
     def open(self, progress:bool=True, trust_remote_code:bool=False)->'Study':
         "The study with model and texts at hand: itself, or a copy for which both were loaded anew, and found to be the same."
         from neuronlens.studies.study import reopened
@@ -210,6 +213,41 @@ def _decides(spec):
     free = {'train', 'test', 'classifier', 'encoder', 'causal', 'device', 'device_map'}
     return {'seed':spec.seed} | {f'[{t}] {k}':v for t in _TABLES for k,v in d[t].items() if k not in free}
 
+# %% ../../nbs/59_saved.ipynb #624233cd
+MOST_OUTCOMES = 64<<20 # Bytes
+
+def write_outcome(
+    study:Study, # A study that has its outcome
+    path:Path, # A .safetensors file
+)->bool: # Whether it was written
+    "What every edit did to every test text, 12 bytes and a bit each, if that is not too much; the settings are those of the effects."
+    if (o := study.outcome) is None: return False
+    own = [replace(getattr(iv, 'setting', iv), concept=study.classes[c]) for iv,c in zip(o.interventions, o.aims, strict=True)]
+    arrays = dict(right=np.packbits(o.right, 1)) | {k:np.asarray(getattr(o, k), np.float32) for k in ('gold', 'moved', 'fires')}
+    size,(I,N) = sum(a.nbytes for a in arrays.values()),o.right.shape
+    of = f"the answers of {N:,} texts to {I:,} edits, of which paired tests are made, take {said_size(size)}"
+    if own != settings_of(study.effects) or size > MOST_OUTCOMES:
+        say(f"{of}; they are not kept")
+        return False
+    say(of)
+    write_arrays(path, arrays, dict(interventions=I, texts=N))
+    return True
+
+# %% ../../nbs/59_saved.ipynb #c54f0dc5
+def read_outcome(
+    path:Path, # A file of `write_outcome`
+    effects:Effects, # Those of the same study
+    test:Recording, # And its test texts
+)->Changes: # With settings in the place of interventions
+    "What every edit did to every test text."
+    arrays,settings,N = read_arrays(path)[0],settings_of(effects),len(test)
+    wide = dict(right=-(-N//8), gold=N, moved=N, fires=N)
+    if any(arrays.get(k, np.empty(0)).shape != (len(settings), n) for k,n in wide.items()):
+        raise InputError(f"{path} is of another study: its outcomes are not of {len(settings)} edits on {N} texts; {_AGAIN}")
+    right = np.unpackbits(arrays['right'], 1, N).astype(bool)
+    moved = arrays['moved'].astype(float)
+    return Changes(settings, test.labels, test.classes, test.answers(), right, arrays['gold'], moved, arrays['fires'])
+
 # %% ../../nbs/59_saved.ipynb #a96da19e
 def save_study(
     study:Study, # A finished study
@@ -232,6 +270,7 @@ def save_study(
     if scores := {r.name:r.scores for r in study.rankings if r.name in ATTRIBUTIONS}:
         write_arrays(out/'recording'/'rankings.safetensors', scores, dict(classes=list(study.classes), site=study.train.site))
         files.append('recording/rankings.safetensors')
+    if write_outcome(study, out/'recording'/'outcome.safetensors'): files.append('recording/outcome.safetensors')
     about = {p:getattr(study, p).provenance for p in ('train', 'test')} | dict(notes=study.notes, versions=versions())
     about |= dict(seed=study.spec.seed, decides=_decides(study.spec), files={f:sha256([out/f]) for f in files})
     with atomic(out/'provenance.json') as p: p.write_text(_seal(about))
@@ -315,8 +354,10 @@ def load_study(
     known = dict(positions=m.positions, preset=m.preset, seed=spec.seed)
     own = about.get('files', FILES) # A table that it did not write is none of its own
     probes = load_probes(out/'layers.csv', len(train), len(test), train.classes, spec.seed) if 'layers.csv' in own else None
-    return Study(spec, train, test, statistics, rankings, ranges, load_effects(out/'effects.csv', **known), probes, about['notes'],
-                 load_intervals(out/'intervals.csv', **known) if 'intervals.csv' in own else None, tokens)
+    effects,name = load_effects(out/'effects.csv', **known),'recording/outcome.safetensors'
+    return Study(spec, train, test, statistics, rankings, ranges, effects, probes, about['notes'],
+                 load_intervals(out/'intervals.csv', **known) if 'intervals.csv' in own else None, tokens,
+                 outcome=read_outcome(out/name, effects, test) if name in own else None)
 
 # %% ../../nbs/59_saved.ipynb #5a7e0006
 def load(

@@ -24,9 +24,10 @@ from ..ground.machine import need_memory
 from ..models.anatomy import anatomy, parse_site
 from ..models.model import Classifier, align, load_classifier, smollm2
 from ..models.prompt import Prompt, make_prompt
-from ..models.prompted import calibrated, load_prompted
+from ..models.prompted import load_prompted, with_calibration
 from ..models.training import fine_tune
 from ..models.weights import block_count, folder_hash, minilm
+from ..records.calibration import answered_by, calibrated
 from ..records.recording import correct_only, record
 from ..records.tokens import record_tokens
 from .saved import Study, check_folder, fit_study, right_ones, save_study
@@ -80,26 +81,26 @@ def study_prompt(
     if not spec.model.causal: return None,train
     return make_prompt(train, **{n:getattr(p, n) for n in names}, verbalizers=tuple(p.verbalizers), seed=spec.seed)
 
-def _prompted(spec, prompt, train):
-    "The causal model with its prompt, calibrated on the training texts if asked for."
+def _prompted(spec, prompt):
+    "The causal model with its prompt, not calibrated yet."
     m,s = spec.model,spec.prompt.scoring
     kw = dict(scoring=None if s == 'auto' else s, max_length=m.max_length or None, device=m.device, dtype=m.dtype,
               device_map=m.device_map or None, trust_remote_code=m.trust_remote_code)
     packaged = m.causal == 'smollm2'
     clf = load_prompted(smollm2() if packaged else m.causal, prompt, name='SmolLM2-135M-Instruct' if packaged else None, **kw)
     parse_site(spec.method.site, len(anatomy(clf.model)))
-    return calibrated(clf, train) if spec.prompt.calibrate else clf
+    return clf
 
 # %% ../../nbs/60_study.ipynb #39ccf215
 def study_model(
     spec:StudySpec, # What was asked for
-    train:Texts, # Training texts, for an encoder and for calibration
+    train:Texts, # Training texts, for an encoder
     progress:bool=True, # Show a progress bar while training
     prompt:Prompt|None=None, # How a causal model is asked, from `study_prompt`
 )->Classifier: # The model under study
     "Load the classifier or language model, or fine-tune the encoder; a site beyond the model is refused before it trains."
     m,t = spec.model,spec.training
-    if m.causal: return _prompted(spec, prompt, train)
+    if m.causal: return _prompted(spec, prompt)
     common = dict(device=m.device, trust_remote_code=m.trust_remote_code)
     source = m.classifier or (minilm() if m.encoder == 'minilm' else m.encoder)
     parse_site(spec.method.site, block_count(source, m.trust_remote_code))
@@ -158,8 +159,10 @@ def run_study(
     clf,m = study_model(spec, train_texts, progress, prompt),spec.method
     site,layers = _sites(spec, clf)
     _check_names(clf.classes, clf.source)
-    train,test = (record(clf, t, [str(site), *(s for s in layers if s != str(site))], progress=progress, cache=True)
-                  for t in (train_texts, test_texts))
+    read = [str(site), *(s for s in layers if s != str(site))]
+    train = record(clf, train_texts, read, progress=progress, cache=True)
+    if spec.prompt.calibrate: train = answered_by(clf := calibrated(clf, train), train)
+    test = record(clf, test_texts, read, progress=progress, cache=True)
     fit,texts = train,train_texts
     if m.correct_only: texts,fit = take(train_texts, right_ones(train)),correct_only(train)
     tokens,scores = _asked(spec, clf, texts, fit, progress)
@@ -177,7 +180,7 @@ def run_study(
     if spec.model.trust_remote_code: notes |= dict(model_files=files)
     study = Study(spec, train, test, statistics, rankings, ranges, measure_effects(outcome), probes, notes,
                   intervals(outcome, seed=spec.seed, progress=progress), tokens, clf,
-                  (align(train_texts, clf), align(test_texts, clf)))
+                  (align(train_texts, clf), align(test_texts, clf)), outcome)
     if out is not None: save_study(study, out)
     return study
 
@@ -192,6 +195,11 @@ def _check_code(m, notes, trusted):
     if (was := notes.get('model_files')) and was != folder_hash(_source(m)):
         raise InputError(f"{_source(m)} is no longer the model of this study, and its code was not run")
 
+def _calibrated_as(clf, rec, texts):
+    "The model with the calibration that a recording was made with; one that an older version did not note is found again."
+    mean = rec.provenance.get('prompt', {}).get('calibration')
+    return calibrated(clf, texts) if mean is None else with_calibration(clf, mean)
+
 # %% ../../nbs/60_study.ipynb #63ceb7df
 def reopened(
     study:Study, # A study from a folder
@@ -204,11 +212,14 @@ def reopened(
     train,test,_ = study_texts(spec)
     prompt,train = study_prompt(spec, train)
     clf = study_model(spec, train, progress, prompt)
+    if spec.prompt.calibrate: clf = _calibrated_as(clf, study.train, train)
     texts,about = (align(train, clf), align(test, clf)),(study.train.provenance,study.test.provenance)
     for t,p in zip(texts, about, strict=True):
         if p.get('texts_sha256', t.digest) != t.digest: raise InputError(f"{t.source} no longer holds the texts of this study")
     if about[0].get('model_sha256', clf.sha256) != clf.sha256: raise InputError(f"{clf.source} is no longer the model of this study")
-    return replace(study, clf=clf, texts=texts)
+    parts = zip(('train', 'test'), texts, about, strict=True)
+    known = {k:replace(getattr(study, k), hashes=t.hashes) for k,t,p in parts if 'texts_sha256' in p} # Which an older version did not note
+    return replace(study, clf=clf, texts=texts, **known)
 
 # %% ../../nbs/60_study.ipynb #42236266
 def next_steps(

@@ -28,7 +28,7 @@ from scipy.stats import norm
 
 from ..ground.core import InputError
 from ..ground.files import atomic
-from .drawing import _bins, _folded, _near
+from .drawing import _bins, _folded, _near, column, figure_size # noqa: F401
 
 # %% ../../nbs/50_plots.ipynb #e62e802a
 @contextmanager
@@ -62,11 +62,12 @@ def _families():
 # %% ../../nbs/50_plots.ipynb #8acf2ae4
 @contextmanager
 def _canvas(ax, width, height):
-    "`ax`, or one of a new figure (inches, at most 12 each way) in the theme."
+    "`ax`, or one of a new figure (inches, at most 12 each way; inside `column` as wide as that) in the theme."
     if ax is not None:
         yield ax
         return
-    with theme(): yield plt.subplots(figsize=(min(width, 12), min(height, 12)), layout='constrained')[1]
+    size,more = figure_size(width, height)
+    with theme(more): yield plt.subplots(figsize=size, layout='constrained')[1]
 
 # %% ../../nbs/50_plots.ipynb #85ffaf9b
 def small_figures():
