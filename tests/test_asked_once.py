@@ -20,6 +20,7 @@ from neuronlens.records.recording import record
 from neuronlens.records.shards import make_reading, open_store
 
 ASKED = dict(template='Text: {text}\nTopic:', shots=1, calibrate=True, scoring='first')
+TRIED = 2 # Texts that the library reads once more, to see that it reads a model rightly
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache')
 
 
@@ -56,7 +57,8 @@ def test_the_study_the_notebook_and_the_folder_ask_once(speaker, make_study, dat
     with rows() as read: study = nl.run_study(spec, tmp_path/'out', progress=False)
     prompt, train = make_prompt(read_texts(data.train), ASKED['template'], shots=1)
     test = replace(read_texts(data.test), classes=train.classes)
-    assert read(study.clf, train, test) == len(study.train)+len(study.test) == len(train)+36
+    assert len(study.train)+len(study.test) == len(train)+36
+    assert 0 <= read(study.clf, train, test)-len(train)-36 <= TRIED
     with rows() as read:
         clf = nl.calibrated(load_prompted(speaker, prompt, scoring='first'), train)
         mine = [nl.record(clf, t, cache=True, progress=False) for t in (train, test)]
@@ -104,7 +106,7 @@ def test_names_and_order_touch_no_activation():
         got = record(c, t, cache=True, progress=False)
         np.testing.assert_allclose(got.probabilities, record(c, t, progress=False).probabilities, atol=1e-5)
     with rows() as read: record(asked(shots=(('a dog', 1),)), LABELLED, cache=True, progress=False)
-    assert read(clf, LABELLED) == len(LABELLED) # Another prompt is another question
+    assert 0 <= read(clf, LABELLED)-len(LABELLED) <= TRIED # Another prompt is another question
 
 
 def test_a_classifier_whose_classes_are_called_otherwise(bert, data):
@@ -160,4 +162,4 @@ def test_without_a_hash_nothing_is_taken():
     clf = asked(sha256='')
     record(clf, LABELLED, cache=True, progress=False)
     with rows() as read: record(clf, LABELLED, cache=True, progress=False), calibrated(clf, LABELLED)
-    assert read(clf, LABELLED) == 2*len(LABELLED)
+    assert 0 <= read(clf, LABELLED)-2*len(LABELLED) <= TRIED

@@ -100,10 +100,7 @@ class Ranges:
         row,k = np.nonzero(lo <= hi)
         return pd.DataFrame({'class':self.classes[c], 'neuron':at[row], 'low':lo[row, k], 'high':hi[row, k]})
 
-    def to_latex(self, concept, neurons=None, **how):
-        "The intervals of `concept` as a table of LaTeX; caption and label as in `tables.latex`."
-        return latex(self.to_frame(concept, neurons), **how)
-
+    def to_latex(self, concept, neurons=None, **how): return latex(self.to_frame(concept, neurons), **how) # Of one concept
     def save(self, path, provenance=None):
         "Write a .safetensors file; `provenance` is that of the recording they were fitted on. Returns the path."
         about = dict(kind=self.kind, param=self.param, classes=list(self.classes))
@@ -122,7 +119,6 @@ class Ranges:
         C,D,K = self.lo.shape
         none = int(self.empty().sum())
         return f"Ranges({self.name}, {C} classes, {D} neurons, {K} interval{'s'*(K > 1)}{f', {none} empty' if none else ''})"
-
     def _repr_html_(self):
         first = range(min(2, self.lo.shape[1]))
         rows = pd.concat([self.to_frame(c, first) for c in range(min(6, len(self.classes)))])

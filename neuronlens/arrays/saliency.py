@@ -169,8 +169,7 @@ class Ranking(Tabled):
         if self.scores.ndim != 2 or len(self.scores) != len(self.classes):
             raise InputError(f"scores must be [{len(self.classes)} classes, neurons], got shape {self.scores.shape}")
         if len(bad := np.argwhere(np.isnan(self.scores))):
-            c,j = bad[0]
-            raise InputError(f"{self.name!r} has no score for class {self.classes[c]!r}, neuron {j}")
+            raise InputError(f"{self.name!r} has no score for class {self.classes[bad[0][0]]!r}, neuron {bad[0][1]}")
 
     @cached_property
     def order(self): # `[C, D]` int64, neurons from highest to lowest score; equal scores: lower index first

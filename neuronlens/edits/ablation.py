@@ -24,8 +24,8 @@ from neuronlens.edits.edit import (
     together,
     within,
 )
-from ..ground.core import InputError, as_array
-from ..ground.data import Texts, texts_taken
+from ..ground.core import InputError, as_array, texts_taken
+from ..ground.data import Texts
 from ..ground.machine import need_memory
 from ..ground.progress import progress_bar
 from ..ground.setting import POSITIONS, class_number

@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..ground.core import InputError, as_array, class_labels
-from ..ground.data import texts_taken
+from ..ground.core import InputError, as_array, class_labels, texts_taken
 from ..ground.files import atomic, note_table, noted_table
 from ..ground.setting import SETTINGS, Setting, chosen_rows, class_number, modern_table, setting_keys
 from ..ground.tables import Tabled
@@ -152,6 +151,46 @@ def paper_rows(
     "What a paper prints of effects."
     keys = [k for k in setting_keys(macro) if macro[k].nunique(dropna=False) > 1 or k == 'condition']
     return macro[[*keys, *MEASURES[:6]]]
+
+# %% ../../nbs/42_effects.ipynb #af715b3f
+def need_measures(
+    measures, # One name or several
+    known:tuple, # What there is
+)->list: # Names, one or more
+    "Refuse what is no measure, and none at all."
+    given = [measures] if isinstance(measures, str) or not np.iterable(measures) else [*measures]
+    if strange := [m for m in given if m not in known]: raise InputError(f"{strange[0]!r} is none of {', '.join(known)}")
+    if not given: raise InputError(f"measures={measures!r} are none; there are {', '.join(known)}")
+    return given
+
+# %% ../../nbs/42_effects.ipynb #5f88e4d5
+SHOWN = ('target_accuracy', 'auxiliary_accuracy', 'disturbance', 'broken')
+
+def said_intervals(
+    frame:pd.DataFrame, # That of `Evidence`
+    measures, # Names of measures, a column each
+    concept:str, # Whose rows
+)->pd.DataFrame: # A row per setting
+    "Numbers and their ends as text."
+    df = frame[(frame.concept == concept) & frame.measure.isin(measures)]
+    said = [f"{v:.3f} [{a:.3f}, {b:.3f}]" for v,a,b in zip(df.value, df.low, df.high, strict=True)]
+    keys = [k for k in setting_keys(df, but=('concept',)) if df[k].nunique(dropna=False) > 1 or k == 'condition']
+    wide = df.assign(said=said).pivot_table('said', keys, 'measure', aggfunc='first', sort=False, dropna=False)
+    return wide.dropna(how='all')[list(measures)].rename_axis(columns=None).reset_index()
+
+# %% ../../nbs/42_effects.ipynb #837734f1
+def wide_intervals(
+    frame:pd.DataFrame, # That of `Evidence`
+    measures=SHOWN, # Names of measures, a column each
+    concept:str='macro', # Whose rows
+)->pd.DataFrame: # A row per setting: what differs, then measure, measure_low, measure_high for each
+    "The same as numbers, side by side."
+    measures = _listed(measures)
+    df = only_rows(frame, dict(concept=concept, measure=measures))
+    keys = [k for k in setting_keys(df, but=('concept',)) if df[k].nunique(dropna=False) > 1 or k == 'condition']
+    wide = df.pivot_table(['value', 'low', 'high'], keys, 'measure', aggfunc='first', sort=False, dropna=False).dropna(how='all')
+    ends = dict(value='', low='_low', high='_high')
+    return pd.concat({m+ends[e]:wide[e, m] for m in measures for e in ends}, axis=1).reset_index()
 
 # %% ../../nbs/42_effects.ipynb #271659a7
 @dataclass(frozen=True, eq=False)

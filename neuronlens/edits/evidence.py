@@ -18,18 +18,21 @@ from ..arrays.ranges import Ranges, inside
 from ..arrays.testing import draw_texts, holm, mcnemar, paired_ends, sign_flips, unseen
 from neuronlens.edits.effects import (
     MEASURES,
+    SHOWN,
     Effects,
     aims_of,
     changes_of,
     disturbance,
     judged,
     measure_effects,
+    need_measures,
     only_rows,
     read_table,
+    said_intervals,
+    wide_intervals,
     write_table,
 )
-from ..ground.core import InputError, as_array, drawing, need_number, need_whole
-from ..ground.data import texts_taken
+from ..ground.core import InputError, as_array, drawing, need_number, need_whole, texts_taken
 from ..ground.files import built, note_table, noted_table
 from ..ground.machine import need_memory
 from ..ground.progress import progress_bar
@@ -40,16 +43,6 @@ from ..ground.tables import Tabled, latex
 RESAMPLED = ('target_accuracy', 'target_confidence', 'fires_on_target', 'auxiliary_accuracy', 'auxiliary_confidence',
              'fires_on_auxiliary', 'disturbance', 'broken')
 SHARES = ('target_accuracy', 'auxiliary_accuracy', 'broken') # Means of yes or no
-
-def need_measures(
-    measures, # One name or several
-    known:tuple, # What there is
-)->list: # Names, one or more
-    "Refuse what is no measure, and none at all."
-    given = [measures] if isinstance(measures, str) or not np.iterable(measures) else [*measures]
-    if strange := [m for m in given if m not in known]: raise InputError(f"{strange[0]!r} is none of {', '.join(known)}")
-    if not given: raise InputError(f"measures={measures!r} are none; there are {', '.join(known)}")
-    return given
 
 # %% ../../nbs/43_evidence.ipynb #6b0970be
 def contributions(
@@ -89,35 +82,6 @@ def resampled(
             out[:,at] = w@values[at][:,rows[c]].T.astype(weights.dtype)/w.sum(1, dtype=np.float64)[:,None]
     return out
 
-# %% ../../nbs/43_evidence.ipynb #5f88e4d5
-_SHOWN = ('target_accuracy', 'auxiliary_accuracy', 'disturbance', 'broken')
-
-def said_intervals(
-    frame:pd.DataFrame, # That of `Evidence`
-    measures, # Names of measures, a column each
-    concept:str, # Whose rows
-)->pd.DataFrame: # A row per setting
-    "Numbers and their ends as text."
-    df = frame[(frame.concept == concept) & frame.measure.isin(measures)]
-    said = [f"{v:.3f} [{a:.3f}, {b:.3f}]" for v,a,b in zip(df.value, df.low, df.high, strict=True)]
-    keys = [k for k in setting_keys(df, but=('concept',)) if df[k].nunique(dropna=False) > 1 or k == 'condition']
-    wide = df.assign(said=said).pivot_table('said', keys, 'measure', aggfunc='first', sort=False, dropna=False)
-    return wide.dropna(how='all')[list(measures)].rename_axis(columns=None).reset_index()
-
-# %% ../../nbs/43_evidence.ipynb #837734f1
-def wide_intervals(
-    frame:pd.DataFrame, # That of `Evidence`
-    measures=_SHOWN, # Names of measures, a column each
-    concept:str='macro', # Whose rows
-)->pd.DataFrame: # A row per setting: what differs, then measure, measure_low, measure_high for each
-    "The same as numbers, side by side."
-    measures = need_measures(measures, RESAMPLED)
-    df = only_rows(frame, dict(concept=concept, measure=measures))
-    keys = [k for k in setting_keys(df, but=('concept',)) if df[k].nunique(dropna=False) > 1 or k == 'condition']
-    wide = df.pivot_table(['value', 'low', 'high'], keys, 'measure', aggfunc='first', sort=False, dropna=False).dropna(how='all')
-    ends = dict(value='', low='_low', high='_high')
-    return pd.concat({m+ends[e]:wide[e, m] for m in measures for e in ends}, axis=1).reset_index()
-
 # %% ../../nbs/43_evidence.ipynb #4f01acf6
 @dataclass(frozen=True, eq=False)
 class Evidence(Tabled):
@@ -135,12 +99,12 @@ class Evidence(Tabled):
         "The rows where each named column has the given value (or one of a list of them)."
         return replace(self, frame=only_rows(self.frame, chosen))
 
-    def table(self, measures=_SHOWN, concept='macro')->pd.DataFrame:
+    def table(self, measures=SHOWN, concept='macro')->pd.DataFrame:
         "A setting a row, a measure a column, as 'value [low, high]'."
         return said_intervals(self.frame, measures, concept)
 
     def for_paper(self): return wide_intervals(self.frame)
-    def to_latex(self, measures=_SHOWN, concept='macro', **how):
+    def to_latex(self, measures=SHOWN, concept='macro', **how):
         "A setting a row, a measure a column, as LaTeX, rounded by the intervals; caption and label as in `tables.latex`."
         return latex(wide_intervals(self.frame, measures, concept), **how)
 
@@ -305,15 +269,13 @@ class Comparison(Tabled):
         "The rows that average over concepts."
         return self.frame[self.frame.concept == 'macro'].reset_index(drop=True)
 
-    def only(self, **chosen)->'Comparison':
-        "The rows where each named column has the given value (or one of a list of them)."
-        return replace(self, frame=only_rows(self.frame, chosen))
-
+    def only(self, **chosen)->'Comparison': return replace(self, frame=only_rows(self.frame, chosen)) # As of `Evidence`
     def for_paper(self):
         "Averages over concepts: the settings that differ, both values, and the difference with its ends."
         df = self.macro()
         keys = [k for k in setting_keys(df, but=('concept', 'condition')) if df[k].nunique(dropna=False) > 1]
-        return df[[*keys, 'measure', 'a', 'b', 'difference', 'low', 'high', 'p', 'n']].rename(columns=dict(a=f'a: {self.a}', b=f'b: {self.b}'))
+        shown = df[[*keys, 'measure', 'a', 'b', 'difference', 'low', 'high', 'p', 'n']]
+        return shown.rename(columns=dict(a=f'a: {self.a}', b=f'b: {self.b}'))
 
     def __repr__(self): return f"Comparison({self.a} minus {self.b}, {len(self.frame)} differences, seed {self.seed})"
     def _repr_html_(self):

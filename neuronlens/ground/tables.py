@@ -125,3 +125,13 @@ class Tabled:
     def to_latex(self, **how)->str: # LaTeX; needs the package booktabs
         "The result as a table of LaTeX; caption, label and the names of columns as in `tables.latex`."
         return latex(self.for_paper(), **how)
+
+# %% ../../nbs/07_tables.ipynb #b40469f3
+def with_ends(
+    frame:pd.DataFrame, # Any table
+)->pd.DataFrame: # The same with every interval in the cell of its number, as text
+    "A table for the eye: numbers with their ends, rounded as in `latex`."
+    ends = _ends(frame)
+    def cell(*row): return between(*map(float, row)).replace('$-$', '-')
+    said = {c:[cell(*row) for row in frame[[c, *e]].itertuples(index=False)] for c,e in ends.items()}
+    return frame.assign(**said).drop(columns=[e for both in ends.values() for e in both])

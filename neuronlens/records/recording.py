@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ..ground.cache import cache_folder, in_use, size_limit, trim
-from ..ground.core import InputError
-from ..ground.data import Texts, rows_of
+from ..ground.core import InputError, rows_of
+from ..ground.data import Texts
 from ..ground.files import Damaged, atomic, read_json, read_sealed
 from ..ground.progress import progress_bar
 from ..ground.tables import Tabled

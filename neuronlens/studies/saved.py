@@ -226,12 +226,9 @@ def write_outcome(
     arrays = dict(right=np.packbits(o.right, 1)) | {k:np.asarray(getattr(o, k), np.float32) for k in ('gold', 'moved', 'fires')}
     size,(I,N) = sum(a.nbytes for a in arrays.values()),o.right.shape
     of = f"the answers of {N:,} texts to {I:,} edits, of which paired tests are made, take {said_size(size)}"
-    if own != settings_of(study.effects) or size > MOST_OUTCOMES:
-        say(f"{of}; they are not kept")
-        return False
-    say(of)
-    write_arrays(path, arrays, dict(interventions=I, texts=N))
-    return True
+    if keep := own == settings_of(study.effects) and size <= MOST_OUTCOMES: write_arrays(path, arrays, dict(interventions=I, texts=N))
+    if not keep or size > 1<<20: say(of+'; they are not kept'*(not keep))
+    return keep
 
 # %% ../../nbs/59_saved.ipynb #c54f0dc5
 def read_outcome(

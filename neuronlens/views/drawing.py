@@ -128,3 +128,8 @@ def figure_size(
     names = 'axes.labelsize', 'axes.titlesize', 'xtick.labelsize', 'ytick.labelsize', 'legend.fontsize', 'font.size'
     small = dict(zip(names, (7.5, 8, 7, 7, 7, 7.5), strict=True)) if wide < 4.5 else {}
     return (wide, min(height if high is None else high, 12)),small
+
+def _narrow(ax): return len(ax.figure.axes) == 1 and ax.figure.get_figwidth() < 4.5 # A column of a paper
+
+def _fitting(ax, text): # Lines that a narrow figure has room for
+    return '\n'.join(k for line in text.split('\n') for k in _folded(line, 40)) if _narrow(ax) else text

@@ -16,7 +16,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from ..ground.core import InputError
 from ..ground.setting import SETTINGS
-from .drawing import _beside, _folded, _inches, _ink
+from .drawing import _beside, _fitting, _inches, _ink, _narrow
 from neuronlens.views.plots import (
     _MARKERS,
     _MARKS,
@@ -99,17 +99,12 @@ def _whisker(ax, x, low, high):
     for color,lw in (('w', 2.6), ('k', 1.2)):
         ax.errorbar(x, (low+high)/2, (high-low)/2, fmt='none', ecolor=color, elinewidth=lw, capsize=2.5, capthick=lw)
 
-def _narrow(ax): return len(ax.figure.axes) == 1 and ax.figure.get_figwidth() < 4.5 # A column of a paper
-
 def _name_measures(ax):
     "Names of the measures under their bars, slanted where the figure is narrow."
     ax.set_xticks(range(len(_MEASURES)), list(_MEASURES.values()))
     if _narrow(ax):
         names = [k.partition('\n(')[0].replace('\n', ' ') for k in _MEASURES.values()]
         ax.set_xticks(range(len(_MEASURES)), names, rotation=40, ha='right', rotation_mode='anchor')
-
-def _fitting(ax, text): # Lines that a narrow figure has room for
-    return '\n'.join(k for line in text.split('\n') for k in _folded(line, 40)) if _narrow(ax) else text
 
 # %% ../../nbs/51_plot_effects.ipynb #6c0f2b01
 def _bar(ax, x, value, wide, condition, color, label, up):
@@ -215,7 +210,8 @@ def plot_fractions(
             labels += [(*curve.loc[f], f"{_plain(label)}, fraction {f:g}" if f == own else f"{f:g}", colors[condition], f == own)
                        for f in curve.index]
         _off_axes(ax)
-        ax.set(xlim=(0, 1), xlabel=_fitting(ax, 'target accuracy (left: more suppressed)\nat the marks: fraction of the neurons that is edited'))
+        said = 'target accuracy (left: more suppressed)\nat the marks: fraction of the neurons that is edited'
+        ax.set(xlim=(0, 1), xlabel=_fitting(ax, said))
         log = _far_apart(tops) if log is None else log
         _scaled(ax, log, .01, max([.01, *tops]), 'disturbance of other classes\n(mean total variation)')
         _head(ax, source, _common(frame))

@@ -28,7 +28,7 @@ from scipy.stats import norm
 
 from ..ground.core import InputError
 from ..ground.files import atomic
-from .drawing import _bins, _folded, _near, column, figure_size # noqa: F401
+from .drawing import _bins, _folded, _near, column, figure_size  # noqa: F401
 
 # %% ../../nbs/50_plots.ipynb #e62e802a
 @contextmanager
