@@ -1,5 +1,6 @@
 """Every result as a table that LaTeX takes, rounded by its intervals; figures as wide as a column, with letters that can be read."""
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 
 import matplotlib as mpl
@@ -268,6 +269,19 @@ def test_outside_a_column_nothing_changes():
     assert ax.figure.get_figwidth() == 5.8 and dict(mpl.rcParams) == before
     plt.close('all')
     with column(3.3, height=2): assert plot_intervals_size() == (3.3, 2)
+
+
+def test_panels_in_a_column():
+    "Panels of neurons stand below each other where a column has room for one."
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    a = rng.normal(size=(60, 8))+np.eye(3)[y]@rng.normal(size=(3, 8))
+    r, g = rank(a, y), fit_ranges(a, y)
+    for width, columns in ((3.3, 1), (6.9, 2), (None, 3)):
+        with column(width) if width else nullcontext(): axes = np.ravel(nl.plots.plot_neurons(a, y, g, r.salient(1.), '1'))
+        assert len({round(ax.get_subplotspec().colspan.start) for ax in axes}) == columns
+        assert width is None or axes[0].figure.get_figwidth() == width
+    plt.close('all')
 
 
 def plot_intervals_size():

@@ -306,10 +306,10 @@ def _grid(axes, n, rows, title):
         if np.size(axes) < n: raise InputError(f"{n} panels need as many axes, got {np.size(axes)}")
         yield np.ravel(axes)[:n]
         return
-    cols = _columns(n)
+    cols = min(_columns(n), int(figure_size(12, 1)[0][0]/2.6))
     deep = -(-n//cols)
-    with theme():
-        size = 2.6*cols+.7,min(12, deep*(.33*rows+.75)+.6)
+    size,more = figure_size(2.6*cols+.7, deep*(.33*rows+.75)+.6)
+    with theme(more):
         fig,axes = plt.subplots(deep, cols, figsize=size, layout='constrained', squeeze=False)
         fig.suptitle(_plain('\n'.join(k for s in title.split('\n') for k in _folded(s, int(12*size[0])))), x=.01, ha='left', fontsize=10)
         for ax in axes.flat[n:]: ax.remove()
