@@ -15,8 +15,9 @@ from scipy.special import ndtr
 from scipy.stats import false_discovery_control
 
 from .separation import separation
-from .statistics import ClassStatistics, class_statistics
+from .statistics import ClassStatistics, class_statistics, takes_recording
 from ..ground.core import InputError, as_array, drawing, labelled, need_number
+from ..ground.tables import Tabled
 
 # %% ../../nbs/34_distributions.ipynb #f9c8bc69
 def normal_mass(
@@ -98,7 +99,7 @@ LIMITS = {'gaussian': .05, 'close': .1, 'unimodal': .1, 'separable': .9}
 
 # %% ../../nbs/34_distributions.ipynb #33443039
 @dataclass(frozen=True, eq=False)
-class ClassDistributions:
+class ClassDistributions(Tabled):
     "Shape of every neuron's activations in every class."
     statistics:ClassStatistics # Moments of C classes and D neurons
     ks:np.ndarray # `[C, D]` float64, distance to the fitted normal, 0 to 1; NaN for a constant neuron
@@ -149,9 +150,10 @@ def shape_summary(
     return f
 
 # %% ../../nbs/34_distributions.ipynb #752052e4
+@takes_recording
 def fit_distributions(
-    acts, # `[N, D]` activations, finite
-    labels, # `[N]` index of the class of each example; every class needs at least two
+    acts, # A `Recording`; or `[N, D]` activations, finite
+    labels=None, # `[N]` index of the class of each example; every class needs at least two
     classes=None, # C names; None: '0', '1', ..
 )->ClassDistributions:
     "Moments, normality, modes and separation of every class and neuron."
@@ -266,7 +268,7 @@ FITS = ('gaussian', 'mixture(2)', 'mixture(3)', 'histogram')
 
 # %% ../../nbs/34_distributions.ipynb #eee90fe8
 @dataclass(frozen=True, eq=False)
-class FitComparison:
+class FitComparison(Tabled):
     "Which distribution predicts unseen activations of a class best, for every neuron."
     score:np.ndarray # `[M, C, D]` float64, mean log density of unseen activations, nats; NaN for a constant neuron
     error:np.ndarray # `[M, C, D]` float64, standard error of its difference from the first fit's score
@@ -309,9 +311,10 @@ class FitComparison:
         return f"<p>{escape(repr(self))}: share of neurons each predicts best</p>{table}"
 
 # %% ../../nbs/34_distributions.ipynb #13f9ca8d
+@takes_recording
 def compare_fits(
-    acts, # `[N, D]` activations, finite
-    labels, # `[N]` index of the class of each example; every class needs at least twenty
+    acts, # A `Recording`; or `[N, D]` activations, finite
+    labels=None, # `[N]` index of the class of each example; every class needs at least twenty
     classes=None, # C names; None: '0', '1', ..
     *,
     seed:int=0, # Which half of every class is fitted

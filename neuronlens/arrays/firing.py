@@ -15,8 +15,9 @@ from scipy.special import ndtr
 
 from .ranges import inside, neuron_numbers
 from .separation import ratio
-from .statistics import need_alike
+from .statistics import need_alike, takes_recording
 from ..ground.core import InputError, as_array, class_names, labelled, need_number
+from ..ground.tables import Tabled
 
 # %% ../../nbs/37_firing.ipynb #caf5d513
 def share_inside(
@@ -70,7 +71,7 @@ def salient_sets(
 
 # %% ../../nbs/37_firing.ipynb #8d999c12
 @dataclass(frozen=True, eq=False)
-class Firing:
+class Firing(Tabled):
     "How often the ranges of each concept are hit by the texts of each class."
     rate:np.ndarray # `[C, C]` float64 in 0..1; row: class of the text, column: concept asked; NaN: none of them
     n:np.ndarray # `[C]` int64, texts of each class
@@ -122,9 +123,10 @@ def class_table(
     return frame.to_html(float_format=f'%.{decimals}f', max_rows=12, max_cols=12)
 
 # %% ../../nbs/37_firing.ipynb #46eba140
+@takes_recording
 def firing_matrix(
-    acts, # `[N, D]` activations; held-out ones answer honestly
-    labels, # `[N]` class index
+    acts, # A `Recording`; or `[N, D]` activations; held-out ones answer honestly
+    labels, # `[N]` class index; left out where a recording is given
     ranges, # `Ranges`: `contains(acts, concept, neurons)` is `[N, k]` bool
     salient, # `[C, k]` array, or a list of C index arrays
     classes=None, # Names of the classes; None: those of the ranges

@@ -19,10 +19,11 @@ from .ranges import neuron_numbers
 from .separation import ratio
 from .statistics import need_alike
 from ..ground.core import InputError, as_array, class_names, drawing, need_number
+from ..ground.tables import Tabled
 
 # %% ../../nbs/41_matching.ipynb #73206c34
 @dataclass(frozen=True, eq=False)
-class FamilyOverlap:
+class FamilyOverlap(Tabled):
     "For every class, what any two families of salient sets share."
     overlaps:tuple # C `SetOverlap`, each of the F families' sets of that class
     names:tuple # F names, such as rankings, blocks or seeds
@@ -61,7 +62,7 @@ def family_overlap(
 
 # %% ../../nbs/41_matching.ipynb #4af7a619
 @dataclass(frozen=True, eq=False)
-class RankingAgreement:
+class RankingAgreement(Tabled):
     "How alike any two rankings order the neurons of every class."
     spearman:np.ndarray # `[R, R, C]` float64 in -1..1; NaN where a ranking is constant
     kendall:np.ndarray # `[R, R, C]` float64 in -1..1, tau-b; NaN likewise
@@ -158,7 +159,7 @@ def _rank_correlations(s):
 
 # %% ../../nbs/41_matching.ipynb #6126a28d
 @dataclass(frozen=True, eq=False)
-class Matching:
+class Matching(Tabled):
     "Which neuron of a second recording behaves like each neuron of a first."
     neuron:np.ndarray # `[A]` int64, its partner; -1 where the second recording has too few
     r:np.ndarray # `[A]` float64 in -1..1, their correlation over texts; 0 if either is constant; NaN without a partner

@@ -16,12 +16,13 @@ import pandas as pd
 from .firing import class_table, members, number_inside, salient_sets
 from .ranges import fit_ranges
 from .separation import bhattacharyya, histogram_overlap, ks_between, overlap_coefficient, ratio
-from .statistics import class_statistics
+from .statistics import class_statistics, takes_recording
 from ..ground.core import InputError, as_array, drawing, enough, labelled
+from ..ground.tables import Tabled
 
 # %% ../../nbs/38_overlap.ipynb #ffb98dff
 @dataclass(frozen=True, eq=False)
-class SetOverlap:
+class SetOverlap(Tabled):
     "Every pair of named sets of neurons: what they share, and what chance would share."
     count:np.ndarray # `[C, C]` int64, neurons in both
     jaccard:np.ndarray # `[C, C]` float64 in 0..1; NaN for two empty sets
@@ -98,7 +99,7 @@ def _both(size, D):
 
 # %% ../../nbs/38_overlap.ipynb #bcb9751f
 @dataclass(frozen=True, eq=False)
-class PolysemanticCounts:
+class PolysemanticCounts(Tabled):
     "How many neurons sit in 0, 1, .. C salient sets, beside random sets of the same sizes."
     neurons:np.ndarray # `[C+1]` int64, neurons found
     expected:np.ndarray # `[C+1]` float64, neurons expected
@@ -182,7 +183,7 @@ MEASURES = ('bhattacharyya', 'normal area', 'histogram area', 'range overlap', '
 
 # %% ../../nbs/38_overlap.ipynb #8fb7669d
 @dataclass(frozen=True, eq=False)
-class PairOverlap:
+class PairOverlap(Tabled):
     "How alike every two classes are on every neuron, and how alike they are with shuffled labels."
     value:np.ndarray # `[M, C, C, D]` float64 in 0..1
     null:np.ndarray # `[M, C, C, D]` float64, the same with shuffled labels
@@ -228,9 +229,10 @@ def pair_medians(
     return pd.DataFrame(rows, columns=['a', 'b', 'measure', 'neurons', 'value', 'chance'])
 
 # %% ../../nbs/38_overlap.ipynb #6e256c17
+@takes_recording
 def pair_overlap(
-    acts, # `[N, D]` activations, finite
-    labels, # `[N]` class index; every class needs at least two
+    acts, # A `Recording`; or `[N, D]` activations, finite
+    labels=None, # `[N]` class index; every class needs at least two
     classes=None, # C names; None: '0', '1', ..
     *,
     kind:str='gaussian(2.5)', # Range of every class, as for `fit_ranges`

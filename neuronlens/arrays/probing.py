@@ -17,9 +17,11 @@ from scipy.optimize import minimize
 from scipy.sparse.linalg import eigsh
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from .statistics import takes_recording
 from .testing import accuracy_draws, accuracy_interval, mcnemar, paired_ends, unseen
 from ..ground.core import InputError, as_array, class_labels, drawing, enough, labelled, need_finite, need_number, need_whole
 from ..ground.progress import progress_bar
+from ..ground.tables import Tabled
 
 # %% ../../nbs/30_probing.ipynb #d0a1f14b
 @dataclass(frozen=True, eq=False)
@@ -209,9 +211,10 @@ def control_labels(
     return np.array([task[t] for t in types], np.int64)
 
 # %% ../../nbs/30_probing.ipynb #52d87502
+@takes_recording
 def fit_probe(
-    acts, # `[N, D]` activations, finite
-    labels, # `[N]` index of the class of each example; every class needs at least two
+    acts, # A `Recording`; or `[N, D]` activations, finite
+    labels=None, # `[N]` index of the class of each example; every class needs at least two
     *,
     l1:float=1e-3, # Price of absolute weights, nats per example, at least 0
     l2:float=1e-3, # Price of half the squared weights, at least 0
@@ -257,7 +260,7 @@ def _fit(acts, labels, sets, classes, l1, l2):
 
 # %% ../../nbs/30_probing.ipynb #b3e24035
 @dataclass(frozen=True, eq=False)
-class LayerProbes:
+class LayerProbes(Tabled):
     "Held-out accuracy of a linear probe at every site, with its control."
     sites:tuple # S site names, in the order given
     accuracy:np.ndarray # `[S]` float64, share of held-out examples named correctly

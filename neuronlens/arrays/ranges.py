@@ -15,10 +15,11 @@ import pandas as pd
 from .bins import kmeans, posterior_histogram
 from .density import density
 from .regions import full, posterior, posterior_prior
-from .statistics import class_statistics, names_beside, need_alike
+from .statistics import class_statistics, names_beside, need_alike, takes_recording
 from ..ground.core import InputError, as_array, class_names, enough, enough_examples, labelled, need_number
 from ..ground.files import built, read_result, write_result
 from ..ground.setting import class_number, format_kind, own_name, own_number, parse_kind
+from ..ground.tables import latex
 
 # %% ../../nbs/36_ranges.ipynb #b1f39d3c
 def gaussian(
@@ -99,6 +100,7 @@ class Ranges:
         row,k = np.nonzero(lo <= hi)
         return pd.DataFrame({'class':self.classes[c], 'neuron':at[row], 'low':lo[row, k], 'high':hi[row, k]})
 
+    def to_latex(self, concept, neurons=None, **how): return latex(self.to_frame(concept, neurons), **how) # Of one concept
     def save(self, path, provenance=None):
         "Write a .safetensors file; `provenance` is that of the recording they were fitted on. Returns the path."
         about = dict(kind=self.kind, param=self.param, classes=list(self.classes))
@@ -117,7 +119,6 @@ class Ranges:
         C,D,K = self.lo.shape
         none = int(self.empty().sum())
         return f"Ranges({self.name}, {C} classes, {D} neurons, {K} interval{'s'*(K > 1)}{f', {none} empty' if none else ''})"
-
     def _repr_html_(self):
         first = range(min(2, self.lo.shape[1]))
         rows = pd.concat([self.to_frame(c, first) for c in range(min(6, len(self.classes)))])
@@ -179,9 +180,10 @@ DEFAULTS = {'gaussian': 2.5, 'full': None, 'tolerance': .5, 'posterior': even, '
 RANGES = tuple(sorted(DEFAULTS))
 
 # %% ../../nbs/36_ranges.ipynb #658e2f8b
+@takes_recording
 def fit_ranges(
-    acts, # `[N, D]` activations, finite; None when `statistics` or `quantiles` are given and enough
-    labels, # `[N]` index of the class of each example; None likewise
+    acts, # A `Recording`; or `[N, D]` activations, finite; None when `statistics` or `quantiles` are given and enough
+    labels=None, # `[N]` index of the class of each example; None likewise
     kind:str='gaussian(2.5)', # One of `RANGES`, with or without its number
     *,
     classes=None, # C names; None: those of `statistics` or `quantiles`, or '0', '1', ..

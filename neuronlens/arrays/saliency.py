@@ -16,10 +16,11 @@ import pandas as pd
 
 from .probing import fit_probe
 from .sparsity import mass_holders, mass_left
-from .statistics import class_statistics, names_beside
+from .statistics import class_statistics, names_beside, takes_recording
 from ..ground.core import InputError, as_array, class_names, drawing, enough, labelled, need_number, need_whole
 from ..ground.files import built, read_result, write_result
 from ..ground.setting import own_name
+from ..ground.tables import Tabled
 
 # %% ../../nbs/32_saliency.ipynb #ece029f2
 def max_activation(
@@ -155,7 +156,7 @@ def _sampled(labels, most, seed):
 
 # %% ../../nbs/32_saliency.ipynb #894e481a
 @dataclass(frozen=True, eq=False)
-class Ranking:
+class Ranking(Tabled):
     "A score of every neuron for every class, higher being more salient."
     scores:np.ndarray # `[C, D]` float64, no NaN
     name:str # What scored them, such as 'dprime'
@@ -168,8 +169,7 @@ class Ranking:
         if self.scores.ndim != 2 or len(self.scores) != len(self.classes):
             raise InputError(f"scores must be [{len(self.classes)} classes, neurons], got shape {self.scores.shape}")
         if len(bad := np.argwhere(np.isnan(self.scores))):
-            c,j = bad[0]
-            raise InputError(f"{self.name!r} has no score for class {self.classes[c]!r}, neuron {j}")
+            raise InputError(f"{self.name!r} has no score for class {self.classes[bad[0][0]]!r}, neuron {bad[0][1]}")
 
     @cached_property
     def order(self): # `[C, D]` int64, neurons from highest to lowest score; equal scores: lower index first
@@ -185,6 +185,7 @@ class Ranking:
         return mass_holders(self.scores if self.name == 'probe_mass' else mass_left(self.scores), p)
 
     def to_frame(self, k=None): return ranking_frame(self, k)
+    def for_paper(self): return ranking_frame(self, 5) # The five strongest of each class
 
     def save(self, path, provenance=None):
         "Write a .safetensors file; `provenance` is that of the recording it was made from. Returns the path."
@@ -236,9 +237,10 @@ FROM_ACTIVATIONS = {'probe': probe, 'probe_mass': probe_mass, 'average_precision
 # %% ../../nbs/32_saliency.ipynb #8013ec91
 RANKINGS = tuple(sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS])) # Those of the package
 
+@takes_recording
 def rank(
-    acts, # `[N, D]` activations, finite; None when `statistics` are given and enough
-    labels, # `[N]` index of the class of each example; None likewise
+    acts, # A `Recording`; or `[N, D]` activations, finite; None when `statistics` are given and enough
+    labels=None, # `[N]` index of the class of each example; None likewise
     ranking:str='dprime', # One of `RANKINGS`
     *,
     classes=None, # C names; None: those of `statistics`, or '0', '1', ..

@@ -14,12 +14,14 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from .probing import Probe, logistic, mean_and_scale, need_prices, solve
+from .statistics import takes_recording
 from .testing import area_under_curve
 from ..ground.core import InputError, as_array, drawing, enough, labelled, need_number, need_whole
+from ..ground.tables import Tabled
 
 # %% ../../nbs/31_sparsity.ipynb #62a5c532
 @dataclass(frozen=True, eq=False)
-class ProbePath:
+class ProbePath(Tabled):
     "Probes from the sparsest to the densest."
     l1:np.ndarray # `[P]` float64, falling prices of absolute weights
     weights:np.ndarray # `[P, C, D]` float32
@@ -144,9 +146,10 @@ def _walk(x, labels, C, l1s, l2):
     return np.stack([w for w,_ in out]),np.array([d for _,d in out])
 
 # %% ../../nbs/31_sparsity.ipynb #bcea0cb4
+@takes_recording
 def elastic_net_path(
-    acts, # `[N, D]` training activations, finite
-    labels, # `[N]` class index of each; every class needs at least two after some are set aside
+    acts, # A `Recording`; or `[N, D]` training activations, finite
+    labels=None, # `[N]` class index of each; every class needs at least two after some are set aside
     *,
     validation=None, # `(acts [M, D], labels [M])` to read accuracy on; None: set `share` of the training examples aside
     l1s=None, # Prices of absolute weights, any order; None: `points` from the silencing one down to `floor` of it
@@ -177,7 +180,7 @@ def elastic_net_path(
 
 # %% ../../nbs/31_sparsity.ipynb #9748f8aa
 @dataclass(frozen=True, eq=False)
-class SparsestProbe:
+class SparsestProbe(Tabled):
     "The probe with the fewest neurons among those that reach a validation accuracy."
     probe:Probe # The chosen one
     target:float # Validation accuracy asked for
@@ -225,7 +228,7 @@ def sparsest_probe(
 
 # %% ../../nbs/31_sparsity.ipynb #c1fc1f61
 @dataclass(frozen=True, eq=False)
-class CountProbes:
+class CountProbes(Tabled):
     "Held-out scores of one-vs-rest probes on the first k neurons of a ranking."
     counts:np.ndarray # `[K]` int64, neurons read
     accuracy:np.ndarray # `[K, C]` float64

@@ -6,16 +6,19 @@
 __all__ = ['ClassStatistics', 'merge_statistics', 'class_statistics']
 
 # %% ../../nbs/15_statistics.ipynb #05093cb4
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, reduce
+from functools import cached_property, reduce, wraps
 from html import escape
 from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from ..ground.core import InputError, as_array, class_labels, class_names, enough, labelled
+from ..ground.tables import Tabled
 
 # %% ../../nbs/15_statistics.ipynb #698ce697
 def moments(
@@ -77,7 +80,7 @@ def _median(x):
 
 # %% ../../nbs/15_statistics.ipynb #d966d299
 @dataclass(frozen=True, eq=False)
-class ClassStatistics:
+class ClassStatistics(Tabled):
     "Mean, spread and shape of every neuron for every class."
     n:np.ndarray # `[C]` int64, examples
     mean:np.ndarray # `[C, D]` float64; 0 for a class without examples
@@ -211,10 +214,30 @@ def _batch(acts, labels, classes):
     high = np.stack([x.max(0, initial=-np.inf) for x in own])
     return ClassStatistics(np.bincount(labels, minlength=len(classes)), *sums, low, high, classes)
 
+# %% ../../nbs/15_statistics.ipynb #b876c62f
+_Any = TypeVar('_Any')
+
+def takes_recording(f:_Any)->_Any: # A function of `acts` and `labels`, perhaps of `classes`
+    "The function, which also takes a recording in the place of both: its site under study, its labels and names of classes."
+    of = inspect.signature(f)
+    @wraps(f)
+    def call(*args, **kw):
+        rec = args[0] if args else kw.get('acts')
+        if not hasattr(rec, 'activations'): return f(*args, **kw)
+        beside = kw.pop('labels', None) if len(args) < 2 else args[1]
+        if isinstance(beside, list|np.ndarray) and np.shape(beside) == (len(rec),):
+            raise InputError("a recording has its own labels: give it alone, or `rec.acts` and other labels")
+        kw.pop('acts', None)
+        given = of.bind_partial(rec.acts, rec.labels, *args[1:], **kw)
+        if 'classes' in of.parameters and given.arguments.get('classes') is None: given.arguments['classes'] = rec.classes
+        return f(*given.args, **given.kwargs)
+    return call
+
 # %% ../../nbs/15_statistics.ipynb #d7a2466e
+@takes_recording
 def class_statistics(
-    acts, # `[N, D]` activations: list, array or tensor of any float type, finite
-    labels, # `[N]` whole numbers, each an index into `classes`
+    acts, # A `Recording`; or `[N, D]` activations: list, array or tensor of any float type, finite
+    labels=None, # `[N]` whole numbers, each an index into `classes`; a recording has its own
     classes=None, # Names of the C classes; None: '0', '1', ..
 )->ClassStatistics:
     "Statistics of every class, which needs two examples of each; float64, 4,096 rows at a time."

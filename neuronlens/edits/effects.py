@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..ground.core import InputError, as_array, class_labels
+from ..ground.core import InputError, as_array, class_labels, texts_taken
 from ..ground.files import atomic, note_table, noted_table
 from ..ground.setting import SETTINGS, Setting, chosen_rows, class_number, modern_table, setting_keys
+from ..ground.tables import Tabled
 
 # %% ../../nbs/42_effects.ipynb #f0719eca
 MEASURES = ('target_accuracy', 'target_confidence', 'auxiliary_accuracy', 'auxiliary_confidence', 'disturbance', 'broken',
@@ -111,9 +112,89 @@ def measure(
     sums,counts = tally(labels, [class_number(concept, range(before.shape[1]))], before, after[None], fires[None])
     with np.errstate(invalid='ignore'): return dict(zip(MEASURES, (sums/counts)[0].tolist(), strict=True))
 
+# %% ../../nbs/42_effects.ipynb #e793a29c
+def _listed(v): return list(v) if isinstance(v, list|tuple|set) else [v]
+
+def only_rows(
+    frame:pd.DataFrame, # Any table
+    chosen:dict, # Column name to a value, or a list of values; 'gaussian' stands for 'gaussian(2.5)' and any other number
+)->pd.DataFrame: # Some of its rows, numbered anew
+    "The rows where each named column has one of the given values; a value that the table does not have is refused."
+    found = chosen_rows(frame, chosen)
+    for k,v in chosen.items():
+        if strange := [w for w in _listed(v) if len(frame) and not len(chosen_rows(frame, {k:w}))]:
+            known = [f'{w:g}' if isinstance(w, float) else str(w) for w in frame[k].unique()[:20]]
+            raise InputError(f"no row has {k} {strange[0]!r}; there are {', '.join(known)}")
+    return found.reset_index(drop=True)
+
+def macro_rows(
+    frame:pd.DataFrame, # That of `Effects`
+)->pd.DataFrame: # One row per setting, with concept 'macro'
+    "Means over concepts as rows of the same table; the texts are all that count for one of them."
+    keys = setting_keys(frame, but=('concept',))
+    of = frame.assign(n_auxiliary=frame.n_target+frame.n_auxiliary).groupby(keys, dropna=False, sort=False)
+    df = of.agg({'n_target':'sum', 'n_auxiliary':'max'} | dict.fromkeys(MEASURES, 'mean')).reset_index()
+    alone = of.size().to_numpy() == 1 # The texts of one concept are none of its auxiliary texts
+    return df.assign(concept='macro', n_auxiliary=df.n_auxiliary-np.where(alone, df.n_target, 0))[list(frame)]
+
+# %% ../../nbs/42_effects.ipynb #782608d8
+def settings_of(
+    effects, # `Effects`
+)->list: # A `Setting` for every row that is an edit, in their order
+    "The settings that a table of effects is of."
+    rows = effects.frame[effects.frame.condition != 'base']
+    return [Setting(**row) for row in rows[list(SETTINGS)].to_dict('records')]
+
+def paper_rows(
+    macro:pd.DataFrame, # Means over concepts, as of `Effects.macro`
+)->pd.DataFrame: # The settings that differ, and what they did
+    "What a paper prints of effects."
+    keys = [k for k in setting_keys(macro) if macro[k].nunique(dropna=False) > 1 or k == 'condition']
+    return macro[[*keys, *MEASURES[:6]]]
+
+# %% ../../nbs/42_effects.ipynb #af715b3f
+def need_measures(
+    measures, # One name or several
+    known:tuple, # What there is
+)->list: # Names, one or more
+    "Refuse what is no measure, and none at all."
+    given = [measures] if isinstance(measures, str) or not np.iterable(measures) else [*measures]
+    if strange := [m for m in given if m not in known]: raise InputError(f"{strange[0]!r} is none of {', '.join(known)}")
+    if not given: raise InputError(f"measures={measures!r} are none; there are {', '.join(known)}")
+    return given
+
+# %% ../../nbs/42_effects.ipynb #5f88e4d5
+SHOWN = ('target_accuracy', 'auxiliary_accuracy', 'disturbance', 'broken')
+
+def said_intervals(
+    frame:pd.DataFrame, # That of `Evidence`
+    measures, # Names of measures, a column each
+    concept:str, # Whose rows
+)->pd.DataFrame: # A row per setting
+    "Numbers and their ends as text."
+    df = frame[(frame.concept == concept) & frame.measure.isin(measures)]
+    said = [f"{v:.3f} [{a:.3f}, {b:.3f}]" for v,a,b in zip(df.value, df.low, df.high, strict=True)]
+    keys = [k for k in setting_keys(df, but=('concept',)) if df[k].nunique(dropna=False) > 1 or k == 'condition']
+    wide = df.assign(said=said).pivot_table('said', keys, 'measure', aggfunc='first', sort=False, dropna=False)
+    return wide.dropna(how='all')[list(measures)].rename_axis(columns=None).reset_index()
+
+# %% ../../nbs/42_effects.ipynb #837734f1
+def wide_intervals(
+    frame:pd.DataFrame, # That of `Evidence`
+    measures=SHOWN, # Names of measures, a column each
+    concept:str='macro', # Whose rows
+)->pd.DataFrame: # A row per setting: what differs, then measure, measure_low, measure_high for each
+    "The same as numbers, side by side."
+    measures = _listed(measures)
+    df = only_rows(frame, dict(concept=concept, measure=measures))
+    keys = [k for k in setting_keys(df, but=('concept',)) if df[k].nunique(dropna=False) > 1 or k == 'condition']
+    wide = df.pivot_table(['value', 'low', 'high'], keys, 'measure', aggfunc='first', sort=False, dropna=False).dropna(how='all')
+    ends = dict(value='', low='_low', high='_high')
+    return pd.concat({m+ends[e]:wide[e, m] for m in measures for e in ends}, axis=1).reset_index()
+
 # %% ../../nbs/42_effects.ipynb #271659a7
 @dataclass(frozen=True, eq=False)
-class Effects:
+class Effects(Tabled):
     "What interventions did, side by side."
     frame:pd.DataFrame # One row per setting; columns `COLUMNS`
 
@@ -129,9 +210,12 @@ class Effects:
         return df
 
     def only(self, **chosen)->'Effects':
-        "The rows where each named column has the given value (or one of a list of them); of a range or an edit the name will do."
-        return Effects(chosen_rows(self.frame, chosen).reset_index(drop=True))
+        "The rows where each named column has the given value (or one of a list); 'macro' is the concept of means over all others."
+        macro = 'macro' in _listed(chosen.get('concept')) and len(self.frame) and not (self.frame.concept == 'macro').any()
+        frame = pd.concat([self.frame, macro_rows(self.frame)], ignore_index=True) if macro else self.frame
+        return Effects(only_rows(frame, chosen))
 
+    def for_paper(self): return paper_rows(self.macro())
     def save(self, path:str|Path, provenance:dict|None=None)->Path:
         "Write the table as CSV, and beside it a .json of what it is and from which model and texts (the `provenance` of a recording)."
         path = write_table(self.frame, path)
@@ -238,6 +322,13 @@ class Changes:
     moved:np.ndarray # `[I, N]` float64 disturbance
     fires:np.ndarray # `[I, N]` float32 share of the salient activations at the readout that lie in range
 
+    def __getitem__(self, rows):
+        "The same interventions on some of the texts: a slice, a mask, or positions."
+        return texts_taken(self, rows)
+
+    __iter__ = None
+    aims = property(lambda self: aims_of(self.interventions, self.classes)) # `[I]` int64, the class that each aims at
+
     def __repr__(self): return f"Changes({len(self.interventions)} interventions on {len(self.labels)} texts)"
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>"
 
@@ -257,12 +348,21 @@ def measure_effects(
 
 # %% ../../nbs/42_effects.ipynb #a8e89dd5
 def changes_of(
-    outcome, # An `Outcome`: interventions, labels `[N]`, classes, before `[N, C]`, after `[I, N, C]`, fires `[I, N]`; or `Changes`
+    outcome, # An `Outcome`: interventions, labels `[N]`, classes, before `[N, C]`, after `[I, N, C]`, fires `[I, N]`; `Changes`; or a study
 )->Changes: # `Changes` are given back as they are
     "What an outcome says on every text, without the answers."
+    if hasattr(outcome, 'headline'): outcome = _kept_outcome(outcome)
+    if not hasattr(outcome, 'interventions'):
+        raise InputError(f"an outcome is what `ablate` gives, or a study that keeps it, not a {type(outcome).__name__}")
     aims_of(outcome.interventions, outcome.classes)
     finite_before(outcome.before)
     if hasattr(outcome, 'moved'): return outcome
     finite_after(outcome)
     about = (getattr(outcome, k) for k in ('interventions', 'labels', 'classes', 'before'))
     return Changes(*about, *judged(outcome.labels, outcome.before, outcome.after), outcome.fires)
+
+def _kept_outcome(study):
+    "The outcome of a study; refused where it was not kept."
+    if study.outcome is not None: return study.outcome
+    raise InputError("this study keeps no outcome, of which intervals and paired tests are made: an older version saved it, or it was too"
+                     " large; run the study again")

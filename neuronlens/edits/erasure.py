@@ -20,6 +20,7 @@ from ..arrays.sparsity import detection
 from ..arrays.testing import area_under_curve, draw_texts
 from ..ground.core import InputError, as_array, class_labels, enough, labelled, need_number
 from ..ground.setting import class_number
+from ..ground.tables import Tabled
 
 # %% ../../nbs/45_erasure.ipynb #767268a6
 @dataclass(frozen=True, eq=False)
@@ -110,7 +111,7 @@ def fresh_scores(
 
 # %% ../../nbs/45_erasure.ipynb #c1fab055
 @dataclass(frozen=True, eq=False)
-class InformationLeft:
+class InformationLeft(Tabled):
     "What a fresh probe for the target reads from edited activations."
     concept:str # Target class
     accuracy:float # Of the probe on test texts, 0 to 1
@@ -184,7 +185,7 @@ def unedited(acts): return acts
 
 # %% ../../nbs/45_erasure.ipynb #915bf3ac
 @dataclass(frozen=True, eq=False)
-class Readability:
+class Readability(Tabled):
     "What `readability` says."
     concept:str
     accuracy:float

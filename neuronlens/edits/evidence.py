@@ -18,35 +18,31 @@ from ..arrays.ranges import Ranges, inside
 from ..arrays.testing import draw_texts, holm, mcnemar, paired_ends, sign_flips, unseen
 from neuronlens.edits.effects import (
     MEASURES,
+    SHOWN,
     Effects,
     aims_of,
     changes_of,
     disturbance,
     judged,
     measure_effects,
+    need_measures,
+    only_rows,
     read_table,
+    said_intervals,
+    wide_intervals,
     write_table,
 )
-from ..ground.core import InputError, as_array, drawing, need_number, need_whole
+from ..ground.core import InputError, as_array, drawing, need_number, need_whole, texts_taken
 from ..ground.files import built, note_table, noted_table
 from ..ground.machine import need_memory
 from ..ground.progress import progress_bar
 from ..ground.setting import SETTINGS, chosen_rows, setting_keys
+from ..ground.tables import Tabled, latex
 
 # %% ../../nbs/43_evidence.ipynb #849834d9
 RESAMPLED = ('target_accuracy', 'target_confidence', 'fires_on_target', 'auxiliary_accuracy', 'auxiliary_confidence',
              'fires_on_auxiliary', 'disturbance', 'broken')
 SHARES = ('target_accuracy', 'auxiliary_accuracy', 'broken') # Means of yes or no
-
-def need_measures(
-    measures, # One name or several
-    known:tuple, # What there is
-)->list: # Names, one or more
-    "Refuse what is no measure, and none at all."
-    given = [measures] if isinstance(measures, str) or not np.iterable(measures) else [*measures]
-    if strange := [m for m in given if m not in known]: raise InputError(f"{strange[0]!r} is none of {', '.join(known)}")
-    if not given: raise InputError(f"measures={measures!r} are none; there are {', '.join(known)}")
-    return given
 
 # %% ../../nbs/43_evidence.ipynb #6b0970be
 def contributions(
@@ -88,7 +84,7 @@ def resampled(
 
 # %% ../../nbs/43_evidence.ipynb #4f01acf6
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class Evidence(Tabled):
     "Every effect with its interval."
     frame:pd.DataFrame # Keys of `Effects`, then measure, value, low, high, n; the concept of an average is 'macro'
     draws:int # Bootstrap draws
@@ -101,15 +97,16 @@ class Evidence:
 
     def only(self, **chosen)->'Evidence':
         "The rows where each named column has the given value (or one of a list of them)."
-        return replace(self, frame=chosen_rows(self.frame, chosen).reset_index(drop=True))
+        return replace(self, frame=only_rows(self.frame, chosen))
 
-    def table(self, measures=('target_accuracy', 'auxiliary_accuracy', 'disturbance', 'broken'), concept='macro')->pd.DataFrame:
+    def table(self, measures=SHOWN, concept='macro')->pd.DataFrame:
         "A setting a row, a measure a column, as 'value [low, high]'."
-        df = self.frame[(self.frame.concept == concept) & self.frame.measure.isin(measures)]
-        said = [f"{v:.3f} [{a:.3f}, {b:.3f}]" for v,a,b in zip(df.value, df.low, df.high, strict=True)]
-        keys = [k for k in setting_keys(df, but=('concept',)) if df[k].nunique(dropna=False) > 1 or k == 'condition']
-        wide = df.assign(said=said).pivot_table('said', keys, 'measure', aggfunc='first', sort=False, dropna=False)
-        return wide.dropna(how='all')[list(measures)].rename_axis(columns=None).reset_index()
+        return said_intervals(self.frame, measures, concept)
+
+    def for_paper(self): return wide_intervals(self.frame)
+    def to_latex(self, measures=SHOWN, concept='macro', **how):
+        "A setting a row, a measure a column, as LaTeX, rounded by the intervals; caption and label as in `tables.latex`."
+        return latex(wide_intervals(self.frame, measures, concept), **how)
 
     def save(self, path, provenance=None):
         "Write the table as CSV, and beside it a .json of how it was drawn and from which model and texts. Returns the path."
@@ -207,7 +204,7 @@ def _unions(rows, aims, groups):
 
 # %% ../../nbs/43_evidence.ipynb #33e68f6a
 def intervals(
-    outcome, # `Outcome` or `Changes` of I interventions on N texts
+    outcome, # `Outcome` or `Changes` of I interventions on N texts, or a study, which keeps those on its test texts
     *,
     draws:int=1000, # Bootstrap draws
     seed:int=0, # Of the draws
@@ -249,14 +246,12 @@ def some_texts(
     outcome, # `Outcome` or `Changes` on N texts
     rows:np.ndarray, # `[n]` indices, or `[N]` bool
 ): # The same on these texts
-    "The same interventions on some of the texts."
-    of = {k:getattr(outcome, k)[rows] for k in ('labels', 'before')}
-    of |= {k:getattr(outcome, k)[:,rows] for k in ('after', 'right', 'gold', 'moved', 'fires') if hasattr(outcome, k)}
-    return replace(outcome, **of)
+    "The same interventions on some of the texts; `outcome[rows]` is the same."
+    return texts_taken(outcome, rows)
 
 # %% ../../nbs/43_evidence.ipynb #0aa13da9
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Tabled):
     "Two conditions on the same texts."
     frame:pd.DataFrame # Keys, concept, measure, a, b, difference, low, high, p, p_adjusted, n, test
     a:str # The first condition
@@ -273,6 +268,14 @@ class Comparison:
     def macro(self)->pd.DataFrame:
         "The rows that average over concepts."
         return self.frame[self.frame.concept == 'macro'].reset_index(drop=True)
+
+    def only(self, **chosen)->'Comparison': return replace(self, frame=only_rows(self.frame, chosen)) # As of `Evidence`
+    def for_paper(self):
+        "Averages over concepts: the settings that differ, both values, and the difference with its ends."
+        df = self.macro()
+        keys = [k for k in setting_keys(df, but=('concept', 'condition')) if df[k].nunique(dropna=False) > 1]
+        shown = df[[*keys, 'measure', 'a', 'b', 'difference', 'low', 'high', 'p', 'n']]
+        return shown.rename(columns=dict(a=f'a: {self.a}', b=f'b: {self.b}'))
 
     def __repr__(self): return f"Comparison({self.a} minus {self.b}, {len(self.frame)} differences, seed {self.seed})"
     def _repr_html_(self):
@@ -330,7 +333,7 @@ def _compared(m, x, rows, aims, pair, groups, weights, flips, seed, level):
 
 # %% ../../nbs/43_evidence.ipynb #9791a196
 def compare(
-    outcome, # `Outcome` or `Changes` of I interventions on N texts
+    outcome, # `Outcome` or `Changes` of I interventions on N texts, or a study, which keeps those on its test texts
     a:str|dict, # A condition, or columns of `Effects` with the values wanted, such as `dict(condition='range', range='gaussian')`
     b:str|dict, # Another
     *,

@@ -17,7 +17,7 @@ from ..arrays.ranges import Ranges
 from ..arrays.saliency import Ranking
 from ..arrays.statistics import ClassStatistics
 from .edit import Intervention, Neurons, parse_edit, rest_quantiles
-from ..ground.core import InputError, drawing, need_number
+from ..ground.core import InputError, drawing, need_number, need_whole
 from ..ground.setting import Setting, check_when, class_number, format_kind, formerly
 from ..models.anatomy import Site, parse_site
 
@@ -98,6 +98,7 @@ def plan(
     covers:str='range', # What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
     scope:str='position', # Who is asked: every 'position' for itself, or the 'text' once for all of them
     preset:str='', # Name of the preset that the ranges are of, for the table
+    controls:int=1, # How many times the random neurons are drawn, with seeds from `seed` on
 )->list[Intervention]: # Concepts x rankings x fractions x edits x (full, and range and random for each range and vote)
     "The interventions of a study; the same random neurons are the control of every ranking."
     site,(C,D),_ = parse_site(site),statistics.mean.shape,drawing(seed) # Which refuses what is no seed
@@ -113,6 +114,7 @@ def plan(
     gates = [(r.name, dict(vote=float(v), covers=covers, scope=scope)) for r in _listed(ranges) for v in votes]
     for r,f,c,e in product(rankings, fractions, concepts, edits):
         said = Setting(statistics.classes[c], 'full', ranking=r.name, fraction=float(f), range='full', edit=e, **same)
-        ways = [said]+[replace(said, condition=k, range=kind, **gate) for kind,gate in gates for k in ('range', 'random')]
+        kinds = [('range', seed), *(('random', seed+i) for i in range(need_whole(1, controls=controls)))]
+        ways = [said]+[replace(said, condition=k, range=kind, seed=s, **gate) for kind,gate in gates for k,s in kinds]
         out += [made(replace(w, preset=preset) if preset and w.condition == 'range' else w) for w in ways]
     return out

@@ -19,6 +19,7 @@ from scipy.stats import binomtest
 
 from ..arrays.testing import mcnemar
 from ..ground.core import InputError, drawing, need_number
+from ..ground.tables import Tabled
 
 # %% ../../nbs/47_questions.ipynb #bd9daafd
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _question(row, columns, subject):
 
 # %% ../../nbs/47_questions.ipynb #2b19fec8
 @dataclass(frozen=True, eq=False)
-class MultipleChoice:
+class MultipleChoice(Tabled):
     "What a model answered to questions with lettered choices."
     questions:list[Question] # N questions
     logprobs:np.ndarray # `[N, K]` float32 log-probability of every letter among all tokens; -inf beyond a question's choices

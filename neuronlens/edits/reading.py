@@ -22,6 +22,7 @@ from .language import _edits, _encoded, _finite_part, _ready, _speaker, _tokeniz
 from .questions import MultipleChoice, Question, question_prompt
 from ..ground.core import InputError, drawing, need_number
 from ..ground.progress import progress_bar
+from ..ground.tables import Tabled
 from ..models.anatomy import Site, anatomy
 from ..models.batches import each_batch, last_attended
 from ..models.hooks import EMBEDDING, answer, before, run
@@ -45,7 +46,7 @@ def _limits(values, level):
 
 # %% ../../nbs/49_reading.ipynb #a3a80488
 @dataclass(frozen=True, eq=False)
-class Perplexity:
+class Perplexity(Tabled):
     "How well a model predicts a text."
     losses:np.ndarray # `[W]` float64 summed loss of every window, nats
     counts:np.ndarray # `[W]` int64 tokens scored in it
@@ -243,7 +244,7 @@ def multiple_choices(
 
 # %% ../../nbs/49_reading.ipynb #abe33acb
 @dataclass(frozen=True, eq=False)
-class LanguageEffects:
+class LanguageEffects(Tabled):
     "What conditions did to a language model."
     frame:pd.DataFrame # One row per condition, base first
     perplexities:dict[str,Perplexity] # Of every condition, if text was given

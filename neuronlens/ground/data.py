@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import InputError, drawing, need_whole, some_rows
+from .core import InputError, drawing, need_whole, rows_of, some_rows
 from .files import known_path, package_folder, sha256
 
 # %% ../../nbs/03_data.ipynb #ef927565
@@ -44,12 +44,23 @@ class Texts:
         "Number of texts of every class."
         return pd.Series(np.bincount(self.labels, minlength=len(self.classes)), index=list(self.classes), name='texts')
 
+    def __getitem__(self, rows)->'Texts':
+        "Some of the texts: a slice, a mask, or positions."
+        return take(self, rows_of(rows, len(self)))
+
+    __iter__ = None # A part is asked for by its rows, one text is `texts.texts[0]`
+
     @cached_property
     def digest(self)->str:
         "SHA-256 of the texts and their class names, in order."
         h = hashlib.sha256()
-        for t,l in zip(self.texts, self.labels, strict=True): h.update(json.dumps([t, self.classes[l]]).encode()+b'\n')
+        for line in _lines(self): h.update(line)
         return h.hexdigest()
+
+    @cached_property
+    def hashes(self)->np.ndarray: # `[N]` uint64
+        "A number for every text with its class name: by these numbers a part of them is known again."
+        return np.array([int.from_bytes(hashlib.sha256(line).digest()[:8], 'little') for line in _lines(self)], np.uint64)
 
     def to_frame(self)->pd.DataFrame:
         "One row per text: its row in the source, class and text."
@@ -59,6 +70,11 @@ class Texts:
     def _repr_html_(self):
         counts = self.counts().to_frame().T.to_html()
         return f"<p>{len(self)} texts from {escape(self.source)}</p>{counts}"
+
+# %% ../../nbs/03_data.ipynb #e3263af6
+def _lines(texts):
+    "Every text with its class name, as bytes."
+    for t,l in zip(texts.texts, texts.labels, strict=True): yield json.dumps([t, texts.classes[l]]).encode()+b'\n'
 
 # %% ../../nbs/03_data.ipynb #16072082
 _WHOLE = re.compile(r'(-?(?:0|[1-9][0-9]*))(?:\.0*)?')

@@ -16,7 +16,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from ..ground.core import InputError
 from ..ground.setting import SETTINGS
-from .drawing import _beside, _inches, _ink
+from .drawing import _beside, _fitting, _inches, _ink, _narrow
 from neuronlens.views.plots import (
     _MARKERS,
     _MARKS,
@@ -99,6 +99,13 @@ def _whisker(ax, x, low, high):
     for color,lw in (('w', 2.6), ('k', 1.2)):
         ax.errorbar(x, (low+high)/2, (high-low)/2, fmt='none', ecolor=color, elinewidth=lw, capsize=2.5, capthick=lw)
 
+def _name_measures(ax):
+    "Names of the measures under their bars, slanted where the figure is narrow."
+    ax.set_xticks(range(len(_MEASURES)), list(_MEASURES.values()))
+    if _narrow(ax):
+        names = [k.partition('\n(')[0].replace('\n', ' ') for k in _MEASURES.values()]
+        ax.set_xticks(range(len(_MEASURES)), names, rotation=40, ha='right', rotation_mode='anchor')
+
 # %% ../../nbs/51_plot_effects.ipynb #6c0f2b01
 def _bar(ax, x, value, wide, condition, color, label, up):
     "A bar that is known without its colour: by hatches, or hollow; one too low to be seen has its number above it."
@@ -136,13 +143,13 @@ def plot_effects(
                 spread = np.linspace(-.28, .28, len(y))*wide if len(y) > 1 else np.zeros(len(y))
                 if len(y) > 1: ax.plot(x+spread, y, 'o', mfc='w', mec='.1', ms=2.8, mew=.7, zorder=3, clip_on=False, label='_')
                 if (condition, measure) in ends: _whisker(ax, x, *ends[condition, measure])
-        ax.set_xticks(range(len(_MEASURES)), list(_MEASURES.values()))
+        _name_measures(ax)
         ax.set(ylim=(0, 1.02), ylabel='share or probability')
         if frame.concept.nunique() > 1: ax.plot([], [], 'o', mfc='w', mec='.1', ms=2.8, mew=.7, label='dots: concepts')
         if ends: ax.plot([], [], 'k', lw=1.2, label='lines: intervals of the means')
         _head(ax, source, _common(frame))
         handles,names = (k[-len(conditions):]+k[:-len(conditions)] for k in ax.get_legend_handles_labels()) # Bars first
-        _key(ax, handles=(handles, names))
+        _key(ax, 4 if _narrow(ax) else 1, handles=(handles, names))
     return ax
 
 # %% ../../nbs/51_plot_effects.ipynb #9f13f1f7
@@ -203,11 +210,12 @@ def plot_fractions(
             labels += [(*curve.loc[f], f"{_plain(label)}, fraction {f:g}" if f == own else f"{f:g}", colors[condition], f == own)
                        for f in curve.index]
         _off_axes(ax)
-        ax.set(xlim=(0, 1), xlabel='target accuracy (left: more suppressed)\nat the marks: fraction of the neurons that is edited')
+        said = 'target accuracy (left: more suppressed)\nat the marks: fraction of the neurons that is edited'
+        ax.set(xlim=(0, 1), xlabel=_fitting(ax, said))
         log = _far_apart(tops) if log is None else log
         _scaled(ax, log, .01, max([.01, *tops]), 'disturbance of other classes\n(mean total variation)')
         _head(ax, source, _common(frame))
-        _key(ax, 2)
+        _key(ax, ax.get_xlabel().count('\n')+1)
         _beside(ax, labels, _ink([c.to_numpy() for c in curves.values()]))
     return ax
 
@@ -259,7 +267,7 @@ def plot_trade_off(
         _off_axes(ax)
         alone = len(ax.figure.axes) == 1 # Beside other axes there is no room for names and numbers at the stairs
         said = '\nat the corners: fraction of the neurons that is edited' if 'fraction' in frame and alone else ''
-        ax.set(xlim=(0, 1), xlabel='target accuracy (left: more suppressed)'+said)
+        ax.set(xlim=(0, 1), xlabel=_fitting(ax, 'target accuracy (left: more suppressed)'+said))
         log = _far_apart(tops) if log is None else log
         _scaled(ax, log, 1e-4, max([.001, *tops]), _price(cost))
         if min(tops, default=0) < 0: ax.set_ylim(bottom=frame.cost.min())
@@ -278,8 +286,8 @@ def plot_trade_off(
         if alone: ax.text(at, 1, f' aim: {at:.0%}', transform=ax.get_xaxis_transform(), fontsize=8, color='.3', va='bottom')
         _head(ax, _title(f"mean of {concepts} concepts" if concept == 'macro' else _name(concept, 44, 1), f"{len(frame)} settings", source),
             pad=16)
-        title = 'least cost to reach the aim, and the target accuracy there:' if alone else ''
-        _key(ax, 1+bool(said), title=title, alignment='left', title_fontsize=8.8)
+        title = _fitting(ax, 'least cost to reach the aim, and the target accuracy there:') if alone else ''
+        _key(ax, ax.get_xlabel().count('\n')+1, title=title, alignment='left', title_fontsize=8.8)
         if alone: _name_stairs(ax, {k:s for k,(s,_) in stairs.items()}, own, colors)
     return ax
 
@@ -329,7 +337,7 @@ def _name_stairs(ax, stairs, own, colors):
 # %% ../../nbs/51_plot_effects.ipynb #ccaa73c9
 def _measured(m): return _price(m).replace('\n', ' ') if m in ('disturbance', 'broken') else _plain(m.replace('_', ' '))
 
-_COLUMNS = 52,106 # Where the numbers end, in points right of the axes
+def _columns(ax): return (38, 76, 7.5) if _narrow(ax) else (52, 106, 9) # Where numbers end, in points right of the axes, and their size
 
 # %% ../../nbs/51_plot_effects.ipynb #ce1a99e7
 def _matched_row(ax, rows, y, measure, style, at):
@@ -338,8 +346,9 @@ def _matched_row(ax, rows, y, measure, style, at):
     ax.hlines(y, 0, each.mean(), color=style['color'], lw=1, zorder=1)
     if len(each) > 1: ax.plot(each, np.full(len(each), y-.3), 'o', mfc='w', mec=style['color'], ms=3.4, mew=.9, clip_on=False)
     ax.plot([each.mean()], [y], ms=7, mew=1.4, mfc=style['color'] if accuracy <= at+1e-12 else 'w', clip_on=False, **style)
-    for x,said in zip(_COLUMNS, (_few(each.mean()), f"{accuracy:.1%}"), strict=True):
-        ax.annotate(said, (1, y), (x, 0), ax.get_yaxis_transform(), textcoords='offset points', ha='right', va='center', fontsize=9)
+    (*places,size) = _columns(ax)
+    for x,said in zip(places, (_few(each.mean()), f"{accuracy:.1%}"), strict=True):
+        ax.annotate(said, (1, y), (x, 0), ax.get_yaxis_transform(), textcoords='offset points', ha='right', va='center', fontsize=size)
 
 # %% ../../nbs/51_plot_effects.ipynb #9cbc87d8
 def _matched_key(ax, at, many, below):
@@ -355,12 +364,13 @@ def plot_matched(
     measure:str='disturbance', # What to compare
     ax=None, # Axes to draw on; None: a new figure
     *,
-    at:float=.05, # Macro target accuracy that was to be reached
+    at:float|None=None, # Macro target accuracy that was to be reached; None: that of the choice that was applied, else 0.05
     log:bool|None=None, # Logarithmic above 0.0001; None: where one preset pays more than five times as much as another
     source:str='', # For the title
 ):
     "What every preset costs at matched suppression, a row each, for every data set; returns the axes."
     _need(frame, ['dataset', 'preset', 'concept', 'target_accuracy', measure])
+    if at is None: at = frame.attrs.get('at', .05)
     frame = frame.assign(dataset=frame.dataset.astype(str)+(', '+frame.model.astype(str) if 'model' in frame else ''))
     twice = frame[frame.duplicated(['dataset', 'preset', 'concept'])]
     if len(twice): raise InputError(f"preset {twice.preset.iloc[0]!r} has several rows for concept {twice.concept.iloc[0]!r}")
@@ -377,8 +387,9 @@ def plot_matched(
                 style = dict(color=colors[k], marker=_MARKERS[list(colors).index(k)%len(_MARKERS)], ls='')
                 _matched_row(ax, frame[(frame.preset == k) & (frame.dataset == name)], y-.5, measure, style, at)
             y -= 1.2
-        for x,said in zip(_COLUMNS, ('mean', 'target\naccuracy'), strict=True):
-            at_top = dict(textcoords='offset points', ha='right', va='bottom', fontsize=8.5)
+        (*columns,size) = _columns(ax)
+        for x,said in zip(columns, ('mean', 'target\naccuracy'), strict=True):
+            at_top = dict(textcoords='offset points', ha='right', va='bottom', fontsize=min(size, 8.5))
             ax.annotate(said, (1, n-.1), (x, 0), ax.get_yaxis_transform(), **at_top)
         ax.set_yticks(list(places), [_name(k) for k in places.values()])
         ax.tick_params(axis='y', length=0, pad=9) # A mark at 0 hides no name

@@ -28,7 +28,7 @@ from scipy.stats import norm
 
 from ..ground.core import InputError
 from ..ground.files import atomic
-from .drawing import _bins, _folded, _near
+from .drawing import _bins, _folded, _near, column, figure_size  # noqa: F401
 
 # %% ../../nbs/50_plots.ipynb #e62e802a
 @contextmanager
@@ -62,11 +62,12 @@ def _families():
 # %% ../../nbs/50_plots.ipynb #8acf2ae4
 @contextmanager
 def _canvas(ax, width, height):
-    "`ax`, or one of a new figure (inches, at most 12 each way) in the theme."
+    "`ax`, or one of a new figure (inches, at most 12 each way; inside `column` as wide as that) in the theme."
     if ax is not None:
         yield ax
         return
-    with theme(): yield plt.subplots(figsize=(min(width, 12), min(height, 12)), layout='constrained')[1]
+    size,more = figure_size(width, height)
+    with theme(more): yield plt.subplots(figsize=size, layout='constrained')[1]
 
 # %% ../../nbs/50_plots.ipynb #85ffaf9b
 def small_figures():
@@ -305,10 +306,10 @@ def _grid(axes, n, rows, title):
         if np.size(axes) < n: raise InputError(f"{n} panels need as many axes, got {np.size(axes)}")
         yield np.ravel(axes)[:n]
         return
-    cols = _columns(n)
+    cols = min(_columns(n), int(figure_size(12, 1)[0][0]/2.6))
     deep = -(-n//cols)
-    with theme():
-        size = 2.6*cols+.7,min(12, deep*(.33*rows+.75)+.6)
+    size,more = figure_size(2.6*cols+.7, deep*(.33*rows+.75)+.6)
+    with theme(more):
         fig,axes = plt.subplots(deep, cols, figsize=size, layout='constrained', squeeze=False)
         fig.suptitle(_plain('\n'.join(k for s in title.split('\n') for k in _folded(s, int(12*size[0])))), x=.01, ha='left', fontsize=10)
         for ax in axes.flat[n:]: ax.remove()
