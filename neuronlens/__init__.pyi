@@ -112,6 +112,7 @@ from .edits import erasure as erasure
 from .edits import evidence as evidence
 from .edits import language as language
 from .edits import live as live
+from .edits import partners as partners
 from .edits import planning as planning
 from .edits import presets as presets
 from .edits import questions as questions

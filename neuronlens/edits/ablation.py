@@ -14,10 +14,15 @@ import numpy as np
 import torch
 
 from neuronlens.edits.edit import (
+    LOOKED_UP,
     Intervention,
+    asker,
+    by_text,
     check_interventions,
     finite_edit,
     gate_of_text,
+    looked_up,
+    read_at,
     replacement,
     said_edit,
     tensors_of,
@@ -61,6 +66,11 @@ def _where(positions, weights):
     "Positions of a classified text that may be edited, `[N, T]` bool; None: all. A text is all prompt."
     return {'readout':weights > 0, 'generated':torch.zeros_like(weights, dtype=torch.bool)}.get(positions)
 
+def _value(iv, x, gate, weights):
+    "What is put in, `[N, T, D]`: for all activations, or, where it has to be looked up, for those of an open gate."
+    if iv.edit not in LOOKED_UP: return replacement(iv, x).contiguous()
+    return looked_up(iv, x, gate, read_at(x, weights) if by_text(iv) else None)
+
 # %% ../../nbs/40_ablation.ipynb #800d3ca3
 def _stacks(x, weights, ivs, room, tokens=None):
     """Edited copies of `x [N, T, D]`, a few at a time: which, `[S, N, T, D]`, and how much each fires at the readout, `[S, N]`;
@@ -74,13 +84,13 @@ def _stacks(x, weights, ivs, room, tokens=None):
         for s,i in enumerate(which):
             iv,where = ivs[i],allowed[ivs[i].positions]
             if iv.lo is not of: of,found = iv.lo,within(x, iv.lo, iv.hi)
-            if made != (key := (iv.edit, iv.seed, *map(id, iv.state))):
-                made,value = key,replacement(iv, x).contiguous()
-                fine = bool(value.isfinite().all())
             gate = together(iv, found) if iv.scope == 'position' else gate_of_text(iv, x, tokens if iv.fitted_at == 'tokens' else weights)
             share = gate.sum(-1, dtype=torch.int32)/max(1, len(iv.neurons)) # Into 64 bits it takes twenty times as long
             fires[s] = torch.where(weights > 0, share*weights, 0.).sum(1)
             if where is not None: gate = gate & where[...,None]
+            if made != (key := (iv.edit, iv.seed, *map(id, iv.state))) or iv.edit in LOOKED_UP:
+                made,value = key,_value(iv, x, gate, weights)
+                fine = bool(value.isfinite().all())
             if not fine: finite_edit(iv, x, value, gate)
             torch.where(gate, value, x, out=stack[s])
         yield which,stack,fires
@@ -191,8 +201,8 @@ def _placed(ivs, clf):
         kw = dict(neurons=to(iv.neurons), lo=to(iv.lo), hi=to(iv.hi), state=type(iv.state)(*map(to, iv.state)))
         out.append(replace(iv, site=parse_site(iv.setting.site, len(a)), **kw))
     for iv in out:
-        if iv.scope == 'text' and _reaches_shots(clf, iv):
-            raise InputError(f"{said_edit(iv)}: shots are read before the text that scope 'text' asks; edit positions 'readout'")
+        if (iv.scope == 'text' or by_text(iv)) and _reaches_shots(clf, iv):
+            raise InputError(f"{said_edit(iv)}: shots are read before the text that {asker(iv)} asks; edit positions 'readout'")
         if iv.width != (D := a.width(iv.site)):
             raise InputError(f"an intervention at {iv.site} has ranges of {iv.width} neurons, the site has {D}")
         try: class_number(iv.concept, clf.classes) # An edit for all classes has no text that it is not aimed at

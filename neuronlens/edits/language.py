@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from .ablation import _placed
-from .edit import Intervention, gate_of_text, said_edit, together, within
+from .edit import Intervention, asked_of, asker, by_text, said_edit, together, within
 from ..ground.core import InputError, need_number, some_rows
 from ..ground.data import Texts
 from ..ground.progress import progress_bar
@@ -90,16 +90,17 @@ class _Columns:
 
 # %% ../../nbs/48_language.ipynb #a5ced002
 def _asked(columns, iv, x):
-    "The gate `[N, 1, D]` of an intervention that asks a text once: asked of the prompt, and held for what follows."
+    "What an intervention asks of a text once (`asked_of`): asked of the prompt, and held for what follows."
+    if iv.scope == 'position' and not by_text(iv): return {}
     at,ends,known = columns.at,columns.readout,columns.gates
     here = (ends >= at[0]) & (ends <= at[-1])
     if here.all():
-        seen = columns.attended & (at <= ends[:,None]) if iv.fitted_at == 'tokens' else at == ends[:,None]
-        if iv.fitted_at == 'tokens' and at[0] > 0: raise InputError(f"{said_edit(iv)}: the prompt must be read in one pass")
-        known[id(iv)] = gate_of_text(iv, x, seen)
-    elif here.any() or id(iv) not in known or len(x) % len(known[id(iv)]):
-        raise InputError(f"{said_edit(iv)}: scope 'text' asks at the end of the prompt, which this pass does not hold for every row")
-    return known[id(iv)].repeat_interleave(len(x)//len(known[id(iv)]), 0)
+        by_tokens = iv.scope == 'text' and iv.fitted_at == 'tokens'
+        if by_tokens and at[0] > 0: raise InputError(f"{said_edit(iv)}: the prompt must be read in one pass")
+        known[id(iv)] = asked_of(iv, x, at == ends[:,None], columns.attended & (at <= ends[:,None]))
+    elif here.any() or id(iv) not in known or len(x) % len(next(iter(known[id(iv)].values()))):
+        raise InputError(f"{said_edit(iv)}: {asker(iv)} asks at the end of the prompt, which this pass does not hold for every row")
+    return {k:t.repeat_interleave(len(x)//len(t), 0) for k,t in known[id(iv)].items()}
 
 # %% ../../nbs/48_language.ipynb #caaf9b02
 def _edits(ivs, where, ask):
@@ -109,7 +110,7 @@ def _edits(ivs, where, ask):
     def through(own):
         def fn(x):
             for iv in own:
-                here,once = where(iv.positions),{} if iv.scope == 'position' else dict(asked=ask(iv, x))
+                here,once = where(iv.positions),ask(iv, x)
                 if here is None: x = iv(x, **once)[0]
                 elif here.any(): x = iv(x, here.to(x.device), **once)[0]
             return x

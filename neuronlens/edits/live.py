@@ -22,7 +22,7 @@ from ..arrays.saliency import FROM_ACTIVATIONS, FROM_STATISTICS, Ranking, rank
 from ..arrays.separation import bhattacharyya, ratio
 from ..arrays.statistics import class_statistics
 from .ablation import Outcome, _where, ablate, firing, interventions_on, reads_recording
-from .edit import Intervention, gate_of_text, parse_edit
+from .edit import Intervention, asked_of, parse_edit
 from .effects import measure_effects
 from .evidence import Evidence, intervals
 from .planning import plan
@@ -183,8 +183,7 @@ def edit_text(
         answers |= dict(base=p[0]) if which is None else {interventions[i].condition:q[0] for i,q in zip(which, p, strict=True)}
     weights = weights[0, there]
     of = readout_weights(batch, 'mean' if iv.fitted_at == 'tokens' else clf.readout).cpu()[:,there]
-    asked = None if iv.scope == 'position' else gate_of_text(iv, x[None], of)[0]
-    new,gate = iv(x, None if where is None else where[0, there], asked)
+    new,gate = (t[0] for t in iv(x[None], None if where is None else where[:,there], **asked_of(iv, x[None], weights[None], of)))
     return EditedText(tuple(_token(clf.tokenizer, i) for i in batch.ids[0][there].tolist()),
         firing(replace(iv, vote=0., covers='range'), x.float().numpy()), gate.sum(-1).numpy(), weights.numpy(), answers, clf.classes, iv,
         _edited_neurons(iv, x, new, gate, weights), bool(encoded.cut))

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .edit import gate_of_text
+from .edit import asked_of
 from .effects import write_table
 from .language import _edits, _encoded, _finite_part, _ready, _speaker, _tokenized, allowed
 from .questions import MultipleChoice, Question, question_prompt
@@ -88,9 +88,8 @@ def _from(ivs, last):
     return min((before(iv.site) for iv in ivs), key=_depth, default=last)
 
 def _at_end(iv, x, mask, ends):
-    "The gate `[N, 1, D]` of an intervention that asks a text once, where all of it is prompt."
-    seen = mask == 1 if iv.fitted_at == 'tokens' else torch.arange(mask.shape[1]) == ends[:,None]
-    return gate_of_text(iv, x, seen)
+    "What an intervention asks of a text once, where all of it is prompt."
+    return asked_of(iv, x, torch.arange(mask.shape[1]) == ends[:,None], mask == 1)
 
 def _tops(clf, batch, conditions):
     "(number of the condition, output of the last block `[N, T, D]`) for lists of placed interventions; edits share the pass below them."

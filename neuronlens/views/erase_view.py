@@ -67,7 +67,7 @@ def erase_controls(
     whole:bool=False, # Whether the model runs from the edit on, so that other positions than the readout count
 )->dict: # Name to widget
     "The controls of `EraseView`, set as in the study but for the fraction, which is one that tells edits apart."
-    quick = [e for e in EDITS if e != 'resample'] # Its quantiles take longer than a move may
+    quick = [e for e in EDITS if e not in ('resample', 'partner', 'aura')] # What they know of other texts takes longer than a move may
     return dict(
         concept=choice('concept', [('all concepts (mean)', EVERY), *((c, c) for c in study.classes)], tip='What is edited'),
         ranking=choice('ranking', rankings_at(study, study.train.site), tip='How neurons are ordered by salience'),
