@@ -64,7 +64,7 @@ _ROOMS = { # Floor: its rooms, also found without it
     "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing overlap matching profile",
     "records": "provenance store shards recording summary tokens cluster",
     "edits": "partners edit planning ablation attribution effects evidence sweeps erasure presets choice questions language reading live",
-    "views": "drawing plots plot_effects plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook explorer",
+    "views": "drawing plots plot_effects plot_erasure plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook explorer",
     "studies": "spec saved study findings report cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4

@@ -126,6 +126,7 @@ from .views import explorer as explorer
 from .views import inspect as inspect
 from .views import overlap_view as overlap_view
 from .views import plot_effects as plot_effects
+from .views import plot_erasure as plot_erasure
 from .views import plot_overlap as plot_overlap
 from .views import plot_sweeps as plot_sweeps
 from .views import plots as plots

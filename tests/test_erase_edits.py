@@ -96,7 +96,7 @@ def test_exchange_is_continuous(two):
     path = start+torch.arange(20000)[:, None]*step # Half of the way from one text to another
     out = exchange(path, about)
     moved = out.diff(dim=0).norm(dim=1)
-    assert moved.max() > 0 and moved.max() < .2*float(torch.as_tensor(two.rest).sub(two.rest.mean(0)).norm(dim=1).mean())
+    assert moved.max() > 0 and moved.max() < .2*float(np.linalg.norm(two.rest-two.rest.mean(0), axis=1).mean())
 
 
 @pytest.mark.parametrize("edit", NEW)
@@ -105,7 +105,8 @@ def test_another_unit_is_the_same_edit(two, edit):
     out = edited_acts(one(two, edit), two.own)
     size = np.abs(two.x).max()
     agree(edited_acts(one(two, edit, x=two.x*1024), two.own*1024)/1024, out, 8, size=size)
-    if edit != "aura": agree(edited_acts(one(two, edit, x=two.x+64), two.own+64)-64, out, 8, size=64*300) # Less is left of the differences
+    moved = edited_acts(one(two, edit, x=two.x+8), two.own+8)-8
+    if edit != "aura": assert (np.abs(moved-out).max(1) < .01*size).mean() > .97 # But where two rows are as good as each other
 
 
 def test_equal_activations_draw_alike_where_nothing_varies():
@@ -131,7 +132,7 @@ def test_partners_are_the_least_sum_of_squares():
     got = partner_rows(np.vstack([own, rest]), np.repeat([0, 1], 6), 0, np.array([0., 0, 1]), sd)
     def cost(pairs): return sum(((own[i, :2]-rest[j, :2])**2/sd[:2]**2).sum() for i, j in pairs)
     best = min((list(enumerate(p)) for p in permutations(range(6))), key=cost)
-    found = sorted((int(np.abs((got["near"]*got["reach"])[k, :2]-own[:, :2]).sum(1).argmin()),
+    found = sorted((int(np.abs((got["near"][k, :2]*got["reach"][:2])-own[:, :2]).sum(1).argmin()),
                     int(np.abs(got["rows"][k]-rest).sum(1).argmin())) for k in range(6))
     assert found == best and np.isinf(got["reach"][2])
 
@@ -422,9 +423,9 @@ def test_plain_text_is_read_alike(two):
     iv = Parts(st, [rank(acts, y, "dprime", statistics=st)], [], acts, y)(Setting("0", "full", "residual.1", range="full", fraction=1.,
                                                                                   edit="exchange"))
     texts = [" ".join(VOCABULARY[i:i+n]) for i, n in ((0, 9), (3, 20), (11, 5))]
-    both = perplexities(model, tok, texts, [[iv]], window=16, stride=8)
-    each = [perplexities(model, tok, [t], [[iv]], window=16, stride=8) for t in texts]
-    assert both is not None and each is not None
+    def losses(t): return perplexities(model, tok, t, {"one": [iv]}, window=16, stride=8)["one"].losses
+    agree(losses(texts), np.concatenate([losses([t]) for t in texts]), model, size=STEEP*20)
+    assert np.abs(losses(texts)-perplexities(model, tok, texts, {"one": []}, window=16, stride=8)["one"].losses).max() > .1
 
 
 def test_shots_cannot_wait_for_the_text():

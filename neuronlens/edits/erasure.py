@@ -226,7 +226,7 @@ class Remains:
 
     def plot(self, ax=None, source=''):
         "What is kept against what the best reader finds, every edit a point; returns the axes."
-        from neuronlens.views.plot_effects import plot_remains
+        from neuronlens.views.plot_erasure import plot_remains
         return plot_remains(self, ax=ax, source=source)
 
     def __repr__(self):

@@ -131,9 +131,10 @@ def partner_rows(
     rest = rng.permutation(rest)[:n]
     length = np.where(sd > STILL*abs(mean), sd, np.inf)
     a,b = ((as_array(acts[rows], np.float32)-mean)/length for rows in (own, rest))
-    pairs = [part[_matched(a[part], b[part])] for part in np.array_split(np.arange(n), -(-n//BLOCK))]
+    pairs = np.concatenate([part[_matched(a[part], b[part])] for part in np.array_split(np.arange(n), -(-n//BLOCK))])
     reach = _reach(a[np.unique(own, return_index=True)[1]])**.5
-    return dict(rows=as_array(acts[rest[np.concatenate(pairs)]], np.float32), near=a/reach, reach=length*reach)
+    order = np.lexsort((rest[pairs], own)) # Which copy of a row has which of its partners must not hang on rounding
+    return dict(rows=as_array(acts[rest[pairs][order]], np.float32), near=a[order]/reach, reach=length*reach)
 
 def within_sd(sd, rest_sd): return np.sqrt((np.square(sd)+np.square(rest_sd))/2) # `[D]`, concept and others alike
 
