@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import make_tokenizer
 from sklearn.metrics import roc_auc_score
 from test_architectures import LABELLED, TEXTS, classifier
-from test_language import ENDLESS, PROMPTS, left_padded, states_at, tiny_lm
+from test_language import ENDLESS, PROMPTS, VOCABULARY, left_padded, states_at, tiny_lm
 from test_prompt import firing, prompted, texts
 from tiny import BEYOND, answers_apart, clear, everywhere, same_answers
 
@@ -412,11 +413,9 @@ def test_generation_is_exact(name, positions, edit):
             model(ids[:, :3], attention_mask=mask[:, :3], use_cache=True)
 
 
-def test_plain_text_is_read_alike(two):
+def test_plain_text_is_read_alike():
     "Perplexity of windows in a batch is that of each alone."
-    from conftest import make_tokenizer
-    from test_language import VOCABULARY
-    model, tok = tiny_lm("llama"), make_tokenizer()
+    model, tok = tiny_lm("llama"), make_tokenizer(brackets=False)
     acts = torch.cat([states_at(model, ("residual", 1), [(i+k) % 99 for i in p*3]) for p in PROMPTS for k in (0, 20)]).detach().numpy()
     y = np.arange(len(acts)) % 2
     st = class_statistics(acts, y)
