@@ -22,7 +22,7 @@ from neuronlens.ground.data import balance, distinct, read_texts
 from neuronlens.models.model import align
 from neuronlens.models.training import example_classifier, example_texts, fine_tune
 from neuronlens.models.weights import minilm
-from neuronlens.records.recording import record
+from neuronlens.records.recording import example_recordings, record
 
 HERE = Path(__file__).resolve().parent
 READERS = ("linear", "forest", "svm", "mlp")
@@ -73,7 +73,7 @@ def ways(train):
 
 def main(folder):
     name, clf, *texts = data_of(folder)
-    train, test = (record(clf, t, progress=False, cache=True) for t in texts)
+    train, test = example_recordings() if folder is None else (record(clf, t, progress=False, cache=True) for t in texts)
     C, every = len(train.classes), ways(train)
     whole = [iv for iv in grid(train, edit="mean", fraction=1., site=train.site) if iv.condition == "full"]
     every |= {"whole neurons": [partial(edited_acts, iv) for iv in whole], "none": [unedited]*C}
