@@ -66,8 +66,8 @@ _ROOMS = { # Floor: its rooms, also found without it
     "models": "trials batches weights model prompt verbalizers anatomy prompted hooks sites writing latents training",
     "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing overlap matching profile",
     "records": "provenance remote store shards sources given recording calibration summary tokens cluster",
-    "edits": "edit planning ablation attribution effects evidence farm sweeps erasure presets choice questions language reading live states",
-    "views": "drawing plots plot_effects plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook explorer",
+    "edits": "partners edit planning ablation attribution effects evidence farm sweeps erasure presets choice questions language reading live states",
+    "views": "drawing plots plot_effects plot_erasure plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook explorer",
     "studies": "spec saved study findings report cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4

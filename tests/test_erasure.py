@@ -4,10 +4,20 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from test_probing import made
 
-from neuronlens.edits.erasure import fresh_scores, information_left, leace, mean_projection, readability, unedited
+from neuronlens.edits.erasure import (
+    READERS,
+    fresh_scores,
+    halves,
+    information_left,
+    leace,
+    mean_projection,
+    readability,
+    remains,
+    unedited,
+)
 from neuronlens.ground.core import InputError
 
 
@@ -186,3 +196,99 @@ def test_readability_goes_on():
     assert (r.concept, r.n_concept) == ('c2', (y[b] == 2).sum()) and .5 < r.balanced_accuracy <= 1 and len(r.to_frame()) == 1
     assert np.isnan(old(x[a], y[a], x[b][y[b] > 0], y[b][y[b] > 0], 0).auc)
     with pytest.raises(InputError, match='has 0 of'): old(x[a], 3*(y[a] > 1), x[b], y[b], 1)
+
+
+# --- four readers, and what is kept
+
+FAST = ("linear", "svm")
+
+
+def test_halves_are_of_every_class():
+    y = np.repeat([0, 1, 2], [7, 20, 33])
+    a, b = halves(y), halves(y, 1)
+    assert [a[y == c].sum() for c in range(3)] == [4, 10, 17] and (a != b).any() and (a == halves(y)).all()
+
+
+def test_readers_are_read_as_sklearn_reads_them():
+    "AUC and balanced accuracy of each reader are those of scikit-learn on the half that it did not learn on."
+    x, y = planted(N=300, strength=.6)
+    found = remains(dict(none=unedited), x, y, concept=[1], draws=50, seed=2).frame.set_index("measure")
+    learn, own = halves(y, 2), y == 1
+    a, b = x[learn].astype(float), x[~learn].astype(float)
+    mean, sd = a.mean(0), a.std(0)
+    for k, reader in READERS.items():
+        scores = reader(((a-mean)/sd).astype(np.float32), own[learn], ((b-mean)/sd).astype(np.float32), 2)
+        assert found.value[f"auc_{k}"] == pytest.approx(roc_auc_score(own[~learn], scores), abs=.01)
+        assert found.value[f"balanced_{k}"] == pytest.approx(balanced_accuracy_score(own[~learn], scores > 0), abs=.01)
+        assert found.low[f"auc_{k}"] < found.value[f"auc_{k}"] < found.high[f"auc_{k}"] and abs(found.floor[f"auc_{k}"]-.5) < .2
+        assert found.n[f"auc_{k}"] == (~learn).sum()
+    assert found.value.filter(like="auc_").min() > .7
+
+
+def test_a_circle_is_seen_by_all_but_the_linear_reader():
+    "The class that lies further out has the same mean: only the linear reader is blind. Constant for one class: the same."
+    rng = np.random.default_rng(0)
+    y = np.arange(600) % 2
+    x = (rng.normal(size=(600, 6))*np.where(y, 2.5, 1)[:, None]).astype(np.float32)
+    still = np.where((y == 1)[:, None], x[y == 0].mean(0), x).astype(np.float32)
+    for data in (x, still):
+        found = remains(dict(none=unedited), data, y, concept=[1], draws=20).macro().iloc[0]
+        assert found.auc_linear < .65 and min(found[f"auc_{k}"] for k in READERS if k != "linear") > .9
+    gone = remains(dict(gone=lambda a: 0*a), x, y, concept=[1], draws=20).macro().iloc[0]
+    assert [gone[f"auc_{k}"] for k in READERS] == [.5]*4 and gone.kept_r2 < .05
+
+
+def test_noise_leaves_nothing_and_the_floor_says_so():
+    "Where nothing was there to know, values and floors lie about one half, and their intervals hold it as often as they should."
+    rng = np.random.default_rng(0)
+    held = []
+    for seed in range(12):
+        x = rng.normal(size=(240, 10)).astype(np.float32)
+        f = remains(dict(none=unedited), x, np.arange(240) % 3, readers=FAST, draws=200, seed=seed, level=.9)
+        f = f.only(measure=["auc_linear", "auc_svm"])
+        held += list((f.frame.low <= .5) & (f.frame.high >= .5))
+        assert (f.frame[["value", "floor"]]-.5).abs().max(axis=None) < .25
+    assert np.mean(held) > .75
+
+
+def test_kept_is_the_share_of_the_variance():
+    "As much noise as there is signal keeps half of it, three neurons of twelve a quarter; in another unit it is the same."
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2000, 12)).astype(np.float32), np.arange(2000) % 2
+    noise = rng.normal(size=x.shape).astype(np.float32)
+    ways = dict(none=unedited, half=lambda a: a+noise, three=lambda a: np.where(np.arange(12) < 3, a, 0), nothing=lambda a: noise,
+                units=lambda a: 1000*(a+noise)+5)
+    kept = remains(ways, x, y, readers=("linear",), draws=200).only(measure="kept_r2").frame
+    value = kept.groupby("edit").value.mean()
+    assert abs(value["none"]-1) < .01 and abs(value["half"]-.5) < .05 and abs(value["three"]-.25) < .03 and abs(value["nothing"]) < .04
+    assert value["units"] == pytest.approx(value["half"], abs=1e-3) and kept.floor.max() < .02
+    assert (kept.low <= kept.value).all() and (kept.value <= kept.high).all()
+
+
+def test_other_properties_are_asked_of_the_concept_alone():
+    "A label that only texts of the concept show is found by its probe before the edit, and not after; a number is cut at its median."
+    rng = np.random.default_rng(0)
+    y, style, length = np.arange(1200) % 2, rng.integers(3, size=1200), rng.normal(size=1200)
+    x = rng.normal(size=(1200, 8)).astype(np.float32)
+    x[:, 0] += 6*style*(y == 1)
+    x[:, 1] += 3*length
+    ways = dict(none=unedited, first=lambda a: np.where(np.arange(8) == 0, 0, a))
+    names = np.array(["plain", "odd", "new"])[style]
+    f = remains(ways, x, y, readers=("linear",), others=dict(style=names, length=length), draws=100).per_class()
+    f = f.set_index(["edit", "concept"])
+    assert f.kept_style["none", "1"] > .9 and f.kept_style["none", "0"] < .5 and f.kept_style["first", "1"] < .5
+    assert f.kept_length.min() > .8
+
+
+def test_what_remains_is_repeatable_and_has_rows_for_everything():
+    x, y = planted(N=120, strength=.5)
+    ways = dict(none=unedited, leace=[leace(x, y, c) for c in range(3)])
+    a, b = (remains(ways, x, y, readers=FAST, others=dict(k=y % 2), classes=list("abc"), draws=30, seed=4) for _ in range(2))
+    pd.testing.assert_frame_equal(a.frame, b.frame)
+    assert len(a.frame) == 2*3*(2*2+2) and list(a.per_class().columns[:2]) == ["edit", "concept"] and len(a.macro()) == 2
+    assert a.macro().set_index("edit").auc_linear["leace"] < a.macro().set_index("edit").auc_linear["none"]
+    assert repr(a) == "Remains(2 edits, 3 concepts, n=60)" and "means over concepts" in a._repr_html_()
+    with pytest.raises(InputError, match="4 of 8 texts|each half needs two"): remains(ways, x[:8], y[:8] % 2 * 0 + (np.arange(8) < 3))
+    with pytest.raises(InputError, match="level=2 must lie between 0 and 1"): remains(ways, x, y, level=2)
+    with pytest.raises(InputError, match="bad, for concept 'a': neuron 0 is nan in row 0"):
+        remains(dict(bad=lambda v: v*np.nan), x, y, classes=list("abc"))

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .partners import aura, exchange, partner
 from ..ground.core import InputError, as_array, class_labels, drawing
 from ..ground.files import built, read_result, write_result
 from ..ground.setting import SETTINGS, Setting, check_when, class_number, own_name, own_number, parse_kind
@@ -32,6 +33,10 @@ class Neurons(NamedTuple):
     rest_mean:Tensor # Mean over all other texts
     rest_sd:Tensor # Standard deviation over them
     rest:Tensor|None=None # `[R, D]` quantiles over all other texts, lowest first, evenly spaced from minimum to maximum
+    rows:Tensor|None=None # `[R, D]` other texts, whole: what `exchange` draws from; in the order of `near` the partners
+    near:Tensor|None=None # `[R, D]` the concept's texts that `partner` looks for, from its mean, in `reach`
+    reach:Tensor|None=None # How far that is in each neuron; infinite where it has no say
+    auroc:Tensor|None=None # Area under the curve of the neuron as a detector of the concept, for `aura`
 
 class Affine(NamedTuple):
     "An edit that is an affine map of all neurons of a site."
@@ -120,11 +125,14 @@ def rest_quantiles(
     return np.quantile(acts[rows], np.linspace(0, 1, QUANTILES), axis=0).astype(np.float32)
 
 # %% ../../nbs/39_edit.ipynb #c6be5d96
-EDITS:dict[str,Callable] = {f.__name__:f for f in (zero, mean, dampen, adaptive, scale, shift, transport, resample)}
+EDITS:dict[str,Callable] = {f.__name__:f for f in (zero, mean, dampen, adaptive, scale, shift, transport, resample,
+                                                  exchange, partner, aura)}
 
 # %% ../../nbs/39_edit.ipynb #d60f1327
 NUMBERS:dict[str,float] = dict(dampen=.12, adaptive=2.5, scale=.5, shift=1., transport=1.) # Of those that take one
 BUILT_IN = tuple(EDITS)
+FROM_ACTS = 'resample', 'exchange', 'partner', 'aura' # Made of the activations of other texts
+LOOKED_UP = 'exchange', 'partner' # Looked up for whole rows, by matrix products, and only where a gate is open
 def parse_edit(
     text:str, # Such as 'zero', 'shift' or 'scale(0.5)'
 )->tuple: # (name, number): the number a float, the usual one if none is given; None for an edit that takes none
@@ -202,12 +210,13 @@ class Intervention(_Former):
 
     width = property(lambda self: len(self.lo)) # Neurons of the site
 
-    def __call__(self, x:Tensor, where:Tensor|None=None, asked:Tensor|None=None)->tuple[Tensor,Tensor]:
+    def __call__(self, x:Tensor, where:Tensor|None=None, asked:Tensor|None=None, of:Tensor|None=None)->tuple[Tensor,Tensor]:
         """Edited copy of `[..., D]`, and what was edited, a bool of that shape; `where` `[...]` bool allows positions; `asked`
-        `[..., D]` bool is the gate where others than these activations were asked, as with `scope` 'text'."""
+        `[..., D]` bool is the gate where others than these activations were asked, as with `scope` 'text'; `of` `[N, 1, D]`
+        is what stands for every text, where the edit gives all positions of a text the same."""
         gate = together(self, within(x, self.lo, self.hi)) if asked is None else asked.expand(x.shape)
         if where is not None: gate = gate & where[...,None]
-        return edited(self, x, gate),gate
+        return edited(self, x, gate, of),gate
 
     def save(self, path, provenance=None): return save_intervention(self, path, provenance)
     @staticmethod
@@ -313,6 +322,11 @@ def within(
     for k in range(1, lo.shape[1]): found |= (x >= lo[:,k]) & (x <= hi[:,k])
     return found
 
+def read_at(x, weights):
+    "The weighted mean of the positions of every text, `[N, 1, D]` float32."
+    w = (weights/weights.sum(1, keepdim=True)).to(x.device)[...,None]
+    return torch.where(w > 0, x.float()*w, 0.).sum(1, keepdim=True)
+
 # %% ../../nbs/39_edit.ipynb #a9635f15
 def together(
     iv:Intervention, # One intervention
@@ -330,9 +344,7 @@ def gate_of_text(
     weights:Tensor, # `[N, T]` how much each position is asked, bool or float, 0 or more: the readout, or the tokens of each text
 )->Tensor: # `[N, 1, D]` bool
     "Which salient neurons are edited at all positions of a text: the gate, asked once on its weighted mean."
-    w = (weights/weights.sum(1, keepdim=True)).to(x.device)[...,None]
-    own = torch.where(w > 0, x.float()*w, 0.).sum(1, keepdim=True)
-    return together(iv, within(own, iv.lo, iv.hi))
+    return together(iv, within(read_at(x, weights), iv.lo, iv.hi))
 
 def replacement(
     iv:Intervention, # One intervention
@@ -341,17 +353,40 @@ def replacement(
     "What the edit would put in the place of every activation; the same for all interventions with this edit and `state`."
     if isinstance(iv.state, Affine): return affine(x, iv.state).to(x)
     name,number = parse_edit(iv.edit)
-    extra = (iv.seed,) if name == 'resample' else () if number is None else (number,)
+    extra = (iv.seed,) if name in ('resample', *LOOKED_UP) else () if number is None else (number,)
     return EDITS[name](x, iv.state, *extra).to(x)
+
+# %% ../../nbs/39_edit.ipynb #e7c40002
+def by_text(iv:Intervention)->bool: return iv.edit == 'exchange' # Whether all positions of a text take the same values
+
+def asked_of(
+    iv:Intervention, # One intervention
+    x:Tensor, # `[N, T, D]` activations
+    readout:Tensor, # `[N, T]` how much each position counts for the readout
+    tokens:Tensor, # `[N, T]` how much for the mean over tokens
+)->dict: # Arguments of the intervention; none where every position is asked for itself, and edited by itself
+    "What an intervention asks of a text once: its gate, and what decides which text is put in its place."
+    out = {} if iv.scope == 'position' else dict(asked=gate_of_text(iv, x, tokens if iv.fitted_at == 'tokens' else readout))
+    return out | (dict(of=read_at(x, readout)) if by_text(iv) else {})
+
+def asker(iv:Intervention)->str: return "scope 'text'" if iv.scope == 'text' else f"edit {iv.edit!r}" # Who asks, for a complaint
+
+def looked_up(iv, x, gate, of=None)->Tensor:
+    "What would be put in where the gate `[..., D]` is open; elsewhere the activations themselves, and nothing is looked up for them."
+    new,rows = x.clone(),gate.any(-1).expand(x.shape[:-1])
+    if of is None or not by_text(iv): new[rows] = replacement(iv, x[rows])
+    elif (texts := rows.any(-1)).any(): new[texts] = replacement(iv, of[texts]).to(x).expand(-1, x.shape[-2], -1)
+    return new
 
 # %% ../../nbs/39_edit.ipynb #874c3d7f
 def edited(
     iv:Intervention, # One intervention
     x:Tensor, # `[..., D]` activations
     gate:Tensor, # `[..., D]` bool, what to edit
+    of:Tensor|None=None, # `[N, 1, D]` what stands for every text `[N, T, D]`, where the edit is `by_text`
 )->Tensor: # `[..., D]`, a copy
     "The activations with the edit where the gate is open."
-    new = replacement(iv, x)
+    new = looked_up(iv, x, gate, of) if iv.edit in LOOKED_UP else replacement(iv, x)
     if not new.isfinite().all(): finite_edit(iv, x, new, gate)
     return torch.where(gate, new, x)
 
