@@ -368,10 +368,11 @@ def bench_serve():
             ours, other = requests_beside(client, "/classify", texts.texts[:50], 200)
         yield row("a request that classifies an article with an edit against without, on loopback (s)", ours, other, 1.05)
         news, (model, tok) = balance(bbc_news(), 12), load_language_model(smollm2(), device="cpu")
-        rec = record(Classifier(model, tok, news.classes, "last", 48), news, "residual.-1", answers=False, progress=False)
-        make_edit((model, tok), [grid(rec, concept="politics", fraction=.3)[1]]).save(f"{d}/lm.safetensors")
+        reader = Classifier(model, tok, news.classes, "last", 48)
+        rec = record(reader, news, "residual.-1", answers=False, progress=False)
+        make_edit(reader, [grid(rec, concept="politics", fraction=.3)[1]]).save(f"{d}/lm.safetensors")
         starts = [" ".join(t.split()[:40]) for t in news.texts[:10]]
-        del model
+        del model, reader
         with served("generate", smollm2(), f"{d}/lm.safetensors") as client:
             ours, other = requests_beside(client, "/generate", starts, 20, tokens=16)
         yield row("a request that SmolLM2 goes on from by 16 tokens with an edit against without, on loopback (s)", ours, other, 1.05)

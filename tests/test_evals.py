@@ -15,6 +15,7 @@ from neuronlens.edits.reading import multiple_choice, perplexity
 from neuronlens.ground.core import InputError
 from neuronlens.ground.rounding import agree, apart, score_size
 from neuronlens.ground.setting import POSITIONS
+from neuronlens.models.model import Classifier
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra `evals`)")
 from neuronlens.studies.evals import lm_eval_model
@@ -84,7 +85,6 @@ def test_whole_texts_are_prompts(spoken):
     one, first = ([asked(t)] for t in (text, WORDS[0]))
     for edit in ([], ivs):
         lm = lm_eval_model(model, tok, edit)
-        model.config.max_position_embeddings
         with_end = [tok.eos_token_id, *tok(text).input_ids]
         with torch.no_grad(), editing(model, edit): z = model(torch.tensor([with_end])).logits[0].log_softmax(-1)
         same_sums(lm.loglikelihood_rolling(one), [float(z[range(len(with_end)-1), with_end[1:]].sum())], model)
@@ -122,7 +122,7 @@ def test_a_task_of_local_files(tmp_path):
         f"dataset_kwargs: {{data_files: {{test: {tmp_path}/q.json}}, cache_dir: {tmp_path}/cache}}\ntest_split: test\n"
         "output_type: multiple_choice\ndoc_to_text: prompt\ndoc_to_choice: choices\ndoc_to_target: answer\nmetric_list: [{metric: acc}]\n")
     tasks, shown = TaskManager(include_path=str(tmp_path), include_defaults=False), {}
-    edit = nl_edit((model, tok), [iv], tmp_path/"edit.safetensors")
+    edit = nl_edit(Classifier(model, tok, ("a", "b"), "last", 64), [iv], tmp_path/"edit.safetensors")
     for name, given, ivs in (("plain", [], []), ("edited", [iv], [iv]), ("file", edit, [iv])):
         own = multiple_choice(model, tok, QUESTIONS, ivs)
         r = lm_eval.simple_evaluate(model=lm_eval_model(model, tok, given), tasks=["ours"], task_manager=tasks, bootstrap_iters=0)

@@ -21,7 +21,7 @@ from neuronlens.edits.ablation import ablate
 from neuronlens.edits.language import generate
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts
-from neuronlens.models.model import load_classifier, load_language_model
+from neuronlens.models.model import Classifier, load_classifier, load_language_model
 
 pytest.importorskip("fastapi", reason="FastAPI is not installed (extra `serve`)")
 from neuronlens.studies.serve import app, listen
@@ -74,7 +74,7 @@ def writer(tmp_path_factory):
     prompts = [" ".join(words[3*i:3*i+1+(5*i) % 17]) for i in range(30)]
     states = torch.cat([states_at(model, ("residual", 1), tok(p).input_ids) for p in prompts])
     iv = clear(fitted(states, "residual.1", "mean", near=1, least=0), states)
-    edit = nl_edit((model, tok), [iv], folder/"edit.safetensors")
+    edit = nl_edit(Classifier(model, tok, ("a", "b"), "last", 64), [iv], folder/"edit.safetensors")
     said = [generate(model, tok, prompts, ivs, 12) for ivs in ([], [iv])]
     assert sum(a != b for a, b in zip(*said, strict=True)) > 15
     return model, tok, prompts, edit, folder, said
