@@ -3,8 +3,8 @@
     texts, models   read_texts read_chunks bbc_news split distinct · load_classifier minilm fine_tune · make_prompt calibrated
                     smollm2_prompted · record record_tokens summarise · InputError
     which neurons   rank rank_model register_ranking probe_layers
-    when            Setting settings_grid · class_statistics fit_distributions fit_ranges register_range
-    what then       plan grid interventions preset_grid PRESETS register_edit · linear_edit leace · editing generate
+    when            Setting · class_statistics fit_distributions fit_ranges register_range
+    what then       plan grid preset_grid PRESETS register_edit · linear_edit leace · editing generate · make_edit load_edit
     how well        ablate measure_effects sweep · intervals compare choose trade_off random_ranges shuffled_labels
                     information_left · firing_matrix range_purity set_overlap polysemantic_counts predicted_collateral
                     · language_effects firing_by_position
@@ -24,7 +24,7 @@ from importlib.machinery import ModuleSpec as _ModuleSpec
 _NAMES = { # Room: the names that most users need
     "ground.core": "InputError",
     "ground.data": "bbc_news distinct read_chunks read_texts split",
-    "ground.setting": "Setting settings_grid",
+    "ground.setting": "Setting",
     "models.weights": "minilm",
     "models.model": "load_classifier",
     "models.prompt": "make_prompt",
@@ -46,10 +46,11 @@ _NAMES = { # Room: the names that most users need
     "edits.ablation": "ablate",
     "edits.effects": "measure_effects",
     "edits.evidence": "compare intervals random_ranges shuffled_labels",
-    "edits.sweeps": "grid interventions sweep",
+    "edits.sweeps": "grid sweep",
     "edits.erasure": "information_left leace",
     "edits.choice": "choose trade_off",
     "edits.presets": "PRESETS preset_grid",
+    "edits.portable": "load_edit make_edit",
     "edits.language": "editing firing_by_position generate",
     "edits.reading": "language_effects",
     "views.workbook": "explore",
@@ -63,19 +64,19 @@ _ROOMS = { # Floor: its rooms, also found without it
     "models": "trials batches weights model prompt verbalizers anatomy prompted hooks writing training",
     "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing overlap matching profile",
     "records": "provenance store shards recording summary tokens cluster",
-    "edits": "edit planning ablation attribution effects evidence sweeps erasure presets choice questions language reading live",
+    "edits": "edit planning ablation attribution effects evidence sweeps erasure presets choice questions language portable attached reading live",
     "views": "drawing plots plot_effects plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook explorer",
     "studies": "spec saved study findings report serve evals cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
-    "ground.data": "Texts make_texts", "models.model": "Classifier smollm2", "models.prompt": "Prompt",
+    "ground.data": "Texts make_texts", "ground.setting": "settings_grid", "models.model": "Classifier smollm2", "models.prompt": "Prompt",
     "models.prompted": "load_prompted", "models.writing": "generated_answers",
     "records.recording": "Recording load_recording recorded", "records.cluster": "summarise_on_ray",
     "arrays.probing": "fit_probe site_differences", "arrays.sparsity": "elastic_net_path probe_by_count sparsest_probe",
     "arrays.saliency": "RANKINGS", "arrays.separation": "bhattacharyya", "arrays.distributions": "compare_fits", "arrays.ranges": "RANGES",
     "arrays.overlap": "pair_overlap", "arrays.matching": "cka family_overlap matched_neurons ranking_agreement",
     "edits.attribution": "MODEL_RANKINGS attribute", "edits.edit": "EDITS", "edits.effects": "load_effects",
-    "edits.evidence": "over_seeds", "edits.choice": "matched", "edits.erasure": "mean_projection readability", "edits.presets": "preset",
+    "edits.evidence": "over_seeds", "edits.sweeps": "interventions", "edits.choice": "matched", "edits.erasure": "mean_projection readability", "edits.presets": "preset",
     "edits.reading": "multiple_choice perplexity", "edits.questions": "read_questions", "views.inspect": "NeuronView TextView",
     "views.erase_view": "EraseView", "views.overlap_view": "OverlapView", "views.workbook": "LayersView Workbook",
     "studies.saved": "Study", "studies.spec": "StudySpec",

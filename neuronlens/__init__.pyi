@@ -8,7 +8,6 @@ from .ground.data import read_chunks as read_chunks
 from .ground.data import read_texts as read_texts
 from .ground.data import split as split
 from .ground.setting import Setting as Setting
-from .ground.setting import settings_grid as settings_grid
 from .models.weights import minilm as minilm
 from .models.model import load_classifier as load_classifier
 from .models.prompt import make_prompt as make_prompt
@@ -41,7 +40,6 @@ from .edits.evidence import intervals as intervals
 from .edits.evidence import random_ranges as random_ranges
 from .edits.evidence import shuffled_labels as shuffled_labels
 from .edits.sweeps import grid as grid
-from .edits.sweeps import interventions as interventions
 from .edits.sweeps import sweep as sweep
 from .edits.erasure import information_left as information_left
 from .edits.erasure import leace as leace
@@ -49,6 +47,8 @@ from .edits.choice import choose as choose
 from .edits.choice import trade_off as trade_off
 from .edits.presets import PRESETS as PRESETS
 from .edits.presets import preset_grid as preset_grid
+from .edits.portable import load_edit as load_edit
+from .edits.portable import make_edit as make_edit
 from .edits.language import editing as editing
 from .edits.language import firing_by_position as firing_by_position
 from .edits.language import generate as generate
@@ -104,6 +104,7 @@ from .records import store as store
 from .records import summary as summary
 from .records import tokens as tokens
 from .edits import ablation as ablation
+from .edits import attached as attached
 from .edits import attribution as attribution
 from .edits import choice as choice
 from .edits import edit as edit
@@ -113,6 +114,7 @@ from .edits import evidence as evidence
 from .edits import language as language
 from .edits import live as live
 from .edits import planning as planning
+from .edits import portable as portable
 from .edits import presets as presets
 from .edits import questions as questions
 from .edits import reading as reading

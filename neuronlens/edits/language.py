@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from .ablation import _placed
-from .edit import Intervention, gate_of_text, said_edit, together, within
+from .edit import Intervention, check_interventions, gate_of_text, said_edit, together, within
 from ..ground.core import InputError, need_number, some_rows
 from ..ground.data import Texts
 from ..ground.progress import progress_bar
@@ -58,7 +58,7 @@ class _Columns:
         x,cache,mask = kw.get('input_ids'),kw.get('past_key_values'),kw.get('attention_mask')
         n,t = (kw['inputs_embeds'] if x is None else x).shape[:2]
         past = self._passed(kw) if cache is None else int(cache.get_seq_length())
-        mask = mask.cpu() if isinstance(mask, Tensor) and mask.ndim == 2 else torch.ones(n, past+t)
+        mask = _two_axes(mask, n, past, t)
         self.at = torch.arange(past, past+t)
         self.attended,self.readout = mask[:,-t:] == 1,self._ends(n, past, mask)
 
@@ -87,6 +87,18 @@ class _Columns:
         return ends.repeat_interleave(n//len(ends))
 
     def __call__(self, positions): return allowed(positions, self.at, self.readout)
+
+# %% ../../nbs/48_language.ipynb #6b948d16
+def _two_axes(mask, n, past, t):
+    "`[N, past+T]`, 1 where attended, of the mask of a pass: with a row a text, or with a row a query, as a static cache needs."
+    if isinstance(mask, dict): mask = mask.get('full_attention', next(iter(mask.values()), None))
+    if isinstance(mask, Tensor) and mask.ndim == 2: return mask.cpu()
+    if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[-1] < past+t: return torch.ones(n, past+t)
+    seen = mask[:,0,:,:past+t].cpu()
+    if seen.dtype != torch.bool: seen = seen == 0 # What is added to the scores
+    own = seen[:,:,past:].diagonal(dim1=1, dim2=2) # A token sees itself, however narrow a window it has
+    return torch.cat([seen[:,-1,:past], own], 1).int().expand(n, -1)
+
 
 # %% ../../nbs/48_language.ipynb #a5ced002
 def _asked(columns, iv, x):
@@ -131,7 +143,7 @@ def _finite_part(model, ivs, part, rows):
 # %% ../../nbs/48_language.ipynb #4f1907b5
 @contextmanager
 def editing(
-    model:torch.nn.Module, # Hugging Face causal language model
+    model:torch.nn.Module, # Hugging Face causal language model, or a classifier
     interventions:list[Intervention], # At any sites; those at one site act in their order
     *,
     prompt_length:int|None=None, # Columns of the prompt, padding included; None: see `mask`
@@ -142,6 +154,9 @@ def editing(
     if prompt_length is not None and mask is not None and mask.shape[1] != prompt_length:
         raise InputError(f"the mask has {mask.shape[1]} columns, the prompt {prompt_length}")
     if model.training: raise InputError(f"{type(model).__name__} is in training mode; call its eval() first")
+    if without_wrapper(model).get_output_embeddings() is None:
+        with _on_classifier(model, interventions, prompt_length, mask): yield
+        return
     columns,ivs = _Columns(prompt_length, mask),_ready(_speaker(model, most=1), interventions)
     def leave(module, args, out):
         columns.leave(out)
@@ -149,6 +164,18 @@ def editing(
         bad = ~z.amax(-1).isfinite().cpu() & columns.attended[:,-z.shape[1]:]
         if bad.any(): raise InputError(_not_finite(module, ivs, bad.any(1).nonzero()[:,0]+1))
     with hooked(model, _edits(ivs, columns, partial(_asked, columns)), columns.enter, leave): yield
+
+# %% ../../nbs/48_language.ipynb #4f1907b6
+def _on_classifier(model, ivs, length, mask):
+    "The same for a classifier, which reads texts whole; refused where an edit hangs on what a model alone does not say."
+    from neuronlens.edits.attached import alone
+    check_interventions(ivs)
+    if not (length is None and mask is None): raise InputError("a classifier reads no prompt; leave prompt_length and mask out")
+    if odd := [iv for iv in ivs if iv.positions == 'readout' or iv.scope == 'text']:
+        raise InputError(f"{said_edit(odd[0])} hangs on where a text is read, which a model alone does not say;"
+                         " put `nl.make_edit(clf, interventions)` on it by its `on(model)`")
+    return alone(model, ivs)
+
 
 # %% ../../nbs/48_language.ipynb #c0e84a8c
 def _speaker(model, tokenizer=None, most=0):

@@ -29,6 +29,7 @@ from ..edits.attribution import ATTRIBUTIONS
 from ..edits.edit import Intervention
 from ..edits.effects import Effects, load_effects, measure_effects, read_table, write_table
 from ..edits.evidence import Evidence, intervals
+from ..edits.portable import Edit
 from ..ground.core import InputError
 from ..ground.data import Texts
 from ..ground.files import atomic, known_path, read_arrays, read_header, read_json, sha256, write_arrays
@@ -321,7 +322,7 @@ def load_study(
 # %% ../../nbs/59_saved.ipynb #5a7e0006
 def load(
     path:str|Path, # A file that a result was saved in, or the folder of a study
-): # A `Ranking`, `Ranges`, `Intervention`, `Effects`, `Evidence`, `Recording`, `Summary` or `Study`
+): # A `Ranking`, `Ranges`, `Intervention`, `Edit`, `Effects`, `Evidence`, `Recording`, `Summary` or `Study`
     "What was saved, as it was; refuses what is missing, damaged, or none of these."
     if (path := known_path(path)).is_dir(): return load_study(path)
     kind = _kind(path)
@@ -329,7 +330,7 @@ def load(
     return KINDS[kind](path)
 
 # %% ../../nbs/59_saved.ipynb #5a7e0007
-KINDS = {c.__name__:c.load for c in (Ranking, Ranges, Intervention, Effects, Evidence)}
+KINDS = {c.__name__:c.load for c in (Ranking, Ranges, Intervention, Edit, Effects, Evidence)}
 KINDS |= dict(Recording=load_recording, Summary=load_summary)
 
 def _kind(path):
