@@ -349,8 +349,10 @@ def requests_beside(client, path, texts, n, **more):
     "Median seconds of one request with the edit and of one without; they take turns, text by text."
     def one(text, edit): return seconds(lambda: client.post(path, json=dict(texts=[text], edit=edit, **more)).raise_for_status())
     for edit in (True, False): one(texts[0], edit)
-    times = [[one(texts[i % len(texts)], edit) for edit in ((True, False) if i % 2 else (False, True))][::1 if i % 2 else -1] for i in range(n)]
-    return [statistics.median(t) for t in zip(*times, strict=True)]
+    times = {True: [], False: []}
+    for i in range(n):
+        for edit in (True, False) if i % 2 else (False, True): times[edit].append(one(texts[i % len(texts)], edit))
+    return [statistics.median(t) for t in times.values()]
 
 
 def bench_serve():

@@ -133,8 +133,10 @@ from .views import plots as plots
 from .views import widgets as widgets
 from .views import workbook as workbook
 from .studies import cli as cli
+from .studies import evals as evals
 from .studies import findings as findings
 from .studies import report as report
 from .studies import saved as saved
+from .studies import serve as serve
 from .studies import spec as spec
 from .studies import study as study

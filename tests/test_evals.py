@@ -1,5 +1,6 @@
 """A language model as lm-eval asks it: as its own model of Hugging Face does without an edit, and as our own measures do with one."""
 import json
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,17 +11,17 @@ from test_language import fitted, states_at, tiny_lm, two_edits
 from tiny import BEYOND, clear, touched
 
 from neuronlens.edits.language import editing, generate
+from neuronlens.edits.portable import load_edit
 from neuronlens.edits.questions import Question, question_prompt
 from neuronlens.edits.reading import multiple_choice, perplexity
 from neuronlens.ground.core import InputError
 from neuronlens.ground.rounding import agree, apart, score_size
 from neuronlens.ground.setting import POSITIONS
 from neuronlens.models.model import Classifier
-
-lm_eval = pytest.importorskip("lm_eval", reason="lm-eval is not installed (extra `evals`)")
 from neuronlens.studies.evals import lm_eval_model
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"),
+              pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed (extra `evals`)")]
 WORDS = " ".join(make_frame(20, 3).text).split()
 PAIRS = [(" ".join(WORDS[7*i:7*i+2+i % 9]), " "+" ".join(WORDS[7*i+2+i % 9:7*i+3+i % 9+i % 4])) for i in range(30)]
 PAIRS += [(PAIRS[0][0], " cat"), (PAIRS[0][0], " dog"), ("", "cat horse")] # Choices that share a pass; a context of nothing
@@ -49,7 +50,7 @@ def test_as_their_own_model(spoken):
     "Without an edit: likelihoods of continuations and of whole texts longer than the model reads, and what is written."
     hf = pytest.importorskip("lm_eval.models.huggingface")
     model, tok = spoken
-    theirs, ours = hf.HFLM(pretrained=model, tokenizer=tok, batch_size=4, max_length=64), lm_eval_model(model, tok, tokens=100)
+    theirs, ours = hf.HFLM(pretrained=model, tokenizer=tok, batch_size=4, max_length=48), lm_eval_model(model, tok, tokens=100)
     for a, b in zip(likelihoods(ours), likelihoods(theirs), strict=True): (same_sums(a, b, model) if len({*a}) > 2 else None)
     assert likelihoods(ours)[1] == likelihoods(theirs)[1]
     texts = [asked(" ".join(WORDS[:n])) for n in (1, 20, 150)]
@@ -96,15 +97,19 @@ def test_whole_texts_are_prompts(spoken):
 def test_refused(spoken):
     model, tok = spoken
     lm = lm_eval_model(model, tok)
-    with pytest.raises(InputError, match="request 2 has 90 tokens, the model reads"): likelihoods(lm, [("a", " cat"), (" ".join(["cat"]*90), " dog")])
-    with pytest.raises(InputError, match="always the likeliest token"): lm.generate_until([asked("a cat", dict(do_sample=True, temperature=1.))])
+    with pytest.raises(InputError, match="request 2 has 90 tokens, the model reads"):
+        likelihoods(lm, [("a", " cat"), (" ".join(["cat"]*90), " dog")])
+    with pytest.raises(InputError, match="always the likeliest token"):
+        lm.generate_until([asked("a cat", dict(do_sample=True, temperature=1.))])
 
 
-QUESTIONS = [Question(f"Which is a {kind} number {i}?", ("cat", "soup", "saw", "old")[:4-i % 2], i % 3) for i, kind in enumerate("abcdefgh")]
+CHOICES = "cat", "soup", "saw", "old"
+QUESTIONS = [Question(f"Which is a {kind} number {i}?", CHOICES[:4-i % 2], i % 3) for i, kind in enumerate("abcdefgh")]
 
 
 def test_a_task_of_local_files(tmp_path):
-    "A task in YAML on a local JSON: accuracy and every likelihood are those of our own multiple choice, plain, edited, and by an edit from a file."
+    "A task in YAML on a local JSON: the numbers are those of our own multiple choice, plain, edited, and by an edit from a file."
+    import lm_eval
     from lm_eval.tasks import TaskManager
     from test_serve import nl_edit
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -114,7 +119,7 @@ def test_a_task_of_local_files(tmp_path):
     t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tok = PreTrainedTokenizerFast(tokenizer_object=t, unk_token="[UNK]", pad_token="[PAD]", eos_token="[SEP]", model_max_length=64)
     model = tiny_lm("gpt2", vocab_size=len(tok), pad_token_id=tok.pad_token_id, bos_token_id=None, eos_token_id=None)
-    states = torch.cat([states_at(model, ("residual", 1), tok(question_prompt(q)).input_ids) for q in QUESTIONS])
+    states = torch.cat([states_at(model, ("residual", 1), tok(question_prompt(q)).input_ids) for q in QUESTIONS]).unique(dim=0)
     iv = clear(fitted(states, "residual.1", "mean", near=1, least=0), states)
     rows = [dict(prompt=question_prompt(q), choices=[*"ABCD"][:len(q.choices)], answer=q.answer) for q in QUESTIONS]
     (tmp_path/"q.json").write_text(json.dumps(rows))
@@ -122,8 +127,8 @@ def test_a_task_of_local_files(tmp_path):
         f"dataset_kwargs: {{data_files: {{test: {tmp_path}/q.json}}, cache_dir: {tmp_path}/cache}}\ntest_split: test\n"
         "output_type: multiple_choice\ndoc_to_text: prompt\ndoc_to_choice: choices\ndoc_to_target: answer\nmetric_list: [{metric: acc}]\n")
     tasks, shown = TaskManager(include_path=str(tmp_path), include_defaults=False), {}
-    edit = nl_edit(Classifier(model, tok, ("a", "b"), "last", 64), [iv], tmp_path/"edit.safetensors")
-    for name, given, ivs in (("plain", [], []), ("edited", [iv], [iv]), ("file", edit, [iv])):
+    nl_edit(Classifier(model, tok, ("a", "b"), "last", 64), [iv], path := tmp_path/"edit.safetensors")
+    for name, given, ivs in (("plain", [], []), ("edited", [iv], [iv]), ("file", load_edit(path), [iv])):
         own = multiple_choice(model, tok, QUESTIONS, ivs)
         r = lm_eval.simple_evaluate(model=lm_eval_model(model, tok, given), tasks=["ours"], task_manager=tasks, bootstrap_iters=0)
         assert r["results"]["ours"]["acc,none"] == own.accuracy
