@@ -1,6 +1,7 @@
 """Speed and memory of neuronlens beside what a user would do otherwise, in one process, as ratios.
 
     python benchmarks/bench.py [part ...]      parts: sweep rerun shots record farm gpu arrays growth start; all without
+    python benchmarks/bench.py [part ...]      parts: sweep rerun shots record arrays growth start serve; all without
 
 Writes `results.csv` (name, ours, other, ratio, target, met), `growth.csv` and `machine.json` beside this file. Every figure is
 the median of at least five measurements that take turns with those of the other side; `ratio` is ours over other, and `met` says
@@ -10,11 +11,13 @@ import csv
 import json
 import os
 import platform
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -377,6 +380,72 @@ def bench_start():
 
 PARTS = dict(sweep=bench_sweep, rerun=bench_rerun, shots=bench_shots, record=bench_record, farm=bench_farm, gpu=bench_gpu,
              arrays=bench_arrays, growth=bench_growth, start=bench_start)
+# --- f: a served model
+
+SERVER = """
+import sys
+import neuronlens as nl
+kind, folder, edit, port = sys.argv[1:]
+model = nl.load_classifier(folder, device='cpu') if kind == 'classify' else nl.model.load_language_model(folder, device='cpu')
+nl.serve.listen(nl.serve.app(model, nl.load_edit(edit)), int(port))
+"""
+
+
+@contextmanager
+def served(*args):
+    "A client of a server in a process of its own."
+    import httpx
+    with socket.create_server(("127.0.0.1", 0)) as s: port = s.getsockname()[1]
+    with subprocess.Popen([sys.executable, "-c", SERVER, *map(str, args), str(port)]) as p:
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
+                while True:
+                    try: client.get("/health")
+                    except httpx.TransportError:
+                        if p.poll() is not None: raise SystemExit("the server did not start")
+                        time.sleep(.2)
+                    else: break
+                yield client
+        finally: p.terminate()
+
+
+def requests_beside(client, path, texts, n, **more):
+    "Median seconds of one request with the edit and of one without; they take turns, text by text."
+    def one(text, edit): return seconds(lambda: client.post(path, json=dict(texts=[text], edit=edit, **more)).raise_for_status())
+    for edit in (True, False): one(texts[0], edit)
+    times = {True: [], False: []}
+    for i in range(n):
+        for edit in (True, False) if i % 2 else (False, True): times[edit].append(one(texts[i % len(texts)], edit))
+    return [statistics.median(t) for t in times.values()]
+
+
+def bench_serve():
+    "f: a request with an edit against the same request without it."
+    from neuronlens import grid, make_edit, preset_grid
+    from neuronlens.ground.data import balance, bbc_news
+    from neuronlens.models.model import Classifier, load_language_model, smollm2
+    from neuronlens.models.training import save_classifier
+    from neuronlens.records.recording import record
+    clf, train, _, texts = example()
+    with tempfile.TemporaryDirectory() as d:
+        make_edit(clf, preset_grid(train, "recommended", concept="politics", fraction=.6)[:1]).save(f"{d}/edit.safetensors")
+        save_classifier(clf, f"{d}/model")
+        with served("classify", f"{d}/model", f"{d}/edit.safetensors") as client:
+            ours, other = requests_beside(client, "/classify", texts.texts[:50], 200)
+        yield row("a request that classifies an article with an edit against without, on loopback (s)", ours, other, 1.05)
+        news, (model, tok) = balance(bbc_news(), 12), load_language_model(smollm2(), device="cpu")
+        reader = Classifier(model, tok, news.classes, "last", 48)
+        rec = record(reader, news, "residual.-1", answers=False, progress=False)
+        make_edit(reader, [grid(rec, concept="politics", fraction=.3)[1]]).save(f"{d}/lm.safetensors")
+        starts = [" ".join(t.split()[:40]) for t in news.texts[:10]]
+        del model, reader
+        with served("generate", smollm2(), f"{d}/lm.safetensors") as client:
+            ours, other = requests_beside(client, "/generate", starts, 20, tokens=16)
+        yield row("a request that SmolLM2 goes on from by 16 tokens with an edit against without, on loopback (s)", ours, other, 1.05)
+
+
+PARTS = dict(sweep=bench_sweep, rerun=bench_rerun, shots=bench_shots, record=bench_record, arrays=bench_arrays, growth=bench_growth,
+             start=bench_start, serve=bench_serve)
 
 
 def machine():

@@ -49,7 +49,8 @@ def test_page_is_short(page):
 
 
 PLAIN = {"numpy", "pandas", "matplotlib", *sys.stdlib_module_names}
-THEIRS = {"your_own": {"transformers", "IPython"}, "emotion": {"IPython"}} # A model of the reader's own; a file shown in colour
+THEIRS = {"your_own": {"transformers", "IPython"}, "emotion": {"IPython"}, # A model of the reader's own; a file shown in colour
+          "put_it_to_work": {"transformers", "httpx"}} # A pipeline; who asks a server
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
