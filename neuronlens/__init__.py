@@ -65,7 +65,7 @@ _ROOMS = { # Floor: its rooms, also found without it
     "records": "provenance store shards recording summary tokens cluster",
     "edits": "edit planning ablation attribution effects evidence sweeps erasure presets choice questions language reading live",
     "views": "drawing plots plot_effects plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook explorer",
-    "studies": "spec saved study findings report cli",
+    "studies": "verify spec saved study findings report check cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "ground.data": "Texts make_texts", "models.model": "Classifier smollm2", "models.prompt": "Prompt",

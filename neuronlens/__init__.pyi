@@ -130,9 +130,11 @@ from .views import plot_sweeps as plot_sweeps
 from .views import plots as plots
 from .views import widgets as widgets
 from .views import workbook as workbook
+from .studies import check as check
 from .studies import cli as cli
 from .studies import findings as findings
 from .studies import report as report
 from .studies import saved as saved
 from .studies import spec as spec
 from .studies import study as study
+from .studies import verify as verify

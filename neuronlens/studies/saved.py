@@ -6,7 +6,6 @@
 __all__ = ['Study', 'load_study', 'load']
 
 # %% ../../nbs/59_saved.ipynb #2de83cde
-import hashlib
 import json
 import os
 import tempfile
@@ -36,12 +35,43 @@ from ..models.model import Classifier
 from ..records.provenance import versions
 from ..records.recording import Recording, correct_only, load_recording, save_recording
 from ..records.summary import load_summary
-from .spec import _TABLES, StudySpec, _commented, _with_paths, read_study, settle, write_study
+from .spec import _TABLES, StudySpec, _commented, _full_paths, _with_paths, read_study, settle, write_study
+from .verify import FILES, _seal, sealed_provenance
 
 # %% ../../nbs/59_saved.ipynb #b43fb4e1
 @dataclass(frozen=True, eq=False)
 class Study:
-    "A finished study."
+    """A finished study.
+
+    Parameters
+    ----------
+    spec : StudySpec
+        What was asked for
+    train : Recording
+        Activations and answers on the training texts
+    test : Recording
+        And on the test texts
+    statistics : ClassStatistics
+        Class statistics of the training activations at the site
+    rankings : list[Ranking]
+        One for each name in the spec
+    ranges : Ranges
+        Fitted on the training activations
+    effects : Effects
+        Measured on the test texts
+    probes : LayerProbes | None, default None
+        Probing accuracy by block, if asked for
+    notes : dict, default {}
+        Counts to report, and what the control says
+    intervals : Evidence | None, default None
+        95 % bootstrap intervals of the effects
+    tokens : Recording | None, default None
+        Tokens of the training texts, where ranges are fitted on these
+    clf : Classifier | None, default None
+        The model under study; not saved, see `open`
+    texts : tuple[Texts, Texts] | None, default None
+        The training and the test texts, in the order of the recordings; not saved, see `open`
+    """
     spec:StudySpec # What was asked for
     train:Recording # Activations and answers on the training texts
     test:Recording # And on the test texts
@@ -55,10 +85,37 @@ class Study:
     tokens:Recording|None=None # Tokens of the training texts, where ranges are fitted on these
     clf:Classifier|None=None # The model under study; not saved, see `open`
     texts:tuple[Texts,Texts]|None=None # The training and the test texts, in the order of the recordings; not saved, see `open`
-    def open(self, progress:bool=True, trust_remote_code:bool=False)->'Study':
-        "The study with model and texts at hand: itself, or a copy for which both were loaded anew, and found to be the same."
+    def open(self,
+        progress:bool=True, # Say what is loaded and read, and show how far it is
+        trust_remote_code:bool=False, # Run code that comes with the model, as the study did
+        *,
+        train:str='', # Training texts, where they are no longer where the study file says
+        test:str='', # Test texts
+        model:str='', # Model
+    )->'Study': # Itself, or a copy for which both were loaded anew
+        """The study with model and texts at hand, found to be those that it was made with.
+
+        Parameters
+        ----------
+        progress : bool, default True
+            Say what is loaded and read, and show how far it is
+        trust_remote_code : bool, default False
+            Run code that comes with the model, as the study did
+        train : str, default ''
+            Training texts, where they are no longer where the study file says
+        test : str, default ''
+            Test texts
+        model : str, default ''
+            Model
+
+        Returns
+        -------
+        'Study'
+            Itself, or a copy for which both were loaded anew
+        """
         from neuronlens.studies.study import reopened
-        return self if self.clf is not None else reopened(self, progress, trust_remote_code)
+        if self.clf is not None: return self
+        return reopened(replace(self, spec=placed(self.spec, train, test, model)), progress, trust_remote_code)
 
     @property
     def classes(self)->tuple: return self.train.classes
@@ -85,6 +142,19 @@ class Study:
     def __repr__(self):
         return f"Study({self.spec.title or self.train.provenance['model']!r}, {self.train.site}, {len(self.classes)} concepts)"
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>{self.headline()._repr_html_()}"
+
+# %% ../../nbs/59_saved.ipynb #456fa688
+def placed(
+    spec:StudySpec, # What was asked for
+    train:str='', # Where the training texts are; '': where the study says
+    test:str='', # And the test texts
+    model:str='', # And the model
+)->StudySpec: # The same study
+    "A study with its texts and its model where they are now."
+    if not (train or test or model): return spec
+    given,kind = dict(train=train, test=test),next(k for k in ('classifier', 'encoder', 'causal') if getattr(spec.model, k))
+    data = replace(spec.data, **{k:str(v) for k,v in given.items() if v})
+    return _full_paths(replace(spec, data=data, model=replace(spec.model, **({kind:str(model)} if model else {}))), Path.cwd())
 
 # %% ../../nbs/59_saved.ipynb #6c4d052f
 def right_ones(
@@ -113,36 +183,13 @@ def fit_study(
 
 # %% ../../nbs/59_saved.ipynb #2c44afa5
 _AGAIN = 'run the study again into the same folder'
-_UNSEALED = {'train', 'test', 'notes', 'versions', 'seed', 'decides', 'files'} # What provenance.json said before it had a digest
 
-def _digest(about): return hashlib.sha256(json.dumps(about, indent=1).encode()).hexdigest()
-
-def _seal(about):
-    "The text of provenance.json: what it says, and a digest over that."
-    return json.dumps(about | {'sha256':_digest(about)}, indent=1)
-
-def _older(about):
-    "Whether this was written before there was a digest: by the version it notes, and only if it says no more than was said then."
-    version,files = (about.get(k) if isinstance(about.get(k), dict) else {} for k in ('versions', 'files'))
-    return set(about) <= _UNSEALED and 'study.toml' not in files and (
-        version.get('neuronlens') == '0.1.0' or version.get('neuronlens') == '0.2.0' and {'decides', 'files'} <= set(about))
-
-# %% ../../nbs/59_saved.ipynb #bcb003d2
 def _provenance(out):
     "What provenance.json says, and whether a digest covers it; refused where it is not, byte for byte, what was written."
-    try:
-        text = (out/'provenance.json').read_bytes().decode()
-        about = json.loads(text)
-        whole = text in (json.dumps(about, indent=1), json.dumps(about)) and {'notes', 'train', 'test'} <= about.keys()
-        known = about.pop('sha256', None)
-        whole &= _older(about) if known is None else known == _digest(about)
-    except (OSError, ValueError, AttributeError, RecursionError): whole = False
-    if not whole: raise InputError(f"{out}: provenance.json is missing or damaged; {_AGAIN}")
-    return about,known is not None
+    if (told := sealed_provenance(out)) is None: raise InputError(f"{out}: provenance.json is missing or damaged; {_AGAIN}")
+    return told
 
 # %% ../../nbs/59_saved.ipynb #2619ef2d
-FILES = ('effects.csv', 'intervals.csv', 'report.html', 'recording', 'figures', 'layers.csv', 'provenance.json')
-
 def check_folder(
     out:str|Path, # Where results shall go
     spec:StudySpec, # Which study
@@ -160,9 +207,13 @@ def _where_left(spec, about):
     return _with_paths(spec, lambda p: found(p, next(files)), lambda p: found(p, at('train', 'model')))
 
 # %% ../../nbs/59_saved.ipynb #8d24b2de
-def _holds(out, spec, about):
+def _holds(out, spec, about, texts=None):
     "Whether a folder holds this study: its file says so, or, where that was changed or lost since, what provenance.json says decided it."
-    try: return _where_left(read_study(out/'study.toml'), about) == spec or _changed(out, 'study.toml', about) and _decided(spec, about)
+    try:
+        there = _where_left(read_study(out/'study.toml'), about)
+        if texts and about.get('notes', {}).get('texts_sha256') == list(texts) and bool(spec.data.test) == bool(there.data.test):
+            there = replace(there, data=replace(there.data, train=spec.data.train, test=spec.data.test)) # The same texts, wherever they are
+        return there == spec or _changed(out, 'study.toml', about) and _decided(spec, about)
     except InputError: return _changed(out, 'study.toml', about) and _decided(spec, about)
 
 def _changed(out, name, about):
@@ -191,7 +242,8 @@ def _check_folder(out, spec, texts):
     if not about and (out/'study.toml').exists() and not _written(out):
         raise InputError(f"output folder {str(out)!r} holds a study.toml of your own; choose a new one")
     if (out/'study.toml').exists() or about:
-        if not _holds(out, spec, about): raise InputError(f"output folder {str(out)!r} already holds another study; choose a new one")
+        if not _holds(out, spec, about, texts):
+            raise InputError(f"output folder {str(out)!r} already holds another study; choose a new one")
         for part,was,now in zip(('train', 'test'), about.get('notes', {}).get('texts_sha256', ()), texts or (), strict=False):
             if was != now: raise InputError(f"output folder {str(out)!r} holds results of other {part}ing texts than there are now in "
                                             f"{getattr(spec.data, part) or spec.data.train}; choose a new one")
@@ -298,7 +350,18 @@ def _checked_recording(path, about):
 def load_study(
     out:str|Path, # A folder written by `save_study`
 )->Study: # Without model and texts, see `Study.open`
-    "A saved study: recordings, effects and intervals as stored, statistics, rankings and ranges fitted again."
+    """A saved study: recordings, effects and intervals as stored, statistics, rankings and ranges fitted again.
+
+    Parameters
+    ----------
+    out : str | Path
+        A folder written by `save_study`
+
+    Returns
+    -------
+    Study
+        Without model and texts, see `Study.open`
+    """
     out = Path(out)
     about,covered = _provenance(out)
     if not covered: warnings.warn(f"{out}: provenance.json is of an older version and no checksum covers it, so a change of it would"
@@ -322,7 +385,22 @@ def load_study(
 def load(
     path:str|Path, # A file that a result was saved in, or the folder of a study
 ): # A `Ranking`, `Ranges`, `Intervention`, `Effects`, `Evidence`, `Recording`, `Summary` or `Study`
-    "What was saved, as it was; refuses what is missing, damaged, or none of these."
+    """What was saved, as it was; refuses what is missing, damaged, or none of these.
+
+    Parameters
+    ----------
+    path : str | Path
+        A file that a result was saved in, or the folder of a study
+
+    Returns
+    -------
+    A `Ranking`, `Ranges`, `Intervention`, `Effects`, `Evidence`, `Recording`, `Summary` or `Study`
+
+    Raises
+    ------
+    InputError
+        "... is no result: ... can be loaded, and the folder of a study"
+    """
     if (path := known_path(path)).is_dir(): return load_study(path)
     kind = _kind(path)
     if kind not in KINDS: raise InputError(f"{path} is no result: {', '.join(KINDS)} can be loaded, and the folder of a study")

@@ -21,6 +21,7 @@ from ..edits.sweeps import PER_TEXT, changes_on
 from ..ground.core import InputError
 from ..ground.data import Texts, bbc_news, check, contradictions, distinct, read_texts, split, take
 from ..ground.machine import need_memory
+from ..ground.progress import progress_bar
 from ..models.anatomy import anatomy, parse_site
 from ..models.model import Classifier, align, load_classifier, smollm2
 from ..models.prompt import Prompt, make_prompt
@@ -148,7 +149,22 @@ def run_study(
     *,
     progress:bool=True, # Show progress bars
 )->Study: # The finished study, saved if `out` is given
-    "Read, record, rank, fit, edit, measure."
+    """Read, record, rank, fit, edit, measure.
+
+    Parameters
+    ----------
+    spec : StudySpec
+        What was asked for
+    out : str | Path | None, default None
+        Folder to be checked before anything slow starts, and written at the end; None: keep in memory
+    progress : bool, default True
+        Show progress bars
+
+    Returns
+    -------
+    Study
+        The finished study, saved if `out` is given
+    """
     spec = check_study(_full_paths(spec, Path.cwd()))
     train_texts,test_texts,notes = study_texts(spec)
     if out is not None: check_folder(out, spec, notes['texts_sha256'])
@@ -184,6 +200,11 @@ def run_study(
 # %% ../../nbs/60_study.ipynb #cac177fd
 def _source(m): return m.classifier or m.encoder or m.causal
 
+def _opening(spec, train):
+    "What opening a study of a language model takes, which may be a minute."
+    reads = f", reading {len(train):,} texts to calibrate it" if spec.prompt.calibrate else ''
+    return f"opening the study: loading {Path(_source(spec.model)).name}{reads}"
+
 def _check_code(m, notes, trusted):
     "Refuse to run the code of a model that nobody here has asked for, or that is no longer what was run."
     if not trusted:
@@ -195,7 +216,7 @@ def _check_code(m, notes, trusted):
 # %% ../../nbs/60_study.ipynb #63ceb7df
 def reopened(
     study:Study, # A study from a folder
-    progress:bool=True, # Show a progress bar, if a model has to be trained again
+    progress:bool=True, # Say what is loaded and read, and show a bar if a model has to be trained again
     trust_remote_code:bool=False, # Run code that comes with the model, as the study did; whoever opens it has to say so
 )->Study: # A copy with model and texts
     "Load the model and the texts of a study again; refused where they are no longer those that were recorded, before any code runs."
@@ -203,7 +224,9 @@ def reopened(
     if m.trust_remote_code: _check_code(m, study.notes, trust_remote_code)
     train,test,_ = study_texts(spec)
     prompt,train = study_prompt(spec, train)
-    clf = study_model(spec, train, progress, prompt)
+    with progress_bar(what=_opening(spec, train), total=1, show=progress and bool(m.causal)) as bar:
+        clf = study_model(spec, train, progress, prompt)
+        bar.update(1)
     texts,about = (align(train, clf), align(test, clf)),(study.train.provenance,study.test.provenance)
     for t,p in zip(texts, about, strict=True):
         if p.get('texts_sha256', t.digest) != t.digest: raise InputError(f"{t.source} no longer holds the texts of this study")
