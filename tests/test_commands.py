@@ -197,10 +197,10 @@ def test_every_refusal_is_told_and_none_stops_the_rest(cli, make_study, tmp_path
     assert "is a file, not a folder (neuronlens explain NL609)" in r.stdout and 'block 7 is beyond the model' in r.stdout
     study = make_study(data=dict(train=str(tmp_path/'none.csv')), method=dict(site='mlp.7'))
     r = cli('check', study, '--out', tmp_path/'file')
-    assert r.stdout.count('\n  - ') == 3 and 'none.csv: no such file' in r.stdout and 'block 7' in r.stdout
+    assert r.stdout.count('\n    - ') == 3 and 'none.csv: no such file' in r.stdout and 'block 7' in r.stdout
     study = make_study(method=dict(fraction=[.001]))
     r = cli('check', study)
-    assert r.exit_code == 2 and 'fraction 0.001 of the 32 neurons' in r.stdout and r.stdout.count('\n  - ') == 1
+    assert r.exit_code == 2 and 'fraction 0.001 of the 32 neurons' in r.stdout and r.stdout.count('\n    - ') == 1
     frame.replace('tool', 'macro').to_csv(tmp_path/'macro.csv', index=False)
     r = cli('check', make_study(data=dict(train=str(tmp_path/'macro.csv'))))
     assert r.exit_code == 2 and "class 'macro' has the name of the average" in r.stdout

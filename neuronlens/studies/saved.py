@@ -85,34 +85,8 @@ class Study:
     tokens:Recording|None=None # Tokens of the training texts, where ranges are fitted on these
     clf:Classifier|None=None # The model under study; not saved, see `open`
     texts:tuple[Texts,Texts]|None=None # The training and the test texts, in the order of the recordings; not saved, see `open`
-    def open(self,
-        progress:bool=True, # Say what is loaded and read, and show how far it is
-        trust_remote_code:bool=False, # Run code that comes with the model, as the study did
-        *,
-        train:str='', # Training texts, where they are no longer where the study file says
-        test:str='', # Test texts
-        model:str='', # Model
-    )->'Study': # Itself, or a copy for which both were loaded anew
-        """The study with model and texts at hand, found to be those that it was made with.
-
-        Parameters
-        ----------
-        progress : bool, default True
-            Say what is loaded and read, and show how far it is
-        trust_remote_code : bool, default False
-            Run code that comes with the model, as the study did
-        train : str, default ''
-            Training texts, where they are no longer where the study file says
-        test : str, default ''
-            Test texts
-        model : str, default ''
-            Model
-
-        Returns
-        -------
-        'Study'
-            Itself, or a copy for which both were loaded anew
-        """
+    def open(self, progress:bool=True, trust_remote_code:bool=False, *, train:str='', test:str='', model:str='')->'Study':
+        "With model and texts at hand, loaded anew from where `train`, `test` and `model` say, or else the study, and found to be the same."
         from neuronlens.studies.study import reopened
         if self.clf is not None: return self
         return reopened(replace(self, spec=placed(self.spec, train, test, model)), progress, trust_remote_code)
