@@ -1,7 +1,6 @@
 """Speed and memory of neuronlens beside what a user would do otherwise, in one process, as ratios.
 
-    python benchmarks/bench.py [part ...]      parts: sweep rerun shots record farm gpu arrays growth start; all without
-    python benchmarks/bench.py [part ...]      parts: sweep rerun shots record arrays growth start serve; all without
+    python benchmarks/bench.py [part ...]      parts: sweep rerun shots record farm gpu arrays growth start serve; all without
 
 Writes `results.csv` (name, ours, other, ratio, target, met), `growth.csv` and `machine.json` beside this file. Every figure is
 the median of at least five measurements that take turns with those of the other side; `ratio` is ours over other, and `met` says
@@ -378,8 +377,6 @@ def bench_start():
     yield row("a later run of the demo, start to end, against 20 s (s)", r, 20., 1.)
 
 
-PARTS = dict(sweep=bench_sweep, rerun=bench_rerun, shots=bench_shots, record=bench_record, farm=bench_farm, gpu=bench_gpu,
-             arrays=bench_arrays, growth=bench_growth, start=bench_start)
 # --- f: a served model
 
 SERVER = """
@@ -444,8 +441,8 @@ def bench_serve():
         yield row("a request that SmolLM2 goes on from by 16 tokens with an edit against without, on loopback (s)", ours, other, 1.05)
 
 
-PARTS = dict(sweep=bench_sweep, rerun=bench_rerun, shots=bench_shots, record=bench_record, arrays=bench_arrays, growth=bench_growth,
-             start=bench_start, serve=bench_serve)
+PARTS = dict(sweep=bench_sweep, rerun=bench_rerun, shots=bench_shots, record=bench_record, farm=bench_farm, gpu=bench_gpu,
+             arrays=bench_arrays, growth=bench_growth, start=bench_start, serve=bench_serve)
 
 
 def machine():

@@ -1,8 +1,11 @@
-"""`neuronlens/__init__.pyi` from the list in `neuronlens/__init__.py`, so that editors and type checkers know the lazy names.
+"""What editors and type checkers read: `neuronlens/__init__.pyi`, from the list of lazy names in `neuronlens/__init__.py`, and docstrings.
 
-`python tests/stub.py` writes it (`make prepare` does); a test compares.
+`python tests/stub.py` writes the stub, and by tests/docstrings.py the docstrings of the exported modules (`make prepare` does, after
+nbdev_export); tests compare both.
 """
 from pathlib import Path
+
+import docstrings
 
 import neuronlens
 
@@ -19,4 +22,6 @@ def stub():
     return "\n".join(out)+"\n"
 
 
-if __name__ == "__main__": STUB.write_text(stub(), encoding="utf-8")
+if __name__ == "__main__":
+    STUB.write_text(stub(), encoding="utf-8")
+    docstrings.write(STUB.parent)

@@ -87,7 +87,7 @@ def test_what_the_remedies_name_is_there():
         for code in re.findall(r"`([^`]*)`", f"{r.cause} | {r.remedy}"):
             for path in re.findall(r"\bnl(?:\.\w+)+", code): named(path)
             for command in re.findall(r"\bneuronlens (\w+)", code):
-                assert command in ("run", "demo", "example", "cache", "explain"), (r.code, command)
+                assert command in ("run", "demo", "example", "check", "verify", "cache", "explain"), (r.code, command)
             try: tree = ast.parse(code.replace("..,", "...,"))
             except SyntaxError: continue
             for call in [n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func).startswith("nl.")]:

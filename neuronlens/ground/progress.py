@@ -115,8 +115,9 @@ def watched()->bool:
     return getattr(shell, 'kernel', None) is not None or sys.stderr is not None and sys.stderr.isatty()
 
 def switched_off()->bool:
-    "Whether the environment variable `TQDM_DISABLE` forbids to say how far something is and what it will take."
-    return os.environ.get('TQDM_DISABLE', '0') not in ('', '0')
+    "Whether `NEURONLENS_PROGRESS=0` or `TQDM_DISABLE=1` in the environment forbids to say how far something is and what it will take."
+    own = os.environ.get('NEURONLENS_PROGRESS', '1').strip().lower() in ('0', 'false', 'no', 'off')
+    return own or os.environ.get('TQDM_DISABLE', '0') not in ('', '0')
 
 # %% ../../nbs/02_progress.ipynb #7505f217
 def progress_bar(

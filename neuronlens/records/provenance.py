@@ -28,7 +28,26 @@ def provenance(
     readout:str, # And at which position
     model:dict|None=None, # What `model_identity` said of the model; None: it is asked
 )->dict: # Plain values, ready for JSON
-    "Everything that decides what a recording holds."
+    """Everything that decides what a recording holds.
+
+    Parameters
+    ----------
+    clf : Classifier
+        The model under study
+    texts : Texts | None
+        What it reads; None: not known beforehand
+    sites : list[Site]
+        What is read of it
+    readout : str
+        And at which position
+    model : dict | None, default None
+        What `model_identity` said of the model; None: it is asked
+
+    Returns
+    -------
+    dict
+        Plain values, ready for JSON
+    """
     of = {} if texts is None else dict(texts=texts.source, texts_sha256=texts.digest, n_texts=len(texts))
     return dict(**model or model_identity(clf), **of, classes=list(clf.classes), sites=[str(s) for s in sites], readout=readout,
                 max_length=clf.max_length, **clf.about, versions=versions())
@@ -59,7 +78,13 @@ def _decides_tokens(said):
 
 # %% ../../nbs/13_provenance.ipynb #fae52e7a
 def versions()->dict[str,str]: # Package name to version
-    "The versions that shape the numbers."
+    """The versions that shape the numbers.
+
+    Returns
+    -------
+    dict[str, str]
+        Package name to version
+    """
     def find(p):
         try: return version(p)
         except PackageNotFoundError: return 'not installed'

@@ -1,0 +1,232 @@
+"""What an editor, `help` and `?` show: every parameter with what it is, completion of the lazy names, types."""
+import ast
+import inspect
+import io
+import json
+import os
+import pydoc
+import re
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from textwrap import dedent
+
+import docstrings
+import pytest
+
+import neuronlens as nl
+
+TOP = Path(__file__).resolve().parents[1]
+
+
+ONE_LINE = {"erasure.unedited"} # `def unedited(acts): return acts` says itself what it does
+
+
+def public():
+    "(name, definition) of every public function and class of every room."
+    for room, at in nl._AT.items():
+        for name in import_module(at).__all__:
+            thing = getattr(import_module(at), name)
+            if (inspect.isfunction(thing) or inspect.isclass(thing)) and f"{room}.{name}" not in ONE_LINE: yield f"{room}.{name}", thing
+
+
+def parameters(thing):
+    "Names that a call of it takes; of an exception none, of a class what it is made of."
+    if inspect.isclass(thing):
+        own = "__init__" in vars(thing)
+        if issubclass(thing, BaseException) or not (own or issubclass(thing, tuple)): return []
+        names = [*inspect.signature(thing.__init__ if own else thing.__new__).parameters.values()][1:]
+    else: names = inspect.signature(thing).parameters.values()
+    return [{p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")+p.name for p in names if not p.name.startswith("_")]
+
+
+def section(doc, name):
+    "A section of a docstring as heads and what is said below them."
+    m = re.search(rf"(?m)^{name}\n-+\n((?:.+\n?)*)", doc)
+    rows = re.split(r"(?m)^(?=\S)", m[1])[1:] if m else []
+    return {r.partition("\n")[0].partition(" : ")[0]: r for r in rows}
+
+
+def test_every_parameter_is_in_the_help():
+    "As `help` prints it; what has a comment in the source has it there, with its shape and unit."
+    seen, bare = 0, []
+    for name, thing in public():
+        doc, said = inspect.getdoc(thing) or "", pydoc.plain(pydoc.render_doc(thing))
+        rows = section(doc, "Parameters")
+        assert not (missing := [p for p in parameters(thing) if p not in rows]), (name, missing)
+        for p, row in rows.items():
+            assert row.splitlines()[0] in said, (name, p)
+            seen, bare = seen+1, bare+[f"{name}: {p}"]*("\n    " not in row)
+    assert seen > 900 and len(bare) < .02*seen, bare
+
+
+def test_shapes_and_units_are_shown():
+    doc = inspect.getdoc(nl.rank)
+    assert "acts" in section(doc, "Parameters") and "`[N, D]` activations, finite" in doc and "Returns\n-------\nRanking" in doc
+    assert "can be loaded, and the folder of a study" in section(inspect.getdoc(nl.load), "Raises")["InputError"]
+    assert "default 'gaussian(2.5)'" in inspect.getdoc(nl.fit_ranges)
+    out = io.StringIO()
+    with redirect_stdout(out): help(nl.Setting)
+    assert "vote : float, default 0.0\n" in out.getvalue() and "Share of the salient neurons" in out.getvalue()
+
+
+def test_ipython_shows_it():
+    "`nl.rank?`"
+    from IPython.core.oinspect import Inspector
+    shown = Inspector(theme_name="nocolor").info(nl.rank)
+    assert "`[N, D]` activations" in shown["docstring"] and shown["definition"].startswith("rank(")
+
+
+def test_it_reads_as_numpydoc():
+    "A summary of one line, sections in order, each head underlined as long as it is."
+    for name, thing in public():
+        lines = (inspect.getdoc(thing) or "").split("\n")
+        assert lines[0].strip(), name
+        heads = [h for h, line in zip(lines, lines[1:], strict=False) if h and set(line) == {"-"} and len(h) == len(line)]
+        order = [h for h in ("Parameters", "Attributes", "Returns", "Raises") if h in heads]
+        assert heads == order and all(len(line) <= 140 for line in lines), name
+
+
+SOURCE = '''
+@dataclass
+class Setting:
+    "A 'setting'."
+    vote:float=0. # Share, 0 to 1
+    names:list=field(default_factory=list) # Written \\\\n, or """ quoted
+    _own:int=0 # For us
+
+    def only(self,
+        fraction:float, # In (0, 1]
+    )->str: # Fewer
+        "Some."
+        return ''
+
+def rank(
+    acts, # `[N, D]` activations
+    *,
+    seed:int|None=None, # Of what is drawn
+    **kw, # Handed on
+)->Ranking: # `[C, D]`
+    'Say "it".'
+    if acts is None: raise InputError(f"acts={acts!r} are none")
+    return 1
+
+def _helper(
+    x, # Not public
+): "Nothing."
+'''
+
+
+def test_docstrings_are_written_and_taken_out_again(tmp_path):
+    "To the last byte; code and comments stay; twice is once."
+    text = '"""A room."""\n\n__all__ = ["Setting", "rank"]\n'+SOURCE
+    (tmp_path/"room.py").write_text(text)
+    docstrings.write(tmp_path)
+    new = (tmp_path/"room.py").read_text()
+    docstrings.write(tmp_path)
+    assert (tmp_path/"room.py").read_text() == new != text and docstrings.plain(new) == text
+    kept = [line for line in text.split("\n") if '"' not in line and "'" not in line]
+    assert [line for line in new.split("\n") if line in kept and line] == [line for line in kept if line]
+    of = {n.name: ast.get_docstring(n) for n in ast.walk(ast.parse(new)) if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    assert of["Setting"] == ("A 'setting'.\n\nParameters\n----------\nvote : float, default 0.0\n    Share, 0 to 1\n"
+                             'names : list, default []\n    Written \\\\n, or """ quoted')
+    assert of["only"] == "Some.\n\nParameters\n----------\nfraction : float\n    In (0, 1]\n\nReturns\n-------\nstr\n    Fewer"
+    assert of["rank"] == dedent('''
+        Say "it".
+
+        Parameters
+        ----------
+        acts
+            `[N, D]` activations
+        seed : int | None, default None
+            Of what is drawn
+        **kw
+            Handed on
+
+        Returns
+        -------
+        Ranking
+            `[C, D]`
+
+        Raises
+        ------
+        InputError
+            "acts=... are none"''').strip()
+    assert of["_helper"] == "Nothing."
+    docstrings.write(tmp_path, back=True)
+    assert (tmp_path/"room.py").read_text() == text
+
+
+def test_nbdev_reads_the_comments_as_before():
+    "`docments` of fastcore, which the documentation of nbdev is made of."
+    from fastcore.docments import docments
+    told = docments(nl.rank)
+    assert told["acts"].startswith("`[N, D]` activations") and "\n" not in told["acts"]
+
+
+@pytest.mark.slow
+def test_nbdev_brings_changes_back(tmp_path):
+    "What was changed in a module by hand comes into its notebook, and nothing else, once the sections are taken out."
+    for name in ("settings.ini", "pyproject.toml", "nbs/02_progress.ipynb", "neuronlens/ground/progress.py", "neuronlens/__init__.py"):
+        (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path/name).write_bytes((TOP/name).read_bytes())
+    page, module = tmp_path/"nbs/02_progress.ipynb", tmp_path/"neuronlens/ground/progress.py"
+    docstrings.write(tmp_path/"neuronlens", back=True)
+    module.write_text(module.read_text().replace("if seconds < 10:", "if seconds < 11:"))
+    before = json.loads(page.read_text())
+    subprocess.run([Path(sys.executable).with_name("nbdev_update")], cwd=tmp_path, check=True, capture_output=True)
+    pairs = zip(before["cells"], json.loads(page.read_text())["cells"], strict=True)
+    changed = [("".join(a["source"]), "".join(b["source"])) for a, b in pairs if "".join(a["source"]) != "".join(b["source"])]
+    assert [a.replace("< 10:", "< 11:") for a, _ in changed] == [b for _, b in changed] and len(changed) == 1
+
+
+def test_jedi_completes():
+    "Without a kernel: the lazy names, their signature and what help says."
+    jedi = pytest.importorskip("jedi", reason="jedi comes with IPython, but is not here")
+    project = jedi.Project(TOP, added_sys_path=[str(TOP)])
+    def script(code): return jedi.Script("import neuronlens as nl\n"+code, project=project)
+    assert {"rank", "rank_model"} <= {c.name for c in script("nl.ra").complete()}
+    assert {"read_texts", "record", "Setting", "saliency"} <= {c.name for c in script("nl.").complete()}
+    (call,) = script("nl.rank(").get_signatures()
+    assert [p.name for p in call.params][:3] == ["acts", "labels", "ranking"]
+    (found,) = script("nl.rank").infer()
+    assert "`[N, D]` activations" in found.docstring() and "Parameters" in found.docstring()
+    assert {"salient", "to_frame", "scores"} <= {c.name for c in script("nl.rank([[1.]], [0]).").complete()}
+
+
+CHECKED = """import neuronlens as nl
+reveal_type(nl.fit_ranges)
+reveal_type(nl.Setting('sports').vote)
+reveal_type(nl.load_classifier('x'))
+"""
+WRONG = "import neuronlens as nl\nnl.rnk(3)\nnl.load_classifier(3)\n"
+
+
+def checked(tool, code, folder):
+    (folder/"x.py").write_text(code)
+    env = os.environ | dict(MYPYPATH=str(TOP), PYTHONPATH=str(TOP))
+    return subprocess.run([*tool, "x.py"], cwd=folder, env=env, capture_output=True, text=True).stdout
+
+
+@pytest.mark.slow
+def test_mypy_sees_types(tmp_path):
+    tool = [sys.executable, "-m", "mypy", "--follow-imports=silent", f"--cache-dir={tmp_path/'cache'}"]
+    said = checked(tool, CHECKED, tmp_path)
+    assert '-> neuronlens.arrays.ranges.Ranges"' in said and '"builtins.float"' in said and "models.model.Classifier" in said
+    said = checked(tool, WRONG, tmp_path)
+    assert 'has no attribute "rnk"' in said and 'incompatible type "int"' in said
+
+
+@pytest.mark.slow
+def test_pyright_sees_types(tmp_path):
+    "basedpyright is pyright with everything that it needs in its wheel; pyright itself fetches a program when it first runs."
+    if find_spec("basedpyright") is None: pytest.skip("basedpyright is not installed, and pyright does not run offline")
+    (tmp_path/"pyrightconfig.json").write_text(json.dumps(dict(typeCheckingMode="standard", extraPaths=[str(TOP)])))
+    tool = [sys.executable, "-m", "basedpyright"]
+    said = checked(tool, CHECKED, tmp_path)
+    assert "-> Ranges" in said and '"float"' in said and '"Classifier"' in said
+    said = checked(tool, WRONG, tmp_path)
+    assert '"rnk" is not a known attribute' in said and '"Literal[3]"' in said
