@@ -14,17 +14,22 @@ import numpy as np
 import torch
 
 from neuronlens.edits.edit import (
+    LOOKED_UP,
     Intervention,
+    asker,
+    by_text,
     check_interventions,
     finite_edit,
     gate_of_text,
+    looked_up,
+    read_at,
     replacement,
     said_edit,
     tensors_of,
     together,
     within,
 )
-from ..ground.core import InputError, as_array
+from ..ground.core import InputError, as_array, texts_taken
 from ..ground.data import Texts
 from ..ground.machine import need_memory
 from ..ground.progress import progress_bar
@@ -34,19 +39,41 @@ from ..models.batches import Batch, each_batch, encode, first_attended, fitting,
 from ..models.hooks import answer, before, head_reads, level, logits, run, shots_again
 from ..models.model import Classifier, align
 from ..models.sites import find_site
-from ..records.recording import Recording
+from ..records.given import Head, Recording, same_texts, texts_of
 from ..records.shards import finite_answers
 
 # %% ../../nbs/40_ablation.ipynb #7b37a8f4
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    "What the model answered before and after every intervention."
+    """What the model answered before and after every intervention.
+
+    Parameters
+    ----------
+    interventions : list[Intervention]
+        I interventions
+    labels : np.ndarray
+        `[N]` int64
+    classes : tuple[str, ...]
+        C class names
+    before : np.ndarray
+        `[N, C]` float32 class probabilities without an edit
+    after : np.ndarray
+        `[I, N, C]` float32 class probabilities with each
+    fires : np.ndarray
+        `[I, N]` float32 share of the salient activations at the readout that lie in range
+    """
     interventions:list[Intervention] # I interventions
     labels:np.ndarray # `[N]` int64
     classes:tuple[str,...] # C class names
     before:np.ndarray # `[N, C]` float32 class probabilities without an edit
     after:np.ndarray # `[I, N, C]` float32 class probabilities with each
     fires:np.ndarray # `[I, N]` float32 share of the salient activations at the readout that lie in range
+
+    def __getitem__(self, rows):
+        "The same interventions on some of the texts: a slice, a mask, or positions."
+        return texts_taken(self, rows)
+
+    __iter__ = None
 
     def __repr__(self): return f"Outcome({len(self.interventions)} interventions on {len(self.labels)} texts)"
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>"
@@ -62,6 +89,11 @@ def _where(positions, weights):
     "Positions of a classified text that may be edited, `[N, T]` bool; None: all. A text is all prompt."
     return {'readout':weights > 0, 'generated':torch.zeros_like(weights, dtype=torch.bool)}.get(positions)
 
+def _value(iv, x, gate, weights):
+    "What is put in, `[N, T, D]`: for all activations, or, where it has to be looked up, for those of an open gate."
+    if iv.edit not in LOOKED_UP: return replacement(iv, x).contiguous()
+    return looked_up(iv, x, gate, read_at(x, weights) if by_text(iv) else None)
+
 # %% ../../nbs/40_ablation.ipynb #800d3ca3
 def _stacks(x, weights, ivs, room, tokens=None):
     """Edited copies of `x [N, T, D]`, a few at a time: which, `[S, N, T, D]`, and how much each fires at the readout, `[S, N]`;
@@ -75,13 +107,13 @@ def _stacks(x, weights, ivs, room, tokens=None):
         for s,i in enumerate(which):
             iv,where = ivs[i],allowed[ivs[i].positions]
             if iv.lo is not of: of,found = iv.lo,within(x, iv.lo, iv.hi)
-            if made != (key := (iv.edit, iv.seed, *map(id, iv.state))):
-                made,value = key,replacement(iv, x).contiguous()
-                fine = bool(value.isfinite().all())
             gate = together(iv, found) if iv.scope == 'position' else gate_of_text(iv, x, tokens if iv.fitted_at == 'tokens' else weights)
             share = gate.sum(-1, dtype=torch.int32)/max(1, len(iv.neurons)) # Into 64 bits it takes twenty times as long
             fires[s] = torch.where(weights > 0, share*weights, 0.).sum(1)
             if where is not None: gate = gate & where[...,None]
+            if made != (key := (iv.edit, iv.seed, *map(id, iv.state))) or iv.edit in LOOKED_UP:
+                made,value = key,_value(iv, x, gate, weights)
+                fine = bool(value.isfinite().all())
             if not fine: finite_edit(iv, x, value, gate)
             torch.where(gate, value, x, out=stack[s])
         yield which,stack,fires
@@ -163,6 +195,7 @@ def reads_recording(
     ivs:list[Intervention], # Interventions
 )->bool: # True if the recorded activations are all the head sees
     "Whether every intervention is at the recorded last block, at the very position that the head reads."
+    if isinstance(clf, Head): return clf.site in rec.sites
     a = anatomy(clf.model)
     last = Site('residual', len(a)-1)
     return str(last) in rec.sites and rec.readout == head_reads(clf) and all(iv.site == last and not _asks_tokens(iv) for iv in ivs)
@@ -182,6 +215,7 @@ def _ablate_recorded(clf, acts, ivs, done, room=1<<20):
 
 def _share_of_pass(clf, site):
     "What an intervention costs, in passes of the whole model: the blocks above its site, and a little for the head."
+    if isinstance(clf, Head): return 1
     L = len(a := anatomy(clf.model))
     share = 1 if site is None else (L-1-max(-1, level(a, before(site, a))))/L+1e-3
     return round(share*2**20)/2**20 # Of such numbers any sum is exact, so that the parts make the whole
@@ -190,6 +224,7 @@ def _share_of_pass(clf, site):
 def _placed(ivs, clf):
     "The interventions with sites counted from 0 and tensors on the model's device, still shared."
     check_interventions(ivs)
+    if isinstance(clf, Head): return _before_head(ivs, clf)
     a,device,moved,out = anatomy(clf.model),clf.device,{},[]
     for iv in ivs:
         for t in tensors_of(iv):
@@ -198,20 +233,35 @@ def _placed(ivs, clf):
         kw = dict(neurons=to(iv.neurons), lo=to(iv.lo), hi=to(iv.hi), state=type(iv.state)(*map(to, iv.state)))
         out.append(replace(iv, site=find_site(clf.model, iv.setting.site), **kw))
     for iv in out:
-        if iv.scope == 'text' and _reaches_shots(clf, iv):
-            raise InputError(f"{said_edit(iv)}: shots are read before the text that scope 'text' asks; edit positions 'readout'")
+        if (iv.scope == 'text' or by_text(iv)) and _reaches_shots(clf, iv):
+            raise InputError(f"{said_edit(iv)}: shots are read before the text that {asker(iv)} asks; edit positions 'readout'")
         if iv.width != (D := a.width(iv.site)):
             raise InputError(f"an intervention at {iv.site} has ranges of {iv.width} neurons, the site has {D}")
-        try: class_number(iv.concept, clf.classes) # An edit for all classes has no text that it is not aimed at
-        except InputError:
-            if clf.classes: raise InputError(f"{said_edit(iv)} is aimed at none of the {len(clf.classes)} classes; name one") from None
+        _aimed(iv, clf.classes)
     return out
+
+# %% ../../nbs/40_ablation.ipynb #5d199927
+def _aimed(iv, classes):
+    "Refuse an edit for all classes: it has no text that it is not aimed at."
+    try: class_number(iv.concept, classes)
+    except InputError:
+        if classes: raise InputError(f"{said_edit(iv)} is aimed at none of the {len(classes)} classes; name one") from None
+
+def _before_head(ivs, head):
+    "The interventions, if they are at the site that a head reads."
+    for iv in ivs:
+        at = iv.setting.site
+        if at != head.site: raise InputError(f"{said_edit(iv)}: the head reads {head.site}, so an edit at {at} has no answer")
+        if iv.width != head.width:
+            raise InputError(f"an intervention at {at} has ranges of {iv.width} neurons, the site has {head.width}")
+        _aimed(iv, head.classes)
+    return ivs
 
 # %% ../../nbs/40_ablation.ipynb #ed4e7d77
 def _checked_recording(clf, texts, rec):
     "Refuse a recording of something else."
     about = rec.provenance
-    if about.get('texts_sha256', texts.digest) != texts.digest: raise InputError("the recording is of other texts")
+    if not same_texts(rec, texts): raise InputError("the recording is of other texts")
     if about.get('model_sha256', clf.sha256) != clf.sha256: raise InputError("the recording is of another model")
     if about.get('changed') != clf.changed.get('changed'): raise InputError("the recording is of the model with other weights")
     if rec.probabilities is None: raise InputError("the recording holds no answers; record with answers=True")
@@ -250,6 +300,9 @@ def _alike(ivs):
 # %% ../../nbs/40_ablation.ipynb #8e1f6d30
 def _pieces(clf, texts, ivs, recording, readout, tokens, progress):
     "The same for interventions that are on the model's device."
+    if isinstance(clf, Head):
+        yield from _through_given(clf, ivs, recording, progress)
+        return
     if recording is not None: _checked_recording(clf, texts, recording)
     last = Site('residual', len(anatomy(clf.model))-1)
     fast = recording is not None and recording.readout == readout and reads_recording(clf, recording, [])
@@ -267,6 +320,22 @@ def _pieces(clf, texts, ivs, recording, readout, tokens, progress):
         if far or recording is None:
             yield from _far(clf, texts, [ivs[i] for i in far], np.array(far, int), recording is None, readout, tokens, bar)
 
+# %% ../../nbs/40_ablation.ipynb #cf7539c6
+@torch.inference_mode()
+def _through_given(head, ivs, rec, progress, room=1<<20):
+    "The same of a head and given activations: every row is edited and answered for itself."
+    acts,wide = rec.at(head.site),max(head.width, len(head.classes))
+    step = max(1, min(len(acts), room//wide))
+    yield None,np.arange(len(acts)),rec.answers(),None
+    with _bar(head, rec, ivs, [], rec, progress) as bar:
+        for start in range(0, len(acts) if ivs else 0, step):
+            rows = np.arange(start, min(start+step, len(acts)))
+            x,rest = torch.from_numpy(np.array(acts[start:rows[-1]+1], np.float32))[:,None],None if rec.rest is None else rec.rest[rows]
+            for which,stack,fires in _stacks(x, torch.ones(len(x), 1), ivs, max(1, room//(len(x)*wide))):
+                many = None if rest is None else np.concatenate([rest]*len(which))
+                yield which,rows,head(stack.flatten(0, 2).numpy(), many).reshape(len(which), len(rows), -1),fires.numpy()
+                bar.update(len(which)*len(rows))
+
 # %% ../../nbs/40_ablation.ipynb #21084826
 def _finite_after(p, ivs, rows, clf):
     "Refuse answers `[S, n, C]` that an edit made no number: nothing is most likely among them."
@@ -276,18 +345,41 @@ def _finite_after(p, ivs, rows, clf):
 
 # %% ../../nbs/40_ablation.ipynb #378179ab
 def ablate(
-    clf:Classifier, # The model under study
-    texts:Texts, # N labelled texts
-    interventions:list[Intervention], # I interventions
+    clf:Classifier|Recording, # The model under study; or a recording with a head, which stands for model and texts
+    texts:Texts, # N labelled texts; behind a recording the interventions
+    interventions:list[Intervention]|None=None, # I interventions
     *,
     recording:Recording|None=None, # A recording of these texts; spares what it holds
     readout:str|None=None, # Where firing is counted; None: the classifier's
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
     progress:bool=True, # Show a progress bar with the time left
 )->Outcome: # Probabilities before `[N, C]` and after `[I, N, C]`, firing `[I, N]`
-    "What the model answers under every intervention; the texts are run once, whatever their number."
-    check_interventions(interventions)
-    texts,N,C,I = align(texts, clf),len(texts),len(clf.classes),len(interventions)
+    """What the model answers under every intervention; the texts are run once, whatever their number.
+
+    Parameters
+    ----------
+    clf : Classifier | Recording
+        The model under study; or a recording with a head, which stands for model and texts
+    texts : Texts
+        N labelled texts; behind a recording the interventions
+    interventions : list[Intervention] | None, default None
+        I interventions
+    recording : Recording | None, default None
+        A recording of these texts; spares what it holds
+    readout : str | None, default None
+        Where firing is counted; None: the classifier's
+    tokens : int | None, default None
+        Most tokens in a batch, padding included; None: as suits the device
+    progress : bool, default True
+        Show a progress bar with the time left
+
+    Returns
+    -------
+    Outcome
+        Probabilities before `[N, C]` and after `[I, N, C]`, firing `[I, N]`
+    """
+    clf,texts,interventions,recording = stood_for(clf, texts, interventions, recording)
+    N,C,I = len(texts),len(clf.classes),len(interventions)
     need_memory(4*I*N*(C+1), f"the answers of {N:,} texts under {I:,} interventions", "`changes_on` keeps what effects need of them")
     base,after,fires = np.empty((N, C), np.float32),np.empty((I, N, C), np.float32),np.empty((I, N), np.float32)
     for which,rows,p,f in interventions_on(clf, texts, interventions, recording=recording, readout=readout, tokens=tokens,
@@ -295,6 +387,24 @@ def ablate(
         if which is None: base[rows] = p
         else: after[np.ix_(which, rows)],fires[np.ix_(which, rows)] = p,f
     return Outcome(interventions, texts.labels, clf.classes, base, after, fires)
+
+# %% ../../nbs/40_ablation.ipynb #4b2a5278
+def stood_for(
+    clf:Classifier|Head|Recording, # The model under study, or a recording with a head
+    texts, # N labelled texts; behind a recording the interventions
+    interventions, # I interventions; None: they stand in the place of the texts
+    recording:Recording|None, # A recording of the texts
+)->tuple: # The four as the engine takes them, the texts aligned with the model
+    "A recording with a head stands for a model and its texts."
+    if isinstance(clf, Recording):
+        if clf.head is None: raise InputError("the recording has no head, so nothing answers to an edit; give recording head=")
+        if interventions is not None and texts is not None:
+            raise InputError("a recording with a head stands for model and texts: give it and the interventions")
+        clf,texts,interventions,recording = clf.head,None,texts if interventions is None else interventions,clf
+    check_interventions(interventions)
+    if not isinstance(clf, Head): return clf,align(texts, clf),interventions,recording
+    if recording is None: raise InputError("a head answers to activations: give recording=, a recording of them")
+    return clf,texts_of(recording),interventions,recording
 
 # %% ../../nbs/40_ablation.ipynb #2fbf67cc
 def _bar(clf, texts, near, far, recording, progress):
@@ -325,7 +435,20 @@ def edited_acts(
     iv:Intervention, # One intervention
     acts:np.ndarray, # `[N, D]` activations at its site, each at a readout
 )->np.ndarray: # `[N, D]` float32, a copy
-    "The activations that an intervention leaves; those of 'generated' positions leave all as it is."
+    """The activations that an intervention leaves; those of 'generated' positions leave all as it is.
+
+    Parameters
+    ----------
+    iv : Intervention
+        One intervention
+    acts : np.ndarray
+        `[N, D]` activations at its site, each at a readout
+
+    Returns
+    -------
+    np.ndarray
+        `[N, D]` float32, a copy
+    """
     x = _rows(iv, acts)
     return x.numpy().copy() if iv.positions == 'generated' else iv(x)[0].numpy()
 
@@ -342,7 +465,20 @@ def firing(
     iv:Intervention, # One intervention
     acts:np.ndarray, # `[N, D]` activations at its site, at readouts or at any tokens
 )->np.ndarray: # `[N]` float32, 0 to 1; 1 for a linear edit, 0 for an empty salient set
-    "Share of the salient activations of every row that lie in range and would be edited."
+    """Share of the salient activations of every row that lie in range and would be edited.
+
+    Parameters
+    ----------
+    iv : Intervention
+        One intervention
+    acts : np.ndarray
+        `[N, D]` activations at its site, at readouts or at any tokens
+
+    Returns
+    -------
+    np.ndarray
+        `[N]` float32, 0 to 1; 1 for a linear edit, 0 for an empty salient set
+    """
     gate = together(iv, within(_rows(iv, acts), iv.lo, iv.hi))
     return (gate.sum(-1)/max(1, len(iv.neurons))).numpy()
 
@@ -352,7 +488,26 @@ def answers_to(
     clf:Classifier, # The model under study
     acts:np.ndarray, # `[N, D]` output of the last block, at the position that the head reads
 )->np.ndarray: # `[N, C]` float32, rows sum to 1
-    "Class probabilities for activations at the last block, edited or not; no text is read."
+    """Class probabilities for activations at the last block, edited or not; no text is read.
+
+    Parameters
+    ----------
+    clf : Classifier
+        The model under study
+    acts : np.ndarray
+        `[N, D]` output of the last block, at the position that the head reads
+
+    Returns
+    -------
+    np.ndarray
+        `[N, C]` float32, rows sum to 1
+
+    Raises
+    ------
+    InputError
+        "the model's head reads every position of a text; one activation does not give its answer"; "the head reads [texts, ...]
+        activations, got ..."
+    """
     a,x = anatomy(clf.model),torch.as_tensor(as_array(acts, np.float32))
     if a.head == 'all': raise InputError("the model's head reads every position of a text; one activation does not give its answer")
     if x.ndim != 2 or x.shape[1] != (D := a.widths['residual']):

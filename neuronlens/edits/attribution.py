@@ -23,7 +23,7 @@ from ..models.batches import Batch, each_batch, encode, fitting, read, readout_w
 from ..models.hooks import answer, before, logits, run
 from ..models.model import Classifier, align
 from ..models.sites import find_site
-from ..records.recording import Recording, record
+from ..records.recording import Recording, record, same_texts
 
 # %% ../../nbs/39_attribution.ipynb #5f53ac0e
 def path_points(
@@ -61,7 +61,25 @@ def path_slopes(
 # %% ../../nbs/39_attribution.ipynb #f1010d91
 @dataclass(frozen=True, eq=False)
 class Attributions:
-    "What the activation of every neuron contributes to the log-probability of each text's class."
+    """What the activation of every neuron contributes to the log-probability of each text's class.
+
+    Parameters
+    ----------
+    values : np.ndarray
+        `[N, D]` float32 nats
+    labels : np.ndarray
+        `[N]` int64, index into `classes`
+    classes : tuple
+        C names
+    method : str
+        One of `ATTRIBUTIONS`
+    site : str
+        Such as 'residual.5'
+    log_p : np.ndarray
+        `[N]` float32, log-probability of each text's class
+    log_p_base : np.ndarray | None, default None
+        `[N]` float32, the same with the readout at the baseline
+    """
     values:np.ndarray # `[N, D]` float32 nats
     labels:np.ndarray # `[N]` int64, index into `classes`
     classes:tuple # C names
@@ -136,8 +154,7 @@ def _pieces(clf, texts, site, acts, base, points, tokens, bar):
 def _checked(clf, texts, site, recording):
     "Refuse a recording of something else than these texts at this site, by this model."
     about = recording.provenance
-    if about.get('texts_sha256', texts.digest) != texts.digest or len(recording) != len(texts):
-        raise InputError("the recording is of other texts")
+    if not same_texts(recording, texts) or len(recording) != len(texts): raise InputError("the recording is of other texts")
     if about.get('model_sha256', clf.sha256) != clf.sha256: raise InputError("the recording is of another model")
     if about.get('changed') != clf.changed.get('changed'): raise InputError("the recording is of the model with other weights")
     if recording.readout != clf.readout:
@@ -185,7 +202,32 @@ def attribute(
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
     progress:bool=True, # Show a progress bar
 )->Ranking: # `[C, D]` float64 nats, sign kept; its name is the method
-    "Rank neurons by their mean attribution over the texts of each class."
+    """Rank neurons by their mean attribution over the texts of each class.
+
+    Parameters
+    ----------
+    clf : Classifier
+        The model under study
+    texts : Texts
+        N labelled texts, some of every class
+    site : str | Site, default 'residual.-1'
+        Where the neurons are
+    method : str, default 'gradient_x_activation'
+        Or 'integrated_gradients'
+    recording : Recording | None, default None
+        As in `attributions`
+    steps : int, default 32
+        Points of the integral
+    tokens : int | None, default None
+        Most tokens in a batch, padding included; None: as suits the device
+    progress : bool, default True
+        Show a progress bar
+
+    Returns
+    -------
+    Ranking
+        `[C, D]` float64 nats, sign kept; its name is the method
+    """
     kw = dict(recording=recording, steps=steps, tokens=tokens, progress=progress)
     return attributions(clf, texts, site, method, **kw).ranking()
 
@@ -204,7 +246,38 @@ def rank_model(
     tokens:int|None=None, # Most tokens in a batch, for those that run the model
     progress:bool=True, # Show a progress bar, for those that run the model
 )->Ranking:
-    "Score every neuron for every class, by whatever ranking."
+    """Score every neuron for every class, by whatever ranking.
+
+    Parameters
+    ----------
+    clf : Classifier
+        The model under study
+    texts : Texts
+        N labelled texts
+    recording : Recording
+        A recording of these texts
+    ranking : str, default 'dprime'
+        One of `MODEL_RANKINGS`
+    site : str | Site | None, default None
+        A recorded site; None: the one under study
+    statistics : default None
+        `ClassStatistics` of the same activations, if there are any already
+    seed : int, default 0
+        For the rankings that draw
+    tokens : int | None, default None
+        Most tokens in a batch, for those that run the model
+    progress : bool, default True
+        Show a progress bar, for those that run the model
+
+    Returns
+    -------
+    Ranking
+
+    Raises
+    ------
+    InputError
+        "no ranking is called ...; there are ..."
+    """
     if ranking not in (known := model_rankings()): raise InputError(f"no ranking is called {ranking!r}; there are {', '.join(known)}")
     site = parse_site(site or recording.site, len(anatomy(clf.model)))
     if ranking in ATTRIBUTIONS: return attribute(clf, texts, site, ranking, recording=recording, tokens=tokens, progress=progress)

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from .ablation import _placed
-from .edit import Intervention, gate_of_text, said_edit, together, within
+from .edit import Intervention, asked_of, asker, by_text, check_interventions, said_edit, together, within
 from ..ground.core import InputError, need_number, some_rows
 from ..ground.data import Texts
 from ..ground.progress import progress_bar
@@ -58,7 +58,7 @@ class _Columns:
         x,cache,mask = kw.get('input_ids'),kw.get('past_key_values'),kw.get('attention_mask')
         n,t = (kw['inputs_embeds'] if x is None else x).shape[:2]
         past = self._passed(kw) if cache is None else int(cache.get_seq_length())
-        mask = mask.cpu() if isinstance(mask, Tensor) and mask.ndim == 2 else torch.ones(n, past+t)
+        mask = _two_axes(mask, n, past, t)
         self.at = torch.arange(past, past+t)
         self.attended,self.readout = mask[:,-t:] == 1,self._ends(n, past, mask)
 
@@ -88,18 +88,31 @@ class _Columns:
 
     def __call__(self, positions): return allowed(positions, self.at, self.readout)
 
+# %% ../../nbs/48_language.ipynb #6b948d16
+def _two_axes(mask, n, past, t):
+    "`[N, past+T]`, 1 where attended, of the mask of a pass: with a row a text, or with a row a query, as a static cache needs."
+    if isinstance(mask, dict): mask = mask.get('full_attention', next(iter(mask.values()), None))
+    if isinstance(mask, Tensor) and mask.ndim == 2: return mask.cpu()
+    if not isinstance(mask, Tensor) or mask.ndim != 4 or mask.shape[-1] < past+t: return torch.ones(n, past+t)
+    seen = mask[:,0,:,:past+t].cpu()
+    if seen.dtype != torch.bool: seen = seen == 0 # What is added to the scores
+    own = seen[:,:,past:].diagonal(dim1=1, dim2=2) # A token sees itself, however narrow a window it has
+    return torch.cat([seen[:,-1,:past], own], 1).int().expand(n, -1)
+
+
 # %% ../../nbs/48_language.ipynb #a5ced002
 def _asked(columns, iv, x):
-    "The gate `[N, 1, D]` of an intervention that asks a text once: asked of the prompt, and held for what follows."
+    "What an intervention asks of a text once (`asked_of`): asked of the prompt, and held for what follows."
+    if iv.scope == 'position' and not by_text(iv): return {}
     at,ends,known = columns.at,columns.readout,columns.gates
     here = (ends >= at[0]) & (ends <= at[-1])
     if here.all():
-        seen = columns.attended & (at <= ends[:,None]) if iv.fitted_at == 'tokens' else at == ends[:,None]
-        if iv.fitted_at == 'tokens' and at[0] > 0: raise InputError(f"{said_edit(iv)}: the prompt must be read in one pass")
-        known[id(iv)] = gate_of_text(iv, x, seen)
-    elif here.any() or id(iv) not in known or len(x) % len(known[id(iv)]):
-        raise InputError(f"{said_edit(iv)}: scope 'text' asks at the end of the prompt, which this pass does not hold for every row")
-    return known[id(iv)].repeat_interleave(len(x)//len(known[id(iv)]), 0)
+        by_tokens = iv.scope == 'text' and iv.fitted_at == 'tokens'
+        if by_tokens and at[0] > 0: raise InputError(f"{said_edit(iv)}: the prompt must be read in one pass")
+        known[id(iv)] = asked_of(iv, x, at == ends[:,None], columns.attended & (at <= ends[:,None]))
+    elif here.any() or id(iv) not in known or len(x) % len(next(iter(known[id(iv)].values()))):
+        raise InputError(f"{said_edit(iv)}: {asker(iv)} asks at the end of the prompt, which this pass does not hold for every row")
+    return {k:t.repeat_interleave(len(x)//len(t), 0) for k,t in known[id(iv)].items()}
 
 # %% ../../nbs/48_language.ipynb #caaf9b02
 def _edits(ivs, where, ask):
@@ -109,7 +122,7 @@ def _edits(ivs, where, ask):
     def through(own):
         def fn(x):
             for iv in own:
-                here,once = where(iv.positions),{} if iv.scope == 'position' else dict(asked=ask(iv, x))
+                here,once = where(iv.positions),ask(iv, x)
                 if here is not None and x.shape[1] == 1: here = here.any(1, keepdim=True) # One vector a text is at all of its positions
                 if here is None: x = iv(x, **once)[0]
                 elif here.any(): x = iv(x, here.to(x.device), **once)[0]
@@ -132,17 +145,42 @@ def _finite_part(model, ivs, part, rows):
 # %% ../../nbs/48_language.ipynb #4f1907b5
 @contextmanager
 def editing(
-    model:torch.nn.Module, # Hugging Face causal language model
+    model:torch.nn.Module, # Hugging Face causal language model, or a classifier
     interventions:list[Intervention], # At any sites; those at one site act in their order
     *,
     prompt_length:int|None=None, # Columns of the prompt, padding included; None: see `mask`
     mask:Tensor|None=None, # `[N, P]` attention mask of the prompts, padding on either side; None: a pass without a cache is all prompt
 ): # The model is as before afterwards, error or not
-    "Let every pass of the model run with these edits, every step of `generate` included, each edit at its own positions."
+    """Let every pass of the model run with these edits, every step of `generate` included, each edit at its own positions.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Hugging Face causal language model, or a classifier
+    interventions : list[Intervention]
+        At any sites; those at one site act in their order
+    prompt_length : int | None, default None
+        Columns of the prompt, padding included; None: see `mask`
+    mask : Tensor | None, default None
+        `[N, P]` attention mask of the prompts, padding on either side; None: a pass without a cache is all prompt
+
+    Returns
+    -------
+    The model is as before afterwards, error or not
+
+    Raises
+    ------
+    InputError
+        "a prompt of ... columns is none"; "the mask has ... columns, the prompt ..."; "... is in training mode; call its eval() first";
+        "...: the answer is not finite for ..."
+    """
     if prompt_length is not None and prompt_length < 1: raise InputError(f"a prompt of {prompt_length} columns is none")
     if prompt_length is not None and mask is not None and mask.shape[1] != prompt_length:
         raise InputError(f"the mask has {mask.shape[1]} columns, the prompt {prompt_length}")
     if model.training: raise InputError(f"{type(model).__name__} is in training mode; call its eval() first")
+    if without_wrapper(model).get_output_embeddings() is None:
+        with _on_classifier(model, interventions, prompt_length, mask): yield
+        return
     columns,ivs = _Columns(prompt_length, mask),_ready(_speaker(model, most=1), interventions)
     def leave(module, args, out):
         columns.leave(out)
@@ -150,6 +188,18 @@ def editing(
         bad = ~z.amax(-1).isfinite().cpu() & columns.attended[:,-z.shape[1]:]
         if bad.any(): raise InputError(_not_finite(module, ivs, bad.any(1).nonzero()[:,0]+1))
     with hooked(model, _edits(ivs, columns, partial(_asked, columns)), columns.enter, leave): yield
+
+# %% ../../nbs/48_language.ipynb #4f1907b6
+def _on_classifier(model, ivs, length, mask):
+    "The same for a classifier, which reads texts whole; refused where an edit hangs on what a model alone does not say."
+    from neuronlens.edits.attached import alone
+    check_interventions(ivs)
+    if not (length is None and mask is None): raise InputError("a classifier reads no prompt; leave prompt_length and mask out")
+    if odd := [iv for iv in ivs if iv.positions == 'readout' or iv.scope == 'text']:
+        raise InputError(f"{said_edit(odd[0])} hangs on where a text is read, which a model alone does not say;"
+                         " put `nl.make_edit(clf, interventions)` on it by its `on(model)`")
+    return alone(model, ivs)
+
 
 # %% ../../nbs/48_language.ipynb #c0e84a8c
 def _speaker(model, tokenizer=None, most=0):
@@ -202,7 +252,33 @@ def generate(
     *,
     tokens:int|None=None, # Most tokens in a batch, padding and what is written included; None: as suits the device
 )->list[str]: # N texts, without the prompts and without the token that ends a text
-    "What the model writes, always the likeliest token whatever its `generation_config` says of beams, draws, penalties or banned tokens."
+    """What the model writes, always the likeliest token whatever its `generation_config` says of beams, draws, penalties or banned tokens.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Hugging Face causal language model in eval mode
+    tokenizer : object
+        Its tokenizer
+    prompts : list[str]
+        N prompts
+    interventions : list, default ()
+        Edits that act while it reads and writes
+    new_tokens : int, default 20
+        At most so many tokens for each
+    tokens : int | None, default None
+        Most tokens in a batch, padding and what is written included; None: as suits the device
+
+    Returns
+    -------
+    list[str]
+        N texts, without the prompts and without the token that ends a text
+
+    Raises
+    ------
+    InputError
+        "prompts must be a list of texts, not ..."; "... new tokens are none; ask for at least 1"
+    """
     if isinstance(prompts, str) or not isinstance(prompts, Iterable):
         raise InputError(f"prompts must be a list of texts, not {'one text' if isinstance(prompts, str) else repr(prompts)}")
     prompts,new_tokens = list(prompts),need_number(True, new_tokens=new_tokens)
@@ -229,7 +305,26 @@ def firing_by_position(
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
     progress:bool=False, # Show a progress bar
 )->pd.DataFrame: # A row per intervention and class; NaN where there are no such positions
-    "How often edits fire at the readout and at the other attended tokens that are not special, class by class."
+    """How often edits fire at the readout and at the other attended tokens that are not special, class by class.
+
+    Parameters
+    ----------
+    clf : Classifier
+        The model under study
+    texts : Texts
+        Labelled texts; a class may be absent
+    interventions : list[Intervention]
+        Any number
+    tokens : int | None, default None
+        Most tokens in a batch, padding included; None: as suits the device
+    progress : bool, default False
+        Show a progress bar
+
+    Returns
+    -------
+    pd.DataFrame
+        A row per intervention and class; NaN where there are no such positions
+    """
     ivs,texts,C = _ready(clf, interventions),align(texts, clf, every=False),len(clf.classes)
     sums = np.zeros((len(ivs), 2, 2, C))
     def work(batch):

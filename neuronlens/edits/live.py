@@ -22,18 +22,18 @@ from ..arrays.saliency import FROM_ACTIVATIONS, FROM_STATISTICS, Ranking, rank
 from ..arrays.separation import bhattacharyya, ratio
 from ..arrays.statistics import class_statistics
 from .ablation import Outcome, _where, ablate, firing, interventions_on, reads_recording
-from .edit import Intervention, gate_of_text, parse_edit
+from .edit import Intervention, asked_of, parse_edit
 from .effects import measure_effects
 from .evidence import Evidence, intervals
 from .planning import plan
 from ..ground.core import InputError
 from ..ground.data import Texts, take
 from ..ground.setting import Setting, format_kind
-from ..models.anatomy import anatomy, parse_site
 from ..models.batches import each_batch, encode, read, readout_weights
 from ..models.hooks import run
 from ..models.model import Classifier
-from ..records.recording import correct_only, part_of
+from ..models.sites import find_site
+from ..records.given import GIVEN, Numbered, correct_only, part_of, texts_of
 
 # %% ../../nbs/48_live.ipynb #889e4bd5
 def ranked_on(
@@ -142,9 +142,17 @@ def neuron_at(
     c,(acts,labels) = study.classes.index(concept),fitted_on(study, site, fitted_at)
     own = acts[:,[neuron]]
     r = fit_ranges(own, labels, range, classes=study.classes)
-    about = dict(range=r.name, middle=float(own[labels == c].mean()), texts=None if study.texts is None else study.texts[1].texts)
+    about = dict(range=r.name, middle=float(own[labels == c].mean()), texts=said_of(study))
     return profile_neuron(study.test.at(site), study.test.labels, study.classes, neuron, r.lo[c, 0], r.hi[c, 0], c,
         source=f"{study.test.provenance.get('model', '')}, {site}", **about)
+
+# %% ../../nbs/48_live.ipynb #781d755b
+def said_of(
+    study, # A `Study`
+): # N texts; numbers of given examples that have none; None: not at hand
+    "What the test texts say."
+    if study.texts is not None: return study.texts[1].texts
+    return Numbered(len(study.test)) if study.test.readout == GIVEN else None
 
 # %% ../../nbs/48_live.ipynb #4c41aa4f
 @dataclass(frozen=True, eq=False)
@@ -175,16 +183,15 @@ def edit_text(
     iv = next((iv for iv in interventions if iv.condition == 'range'), None)
     if iv is None: raise InputError("none of the interventions has the condition 'range'")
     one = Texts([text], np.zeros(1, np.int64), clf.classes, 'the text')
-    encoded,site = encode(clf, one.texts, one),parse_site(iv.site, len(anatomy(clf.model)))
+    encoded,site = encode(clf, one.texts, one),find_site(clf.model, iv.site)
     (batch,x), = each_batch(clf, encoded, lambda b: run(clf, b, [site])[site])
     there,weights = batch.mask[0] == 1,readout_weights(batch, clf.readout).cpu()
-    x,where,answers = x[0].cpu()[there],_where(iv.positions, weights),dict(base=None)
+    x,where,answers = x[0].cpu().expand(len(there), -1)[there],_where(iv.positions, weights),dict(base=None)
     for which,_,p,_ in interventions_on(clf, one, interventions, progress=False):
         answers |= dict(base=p[0]) if which is None else {interventions[i].condition:q[0] for i,q in zip(which, p, strict=True)}
     weights = weights[0, there]
     of = readout_weights(batch, 'mean' if iv.fitted_at == 'tokens' else clf.readout).cpu()[:,there]
-    asked = None if iv.scope == 'position' else gate_of_text(iv, x[None], of)[0]
-    new,gate = iv(x, None if where is None else where[0, there], asked)
+    new,gate = (t[0] for t in iv(x[None], None if where is None else where[:,there], **asked_of(iv, x[None], weights[None], of)))
     return EditedText(tuple(_token(clf.tokenizer, i) for i in batch.ids[0][there].tolist()),
         firing(replace(iv, vote=0., covers='range'), x.float().numpy()), gate.sum(-1).numpy(), weights.numpy(), answers, clf.classes, iv,
         _edited_neurons(iv, x, new, gate, weights), bool(encoded.cut))
@@ -246,7 +253,7 @@ class LiveEffects(Planner):
         self.sizes = lru_cache(256)(lambda x: effect_sizes(intervals(self.outcome(x), draws=draws, seed=study.spec.seed)))
         self.quick = reads_recording(study.clf, study.test, self.plan((usual(study),))) # Whether no block has to run
         self.rows = even_sample(study.test.labels, max(most or (1000 if self.quick else 48), len(study.classes)), study.spec.seed)
-        self.texts = take(study.texts[1], self.rows)
+        self.texts = take(texts_of(study.test) if study.texts is None else study.texts[1], self.rows)
         self.recording = part_of(study.test, self.rows, texts_sha256=self.texts.digest)
         self.most = max(64, room//(4*len(self.rows)*(len(study.classes)+1)))
 

@@ -16,7 +16,8 @@ import torch
 from ..arrays.ranges import Ranges
 from ..arrays.saliency import Ranking
 from ..arrays.statistics import ClassStatistics
-from .edit import Intervention, Neurons, parse_edit, rest_quantiles
+from .edit import FROM_ACTS, Intervention, Neurons, parse_edit, rest_quantiles
+from .partners import auroc_of, auxiliary_rows, partner_rows, within_sd
 from ..ground.core import InputError, drawing, need_number, need_whole
 from ..ground.setting import Setting, check_when, class_number, format_kind, formerly
 from ..models.anatomy import Site, parse_site
@@ -67,15 +68,20 @@ class Parts:
         if kind in self.ranges: return _tensor(self.ranges[kind].lo[c]),_tensor(self.ranges[kind].hi[c])
         return tuple(torch.full((self.statistics.mean.shape[1], 1), s*torch.inf) for s in (-1, 1))
 
-    def _state(self, c, seed):
-        "What an edit may know; quantiles of the auxiliary activations where a seed says how to draw from them."
-        known = (_tensor(getattr(self.statistics, n)[c]) for n in Neurons._fields[:4])
-        return Neurons(*known, None if seed is None else _tensor(rest_quantiles(self.acts, self.labels, c, seed=seed)))
+    def _state(self, c, edit, seed):
+        "What an edit may know; of one that is made of the activations of other texts also what it needs of them."
+        known,of = [getattr(self.statistics, n)[c] for n in Neurons._fields[:4]],(self.acts, self.labels, c)
+        if edit == 'resample': more = dict(rest=rest_quantiles(*of, seed=seed))
+        elif edit == 'exchange': more = auxiliary_rows(*of, seed=seed)
+        elif edit == 'partner': more = partner_rows(*of, known[0], within_sd(known[1], known[3]), seed=seed)
+        else: more = auroc_of(*of) if edit == 'aura' else {}
+        return Neurons(*map(_tensor, known), **{k:_tensor(a) for k,a in more.items()})
 
     def __call__(self, setting:Setting)->Intervention:
         c,salient = class_number(setting.concept, self.statistics.classes),self.salient(setting.ranking, setting.fraction)
         own = self.drawn(c, setting.seed, salient.shape[1]) if setting.condition == 'random' else salient[c]
-        state = self.state(c, setting.seed if parse_edit(setting.edit)[0] == 'resample' else None)
+        name = parse_edit(setting.edit)[0]
+        state = self.state(c, *((name, setting.seed) if name in FROM_ACTS else ('', 0)))
         return Intervention(setting, own, *self.gate(c, setting.range), state)
 
 # %% ../../nbs/40_planning.ipynb #aa9cb537
@@ -91,8 +97,8 @@ def plan(
     vote:float|list[float]=0., # Share of the salient neurons that must be in range together, or several
     concept:list|None=None, # Names or numbers of classes; None: all
     positions:str='all', # One of `POSITIONS`: where the edits may act
-    seed:int=0, # Of the random salient sets, and of what `resample` draws
-    acts:np.ndarray|None=None, # `[N, D]` the activations that the statistics are of; only `resample` needs them
+    seed:int=0, # Of the random salient sets, and of what `resample`, `exchange` and `partner` draw
+    acts:np.ndarray|None=None, # `[N, D]` the activations that the statistics are of; only edits of `FROM_ACTS` need them
     labels:np.ndarray|None=None, # `[N]` class of each
     fitted_at:str='readout', # What statistics and ranges are of: activations at the 'readout', or of all 'tokens'
     covers:str='range', # What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
@@ -100,15 +106,63 @@ def plan(
     preset:str='', # Name of the preset that the ranges are of, for the table
     controls:int=1, # How many times the random neurons are drawn, with seeds from `seed` on
 )->list[Intervention]: # Concepts x rankings x fractions x edits x (full, and range and random for each range and vote)
-    "The interventions of a study; the same random neurons are the control of every ranking."
+    """The interventions of a study; the same random neurons are the control of every ranking.
+
+    Parameters
+    ----------
+    statistics : ClassStatistics
+        Class statistics of the training texts at the site
+    rankings : list[Ranking]
+        Rankings `[C, D]` to take salient sets from
+    ranges : Ranges | list[Ranges]
+        One kind of range `[C, D, K]`, or several
+    site : Site | str
+        Where the activations were read, such as 'residual.5'
+    fraction : list[float], default (0.5,)
+        Shares of the neurons to edit, each in (0, 1]
+    edit : str | list[str], default 'mean'
+        An edit, such as 'mean' or 'scale(0.5)', or several
+    vote : float | list[float], default 0.0
+        Share of the salient neurons that must be in range together, or several
+    concept : list | None, default None
+        Names or numbers of classes; None: all
+    positions : str, default 'all'
+        One of `POSITIONS`: where the edits may act
+    seed : int, default 0
+        Of the random salient sets, and of what `resample`, `exchange` and `partner` draw
+    acts : np.ndarray | None, default None
+        `[N, D]` the activations that the statistics are of; only edits of `FROM_ACTS` need them
+    labels : np.ndarray | None, default None
+        `[N]` class of each
+    fitted_at : str, default 'readout'
+        What statistics and ranges are of: activations at the 'readout', or of all 'tokens'
+    covers : str, default 'range'
+        What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
+    scope : str, default 'position'
+        Who is asked: every 'position' for itself, or the 'text' once for all of them
+    preset : str, default ''
+        Name of the preset that the ranges are of, for the table
+    controls : int, default 1
+        How many times the random neurons are drawn, with seeds from `seed` on
+
+    Returns
+    -------
+    list[Intervention]
+        Concepts x rankings x fractions x edits x (full, and range and random for each range and vote)
+
+    Raises
+    ------
+    InputError
+        "edit ... draws from activations: give plan acts= and labels="
+    """
     site,(C,D),_ = parse_site(site),statistics.mean.shape,drawing(seed) # Which refuses what is no seed
     edits,votes = [format_kind(*parse_edit(e)) for e in _listed(edit)],_listed(vote)
     concepts,out = [class_number(c, statistics.classes) for c in (range(C) if concept is None else _listed(concept))],[]
     rankings,fractions = _listed(rankings),_listed(fraction)
     for v in votes: check_when(v, fitted_at, positions, covers, scope)
     check_fractions(fractions, D, site)
-    if 'resample' in edits and (acts is None or labels is None):
-        raise InputError("edit 'resample' draws from activations: give plan acts= and labels=")
+    if (of := [e for e in edits if e in FROM_ACTS]) and (acts is None or labels is None):
+        raise InputError(f"edit {of[0]!r} draws from activations: give plan acts= and labels=")
     made = Parts(statistics, rankings, _listed(ranges), acts, labels)
     same = dict(site=str(site), positions=positions, seed=seed, fitted_at=fitted_at)
     gates = [(r.name, dict(vote=float(v), covers=covers, scope=scope)) for r in _listed(ranges) for v in votes]

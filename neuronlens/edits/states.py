@@ -18,7 +18,7 @@ from .sweeps import effects_on
 from ..ground.core import InputError
 from ..ground.data import take
 from ..ground.setting import format_kind, parse_kind
-from ..records.recording import part_of
+from ..records.given import Head, part_of, texts_of
 
 # %% ../../nbs/49_states.ipynb #b112c31c
 def _steps(first, last, by): return tuple(round(first+i*by, 6) for i in range(round((last-first)/by)+1))
@@ -89,7 +89,8 @@ def _tries(study, kinds, shape, room=None):
 # %% ../../nbs/49_states.ipynb #67d9eb78
 def _tried(study, kinds, tries, rows, names):
     "Effects of the tries on some of the test texts, a frame; None where more than the head would have to run."
-    if not tries or study.clf is None or study.texts is None or study.clf.classes != study.classes: return None
+    texts = texts_of(study.test) if study.texts is None and isinstance(study.clf, Head) else study.texts and study.texts[1]
+    if not tries or study.clf is None or texts is None or study.clf.classes != study.classes: return None
     planner,ivs,own = Planner(study),{},EVERY if len(names) == len(study.classes) else None
     shares = {}
     for i,numbers,f in tries:
@@ -99,7 +100,7 @@ def _tried(study, kinds, tries, rows, names):
         for concept in [own] if own else names:
             for iv in planner.one(setting_with(study, concept=concept, range=kind), fs):
                 ivs[iv.concept, iv.condition, iv.fraction, '' if iv.condition == 'full' else kind] = iv
-    texts,test = study.texts[1],study.test
+    test = study.test
     if len(rows) < len(test): texts,test = (some := take(texts, rows)),part_of(test, rows, texts_sha256=some.digest)
     return effects_on(study.clf, texts, list(ivs.values()), recording=test, progress=False).frame
 
@@ -171,11 +172,11 @@ def study_states(
     names = list(study.classes[:len(neurons)])
     frame = _tried(study, kinds, _tries(study, kinds, (len(neurons), len(rows)), room), rows, names)
     note = f"Measured on {len(rows) if frame is not None else len(study.test):,} test texts before this page was written."
-    if frame is None: frame = study.effects.only(ranking=study.ranking.name).frame
+    if frame is None and study.effects is not None: frame = study.effects.only(ranking=study.ranking.name).frame
     concepts = [dict(c=c, neurons=[dict(j=int(j), col=int(p), middle=float(study.statistics.mean[c, j]))
                                    for j,p in zip(own, at, strict=True)])
                 for c,(own,at) in enumerate(zip(neurons, place.reshape(neurons.shape), strict=True))]
     return dict(classes=list(study.classes), labels=_packed(study.test.labels[rows], '<u2'), concepts=concepts, kinds=offered,
                 neurons=study.statistics.mean.shape[1], values=_packed(study.test.acts[rows][:, cols].T),
                 rows=rows.tolist(),
-                effects=_states(study, frame, kinds, names, note), notes=_notes(study, rows, neurons))
+                effects=None if frame is None else _states(study, frame, kinds, names, note), notes=_notes(study, rows, neurons))

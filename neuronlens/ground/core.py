@@ -6,6 +6,7 @@
 __all__ = ['InputError']
 
 # %% ../../nbs/00_core.ipynb #33e164c2
+from dataclasses import replace
 from numbers import Integral, Real
 
 import numpy as np
@@ -16,7 +17,13 @@ class InputError(ValueError):
     "Something the user gave cannot be used; the message is one sentence that names it."
     @property
     def code(self)->str|None: # None for a sentence that is not of this package
-        "The code of the sentence, such as 'NL012'; `neuronlens explain NL012` says why it is refused and what to do."
+        """The code of the sentence, such as 'NL012'; `neuronlens explain NL012` says why it is refused and what to do.
+
+        Returns
+        -------
+        str | None
+            None for a sentence that is not of this package
+        """
         from neuronlens.ground.refusals import code_of
         return code_of(str(self))
 
@@ -199,3 +206,31 @@ def enough_examples(
     if len(classes) < 2: raise InputError(f"two classes are needed, got {len(classes)}: {classes}")
     if n.min() < 2: raise InputError(f"class {classes[n.argmin()]!r} has {n.min()} example(s); every class needs two")
     return n
+
+# %% ../../nbs/00_core.ipynb #0c78de84
+def rows_of(
+    rows, # A slice, a mask `[N]` of True and False, or positions
+    n:int, # How many there are
+)->np.ndarray: # `[M]` int64 positions, 0 or more
+    "Positions of what is chosen, or an `InputError`."
+    if isinstance(rows, slice): return np.arange(n)[rows]
+    try: at = np.asarray(rows)
+    except ValueError: at = np.array(None) # Lists of different lengths
+    if at.dtype.kind in 'USO' and len(name := [r for r in at.ravel() if isinstance(r, str)]):
+        raise InputError(f"rows are chosen by their places, not by {str(name[0])!r}: those of a class are where `labels` has its number")
+    whole = at.ndim == 1 and (at.dtype.kind in 'iu' or not at.size) and np.isin(at, np.arange(-n, n)).all()
+    if not (at.shape == (n,) if at.dtype == bool else whole):
+        said = ' '.join(repr(rows).split())
+        raise InputError(f"rows={said:.60} choose nothing of {n} texts: give a slice, a mask of {n}, or a list of places from 0 to {n-1}")
+    return np.arange(n)[at if at.size else at.astype(int)]
+
+# %% ../../nbs/00_core.ipynb #39de9763
+def texts_taken(
+    outcome, # What is known of N texts: `labels` and `before` by text, the rest by intervention and text
+    rows, # A slice, a mask `[N]`, or positions
+): # The same on these texts
+    "An outcome on some of its texts."
+    at = rows_of(rows, len(outcome.labels))
+    of = {k:getattr(outcome, k)[at] for k in ('labels', 'before')}
+    of |= {k:getattr(outcome, k)[:,at] for k in ('after', 'right', 'gold', 'moved', 'fires') if hasattr(outcome, k)}
+    return replace(outcome, **of)

@@ -24,7 +24,15 @@ STREAMS = ('residual', 'mlp', 'attention')
 # %% ../../nbs/11_anatomy.ipynb #ccee96d9
 @dataclass(frozen=True, order=True)
 class Site:
-    "Where neurons are read, elsewhere called an activation site or hook point: a stream of a block, or a module."
+    """Where neurons are read, elsewhere called an activation site or hook point: a stream of a block, or a module.
+
+    Parameters
+    ----------
+    stream : str
+        'residual', 'mlp' or 'attention'; or the dotted path of a module, with ':in' behind it for what goes into it
+    block : int | None, default None
+        Block index from 0; -1 is the last; None: `stream` is a module
+    """
     stream:str # 'residual', 'mlp' or 'attention'; or the dotted path of a module, with ':in' behind it for what goes into it
     block:int|None=None # Block index from 0; -1 is the last; None: `stream` is a module
     def __str__(self): return self.stream if self.block is None else f"{self.stream}.{self.block}"
@@ -36,6 +44,7 @@ def parse_site(
 )->Site: # With a block index from 0
     "The site that a text names; refuses an unknown stream and a block beyond the model; whether a module is there, `find_site` sees."
     stream,_,block = str(site).partition('.')
+    if n_blocks is None and stream == 'given' and block: return Site(stream, block) # Of activations that came without a model
     if stream not in STREAMS and (path := _module_path(str(site))): return Site(path)
     if stream not in STREAMS: raise InputError(f"site {str(site)!r}: the stream must be one of {', '.join(STREAMS)}")
     try: b = int(block)

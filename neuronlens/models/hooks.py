@@ -8,18 +8,23 @@ __all__ = []
 # %% ../../nbs/12_hooks.ipynb #fd88c540
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, nullcontext
+from copy import copy
+from functools import wraps
 from math import ceil, floor
+from threading import RLock, local
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache
 
 from ..ground.core import InputError
 from .anatomy import Anatomy, Site, _dummy, _entered, _entering, _hidden, _unchunked, anatomy, parse_site, resuming
 from .batches import Batch
 from .model import Classifier
-from .trials import alike, evaluating, without_wrapper
+from .trials import Later, alike, evaluating, without_wrapper
+
+# %% ../../nbs/12_hooks.ipynb #3ab2ecba
+Cache,DynamicCache = Later('transformers', 'Cache'),Later('transformers', 'DynamicCache')
 
 # %% ../../nbs/12_hooks.ipynb #9f146b71
 @contextmanager
@@ -59,14 +64,14 @@ def before(
 def _at(stack, model, a, site, fn):
     "Hook `fn` (hidden to hidden, or None to leave it) to a site until the stack is left."
     if site.block is None: return a.place(site).hang(stack, model, a, site, fn)
-    rows,block,calls = [],a.blocks[site.block],[]
+    seen,block = local(),a.blocks[site.block] # Two threads may be in one model
     inner = None if site.stream in ('residual', 'embedding') else a.projection(site)
-    def shape(mod, args, kw): rows[:],calls[:] = _entering(args, kw).shape[:2],[]
+    def shape(mod, args, kw): seen.rows,seen.calls = [*_entering(args, kw).shape[:2]],[]
     def after(mod, args, out):
         new = fn(_hidden(out))
         if new is not None: return (new, *out[1:]) if isinstance(out, tuple|list) else new
     def ahead(mod, args, kw):
-        x = _entering(args, kw)
+        x,rows,calls = _entering(args, kw),seen.rows,seen.calls
         flat = x.ndim == 2 # OPT lays the tokens of all texts end to end
         calls.append(x.shape[:-1])
         if inner is not None and (len(calls) > 1 or [*calls[0]] != ([rows[0]*rows[1]] if flat else rows)):
@@ -90,6 +95,91 @@ def level(
     if site.block is None: return a.place(site).level
     if site in (EMBEDDING, START): return site.block-(site == EMBEDDING)
     return site.block if site.stream == 'residual' else site.block-.5
+
+
+# %% ../../nbs/12_hooks.ipynb #a1e0d002
+def doors(
+    model:nn.Module, # Hugging Face model, maybe compiled, wrapped by PEFT, or both
+)->list[nn.Module]: # The outermost first
+    "Modules that a pass may come in by: wrappers, the model, and its base model."
+    out = []
+    while model not in out:
+        model = getattr(model, '_orig_mod', model)
+        out.append(model)
+        if callable(getattr(model, 'get_base_model', None)):
+            out.append(model.base_model) # PEFT's own, between the two
+            model = model.get_base_model()
+    return [*dict.fromkeys([*out, without_wrapper(model).base_model])]
+
+
+# %% ../../nbs/12_hooks.ipynb #a1e0d003
+@contextmanager
+def heard(
+    model:nn.Module, # What is called, see `doors`
+    ahead:Callable, # Called with (module, arguments, keywords) before one of the doors runs
+    behind:Callable, # Called with (module, output) when it is done; an output of None: it ended in an error
+): # The hooks are gone afterwards, error or not
+    "Hear of every call, whichever door it comes in by."
+    def after(mod, args, out): behind(mod, out)
+    with ExitStack() as stack:
+        for m in doors(model):
+            stack.enter_context(_as_written(m))
+            stack.callback(m.register_forward_pre_hook(torch.compiler.disable(ahead), with_kwargs=True).remove)
+            stack.callback(m.register_forward_hook(torch.compiler.disable(after), always_call=True).remove)
+        yield
+
+
+# %% ../../nbs/12_hooks.ipynb #a1e0d004
+_WRITTEN,_LOCK,_PROMPTS = WeakKeyDictionary(),RLock(),local() # Modules that run as written: for how many, and what undoes it
+
+@contextmanager
+def _as_written(module):
+    "A module runs without its compiled code, and says how long a prompt is; the last to leave restores it, whoever came first."
+    with _LOCK:
+        n,stack = _WRITTEN.get(module) or (0, _unwritten(module))
+        _WRITTEN[module] = n+1,stack
+    try: yield
+    finally:
+        with _LOCK:
+            n,stack = _WRITTEN.pop(module)
+            if n > 1: _WRITTEN[module] = n-1,stack
+            else: stack.close()
+
+def _unwritten(module):
+    "Exchange `forward`, `generate` and compiled calls of a module for the time until the stack is closed."
+    stack,own = ExitStack(),module.__dict__
+    def exchange(at, name, new):
+        stack.callback(*(at.__setitem__, name, at[name]) if name in at else (at.pop, name))
+        at[name] = new
+    for m in module.modules():
+        if m.__dict__.get('_compiled_call_impl') is not None: exchange(m.__dict__, '_compiled_call_impl', None)
+    exchange(own, 'forward', torch.compiler.disable(module.forward))
+    if callable(getattr(type(module), 'generate', None)): exchange(own, 'generate', _telling(module, module.generate))
+    return stack
+
+
+# %% ../../nbs/12_hooks.ipynb #a1e0d005
+def prompt_columns(
+    model:nn.Module, # Hugging Face model inside `heard`
+)->int|None: # None: it is not generating, in this thread
+    "How many columns the prompt has from which the model generates just now."
+    return getattr(_PROMPTS, 'of', {}).get(id(model))
+
+def _telling(module, generate):
+    "`generate` that lets it be known how long its prompt is."
+    @wraps(generate)
+    def told(*args, **kw):
+        x,before = kw.get('inputs_embeds'),getattr(_PROMPTS, 'of', {})
+        if x is None: x = args[0] if args else kw.get('inputs', kw.get('input_ids'))
+        _PROMPTS.of = before | {id(module):x.shape[1] if hasattr(x, 'shape') else 1}
+        given = kw.get('generation_config')
+        if given is not None: given = copy(given) # On a GPU a static cache has the passes compiled
+        if hasattr(given or getattr(module, 'generation_config', None), 'disable_compile'):
+            if given is None: kw['disable_compile'] = True
+            else: kw['generation_config'],given.disable_compile = given,True
+        try: return generate(*args, **kw)
+        finally: _PROMPTS.of = before
+    return told
 
 
 # %% ../../nbs/12_hooks.ipynb #15753b4c

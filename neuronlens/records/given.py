@@ -6,6 +6,7 @@
 __all__ = ['Recording', 'Head', 'recording']
 
 # %% ../../nbs/19_given.ipynb #a3aefeb1
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -16,14 +17,41 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 import pandas as pd
 
-from ..ground.core import InputError, as_array
+from ..ground.core import InputError, as_array, rows_of
 from ..ground.data import Texts
+from ..ground.tables import Tabled
 from .sources import _LABELS, BLOCK, activations_of, classes_of, found_in, holds_objects, stacked
 
 # %% ../../nbs/19_given.ipynb #4b74fcad
 @dataclass(frozen=True, eq=False)
-class Recording:
-    "Activations and answers of a model on labelled texts, or on examples of any other kind."
+class Recording(Tabled):
+    """Activations and answers of a model on labelled texts, or on examples of any other kind.
+
+    Parameters
+    ----------
+    activations : dict[str, np.ndarray]
+        Site name to `[N, D]` float32; the first is the site under study
+    labels : np.ndarray
+        `[N]` int64, index into `classes`
+    probabilities : np.ndarray | None
+        `[N, C]` float32, rows sum to 1; None: recorded without answers
+    classes : tuple[str, ...]
+        C class names
+    readout : str
+        Position that stands for a text: 'first', 'last' or 'mean'; 'given' for activations from elsewhere
+    provenance : dict, default {}
+        Model, data, versions
+    texts : list | None, default None
+        N texts that came with given activations
+    head : object, default None
+        `Head` of given activations: the rest of the model
+    names : tuple | None, default None
+        D names of the neurons, where they have any
+    rest : np.ndarray | None, default None
+        `[N, ..]` what the head wants of every example beside its activations
+    hashes : np.ndarray | None, default None
+        `[N]` uint64, by which the texts are known, as of `Texts.hashes`; None: not known
+    """
     activations:dict[str,np.ndarray] # Site name to `[N, D]` float32; the first is the site under study
     labels:np.ndarray # `[N]` int64, index into `classes`
     probabilities:np.ndarray|None # `[N, C]` float32, rows sum to 1; None: recorded without answers
@@ -34,6 +62,7 @@ class Recording:
     head:object=None # `Head` of given activations: the rest of the model
     names:tuple|None=None # D names of the neurons, where they have any
     rest:np.ndarray|None=None # `[N, ..]` what the head wants of every example beside its activations
+    hashes:np.ndarray|None=None # `[N]` uint64, by which the texts are known, as of `Texts.hashes`; None: not known
 
     site = property(lambda self: next(iter(self.activations)))
     acts = property(lambda self: self.activations[self.site])
@@ -52,6 +81,12 @@ class Recording:
         "Activations `[N, D]` at a recorded site; views, not copies."
         if site not in self.activations: raise InputError(f"site {site!r} was not recorded, only {', '.join(self.sites)}")
         return self.activations[site]
+
+    def __getitem__(self, rows)->'Recording':
+        "Some of the texts, as copies: a slice, a mask, or positions. Provenance says that it is a part, and of what."
+        return rows_recorded(self, rows)
+
+    __iter__ = None
 
     def to_frame(self)->pd.DataFrame: return recording_frame(self)
     def __repr__(self):
@@ -88,9 +123,28 @@ def part_of(
     def some(a): return None if a is None else a[rows]
     at = np.arange(len(rec))[rows]
     part = replace(rec, activations={s:a[rows] for s,a in rec.activations.items()}, labels=rec.labels[rows],
-                   probabilities=some(rec.probabilities), rest=some(rec.rest),
+                   probabilities=some(rec.probabilities), rest=some(rec.rest), hashes=some(rec.hashes),
                    texts=None if rec.texts is None else [rec.texts[i] for i in at])
     return replace(part, provenance=rec.provenance | dict(n_texts=len(part)) | about)
+
+# %% ../../nbs/19_given.ipynb #06286999
+def rows_recorded(
+    rec:Recording, # A recording
+    rows, # A slice, a mask `[N]`, or positions
+)->Recording: # Copies
+    "Some rows of a recording, with a provenance that tells the part from the whole."
+    at = rows_of(rows, len(rec))
+    seen,own = rec.provenance.get('texts_sha256'),hashlib.sha256(at.astype('<i8').tobytes()).hexdigest()[:16]
+    about = dict(part=dict(of_texts=len(rec), rows_sha256=own) | ({} if seen is None else dict(of_texts_sha256=seen)))
+    return part_of(rec, at, **about, **({} if seen is None else dict(texts_sha256=f'{seen} rows {own}')))
+
+def same_texts(
+    rec:Recording, # A recording, or a part of one
+    texts:Texts, # Texts, with classes that are named as the model's
+)->bool: # True also where it does not know its texts
+    "Whether a recording is of these texts, in their order."
+    if rec.provenance.get('texts_sha256', texts.digest) == texts.digest: return True
+    return rec.hashes is not None and np.array_equal(rec.hashes, texts.hashes)
 
 # %% ../../nbs/19_given.ipynb #48296593
 def correct_only(
@@ -137,7 +191,25 @@ def beside_fields(
 # %% ../../nbs/19_given.ipynb #67bbab2e
 @dataclass(frozen=True, eq=False)
 class Head:
-    "The rest of a model: class probabilities from activations at one site."
+    """The rest of a model: class probabilities from activations at one site.
+
+    Parameters
+    ----------
+    function : Callable
+        Activations `[n, D]`, and `rest [n, ..]` where there is any, to class scores `[n, C]`
+    classes : tuple[str, ...]
+        C class names, in the order of the scores
+    site : str
+        Where the activations are
+    width : int
+        D
+    logits : bool
+        Whether the scores are logits, of which a softmax makes probabilities
+    tensors : bool
+        Whether it takes tensors; else arrays
+    source : str, default GIVEN
+        What it is the head of
+    """
     function:Callable # Activations `[n, D]`, and `rest [n, ..]` where there is any, to class scores `[n, C]`
     classes:tuple[str,...] # C class names, in the order of the scores
     site:str # Where the activations are
@@ -251,7 +323,40 @@ def recording(
     site:str='0', # Name of the place, for tables: site 'given.0'
     source:str=GIVEN, # What the activations are of, for captions
 )->Recording: # Like one that `record` makes
-    "Activations from anywhere as a recording: rankings, ranges, views, studies and, with a head, edits work on it."
+    """Activations from anywhere as a recording: rankings, ranges, views, studies and, with a head, edits work on it.
+
+    Parameters
+    ----------
+    acts
+        `[N, D]` activations: array, tensor, table, or a file of them (.npy, .npz, .safetensors, .parquet)
+    labels : default None
+        `[N]` names or numbers of classes, or the name of their column; None: the column 'label' or 'labels'
+    texts : default None
+        `[N]` texts, or the name of their column; None: none
+    answers : default None
+        `[N, C]` class probabilities or logits of the model, or their name; None: none
+    head : default None
+        Function from activations `[n, D]`, arrays or tensors, to class scores `[n, C]`: the rest of the model
+    classes : default None
+        C names, in the order of numbers and of answers; None: those of the labels
+    columns : default None
+        Which column or array the activations are, or which columns; None: all that are left
+    names : default None
+        D names of the neurons; None: those of the columns
+    rest : default None
+        `[N, ..]` what `head` wants of every example as its second argument and no edit touches, or its name; None: nothing
+    scores : str | None, default None
+        What answers and head give, 'logits' or 'probabilities'; None: shares of 1 are probabilities
+    site : str, default '0'
+        Name of the place, for tables: site 'given.0'
+    source : str, default GIVEN
+        What the activations are of, for captions
+
+    Returns
+    -------
+    Recording
+        Like one that `record` makes
+    """
     wanted = [w for w in (labels, texts, answers, rest) if isinstance(w, str)]
     held,own,(get,there,where) = found_in(acts, columns, [*wanted, *(_LABELS if labels is None else ())])
     labels = _beside(labels if labels is not None else _default(there, where), get)

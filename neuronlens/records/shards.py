@@ -23,10 +23,11 @@ from ..ground.data import Texts, take
 from ..ground.files import check_room, said_size
 from ..ground.machine import give_back
 from ..ground.progress import say, switched_off
-from ..models.anatomy import Site, anatomy, parse_site
+from ..models.anatomy import Site, anatomy
 from ..models.batches import READOUTS, each_batch, encode, read, readout_weights, token_budget
 from ..models.hooks import answer, run
 from ..models.model import Classifier, align, class_index
+from ..models.sites import find_site
 from .provenance import model_identity, parameters_hash, provenance
 from .store import Store, spared
 
@@ -74,8 +75,10 @@ def make_reading(
     a,readout = anatomy(clf.model),readout or clf.readout
     if readout not in READOUTS: raise InputError(f"readout {readout!r} is none of {', '.join(READOUTS)}")
     several = isinstance(sites, Iterable) and not isinstance(sites, str)
-    if not (sites := tuple(dict.fromkeys(parse_site(s, len(a)) for s in (sites if several else [sites])))):
+    if not (sites := tuple(dict.fromkeys(find_site(clf.model, s) for s in (sites if several else [sites])))):
         raise InputError("no site was given to read")
+    if taken := [str(s) for s in sites if s.block is None and hasattr(a.place(s), 'base') and str(s) not in dict(clf.latents)]:
+        raise InputError(f"site {taken[0]!r} is of latents that another classifier was given; take the one that `with_latents` made")
     fit = SHARD_BYTES//(4*sum(map(a.width, sites)))
     return Reading(clf, sites, readout, size or max(1, min(SHARD_TEXTS, fit)), **kw)
 

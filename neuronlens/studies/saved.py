@@ -6,7 +6,6 @@
 __all__ = ['Study', 'load_study', 'load']
 
 # %% ../../nbs/59_saved.ipynb #2de83cde
-import hashlib
 import json
 import os
 import tempfile
@@ -27,22 +26,57 @@ from ..arrays.saliency import Ranking, rank
 from ..arrays.statistics import ClassStatistics, class_statistics
 from ..edits.attribution import ATTRIBUTIONS
 from ..edits.edit import Intervention
-from ..edits.effects import Effects, load_effects, measure_effects, read_table, write_table
+from ..edits.effects import Changes, Effects, load_effects, measure_effects, read_table, settings_of, write_table
 from ..edits.evidence import Evidence, intervals
+from ..edits.portable import Edit
 from ..ground.core import InputError
 from ..ground.data import Texts
-from ..ground.files import atomic, known_path, read_arrays, read_header, read_json, sha256, write_arrays
+from ..ground.files import atomic, known_path, read_arrays, read_header, read_json, said_size, sha256, write_arrays
+from ..ground.progress import say
 from ..models.model import Classifier
 from ..records.given import GIVEN, Recording, correct_only, texts_of
 from ..records.provenance import versions
 from ..records.recording import load_recording, save_recording
 from ..records.summary import load_summary
-from .spec import _TABLES, StudySpec, _commented, _said_tables, _with_paths, read_study, settle, write_study
+from .spec import _TABLES, StudySpec, _commented, _full_paths, _said_tables, _with_paths, read_study, settle, write_study
+from .verify import FILES, _seal, sealed_provenance
 
 # %% ../../nbs/59_saved.ipynb #b43fb4e1
 @dataclass(frozen=True, eq=False)
 class Study:
-    "A finished study."
+    """A finished study.
+
+    Parameters
+    ----------
+    spec : StudySpec
+        What was asked for
+    train : Recording
+        Activations and answers on the training texts
+    test : Recording
+        And on the test texts
+    statistics : ClassStatistics
+        Class statistics of the training activations at the site
+    rankings : list[Ranking]
+        One for each name in the spec
+    ranges : Ranges
+        Fitted on the training activations
+    effects : Effects | None
+        Measured on the test texts; None: activations came without a head, so nothing answers to an edit
+    probes : LayerProbes | None, default None
+        Probing accuracy by block, if asked for
+    notes : dict, default {}
+        Counts to report, and what the control says
+    intervals : Evidence | None, default None
+        95 % bootstrap intervals of the effects
+    tokens : Recording | None, default None
+        Tokens of the training texts, where ranges are fitted on these
+    clf : Classifier | None, default None
+        The model under study; not saved, see `open`
+    texts : tuple[Texts, Texts] | None, default None
+        The training and the test texts, in the order of the recordings; not saved, see `open`
+    outcome : Changes | None, default None
+        What every edit did to every test text: of this `intervals` and `compare` are made; None: not kept
+    """
     spec:StudySpec # What was asked for
     train:Recording # Activations and answers on the training texts
     test:Recording # And on the test texts
@@ -56,11 +90,13 @@ class Study:
     tokens:Recording|None=None # Tokens of the training texts, where ranges are fitted on these
     clf:Classifier|None=None # The model under study; not saved, see `open`
     texts:tuple[Texts,Texts]|None=None # The training and the test texts, in the order of the recordings; not saved, see `open`
-    def open(self, progress:bool=True, trust_remote_code:bool=False)->'Study':
-        "The study with model and texts at hand: itself, or a copy for which both were loaded anew, and found to be the same."
+    outcome:Changes|None=None # What every edit did to every test text: of this `intervals` and `compare` are made; None: not kept
+
+    def open(self, progress:bool=True, trust_remote_code:bool=False, *, train:str='', test:str='', model:str='')->'Study':
+        "With model and texts at hand, loaded anew from where `train`, `test` and `model` say, or else the study, and found to be the same."
         from neuronlens.studies.study import reopened
-        return self if self.clf is not None or self.spec.activations.train and not self.spec.activations.head else reopened(
-            self, progress, trust_remote_code)
+        if self.clf is not None or self.spec.activations.train and not self.spec.activations.head: return self
+        return reopened(replace(self, spec=placed(self.spec, train, test, model)), progress, trust_remote_code)
 
     @property
     def classes(self)->tuple: return self.train.classes
@@ -89,6 +125,19 @@ class Study:
         return f"Study({self.spec.title or self.train.provenance['model']!r}, {self.train.site}, {len(self.classes)} concepts)"
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>{(self.train if self.effects is None else self.headline())._repr_html_()}"
 
+# %% ../../nbs/59_saved.ipynb #456fa688
+def placed(
+    spec:StudySpec, # What was asked for
+    train:str='', # Where the training texts are; '': where the study says
+    test:str='', # And the test texts
+    model:str='', # And the model
+)->StudySpec: # The same study
+    "A study with its texts and its model where they are now."
+    if not (train or test or model): return spec
+    given,kind = dict(train=train, test=test),next(k for k in ('classifier', 'encoder', 'causal') if getattr(spec.model, k))
+    data = replace(spec.data, **{k:str(v) for k,v in given.items() if v})
+    return _full_paths(replace(spec, data=data, model=replace(spec.model, **({kind:str(model)} if model else {}))), Path.cwd())
+
 # %% ../../nbs/59_saved.ipynb #6c4d052f
 def right_ones(
     rec:Recording, # A recording with answers
@@ -116,36 +165,13 @@ def fit_study(
 
 # %% ../../nbs/59_saved.ipynb #2c44afa5
 _AGAIN = 'run the study again into the same folder'
-_UNSEALED = {'train', 'test', 'notes', 'versions', 'seed', 'decides', 'files'} # What provenance.json said before it had a digest
 
-def _digest(about): return hashlib.sha256(json.dumps(about, indent=1).encode()).hexdigest()
-
-def _seal(about):
-    "The text of provenance.json: what it says, and a digest over that."
-    return json.dumps(about | {'sha256':_digest(about)}, indent=1)
-
-def _older(about):
-    "Whether this was written before there was a digest: by the version it notes, and only if it says no more than was said then."
-    version,files = (about.get(k) if isinstance(about.get(k), dict) else {} for k in ('versions', 'files'))
-    return set(about) <= _UNSEALED and 'study.toml' not in files and (
-        version.get('neuronlens') == '0.1.0' or version.get('neuronlens') == '0.2.0' and {'decides', 'files'} <= set(about))
-
-# %% ../../nbs/59_saved.ipynb #bcb003d2
 def _provenance(out):
     "What provenance.json says, and whether a digest covers it; refused where it is not, byte for byte, what was written."
-    try:
-        text = (out/'provenance.json').read_bytes().decode()
-        about = json.loads(text)
-        whole = text in (json.dumps(about, indent=1), json.dumps(about)) and {'notes', 'train', 'test'} <= about.keys()
-        known = about.pop('sha256', None)
-        whole &= _older(about) if known is None else known == _digest(about)
-    except (OSError, ValueError, AttributeError, RecursionError): whole = False
-    if not whole: raise InputError(f"{out}: provenance.json is missing or damaged; {_AGAIN}")
-    return about,known is not None
+    if (told := sealed_provenance(out)) is None: raise InputError(f"{out}: provenance.json is missing or damaged; {_AGAIN}")
+    return told
 
 # %% ../../nbs/59_saved.ipynb #2619ef2d
-FILES = ('effects.csv', 'intervals.csv', 'report.html', 'recording', 'figures', 'layers.csv', 'provenance.json')
-
 def check_folder(
     out:str|Path, # Where results shall go
     spec:StudySpec, # Which study
@@ -163,9 +189,13 @@ def _where_left(spec, about):
     return _with_paths(spec, lambda p: found(p, next(files)), lambda p: found(p, at('train', 'model')))
 
 # %% ../../nbs/59_saved.ipynb #8d24b2de
-def _holds(out, spec, about):
+def _holds(out, spec, about, texts=None):
     "Whether a folder holds this study: its file says so, or, where that was changed or lost since, what provenance.json says decided it."
-    try: return _where_left(read_study(out/'study.toml'), about) == spec or _changed(out, 'study.toml', about) and _decided(spec, about)
+    try:
+        there = _where_left(read_study(out/'study.toml'), about)
+        if texts and about.get('notes', {}).get('texts_sha256') == list(texts) and bool(spec.data.test) == bool(there.data.test):
+            there = replace(there, data=replace(there.data, train=spec.data.train, test=spec.data.test)) # The same texts, wherever they are
+        return there == spec or _changed(out, 'study.toml', about) and _decided(spec, about)
     except InputError: return _changed(out, 'study.toml', about) and _decided(spec, about)
 
 def _changed(out, name, about):
@@ -195,7 +225,8 @@ def _check_folder(out, spec, texts):
     if not about and (out/'study.toml').exists() and not _written(out):
         raise InputError(f"output folder {str(out)!r} holds a study.toml of your own; choose a new one")
     if (out/'study.toml').exists() or about:
-        if not _holds(out, spec, about): raise InputError(f"output folder {str(out)!r} already holds another study; choose a new one")
+        if not _holds(out, spec, about, texts):
+            raise InputError(f"output folder {str(out)!r} already holds another study; choose a new one")
         for part,was,now in zip(('train', 'test'), about.get('notes', {}).get('texts_sha256', ()), texts or (), strict=False):
             if was != now: raise InputError(f"output folder {str(out)!r} holds results of other {part}ing texts than there are now in "
                                             f"{_data_of(spec, part)}; choose a new one")
@@ -220,6 +251,38 @@ def _decides(spec):
     free = {'train', 'test', 'classifier', 'encoder', 'causal', 'device', 'device_map', 'train_labels', 'test_labels', 'head', 'source'}
     return {'seed':spec.seed} | {f'[{t}] {k}':v for t in _said_tables(spec) for k,v in d[t].items() if k not in free}
 
+# %% ../../nbs/59_saved.ipynb #624233cd
+MOST_OUTCOMES = 64<<20 # Bytes
+
+def write_outcome(
+    study:Study, # A study that has its outcome
+    path:Path, # A .safetensors file
+)->bool: # Whether it was written
+    "What every edit did to every test text, 12 bytes and a bit each, if that is not too much; the settings are those of the effects."
+    if (o := study.outcome) is None: return False
+    own = [replace(getattr(iv, 'setting', iv), concept=study.classes[c]) for iv,c in zip(o.interventions, o.aims, strict=True)]
+    arrays = dict(right=np.packbits(o.right, 1)) | {k:np.asarray(getattr(o, k), np.float32) for k in ('gold', 'moved', 'fires')}
+    size,(I,N) = sum(a.nbytes for a in arrays.values()),o.right.shape
+    of = f"the answers of {N:,} texts to {I:,} edits, of which paired tests are made, take {said_size(size)}"
+    if keep := own == settings_of(study.effects) and size <= MOST_OUTCOMES: write_arrays(path, arrays, dict(interventions=I, texts=N))
+    if not keep or size > 1<<20: say(of+'; they are not kept'*(not keep))
+    return keep
+
+# %% ../../nbs/59_saved.ipynb #c54f0dc5
+def read_outcome(
+    path:Path, # A file of `write_outcome`
+    effects:Effects, # Those of the same study
+    test:Recording, # And its test texts
+)->Changes: # With settings in the place of interventions
+    "What every edit did to every test text."
+    arrays,settings,N = read_arrays(path)[0],settings_of(effects),len(test)
+    wide = dict(right=-(-N//8), gold=N, moved=N, fires=N)
+    if any(arrays.get(k, np.empty(0)).shape != (len(settings), n) for k,n in wide.items()):
+        raise InputError(f"{path} is of another study: its outcomes are not of {len(settings)} edits on {N} texts; {_AGAIN}")
+    right = np.unpackbits(arrays['right'], 1, N).astype(bool)
+    moved = arrays['moved'].astype(float)
+    return Changes(settings, test.labels, test.classes, test.answers(), right, arrays['gold'], moved, arrays['fires'])
+
 # %% ../../nbs/59_saved.ipynb #a96da19e
 def save_study(
     study:Study, # A finished study
@@ -241,6 +304,7 @@ def save_study(
     if scores := {r.name:r.scores for r in study.rankings if r.name in ATTRIBUTIONS}:
         write_arrays(out/'recording'/'rankings.safetensors', scores, dict(classes=list(study.classes), site=study.train.site))
         files.append('recording/rankings.safetensors')
+    if write_outcome(study, out/'recording'/'outcome.safetensors'): files.append('recording/outcome.safetensors')
     about = {p:getattr(study, p).provenance for p in ('train', 'test')} | dict(notes=study.notes, versions=versions())
     about |= dict(seed=study.spec.seed, decides=_decides(study.spec), files={f:sha256([out/f]) for f in files})
     with atomic(out/'provenance.json') as p: p.write_text(_seal(about))
@@ -307,7 +371,18 @@ def _checked_recording(path, about):
 def load_study(
     out:str|Path, # A folder written by `save_study`
 )->Study: # Without model and texts, see `Study.open`
-    "A saved study: recordings, effects and intervals as stored, statistics, rankings and ranges fitted again."
+    """A saved study: recordings, effects and intervals as stored, statistics, rankings and ranges fitted again.
+
+    Parameters
+    ----------
+    out : str | Path
+        A folder written by `save_study`
+
+    Returns
+    -------
+    Study
+        Without model and texts, see `Study.open`
+    """
     out = Path(out)
     about,covered = _provenance(out)
     if not covered: warnings.warn(f"{out}: provenance.json is of an older version and no checksum covers it, so a change of it would"
@@ -326,21 +401,38 @@ def load_study(
     own = about.get('files', FILES) # A table that it did not write is none of its own
     probes = load_probes(out/'layers.csv', len(train), len(test), train.classes, spec.seed) if 'layers.csv' in own else None
     effects = None if train.readout == GIVEN and 'effects.csv' not in own else load_effects(out/'effects.csv', **known)
+    name = 'recording/outcome.safetensors'
     return Study(spec, train, test, statistics, rankings, ranges, effects, probes, about['notes'],
-                 load_intervals(out/'intervals.csv', **known) if 'intervals.csv' in own else None, tokens, texts=texts)
+                 load_intervals(out/'intervals.csv', **known) if 'intervals.csv' in own else None, tokens, texts=texts,
+                 outcome=read_outcome(out/name, effects, test) if name in own else None)
 
 # %% ../../nbs/59_saved.ipynb #5a7e0006
 def load(
     path:str|Path, # A file that a result was saved in, or the folder of a study
-): # A `Ranking`, `Ranges`, `Intervention`, `Effects`, `Evidence`, `Recording`, `Summary` or `Study`
-    "What was saved, as it was; refuses what is missing, damaged, or none of these."
+): # A `Ranking`, `Ranges`, `Intervention`, `Edit`, `Effects`, `Evidence`, `Recording`, `Summary` or `Study`
+    """What was saved, as it was; refuses what is missing, damaged, or none of these.
+
+    Parameters
+    ----------
+    path : str | Path
+        A file that a result was saved in, or the folder of a study
+
+    Returns
+    -------
+    A `Ranking`, `Ranges`, `Intervention`, `Edit`, `Effects`, `Evidence`, `Recording`, `Summary` or `Study`
+
+    Raises
+    ------
+    InputError
+        "... is no result: ... can be loaded, and the folder of a study"
+    """
     if (path := known_path(path)).is_dir(): return load_study(path)
     kind = _kind(path)
     if kind not in KINDS: raise InputError(f"{path} is no result: {', '.join(KINDS)} can be loaded, and the folder of a study")
     return KINDS[kind](path)
 
 # %% ../../nbs/59_saved.ipynb #5a7e0007
-KINDS = {c.__name__:c.load for c in (Ranking, Ranges, Intervention, Effects, Evidence)}
+KINDS = {c.__name__:c.load for c in (Ranking, Ranges, Intervention, Edit, Effects, Evidence)}
 KINDS |= dict(Recording=load_recording, Summary=load_summary)
 
 def _kind(path):

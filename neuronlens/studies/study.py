@@ -6,8 +6,12 @@
 __all__ = ['run_study']
 
 # %% ../../nbs/60_study.ipynb #3f5f841a
+import hashlib
+import json
 import tempfile
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +24,23 @@ from ..edits.planning import check_fractions, plan
 from ..edits.sweeps import PER_TEXT, changes_on
 from ..ground.core import InputError
 from ..ground.data import Texts, bbc_news, check, contradictions, distinct, read_texts, split, take
+from ..ground.files import sha256
 from ..ground.machine import need_memory
+from ..ground.progress import progress_bar
 from ..models.anatomy import anatomy, parse_site
 from ..models.model import Classifier, align, load_classifier, smollm2
 from ..models.prompt import Prompt, make_prompt
-from ..models.prompted import calibrated, load_prompted
+from ..models.prompted import load_prompted, with_calibration
 from ..models.sites import find_site
 from ..models.training import fine_tune
 from ..models.weights import block_count, folder_hash, minilm, module_names
-from ..records.recording import correct_only, record
+from ..records.calibration import answered_by, calibrated
+from ..records.given import GIVEN, Recording, correct_only, part_of, recording, texts_of
+from ..records.recording import record
+from ..records.sources import BLOCK, read_labels
 from ..records.tokens import record_tokens
 from .saved import Study, check_folder, fit_study, right_ones, save_study
-from .spec import StudySpec, _full_paths, check_study
+from .spec import MEMORY, ActivationsSpec, StudySpec, _full_paths, check_study
 
 # %% ../../nbs/60_study.ipynb #9eeedf11
 def _check_names(classes, source):
@@ -81,26 +90,26 @@ def study_prompt(
     if not spec.model.causal: return None,train
     return make_prompt(train, **{n:getattr(p, n) for n in names}, verbalizers=tuple(p.verbalizers), seed=spec.seed)
 
-def _prompted(spec, prompt, train):
-    "The causal model with its prompt, calibrated on the training texts if asked for."
+def _prompted(spec, prompt):
+    "The causal model with its prompt, not calibrated yet."
     m,s = spec.model,spec.prompt.scoring
     kw = dict(scoring=None if s == 'auto' else s, max_length=m.max_length or None, device=m.device, dtype=m.dtype,
               device_map=m.device_map or None, trust_remote_code=m.trust_remote_code)
     packaged = m.causal == 'smollm2'
     clf = load_prompted(smollm2() if packaged else m.causal, prompt, name='SmolLM2-135M-Instruct' if packaged else None, **kw)
     find_site(clf.model, spec.method.site)
-    return calibrated(clf, train) if spec.prompt.calibrate else clf
+    return clf
 
 # %% ../../nbs/60_study.ipynb #39ccf215
 def study_model(
     spec:StudySpec, # What was asked for
-    train:Texts, # Training texts, for an encoder and for calibration
+    train:Texts, # Training texts, for an encoder
     progress:bool=True, # Show a progress bar while training
     prompt:Prompt|None=None, # How a causal model is asked, from `study_prompt`
 )->Classifier: # The model under study
     "Load the classifier or language model, or fine-tune the encoder; a site beyond the model is refused before it trains."
     m,t = spec.model,spec.training
-    if m.causal: return _prompted(spec, prompt, train)
+    if m.causal: return _prompted(spec, prompt)
     common = dict(device=m.device, trust_remote_code=m.trust_remote_code)
     source = m.classifier or (minilm() if m.encoder == 'minilm' else m.encoder)
     site = parse_site(spec.method.site, block_count(source, m.trust_remote_code))
@@ -144,15 +153,138 @@ def _check_size(spec, test):
     need_memory(PER_TEXT*I*len(test)+intervals_memory(I, C, len(test)), f"{I:,} interventions on {len(test):,} texts of {C:,} classes",
                 "take fewer rankings, fractions or test texts")
 
+# %% ../../nbs/60_study.ipynb #7da6542a
+def load_head(
+    head:str, # 'module:function' or 'file.py:function'
+): # The function; its module has run
+    "The function that a study names as its head."
+    code,_,name = head.rpartition(':')
+    try:
+        if not code.endswith('.py'): return getattr(import_module(code), name)
+        own = spec_from_file_location(f'head_of_{Path(code).stem}', code)
+        own.loader.exec_module(module := module_from_spec(own))
+        return getattr(module, name)
+    except Exception as e: # Whatever the code makes of it
+        raise InputError(f"head {head!r} cannot be had ({type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''})") from None
+
+def _head_hash(head):
+    "SHA-256 of the file that a head is in; '' for one of an installed module."
+    code = head.rpartition(':')[0]
+    return sha256([Path(code)]) if code.endswith('.py') and Path(code).is_file() else ''
+
+# %% ../../nbs/60_study.ipynb #e8455d92
+def study_activations(
+    spec:StudySpec, # What was asked for
+    trusted:bool=False, # Run the code of its head
+)->tuple[Recording,Recording]: # To fit on and to measure on
+    "The recordings that a study file describes; refused where code would run that nobody here has asked for."
+    a = spec.activations
+    if a.train == MEMORY: raise InputError("the activations of this study were in memory; give them as recordings=")
+    if a.head and not trusted:
+        raise InputError(f"{a.head}: this study names code as its head; read that code, and if you trust it, say trust_remote_code=True")
+    head = load_head(a.head) if a.head else None
+    def load(part, classes):
+        own = getattr(a, f'{part}_labels')
+        more = {k:getattr(a, k) or None for k in ('columns', 'rest', 'scores')} | dict(site=a.site, source=a.source)
+        return recording(getattr(a, part), read_labels(own) if own else a.labels or None, a.texts or None, a.answers or None, head,
+                         classes=classes, **more)
+    train = load('train', tuple(a.classes) or None)
+    if a.test: return train,load('test', train.classes)
+    return tuple(part_of(train, t.rows-1) for t in split(texts_of(train), a.test_share, seed=spec.seed))
+
+# %% ../../nbs/60_study.ipynb #b94f7a4f
+def _in_memory(spec):
+    "The study of two recordings; what it says of files has no place in it."
+    if spec.activations != ActivationsSpec(): raise InputError("the study names activations, and recordings= are given as well")
+    return replace(spec, activations=ActivationsSpec(train=MEMORY))
+
+def _check_pair(train, test):
+    "Refuse recordings that cannot be fitted on and measured on."
+    for r in (train, test):
+        if not (isinstance(r, Recording) and r.readout == GIVEN): raise InputError("recordings= are two that `nl.recording` made")
+    if train.classes != test.classes: raise InputError(f"the recordings are of classes {train.classes} and {test.classes}"[:400])
+    (a,b),(c,d) = ((r.acts.shape[1], r.site) for r in (train, test))
+    if (a, b) != (c, d): raise InputError(f"the recordings are of {a} neurons at {b} and of {c} at {d}")
+    if absent := sorted({*range(len(train.classes))}-{*test.labels.tolist()}):
+        raise InputError(f"the recording to measure on has no example of class {train.classes[absent[0]]!r}")
+    _check_names(train.classes, train.provenance['model'])
+
+# %% ../../nbs/60_study.ipynb #af17a97d
+def digest_of(
+    rec:Recording, # Given activations
+)->str: # 64 hex digits
+    "SHA-256 of activations, labels, answers and texts."
+    h = hashlib.sha256(json.dumps([rec.site, list(rec.classes), None if rec.texts is None else list(rec.texts)]).encode())
+    for a in (rec.acts, rec.labels, rec.probabilities, rec.rest):
+        for i in range(0, 0 if a is None else len(a), BLOCK): h.update(np.ascontiguousarray(a[i:i+BLOCK]))
+    return h.hexdigest()
+
+# %% ../../nbs/60_study.ipynb #c165ffb5
+def _run_given(spec, out, recordings, progress):
+    "A study of two recordings of given activations."
+    train,test = recordings
+    _check_pair(train, test)
+    m,a,notes = spec.method,spec.activations,dict(texts_sha256=[digest_of(train), digest_of(test)])
+    if out is not None: check_folder(out, spec, notes['texts_sha256'])
+    check_fractions(m.fraction, train.acts.shape[1], train.site)
+    fit = train
+    if m.correct_only: fit = part_of(train, right_ones(train))
+    statistics,rankings,ranges,own = fit_study(spec, fit)
+    effects = sure = None
+    if test.head is not None:
+        _check_size(spec, texts_of(test))
+        ivs = plan(own, rankings, ranges, train.site, fraction=m.fraction, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
+                   acts=fit.acts, labels=fit.labels, covers=m.covers, scope=m.scope, preset=m.preset)
+        outcome = changes_on(test, ivs, progress=progress)
+        effects,sure = measure_effects(outcome),intervals(outcome, seed=spec.seed, progress=progress)
+        notes |= dict(control=_against_control(spec, outcome, rankings))
+    probes = probe_layers({train.site:train.acts}, train.labels, {test.site:test.acts}, test.labels, classes=train.classes, seed=spec.seed,
+                          progress=progress) if m.layers else None
+    if m.correct_only: notes |= dict(wrong_training_texts=len(train)-len(fit))
+    if a.head: notes |= dict(model_files=_head_hash(a.head))
+    said = None if train.texts is None or test.texts is None else (texts_of(train), texts_of(test))
+    study = Study(spec, train, test, statistics, rankings, ranges, effects, probes, notes, sure, None, test.head, said)
+    if out is not None: save_study(study, out)
+    return study
+
 # %% ../../nbs/60_study.ipynb #694e459f
 def run_study(
-    spec:StudySpec, # What was asked for
+    spec:StudySpec|None=None, # What was asked for; None: the usual method, of `recordings`
     out:str|Path|None=None, # Folder to be checked before anything slow starts, and written at the end; None: keep in memory
     *,
+    recordings:tuple[Recording,Recording]|None=None, # Two of `recording`, to fit on and to measure on, in the place of texts and model
     progress:bool=True, # Show progress bars
+    trust_remote_code:bool=False, # Run the head that [activations] of the study names; code that comes with a model is allowed in [model]
 )->Study: # The finished study, saved if `out` is given
-    "Read, record, rank, fit, edit, measure."
+    """Read, record, rank, fit, edit, measure.
+
+    Parameters
+    ----------
+    spec : StudySpec | None, default None
+        What was asked for; None: the usual method, of `recordings`
+    out : str | Path | None, default None
+        Folder to be checked before anything slow starts, and written at the end; None: keep in memory
+    recordings : tuple[Recording, Recording] | None, default None
+        Two of `recording`, to fit on and to measure on, in the place of texts and model
+    progress : bool, default True
+        Show progress bars
+    trust_remote_code : bool, default False
+        Run the head that [activations] of the study names; code that comes with a model is allowed in [model]
+
+    Returns
+    -------
+    Study
+        The finished study, saved if `out` is given
+
+    Raises
+    ------
+    InputError
+        "a study is of a file, or of two recordings: give one of them"
+    """
+    if recordings is not None: spec = _in_memory(spec or StudySpec())
+    if spec is None: raise InputError("a study is of a file, or of two recordings: give one of them")
     spec = check_study(_full_paths(spec, Path.cwd()))
+    if spec.activations.train: return _run_given(spec, out, recordings or study_activations(spec, trust_remote_code), progress)
     train_texts,test_texts,notes = study_texts(spec)
     if out is not None: check_folder(out, spec, notes['texts_sha256'])
     _check_size(spec, test_texts)
@@ -161,8 +293,10 @@ def run_study(
     clf,m = study_model(spec, train_texts, progress, prompt),spec.method
     site,layers = _sites(spec, clf)
     _check_names(clf.classes, clf.source)
-    train,test = (record(clf, t, [str(site), *(s for s in layers if s != str(site))], progress=progress, cache=True)
-                  for t in (train_texts, test_texts))
+    read = [str(site), *(s for s in layers if s != str(site))]
+    train = record(clf, train_texts, read, progress=progress, cache=True)
+    if spec.prompt.calibrate: train = answered_by(clf := calibrated(clf, train), train)
+    test = record(clf, test_texts, read, progress=progress, cache=True)
     fit,texts = train,train_texts
     if m.correct_only: texts,fit = take(train_texts, right_ones(train)),correct_only(train)
     tokens,scores = _asked(spec, clf, texts, fit, progress)
@@ -180,12 +314,17 @@ def run_study(
     if spec.model.trust_remote_code: notes |= dict(model_files=files)
     study = Study(spec, train, test, statistics, rankings, ranges, measure_effects(outcome), probes, notes,
                   intervals(outcome, seed=spec.seed, progress=progress), tokens, clf,
-                  (align(train_texts, clf), align(test_texts, clf)))
+                  (align(train_texts, clf), align(test_texts, clf)), outcome)
     if out is not None: save_study(study, out)
     return study
 
 # %% ../../nbs/60_study.ipynb #cac177fd
 def _source(m): return m.classifier or m.encoder or m.causal
+
+def _opening(spec, train):
+    "What opening a study of a language model takes, which may be a minute."
+    reads = f", reading {len(train):,} texts to calibrate it" if spec.prompt.calibrate else ''
+    return f"opening the study: loading {Path(_source(spec.model)).name}{reads}"
 
 def _check_code(m, notes, trusted):
     "Refuse to run the code of a model that nobody here has asked for, or that is no longer what was run."
@@ -195,29 +334,52 @@ def _check_code(m, notes, trusted):
     if (was := notes.get('model_files')) and was != folder_hash(_source(m)):
         raise InputError(f"{_source(m)} is no longer the model of this study, and its code was not run")
 
+def _calibrated_as(clf, rec, texts):
+    "The model with the calibration that a recording was made with; one that an older version did not note is found again."
+    mean = rec.provenance.get('prompt', {}).get('calibration')
+    return calibrated(clf, texts) if mean is None else with_calibration(clf, mean)
+
 # %% ../../nbs/60_study.ipynb #63ceb7df
 def reopened(
     study:Study, # A study from a folder
-    progress:bool=True, # Show a progress bar, if a model has to be trained again
+    progress:bool=True, # Say what is loaded and read, and show a bar if a model has to be trained again
     trust_remote_code:bool=False, # Run code that comes with the model, as the study did; whoever opens it has to say so
 )->Study: # A copy with model and texts
     "Load the model and the texts of a study again; refused where they are no longer those that were recorded, before any code runs."
     m,spec = study.spec.model,study.spec
+    if spec.activations.train: return _reopened_given(study, trust_remote_code)
     if m.trust_remote_code: _check_code(m, study.notes, trust_remote_code)
     train,test,_ = study_texts(spec)
     prompt,train = study_prompt(spec, train)
-    clf = study_model(spec, train, progress, prompt)
+    with progress_bar(what=_opening(spec, train), total=1, show=progress and bool(m.causal)) as bar:
+        clf = study_model(spec, train, progress, prompt)
+        bar.update(1)
+    if spec.prompt.calibrate: clf = _calibrated_as(clf, study.train, train)
     texts,about = (align(train, clf), align(test, clf)),(study.train.provenance,study.test.provenance)
     for t,p in zip(texts, about, strict=True):
         if p.get('texts_sha256', t.digest) != t.digest: raise InputError(f"{t.source} no longer holds the texts of this study")
     if about[0].get('model_sha256', clf.sha256) != clf.sha256: raise InputError(f"{clf.source} is no longer the model of this study")
-    return replace(study, clf=clf, texts=texts)
+    parts = zip(('train', 'test'), texts, about, strict=True)
+    known = {k:replace(getattr(study, k), hashes=t.hashes) for k,t,p in parts if 'texts_sha256' in p} # Which an older version did not note
+    return replace(study, clf=clf, texts=texts, **known)
+
+# %% ../../nbs/60_study.ipynb #47cd1d35
+def _reopened_given(study, trusted):
+    "The study with its head, if whoever opens it allows its code, and code and activations are what they were."
+    a,was = study.spec.activations,study.notes
+    if trusted and was.get('model_files', '') != _head_hash(a.head):
+        raise InputError(f"{a.head} is no longer the head of this study, and its code was not run")
+    train,test = study_activations(study.spec, trusted)
+    for part,r,known in zip(('train', 'test'), (train, test), was['texts_sha256'], strict=True):
+        if digest_of(r) != known: raise InputError(f"{getattr(a, part) or a.train} no longer holds the activations of this study")
+    return replace(study, train=train, test=test, clf=test.head)
 
 # %% ../../nbs/60_study.ipynb #42236266
 def next_steps(
     study:Study, # A finished study
 )->list[str]: # Four sentences
     "Whether the range beats the whole neuron and its control, the concept it disturbs most, the ranges that are least their own."
+    if study.effects is None: return [*_steps_without(study)]
     h,m = study.headline(),study.headline().macro().set_index('condition')
     rng = h.only(condition='range').frame
     worst = rng.loc[rng.disturbance.fillna(-1).idxmax()]
@@ -233,6 +395,18 @@ def next_steps(
             f"Look at {worst.concept!r} first: editing its range disturbs the other concepts most ({worst.disturbance:.3f}).",
             f"The ranges of {c[col]!r} also hold {rate[row, col]:.0%} of the salient activations of {c[row]!r} texts:"
             f" see the firing matrix; a narrower range or another ranking may part them."]
+
+# %% ../../nbs/60_study.ipynb #fe9e5c2c
+def _steps_without(study):
+    "What there is to look at where nothing answers to an edit."
+    rate,c = study.firing().rate.copy(),study.classes
+    own = rate.diagonal().copy()
+    np.fill_diagonal(rate, -1)
+    row,col = np.unravel_index(rate.argmax(), rate.shape)
+    yield "No effects: the activations came without a head, so nothing answers to an edit."
+    yield f"Look at {c[own.argmin()]!r} first: its ranges hold the fewest of its own salient activations ({own.min():.0%})."
+    yield (f"The ranges of {c[col]!r} also hold {rate[row, col]:.0%} of the salient activations of {c[row]!r}:"
+           " see the firing matrix; a narrower range or another ranking may part them.")
 
 # %% ../../nbs/60_study.ipynb #d107d0ed
 def _beats_control(study, m):

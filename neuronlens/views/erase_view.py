@@ -68,7 +68,7 @@ def erase_controls(
     whole:bool=False, # Whether the model runs from the edit on, so that other positions than the readout count
 )->dict: # Name to widget
     "The controls of `EraseView`, set as in the study but for the fraction, which is one that tells edits apart."
-    quick = [e for e in EDITS if e != 'resample'] # Its quantiles take longer than a move may
+    quick = [e for e in EDITS if e not in ('resample', 'partner', 'aura')] # What they know of other texts takes longer than a move may
     return dict(
         concept=choice('concept', [('all concepts (mean)', EVERY), *((c, c) for c in study.classes)], tip='What is edited'),
         ranking=choice('ranking', rankings_at(study, study.train.site), tip='How neurons are ordered by salience'),
@@ -121,7 +121,17 @@ class Filling(View):
 
 # %% ../../nbs/53_erase_view.ipynb #e65e3882
 class EraseView(Filling):
-    "What an edit of a concept does to the concept and to the others, as controls move."
+    """What an edit of a concept does to the concept and to the others, as controls move.
+
+    Parameters
+    ----------
+    study
+        A `Study`
+    most : int | None, default None
+        Test texts to measure on; None: 1,000 where only the head has to run, else 48
+    trust_remote_code : bool, default False
+        Run code that comes with its model, where the study has to be opened
+    """
     def __init__(self,
         study, # A `Study`
         most:int|None=None, # Test texts to measure on; None: 1,000 where only the head has to run, else 48

@@ -46,7 +46,13 @@ def _layers_table(frame):
 
 # %% ../../nbs/54_workbook.ipynb #170837ad
 class LayersView(View):
-    "What linear probes read at every block; nothing to choose."
+    """What linear probes read at every block; nothing to choose.
+
+    Parameters
+    ----------
+    study
+        A `Study`
+    """
     def __init__(self,
         study, # A `Study`
     ):
@@ -104,7 +110,15 @@ def _or_why(kind, study):
 
 # %% ../../nbs/54_workbook.ipynb #work0001
 class Workbook:
-    "The live views of a study as tabs: neuron, erase, text, overlap, layers. They share what is chosen."
+    """The live views of a study as tabs: neuron, erase, text, overlap, layers. They share what is chosen.
+
+    Parameters
+    ----------
+    study
+        A `Study`
+    trust_remote_code : bool, default False
+        Run code that comes with its model, where the study has to be opened
+    """
     def __init__(self,
         study, # A `Study`
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
@@ -159,5 +173,17 @@ def explore(
     study, # A `Study`, as `run_study` or `load_study` gives it
     trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
 )->Workbook:
-    "Look into a study: tabs Neuron, Erase, Text, Overlap and Layers."
+    """Look into a study: tabs Neuron, Erase, Text, Overlap and Layers.
+
+    Parameters
+    ----------
+    study
+        A `Study`, as `run_study` or `load_study` gives it
+    trust_remote_code : bool, default False
+        Run code that comes with its model, where the study has to be opened
+
+    Returns
+    -------
+    Workbook
+    """
     return Workbook(study, trust_remote_code)
