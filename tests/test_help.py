@@ -70,14 +70,14 @@ def test_shapes_and_units_are_shown():
     assert "default 'gaussian(2.5)'" in inspect.getdoc(nl.fit_ranges)
     out = io.StringIO()
     with redirect_stdout(out): help(nl.Setting)
-    assert "vote : float, default 0.0\n" in out.getvalue() and "Share of the salient neurons" in out.getvalue()
+    assert "vote : float, default 0.0" in out.getvalue() and "least share of the salient neurons" in out.getvalue()
 
 
 def test_ipython_shows_it():
     "`nl.rank?`"
     from IPython.core.oinspect import Inspector
     shown = Inspector(theme_name="nocolor").info(nl.rank)
-    assert "`[N, D]` activations" in shown["docstring"] and shown["definition"].startswith("rank(")
+    assert "`[N, D]` activations" in shown["docstring"] and "ranking: str" in shown["definition"]
 
 
 def test_it_reads_as_numpydoc():

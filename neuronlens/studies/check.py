@@ -6,6 +6,7 @@
 __all__ = ['Cost', 'study_cost']
 
 # %% ../../nbs/63_check.ipynb #e3b2f876
+import errno
 import os
 import time
 from dataclasses import dataclass, replace
@@ -122,7 +123,8 @@ def _check_out(out, spec, texts):
     "Refuse the folder that a run would refuse; one that is not there yet is not made."
     if (out := Path(out)).exists(): return check_folder(out, spec, texts)
     at = next(p for p in out.absolute().parents if p.exists())
-    if not at.is_dir() or not os.access(at, os.W_OK): raise InputError(f"output folder {str(out)!r} cannot be written ({at} does not let)")
+    why = '' if at.is_dir() and os.access(at, os.W_OK) else os.strerror(errno.EACCES if at.is_dir() else errno.ENOTDIR)
+    if why: raise InputError(f"output folder {str(out)!r} cannot be written ({why})")
 
 def _check_block(spec):
     "Refuse a site beyond a model that is not loaded."
