@@ -256,7 +256,7 @@ class Matched(Tabled):
     def __repr__(self):
         return f"Matched({self.frame.preset.nunique()} presets at {self.at:.0%}, {self.cost}, {self.level:.0%} intervals, seed {self.seed})"
 
-    def _repr_html_(self): return f"<p>{escape(repr(self))}; macro</p>{with_ends(self.for_paper()).to_html(index=False, float_format='%.4f')}"
+    def _repr_html_(self): return f"<p>{escape(repr(self))}; macro</p>{with_ends(self.for_paper()).to_html(index=False)}"
 
 # %% ../../nbs/47_choice.ipynb #bb4dab4a
 _SHOWN = ('target_accuracy', 'target_confidence', 'auxiliary_accuracy', 'auxiliary_confidence', 'disturbance', 'broken')
