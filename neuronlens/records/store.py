@@ -130,7 +130,7 @@ def _found(store):
     path = store.folder/'recording.json'
     if not path.exists() and not any(store.folder.glob('shard-*.safetensors')): return {}
     try:
-        found = read_sealed(path)
+        with fetched(path) as at: found = read_sealed(at)
         store.same(found)
         return found
     except InputError as e:
