@@ -102,6 +102,7 @@ class Pretend(TorchFunctionMode):
     def found(self, name, args, kwargs):
         "The device of an operation; refuses two, as torch does: numbers alone may come from main memory, and so may indices."
         if name in FREE: return at(args[0]) if args else None
+        if name == 'grad': return at(next(t for t in tree_leaves(args[1]) if isinstance(t, torch.Tensor))) # Slopes lie by their inputs
         if name in ('__getitem__', '__setitem__'):
             own = at(args[0])
             inside = [t for t in tree_leaves(args[1]) if isinstance(t, torch.Tensor)]

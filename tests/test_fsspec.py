@@ -122,7 +122,7 @@ def test_a_zip_file_is_read_and_not_written(clf, texts, local, tmp_path):
     at = f'zip://run::file://{tmp_path}/run.zip'
     assert same(record(clf, texts, 'residual.1', size=8, folder=at, progress=False), rec)
     with zipfile.ZipFile(tmp_path/'half.zip', 'w') as z: z.writestr('run/shard-00000.safetensors', files['shard-00000.safetensors'])
-    with pytest.raises(InputError, match=r'^zip://run/recording.json::file://.*half.zip: this address cannot be written \(\w+: [^\n]*\)(?m:$)'):
+    with pytest.raises(InputError, match=r'^zip://run/recording.json::file://.*half.zip: this address cannot be written \(\w+: .*\)(?m:$)'):
         record(clf, texts, 'residual.1', size=8, folder=f'zip://run::file://{tmp_path}/half.zip', progress=False)
 
 
@@ -163,10 +163,10 @@ def test_a_place_that_fails_is_one_sentence(clf, texts, monkeypatch, memory):
             record(clf, texts, folder=at, progress=False)
     Store('memory://run', dict(sites=['residual.1'])).tell({})
     def down(*a, **kw): raise TimeoutError('no answer')
-    monkeypatch.setattr(type(memory), 'cat_file', down)
+    monkeypatch.setattr(type(memory), 'get_file', down)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        with pytest.raises(InputError, match=r'^memory://run/recording.json: this address cannot be read \(TimeoutError: no answer\)(?m:$)'):
+        with pytest.raises(InputError, match=r'^memory://run/recording.json: this address cannot be read \(TimeoutError: no answer\)'):
             record(clf, texts, folder='memory://run', progress=False)
     monkeypatch.setitem(sys.modules, 'fsspec', None)
     monkeypatch.setitem(sys.modules, 'fsspec.core', None)
