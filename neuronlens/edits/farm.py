@@ -194,7 +194,8 @@ def effects_on_ray(
     read,edits = dict(text=text, label=label, skip_empty=skip_empty),_sent_edits(interventions) if workers else packed(interventions)
     clf = load_classifier(**loads, **(dict(device='cpu') if workers else {}))
     aims_of(_placed(interventions, clf), clf.classes)
-    ask = make_reading(clf, [iv.setting.site for iv in interventions] or 'residual.-1', size=_shard_texts(len(interventions)) if size is None else size,
+    ask = make_reading(clf, [iv.setting.site for iv in interventions] or 'residual.-1',
+                       size=_shard_texts(len(interventions)) if size is None else size,
                        keeps=f'effects of interventions {hashlib.sha256(edits).hexdigest()[:16]}',
                        tokens=tokens or (16384 if gpus else token_budget('cpu') if workers else None))
     with TemporaryDirectory() as spare:

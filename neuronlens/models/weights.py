@@ -26,6 +26,7 @@ from .trials import Later, _first_line, _panic, quiet
 
 # %% ../../nbs/09_weights.ipynb #b25c2f2f
 AutoConfig = Later('transformers', 'AutoConfig')
+AutoModelForSequenceClassification = Later('transformers', 'AutoModelForSequenceClassification')
 get_relative_import_files = Later('transformers.dynamic_module_utils', 'get_relative_import_files')
 
 # %% ../../nbs/09_weights.ipynb #1587aa86

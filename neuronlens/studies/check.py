@@ -36,7 +36,7 @@ from ..models.model import align, load_classifier, load_model, make_classifier
 from ..models.training import training_order
 from ..models.trials import most_tokens
 from ..models.weights import block_count, minilm, settings_hash
-from ..records.recording import _finished, _place, _wider, record
+from ..records.recording import _bare, _there, record
 from ..records.shards import disk_need, make_reading
 from .saved import check_folder, fit_study
 from .spec import StudySpec, _full_paths, check_study
@@ -247,7 +247,7 @@ def _cut(clf, texts, most=20_000):
 def _in_cache(clf, texts, sites):
     "Whether the recording of these texts is kept."
     ask = make_reading(clf, sites)
-    return clf.sha256 not in ('', 'revision None') and bool(_finished(_place(ask, texts)) or _wider(ask, texts))
+    return clf.sha256 not in ('', 'revision None') and any(map(lambda way: _there(*way), (_bare(ask, texts)[:2], (ask, texts))))
 
 def _sizes(spec, clf, train, test, sites, kept, ivs, edits):
     "Bytes on the disk, those of the results alone, and of memory."
