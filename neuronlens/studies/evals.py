@@ -45,7 +45,7 @@ def _told(clf, states, wanted, room=1<<24):
 # %% ../../nbs/63_evals.ipynb #e7a10009
 @torch.inference_mode()
 def _likelihoods(clf, pairs, ivs, whole=False, tokens=None):
-    "(summed log-probability, whether each token is the likeliest), `[N]` each, of pairs of a context and its continuation; `whole`: all is prompt."
+    "(log-probability, whether every token is the likeliest), `[N]` each, of continuations behind their contexts; `whole`: all is prompt."
     texts = {} # What is read, and where its prompt ends: the pairs that need it
     for i,(a,b) in enumerate(pairs): texts.setdefault((tuple([*a, *b][:-1]), len(a)+len(b)-2 if whole else len(a)-1), []).append(i)
     if long := [(of[0]+1, len(ids)) for (ids,_),of in texts.items() if len(ids) > clf.max_length]:
@@ -126,7 +126,7 @@ def lm_eval_model(
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
 ): # An `lm_eval.api.model.LM`, for `lm_eval.simple_evaluate(model=...)`
     "A language model for lm-eval, under an edit: the context is the prompt, the continuation what it generates."
-    base,clf = _lm_eval('api.model').TemplateLM,_speaker(model, tokenizer)
+    clf,base = _speaker(model, tokenizer),_lm_eval('api.model').TemplateLM
     if isinstance(edit, Edit): edit.attach(clf, anyway=anyway).detach() # Refused here, if it is of another model
     ivs = _ready(clf, list(edit.interventions if isinstance(edit, Edit) else edit))
     return type('EditedLM', (_Edited, base), {})(clf, ivs, tokens)

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from itertools import accumulate, islice
 from threading import Lock
+from weakref import finalize, ref
 
 import numpy as np
 import torch
@@ -81,6 +82,22 @@ class _Turns:
             for r in some: r.answers.set_result([*islice(out, len(r.texts))])
 
 # %% ../../nbs/63_serve.ipynb #5e7e000c
+class _Switch(Running):
+    "An edit that stays on a model and acts only where it is switched on, in that thread alone."
+    @contextmanager
+    def on(self):
+        "For the passes of a batch."
+        self._now.acts = True
+        try: yield
+        finally: self._now.acts = False
+
+    @property
+    def acts(self): return getattr(self._now, 'acts', False)
+    def _enter(self, *args): return super()._enter(*args) if self.acts else None
+    def _leave(self, *args): return super()._leave(*args) if self.acts else None
+    def _edit(self, *args): return super()._edit(*args) if self.acts else None
+
+# %% ../../nbs/63_serve.ipynb #5e7e000e
 def _classified(clf, texts, on):
     "Class probabilities `[N, C]` of texts by plain passes of the model; `on()` switches the edit on for a pass."
     out,encoded = np.empty((len(texts), len(clf.classes)), np.float32),encode(clf, texts)
@@ -94,7 +111,7 @@ def _classified(clf, texts, on):
     finite_answers(out, np.arange(1, len(out)+1), clf.source)
     return out
 
-# %% ../../nbs/63_serve.ipynb #5e7e000d
+# %% ../../nbs/63_serve.ipynb #5e7e000f
 def _written(clf, prompts, n, on):
     "What the model writes behind every prompt, at most `n` tokens, always the likeliest; `on()` switches the edit on for a batch."
     ids,out = _tokenized(clf, prompts, 'prompt', n),['']*len(prompts)
@@ -109,7 +126,7 @@ def _written(clf, prompts, n, on):
         for row,text in zip(batch.rows, clf.tokenizer.batch_decode(new, skip_special_tokens=True), strict=True): out[row] = text
     return out
 
-# %% ../../nbs/63_serve.ipynb #5e7e0012
+# %% ../../nbs/63_serve.ipynb #5e7e0014
 @dataclass(frozen=True)
 class _Limits:
     "How much one request may bring."
@@ -120,7 +137,7 @@ class _Limits:
     @property
     def bytes(self): return 1000+self.texts*(6*self.characters+4) # `\\u00e9` is six for one character
 
-# %% ../../nbs/63_serve.ipynb #5e7e0013
+# %% ../../nbs/63_serve.ipynb #5e7e0015
 def _asked(body, kind, limits, has_edit):
     "(what is wanted, texts) of a request; refuses what does not say it, or too much of it."
     fields = ('texts', 'edit', *['tokens']*(kind == 'generate'))
@@ -135,7 +152,7 @@ def _asked(body, kind, limits, has_edit):
     if edit and not has_edit: raise InputError("this server has no edit; ask with edit false")
     return (kind, edit, need_whole(1, limits.tokens, tokens=body.get('tokens', 20)) if kind == 'generate' else 0),texts
 
-# %% ../../nbs/63_serve.ipynb #5e7e0016
+# %% ../../nbs/63_serve.ipynb #5e7e0018
 class _Server:
     "A model, its edit and their turns, and how often they were asked."
     def __init__(self, model, edit, limits, waiting, anyway):
@@ -144,26 +161,21 @@ class _Server:
         self.clf,self.edit,self.limits = clf.whole(),edit,limits
         self.kinds = ['classify']*bool(clf.classes)+['generate']*(clf.model.get_output_embeddings() is not None)
         self.turns,self.counts = _Turns(self.work, waiting=waiting),Counter()
-        if edit is not None: # Refused here, not at the first request; what is counted later is added to this
-            self.running = edit.attach(self.clf, anyway=anyway)
-            self.running.detach()
+        if edit is not None:
+            edit.attach(self.clf, anyway=anyway).detach() # Refused here, not at the first request
+            self.switch = _Switch(edit, self.clf.model)
+            finalize(self, self.switch.detach)
 
     def work(self, want, texts):
         "The answers of a turn."
         kind,edited,n = want
-        on = self.on if edited else nullcontext
+        on = self.switch.on if edited else nullcontext
         if kind == 'generate': return [dict(text=t) for t in _written(self.clf, texts, n, on)]
         p,cut = _classified(self.clf, texts, on),self.clf.tokens(texts)[2]
         names = [self.clf.classes[c] for c in p.argmax(1)]
         return [dict(label=name, probabilities=dict(zip(self.clf.classes, row.tolist(), strict=True)), cut=bool(c))
                 for name,row,c in zip(names, p, cut, strict=True)]
 
-    @contextmanager
-    def on(self):
-        "The edit is on, for the passes of a batch; the model was compared before."
-        with Running(self.edit, self.clf.model) as now:
-            now._sums = self.running._sums
-            yield
 
     def ask(self, kind, body):
         "What a request wants, and a future for it."
@@ -180,10 +192,10 @@ class _Server:
 
     def report(self):
         "How often it was asked for what, and how often each intervention acted."
-        gates = [] if self.edit is None else json.loads(self.running.report().to_json(orient='records'))
+        gates = [] if self.edit is None else json.loads(self.switch.report().to_json(orient='records'))
         return dict(requests={k:dict(plain=self.counts[k, False], edited=self.counts[k, True]) for k in self.kinds}, gates=gates)
 
-# %% ../../nbs/63_serve.ipynb #5e7e0017
+# %% ../../nbs/63_serve.ipynb #5e7e0019
 _JSON = 'application/json'
 
 async def _body(request, most):
@@ -197,10 +209,10 @@ async def _body(request, most):
     try: return json.loads(got)
     except (ValueError, RecursionError): raise InputError("the request is no JSON") from None
 
-# %% ../../nbs/63_serve.ipynb #5e7e0018
+# %% ../../nbs/63_serve.ipynb #5e7e001a
 _STATUS = {'NL822':503, 'NL823':413, 'NL824':415} # Of refusals by their code; of all others 422
 
-# %% ../../nbs/63_serve.ipynb #5e7e0019
+# %% ../../nbs/63_serve.ipynb #5e7e001b
 def app(
     model:Classifier|tuple, # What answers; a prompted model also writes. Or (model, tokenizer) of a language model, which only writes
     edit=None, # An edit of it, as `load_edit` gives it; None: the model as it is
@@ -215,20 +227,22 @@ def app(
     api,respond = _served_by('fastapi'),_served_by('fastapi.responses').JSONResponse
     server = _Server(model, edit, _Limits(texts, characters, tokens), waiting, anyway)
     served = api.FastAPI(title='neuronlens', openapi_url=None)
+    served.state.server,held = server,ref(server) # FastAPI remembers functions for good, and so no function may hold the model
     async def reply(kind, request):
+        server = held()
         try:
             edited,answers = server.ask(kind, await _body(request, server.limits.bytes))
             return respond(dict(edit=edited, answers=await asyncio.wrap_future(answers)))
         except InputError as e: return respond(dict(error=str(e), code=e.code), _STATUS.get(e.code, 422))
     async def classify(request:api.Request): return await reply('classify', request)
     async def generate(request:api.Request): return await reply('generate', request)
-    async def health(): return respond(server.health())
-    async def report(): return respond(server.report())
+    async def health(): return respond(held().health())
+    async def report(): return respond(held().report())
     for way in (classify, generate): served.post(f'/{way.__name__}')(way)
     for way in (health, report): served.get(f'/{way.__name__}')(way)
     return served
 
-# %% ../../nbs/63_serve.ipynb #5e7e0020
+# %% ../../nbs/63_serve.ipynb #5e7e0022
 def listen(
     served, # What `app` gives
     port:int=8000, # Where it listens, 1 to 65535
