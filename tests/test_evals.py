@@ -114,7 +114,7 @@ def test_a_task_of_local_files(tmp_path):
     from test_serve import nl_edit
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
-    words = sorted({w for q in QUESTIONS for w in question_prompt(q).split()} | {"[UNK]", "[PAD]", "[SEP]"})
+    words = sorted({w for q in QUESTIONS for w in question_prompt(q).split()} | {*"ABCD", "[UNK]", "[PAD]", "[SEP]"})
     t = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
     t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tok = PreTrainedTokenizerFast(tokenizer_object=t, unk_token="[UNK]", pad_token="[PAD]", eos_token="[SEP]", model_max_length=64)
