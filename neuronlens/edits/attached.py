@@ -66,7 +66,7 @@ def _unknown(texts, readout):
     rows = lambda bad: some_rows([r+1 for r in bad.nonzero()[:,0].tolist()])
     if (none := ~texts.attended.any(1)).any(): return f"{rows(none)}: no token is attended"
     if texts.mask is None and (pads := _may_pad(texts.model, texts.facts, texts.ids)).any():
-        return f"{rows(pads)}: a token that pads stands there; give an attention_mask"
+        return f"{rows(pads.any(1))}: a token that pads stands there; give an attention_mask"
     if readout != 'last' or anatomy(texts.model).head != 'last': return ''
     pad,at = texts.model.config.get_text_config().pad_token_id,torch.arange(texts.shape[1], device=texts.attended.device)
     ends = (texts.attended*at).argmax(1)

@@ -205,7 +205,7 @@ def make_edit(
     return Edit(tuple(ivs), facts, *fingerprint(clf.model, clf.source), provenance=dict(versions=versions()))
 
 
-# %% ../../nbs/48_portable.ipynb #b0e10012
+# %% ../../nbs/48_portable.ipynb #b0e10011
 _WORD,_MOST_PARTS = 1000,4096 # Letters of a name; intervals of a neuron, and interventions
 
 def _check_kept(iv):

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/12_hooks.ipynb #fd88c540
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, nullcontext
+from copy import copy
 from functools import wraps
 from threading import RLock, local
 from weakref import WeakKeyDictionary
@@ -151,6 +152,11 @@ def _telling(module, generate):
         x,before = kw.get('inputs_embeds'),getattr(_PROMPTS, 'of', {})
         if x is None: x = args[0] if args else kw.get('inputs', kw.get('input_ids'))
         _PROMPTS.of = before | {id(module):x.shape[1] if hasattr(x, 'shape') else 1}
+        given = kw.get('generation_config')
+        if given is not None: given = copy(given) # On a GPU a static cache has the passes compiled
+        if hasattr(given or getattr(module, 'generation_config', None), 'disable_compile'):
+            if given is None: kw['disable_compile'] = True
+            else: kw['generation_config'],given.disable_compile = given,True
         try: return generate(*args, **kw)
         finally: _PROMPTS.of = before
     return told
