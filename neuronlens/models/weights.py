@@ -177,14 +177,27 @@ def with_adapter(
     "Put an adapter into its base; refuses one of whose weights some find no place, or that leaves places empty."
     if find_spec('peft') is None: raise InputError(f"adapter {str(source)!r} needs the package 'peft'; `pip install peft` brings it")
     peft = import_module('peft')
+    _check_rank(source)
     with safe_open(Path(source)/'adapter_model.safetensors', 'pt') as f: there = {*f.keys()}
     loader = SimpleNamespace(from_pretrained=lambda at: peft.PeftModel.from_pretrained(model, at, torch_device=str(model.device)))
     with quiet(): res = _load(loader, source)
-    if odd := sorted(there ^ {*peft.get_peft_model_state_dict(res)}):
+    if odd := sorted(there ^ {*peft.get_peft_model_state_dict(res, save_embedding_layers=False)}):
         raise InputError(f"adapter {str(source)!r} and its base do not fit: the weight {odd[0]!r} is in one of them alone")
     if none := [k for k in lacking if not any(f'.{k}' in f'.{t}' for t in there)]:
         raise InputError(f"neither adapter {str(source)!r} nor its base holds the weights {none[0]!r}")
     return res.eval()
+
+
+# %% ../../nbs/09_weights.ipynb #42226c5a
+def _check_rank(source):
+    "Refuse an adapter that asks for far larger matrices than its file holds: they would be allocated before it is read."
+    with safe_open(Path(source)/'adapter_model.safetensors', 'pt') as f:
+        most = max((n for k in f.keys() for n in f.get_slice(k).get_shape()), default=0)
+    about = json.loads((Path(source)/_ADAPTER).read_text(encoding='utf-8'))
+    asked = [v for k,v in about.items() if re.search('(^|_)r$|num_virtual|hidden_size|token_dim', k)]
+    asked += [*(about.get('rank_pattern') or {}).values()] if isinstance(about.get('rank_pattern'), dict) else []
+    if large := [n for n in asked if isinstance(n, int) and n > most]:
+        raise InputError(f"adapter {str(source)!r} asks for a rank of {large[0]}, but no weight in its file is wider than {most}")
 
 
 # %% ../../nbs/09_weights.ipynb #42226c56
