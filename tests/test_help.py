@@ -170,7 +170,8 @@ def test_nbdev_reads_the_comments_as_before():
 @pytest.mark.slow
 def test_nbdev_brings_changes_back(tmp_path):
     "What was changed in a module by hand comes into its notebook, and nothing else, once the sections are taken out."
-    for name in ("settings.ini", "pyproject.toml", "nbs/02_progress.ipynb", "neuronlens/ground/progress.py", "neuronlens/__init__.py"):
+    for name in ("settings.ini", "pyproject.toml", "nbs/02_progress.ipynb", "neuronlens/ground/progress.py", "neuronlens/__init__.py",
+                 "neuronlens/_modidx.py"):
         (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path/name).write_bytes((TOP/name).read_bytes())
     page, module = tmp_path/"nbs/02_progress.ipynb", tmp_path/"neuronlens/ground/progress.py"

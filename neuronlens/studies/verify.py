@@ -79,9 +79,11 @@ class Verified:
 # %% ../../nbs/57_verify.ipynb #a3035aa5
 _MISFIT = 'its checksum does not fit'
 
+# %% ../../nbs/57_verify.ipynb #5f281274
 def _bytes_hash(path):
     with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
 
+# %% ../../nbs/57_verify.ipynb #3b421862
 def _arrays(path):
     "State of a .safetensors file."
     beside = read_json(path.with_suffix('.json')) or {}
@@ -95,6 +97,7 @@ def _arrays(path):
     except Damaged as e: return 'damaged', str(e).removeprefix(f'{path} ').removeprefix('is damaged ').strip('()')
     return 'whole', ''
 
+# %% ../../nbs/57_verify.ipynb #dddfb25d
 def _opens(path):
     "Whether a file is one of arrays, of whoever."
     try:
@@ -115,11 +118,13 @@ def _beside(path):
     except Damaged: return 'damaged', _MISFIT
     return 'whole', ''
 
+# %% ../../nbs/57_verify.ipynb #4682be51
 def _table(path):
     "State of a table."
     if (said := read_json(path.with_suffix('.json'))) is None or 'table_sha256' not in said: return 'unknown', 'no hash of it is kept'
     return ('whole', '') if _bytes_hash(path) == said['table_sha256'] else ('damaged', f'{_MISFIT} the .json beside it')
 
+# %% ../../nbs/57_verify.ipynb #99de49dd
 def _alone(path):
     "State of a file that belongs to no folder."
     known = {'.safetensors':_arrays, '.json':_beside, '.csv':_table}
@@ -134,6 +139,7 @@ def _listed(folder, files):
         if not path.is_file(): yield name,'missing','it was written, and is gone'
         else: yield (name, 'whole', '') if sha256([path]) == was else (name, 'damaged', 'its hash does not fit')
 
+# %% ../../nbs/57_verify.ipynb #71650942
 def _study(folder):
     "A study; without a whole provenance.json nothing vouches for the rest."
     told = sealed_provenance(folder)
@@ -160,6 +166,7 @@ def _shards(folder):
         elif about.get('finished') and name not in names: yield name,'unknown','the recording has fewer shards'
         else: yield name,*_shard(folder/name, about)
 
+# %% ../../nbs/57_verify.ipynb #f8e42a2d
 def _shard(path, about):
     "State of a shard: whole, and of this recording."
     state,why = _arrays(path)
@@ -176,12 +183,14 @@ def _kind(folder):
     if (folder/'training.json').exists(): return _model
     return None
 
+# %% ../../nbs/57_verify.ipynb #969a1f43
 def _model(folder):
     "A model that was trained and kept."
     state,why = _beside(folder/'training.json')
     yield 'training.json',state,why
     yield from _listed(folder, (read_json(folder/'training.json') or {}).get('files', {}))
 
+# %% ../../nbs/57_verify.ipynb #8e45268c
 def _files(folder, below=''):
     "(name, state, why) of every file of a folder."
     known = []
