@@ -378,7 +378,7 @@ class Matched(Tabled):
     def plot(self, measure='disturbance', ax=None, source=''):
         "What every preset pays, a row each; returns the axes."
         from neuronlens.views.plot_effects import plot_matched
-        rows = self.frame[self.frame.concept != 'macro'].assign(dataset=self.dataset, model=self.model)
+        rows = self.frame[self.frame.concept != 'macro'].assign(dataset=', '.join(filter(None, (self.dataset, self.model))))
         return plot_matched(rows, measure, ax=ax, at=self.at, source=source)
 
     def __repr__(self):

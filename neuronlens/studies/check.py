@@ -119,6 +119,7 @@ class _Heard(list):
         except InputError as e:
             if str(e) not in self: self.append(str(e))
 
+# %% ../../nbs/63_check.ipynb #ba4cecb6
 def _check_out(out, spec, texts):
     "Refuse the folder that a run would refuse; one that is not there yet is not made."
     if (out := Path(out)).exists(): return check_folder(out, spec, texts)
@@ -126,6 +127,7 @@ def _check_out(out, spec, texts):
     why = '' if at.is_dir() and os.access(at, os.W_OK) else os.strerror(errno.EACCES if at.is_dir() else errno.ENOTDIR)
     if why: raise InputError(f"output folder {str(out)!r} cannot be written ({why})")
 
+# %% ../../nbs/63_check.ipynb #c5227413
 def _check_block(spec):
     "Refuse a site beyond a model that is not loaded."
     m = spec.model
@@ -143,6 +145,7 @@ def _trained(spec, train, max_length, source):
         if all(about.get(k) == v for k,v in made_of.items()): return told.parent
     return None
 
+# %% ../../nbs/63_check.ipynb #f3ced520
 def _like_it(spec, train):
     "The classifier that a run would make of an encoder, and whether it is still to be trained."
     m = spec.model
@@ -162,6 +165,7 @@ def _loaded(spec, train, prompt):
         return _like_it(spec, train)
     return study_model(replace(spec, prompt=replace(spec.prompt, calibrate=False)), train, False, prompt),False
 
+# %% ../../nbs/63_check.ipynb #a74964eb
 def _training_seconds(clf, texts, t, seed):
     "How long fine-tuning takes, from two steps forth and back."
     few = take(texts, np.linspace(0, len(texts)-1, min(len(texts), 4*t.batch_size)).astype(int))
@@ -244,11 +248,13 @@ def _cut(clf, texts, most=20_000):
     some = texts if len(texts) <= most else take(texts, np.linspace(0, len(texts)-1, most).astype(int))
     return round(encode(clf, some.texts, some).cut*len(texts)/len(some))
 
+# %% ../../nbs/63_check.ipynb #256f2e3d
 def _in_cache(clf, texts, sites):
     "Whether the recording of these texts is kept."
     ask = make_reading(clf, sites)
     return clf.sha256 not in ('', 'revision None') and any(map(lambda way: _there(*way), (_bare(ask, texts)[:2], (ask, texts))))
 
+# %% ../../nbs/63_check.ipynb #64ae4dd3
 def _sizes(spec, clf, train, test, sites, kept, ivs, edits):
     "Bytes on the disk, those of the results alone, and of memory."
     ask,N,M,I,C = make_reading(clf, sites),len(train),len(test),len(ivs),len(clf.classes)

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from itertools import accumulate, islice
 from threading import Lock
-from weakref import finalize
+from weakref import finalize, ref
 
 import numpy as np
 import torch
@@ -249,15 +249,17 @@ def app(
     api,respond = _served_by('fastapi'),_served_by('fastapi.responses').JSONResponse
     server = _Server(model, edit, _Limits(texts, characters, tokens), waiting, anyway)
     served = api.FastAPI(title='neuronlens', openapi_url=None)
+    served.state.server,held = server,ref(server) # FastAPI remembers functions for good, and so no function may hold the model
     async def reply(kind, request):
+        server = held()
         try:
             edited,answers = server.ask(kind, await _body(request, server.limits.bytes))
             return respond(dict(edit=edited, answers=await asyncio.wrap_future(answers)))
         except InputError as e: return respond(dict(error=str(e), code=e.code), _STATUS.get(e.code, 422))
     async def classify(request:api.Request): return await reply('classify', request)
     async def generate(request:api.Request): return await reply('generate', request)
-    async def health(): return respond(server.health())
-    async def report(): return respond(server.report())
+    async def health(): return respond(held().health())
+    async def report(): return respond(held().report())
     for way in (classify, generate): served.post(f'/{way.__name__}')(way)
     for way in (health, report): served.get(f'/{way.__name__}')(way)
     return served
