@@ -45,16 +45,11 @@ DTYPES = [torch.float32, torch.bfloat16]
 NAMES = ["bert", *(pytest.param(n, marks=SLOW) for n in ("gpt2", "llama", "modernbert"))]
 TOPICS = make_texts([*WORDS, "a red apple on the mat"], ["animal", "food", "tool", "tool", "animal", "food"])
 SITES = ["residual.2", "residual.0", "mlp.1", "attention.2"]
-APART = dict.fromkeys(("test_edits", "test_sweep", "test_attribution_and_views", "test_generate",
-                       "test_interventions_stay_where_they_were"),
-                      "ranges go to the device of the tokens, not to that of the block whose activations they are asked of")
 
 
 @pytest.fixture(params=PLACES)
 def place(request):
     "Where a model is to be; while it lasts, what is pretended is."
-    if request.param == "two pretended" and request.node.originalname in APART:
-        request.applymarker(pytest.mark.xfail(raises=MixedDevices, strict=False, reason=APART[request.node.originalname]))
     if "pretended" not in request.param: yield request.param
     else:
         with Pretend(): yield request.param
