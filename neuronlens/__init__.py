@@ -63,7 +63,7 @@ _ROOMS = { # Floor: its rooms, also found without it
     "ground": "core refusals files progress data cache rounding setting machine",
     "models": "trials batches weights model prompt verbalizers anatomy prompted hooks writing training",
     "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing overlap matching profile",
-    "records": "provenance store shards recording summary tokens cluster",
+    "records": "provenance fingerprint store shards recording summary tokens cluster",
     "edits": "edit planning ablation attribution effects evidence sweeps erasure presets choice questions language portable attached reading live",
     "views": "drawing plots plot_effects plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook explorer",
     "studies": "spec saved study findings report cli",

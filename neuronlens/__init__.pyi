@@ -97,6 +97,7 @@ from .arrays import sparsity as sparsity
 from .arrays import statistics as statistics
 from .arrays import testing as testing
 from .records import cluster as cluster
+from .records import fingerprint as fingerprint
 from .records import provenance as provenance
 from .records import recording as recording
 from .records import shards as shards
