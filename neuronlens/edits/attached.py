@@ -21,7 +21,7 @@ from transformers import Cache
 
 from .ablation import _placed, _where
 from .edit import Intervention, gate_of_text, tensors_of
-from .language import _asked, _Columns, _not_finite
+from .language import _asked, _Columns, _refuse_answers
 from .portable import Edit, differences
 from ..ground.core import InputError, some_rows
 from ..models.anatomy import anatomy
@@ -234,7 +234,7 @@ def _leave(running, module, out):
     z = getattr(out, 'logits', out[0] if isinstance(out, tuple) and module is not running._inner.base_model else None)
     if z is None or (fine := z.amax(-1).isfinite()).all(): return
     bad = ~fine if fine.ndim == 1 else (~fine.cpu() & texts.attended.cpu()[:,-z.shape[1]:]).any(1)
-    if bad.any(): raise InputError(_not_finite(running._inner, running._ivs, bad.nonzero()[:,0]+1))
+    if bad.any(): _refuse_answers(running._inner, running._ivs, bad.nonzero()[:,0]+1)
 
 
 # %% ../../nbs/49_attached.ipynb #b0e20011

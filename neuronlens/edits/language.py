@@ -135,6 +135,8 @@ def _not_finite(model, ivs, rows):
     who = '; '.join(edits[:3])+f'; and {len(edits)-3} more'*(len(edits) > 3) if edits else type(model).__name__
     return f"{who}: the answer is not finite for {some_rows([int(r) for r in rows])}"
 
+def _refuse_answers(model, ivs, rows): raise InputError(_not_finite(model, ivs, rows))
+
 def _finite_part(model, ivs, part, rows):
     "Refuse what was read under a condition where a number is none."
     if not (fine := np.isfinite(part.reshape(len(part), -1)).all(1)).all():
