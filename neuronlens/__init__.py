@@ -66,7 +66,7 @@ _ROOMS = { # Floor: its rooms, also found without it
     "records": "provenance store shards recording summary tokens cluster",
     "edits": "edit planning ablation attribution effects evidence sweeps erasure presets choice questions language portable attached reading live",
     "views": "drawing plots plot_effects plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook explorer",
-    "studies": "spec saved study findings report serve evals cli",
+    "studies": "spec saved study findings report serve cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "ground.data": "Texts make_texts", "ground.setting": "settings_grid", "models.model": "Classifier smollm2", "models.prompt": "Prompt",
