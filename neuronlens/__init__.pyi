@@ -102,6 +102,7 @@ from .arrays import statistics as statistics
 from .arrays import testing as testing
 from .records import calibration as calibration
 from .records import cluster as cluster
+from .records import fingerprint as fingerprint
 from .records import given as given
 from .records import provenance as provenance
 from .records import remote as remote

@@ -208,7 +208,7 @@ def _ablate_recorded(clf, acts, ivs, done, room=1<<20):
     step = max(1, min(len(acts), room//wide))
     for start in range(0, len(acts), step):
         rows = np.arange(start, min(start+step, len(acts)))
-        x = torch.as_tensor(acts[rows])[:,None].to(clf.device, next(clf.model.parameters()).dtype)
+        x = torch.as_tensor(acts[rows])[:,None].to(ivs[0].lo.device, next(clf.model.parameters()).dtype)
         for which,stack,fires in _stacks(x, torch.ones(len(x), 1, device=x.device), ivs, max(1, room//(len(x)*wide))):
             yield which,rows,_above(clf, None, ivs[0].site, stack, None),fires
             done(ivs[0].site, len(which)*len(rows))
@@ -220,18 +220,28 @@ def _share_of_pass(clf, site):
     share = 1 if site is None else (L-1-max(-1, level(a, before(site, a))))/L+1e-3
     return round(share*2**20)/2**20 # Of such numbers any sum is exact, so that the parts make the whole
 
+# %% ../../nbs/40_ablation.ipynb #abb93f71
+def _device_of(clf, site):
+    "Where the activations of a site are: with its block, which `device_map` may have put elsewhere than the tokens."
+    a = anatomy(clf.model)
+    block = a.place(site).module if site.block is None else a.blocks[max(0, site.block)]
+    hook = getattr(block, '_hf_hook', None) # Of accelerate: one, or several in one
+    at = next((h.execution_device for h in getattr(hook, 'hooks', [hook]) if getattr(h, 'execution_device', None) is not None), None)
+    return torch.device(at) if at is not None else next((p.device for p in block.parameters() if p.device.type != 'meta'), clf.device)
+
 # %% ../../nbs/40_ablation.ipynb #abb93f70
 def _placed(ivs, clf):
-    "The interventions with sites counted from 0 and tensors on the model's device, still shared."
+    "The interventions with sites counted from 0 and tensors where the activations of their site are, still shared."
     check_interventions(ivs)
     if isinstance(clf, Head): return _before_head(ivs, clf)
-    a,device,moved,out = anatomy(clf.model),clf.device,{},[]
+    a,moved,out = anatomy(clf.model),{},[]
     for iv in ivs:
+        device = _device_of(clf, site := find_site(clf.model, iv.setting.site))
         for t in tensors_of(iv):
-            if id(t) not in moved: moved[id(t)] = t.to(device)
-        to = lambda t: None if t is None else moved[id(t)]
+            if (id(t), device) not in moved: moved[id(t), device] = t.to(device)
+        to = lambda t, device=device: None if t is None else moved[id(t), device]
         kw = dict(neurons=to(iv.neurons), lo=to(iv.lo), hi=to(iv.hi), state=type(iv.state)(*map(to, iv.state)))
-        out.append(replace(iv, site=find_site(clf.model, iv.setting.site), **kw))
+        out.append(replace(iv, site=site, **kw))
     for iv in out:
         if (iv.scope == 'text' or by_text(iv)) and _reaches_shots(clf, iv):
             raise InputError(f"{said_edit(iv)}: shots are read before the text that {asker(iv)} asks; edit positions 'readout'")

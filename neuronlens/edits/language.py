@@ -345,6 +345,7 @@ def _shares(iv, x):
 
 def _by_class(share, weights, labels, C):
     "Weighted sums of `share [N, T]` over the texts of every class, and the weights' sums, each `[C]`."
+    weights = weights.to(share.device)
     rows = [(share*weights).sum(1),weights.sum(1)]
     return [np.bincount(labels, r.double().cpu().numpy(), C) for r in rows]
 

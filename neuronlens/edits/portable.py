@@ -8,7 +8,6 @@ __all__ = ['Edit', 'make_edit', 'load_edit']
 # %% ../../nbs/48_portable.ipynb #b0e10002
 import hashlib
 import json
-import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
 from pathlib import Path
@@ -27,102 +26,9 @@ from ..ground.setting import Setting
 from ..models.anatomy import parse_site
 from ..models.batches import READOUTS
 from ..models.model import Classifier
-from ..models.trials import _bit_sums, quiet, without_wrapper
+from ..models.trials import without_wrapper
+from ..records.fingerprint import _around, _configuration, fingerprint, other_weights
 from ..records.provenance import tokenizer_hash, versions
-
-
-# %% ../../nbs/48_portable.ipynb #b0e10005
-_TYPES = ('float32', 'float16', 'bfloat16')
-
-def _weights(model):
-    "(name, tensor) of all that decides an answer, under names that know nothing of adapters."
-    about = {n:m for n,m in model.named_modules() if any(isinstance(getattr(m, k, None), torch.nn.Module) for k in _INSIDE)}
-    for name,t in model.state_dict().items():
-        at = next((n for n in about if name.startswith(f'{n}.')), None)
-        plain = name if at is None else _beneath(at, about[at], name.removeprefix(f'{at}.'))
-        if plain is not None: yield plain,t
-    for n,m in about.items():
-        for a in _adapters(m):
-            if a in getattr(m, 'scaling', {}): yield f'{n}.scaling.{a}',torch.tensor(float(m.scaling[a]))
-
-
-# %% ../../nbs/48_portable.ipynb #b0e10006
-_INSIDE = ('base_layer', 'original_module') # What PEFT calls a layer, or a part that was trained whole, that it wrapped
-
-def _adapters(m):
-    "The adapters of a wrapped layer that act beside it."
-    if getattr(m, 'disable_adapters', False) or getattr(m, 'merged', False): return []
-    return list(getattr(m, 'active_adapters', []))
-
-def _beneath(at, m, name):
-    "The name of a tensor of a wrapped layer as the layer alone would have it; None: it does not act."
-    first,_,rest = name.partition('.')
-    if first in _INSIDE: return None if first == 'original_module' and _adapters(m) else f'{at}.{rest}'
-    own,_,last = rest.partition('.')
-    if own not in _adapters(m): return None
-    return f'{at}.{last}' if first == 'modules_to_save' else f'{at}.{name}'
-
-
-# %% ../../nbs/48_portable.ipynb #b0e10007
-def _mark(t):
-    "Eight bytes that are others once a bit or the shape is."
-    h = hashlib.sha256(str(tuple(t.shape)).encode())
-    for x in _bit_sums(t): h.update((x if isinstance(x, np.ndarray) else x.cpu().numpy()).tobytes())
-    return np.frombuffer(h.digest()[:8], np.uint8)
-
-def fingerprint(
-    model:torch.nn.Module, # Hugging Face model
-    name:str='the model', # For a complaint
-)->tuple: # (n names, `[n, 3, 8]` uint8 marks of each as float32, float16 and bfloat16)
-    "What a model is known by."
-    model,out = without_wrapper(model),{}
-    for k,t in _weights(model):
-        if t.device.type == 'meta': raise InputError(f"{name} keeps weights elsewhere until they are needed ({k}), where none can look")
-        out[k] = [_mark(x) for x in ([t.to(getattr(torch, d)) for d in _TYPES] if t.is_floating_point() else [t]*3)]
-    return tuple(out),np.array([*out.values()], np.uint8).reshape(-1, 3, 8)
-
-
-# %% ../../nbs/48_portable.ipynb #b0e10008
-def other_weights(
-    names:tuple[str,...], # Of a fingerprint
-    marks:np.ndarray, # Of the same
-    model:torch.nn.Module, # Another model, or the same
-)->str: # '': they are the same
-    "Which weights of a model are others than those of a fingerprint, in words."
-    there,here = dict(zip(names, marks, strict=True)),dict(_weights(without_wrapper(model)))
-    if away := [k for k,t in here.items() if t.device.type == 'meta']:
-        return f"{len(away)} of its weights are kept elsewhere until they are needed, such as {away[0]!r}"
-    column = {getattr(torch, d):i for i,d in enumerate(_TYPES)}
-    def same(k, t):
-        t = t.float() if t.dtype == torch.float64 else t
-        return bytes(there[k][column.get(t.dtype, 0)]) == bytes(_mark(t))
-    said = {'lacks':[k for k in names if k not in here], 'has besides':[k for k in here if k not in there],
-            'has another':[k for k,t in here.items() if k in there and not same(k, t)]}
-    return ', '.join(f"it {what} {k[0]!r}{f' and {len(k)-1} more' if k[1:] else ''}" for what,k in said.items() if k)
-
-
-# %% ../../nbs/48_portable.ipynb #b0e1000c
-_ASIDE = re.compile(r'_.*|.*(_token_ids?|_?labels?|label2id|id2label|dropout.*|_pdrop|_drop|initializer.*|dtype|_ckpt|checkpointing)'
-                    r'|output_.*|return_dict|use_cache|architectures|problem_type|transformers_version|quantization_config'
-                    r'|chunk_size_feed_forward|.*attn_implementation|name_or_path|task_specific_params|generation.*|max_length')
-
-def _configuration(model):
-    "What a configuration says that decides numbers, as plain values."
-    return {k:v for k,v in json.loads(json.dumps(model.config.to_dict(), default=str)).items() if not _ASIDE.fullmatch(k)}
-
-def _around(tokenizer):
-    "The ids that a tokenizer puts before and behind every text; None where it does more than that."
-    found = set()
-    for text in ('a', 'b c'):
-        try:
-            with quiet(): out = tokenizer(text, return_special_tokens_mask=True)
-            ids,special = list(out['input_ids']),list(out['special_tokens_mask'])
-        except (KeyError, TypeError, ValueError, AttributeError, NotImplementedError): return None
-        if 0 not in special: return None
-        a,b = special.index(0),len(special)-special[::-1].index(0)
-        if any(special[a:b]): return None
-        found.add((tuple(ids[:a]), tuple(ids[b:])))
-    return [list(x) for x in found.pop()] if len(found) == 1 else None
 
 
 # %% ../../nbs/48_portable.ipynb #b0e1000d

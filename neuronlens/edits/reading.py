@@ -151,7 +151,7 @@ def _log_probs(clf, hidden, wanted, room=1<<24):
     step,out = max(1, room//clf.model.get_output_embeddings().weight.shape[0]),[]
     for h,w in zip(hidden.split(step), wanted.split(step), strict=True):
         z = answer(clf, h)[:,0]
-        out.append(z.gather(1, w)-z.logsumexp(-1, keepdim=True))
+        out.append(z.gather(1, w.to(z.device))-z.logsumexp(-1, keepdim=True))
     return torch.cat(out)
 
 def _window_losses(clf, hidden, batch, first):

@@ -208,6 +208,7 @@ def _seconds(pieces):
     "Seconds between the pieces of a generator, as a list."
     times,start = [],time.perf_counter()
     for _ in pieces:
+        if torch.cuda.is_initialized(): torch.cuda.synchronize() # A graphics processor is asked, and answers later
         now = time.perf_counter()
         times.append(now-start)
         start = now
