@@ -337,8 +337,7 @@ def test_a_text_that_is_looked_at(case, scope):
         seen = edit_text(clf, text, ivs)
         near(seen.answers["range"], out.after[1, k], clf)
         if len(seen.neurons):
-            x = record(clf, take(LABELLED, [k]), "residual.0", progress=False).acts
-            row = exchange(torch.as_tensor(x), ivs[1].state)[0].numpy()
+            row = exchange(torch.as_tensor(rec.at("residual.0")[k:k+1]), ivs[1].state)[0].numpy()
             agree(seen.neurons.new, row[seen.neurons.neuron], clf.model, size=STEEP*np.abs(row).max())
 
 
