@@ -307,7 +307,7 @@ def test_single_results_and_folders_of_folders(made, tmp_path, cli):
     study = load_study(made/'out')
     study.ranking.save(home/'ranking.safetensors', study.train.provenance)
     study.effects.save(home/'effects.csv')
-    nl.recording.save_recording(study.train, home/'train.safetensors')
+    nl.records.recording.save_recording(study.train, home/'train.safetensors')
     write_result(home/'edits/a.safetensors', 'Edit', {'x': np.ones(3)}, {})
     seen = verify(home)
     assert seen.ok and {'ranking.safetensors', 'effects.csv', 'effects.json', 'train.safetensors', 'train.json', 'edits/a.safetensors',

@@ -164,7 +164,7 @@ def test_nbdev_reads_the_comments_as_before():
     "`docments` of fastcore, which the documentation of nbdev is made of."
     from fastcore.docments import docments
     told = docments(nl.rank)
-    assert told["acts"].startswith("`[N, D]` activations") and "\n" not in told["acts"]
+    assert told["acts"].startswith("A `Recording`; or `[N, D]` activations") and "\n" not in told["acts"]
 
 
 @pytest.mark.slow

@@ -224,7 +224,7 @@ def _share_of_pass(clf, site):
 def _device_of(clf, site):
     "Where the activations of a site are: with its block, which `device_map` may have put elsewhere than the tokens."
     a = anatomy(clf.model)
-    block = a.place(site).module if site.block is None else a.blocks[max(0, site.block)]
+    block = getattr(a.place(site), 'module', clf.model) if site.block is None else a.blocks[max(0, site.block)]
     hook = getattr(block, '_hf_hook', None) # Of accelerate: one, or several in one
     at = next((h.execution_device for h in getattr(hook, 'hooks', [hook]) if getattr(h, 'execution_device', None) is not None), None)
     return torch.device(at) if at is not None else next((p.device for p in block.parameters() if p.device.type != 'meta'), clf.device)

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import Cache
 
 from .ablation import _placed, _where
-from .edit import Intervention, gate_of_text, tensors_of
+from .edit import Intervention, asked_of, by_text, tensors_of
 from .language import _asked, _Columns, _refuse_answers
 from .portable import Edit, differences
 from ..ground.core import InputError, some_rows
@@ -46,9 +46,11 @@ class _Texts:
         "`[N, T]` bool, where an edit may act; None: everywhere."
         return _where(positions, self.weights(self.facts['readout']) if positions == 'readout' else self.attended.float())
 
-    def asks(self, iv):
-        "What an edit that asks a text once asks."
-        return self.weights('mean' if iv.fitted_at == 'tokens' else self.facts['readout'])
+    def asks(self, iv, x):
+        "What an edit asks a text once, see `asked_of`."
+        mean = iv.scope == 'text' and iv.fitted_at == 'tokens'
+        readout = None if mean and not by_text(iv) else self.weights(self.facts['readout'])
+        return asked_of(iv, x, readout, self.weights('mean') if mean else None)
 
     def weights(self, readout):
         "`[N, T]`, how much each token counts for its text."
@@ -104,7 +106,7 @@ class _Prompts:
     "What is known of the prompts of every cache."
     def __init__(self, model, ivs, facts):
         self.model,self.facts,self.of,self.last = model,facts,WeakKeyDictionary(),local()
-        self.asks = any(iv.positions == 'readout' or iv.scope == 'text' for iv in ivs) # Whether it matters where a prompt ends
+        self.asks = any(iv.positions == 'readout' or iv.scope == 'text' or by_text(iv) for iv in ivs) # Does it matter where a prompt ends?
         self.told = self.asks or any(iv.positions != 'all' for iv in ivs) # Whether it matters what is prompt
         self.past = any(iv.positions in ('all', 'prompt') for iv in ivs) # Whether what was read before must have been edited
 
@@ -153,11 +155,12 @@ def _is_empty(cache):
     n = _columns_in(cache)
     return n == 0 if n is not None else isinstance(cache, Cache) and not cache.has_previous_state()
 
-def _gate(texts, iv, x, acts):
-    "The gate of an edit that asks a text once, `[N, 1, D]` bool, and whether it was asked just now; None where it is not needed yet."
-    if isinstance(texts, _Texts): return gate_of_text(iv, x, texts.asks(iv)),True
+def _once(texts, iv, x, acts):
+    "What an edit asks a text once, as arguments of the intervention, and whether just now; nothing where it is not needed yet."
+    if iv.scope == 'position' and not by_text(iv): return {},False
+    if isinstance(texts, _Texts): return texts.asks(iv, x),True
     now = (texts.readout >= texts.at[0]) & (texts.readout <= texts.at[-1]) # Of a prompt, and held for what follows
-    return (_asked(texts, iv, x),bool(now.all())) if acts or now.any() else (None, False)
+    return (_asked(texts, iv, x),bool(now.all())) if acts or now.any() else ({}, False)
 
 
 # %% ../../nbs/49_attached.ipynb #b0e2000e
@@ -175,7 +178,7 @@ class Running:
             a,reads = anatomy(self._inner),Classifier(self._inner, None, tuple(edit.model['classes']), edit.model['readout'], 1)
             self._ivs = _placed(list(edit.interventions), reads)
         speaks,self._moved,self._sums = self._inner.get_output_embeddings() is not None,{},[{} for _ in self._ivs]
-        self._prompts,self._blocks = _Prompts(self._inner, self._ivs, edit.model) if speaks else None,a.blocks
+        self._prompts,self._anatomy = _Prompts(self._inner, self._ivs, edit.model) if speaks else None,a
         sites = dict.fromkeys(iv.site for iv in self._ivs)
         with ExitStack() as stack:
             stack.enter_context(heard(model, self._enter, self._leave))
@@ -234,8 +237,8 @@ def _leave(running, module, out):
     if out is None: return
     if running._prompts is not None: running._prompts.keep(out, texts)
     for site in dict.fromkeys(iv.site for iv in running._ivs):
-        block = running._blocks[site.block]
-        if site not in now.reached and (block._forward_hooks or block._forward_pre_hooks):
+        block = running._anatomy.blocks[site.block] if site.block is not None else getattr(running._anatomy.place(site), 'module', None)
+        if site not in now.reached and (block is None or block._forward_hooks or block._forward_pre_hooks):
             raise InputError(f"a pass went by {site}, where the edit is, as compiled code does; put it on before that part is compiled")
     z = getattr(out, 'logits', out[0] if isinstance(out, tuple) and module is not running._inner.base_model else None)
     if z is None or (fine := z.amax(-1).isfinite()).all(): return
@@ -253,11 +256,12 @@ def _edit(running, site, x):
         if iv.site != site: continue
         iv,where = _at_device(running, i, x.device),texts(iv.positions)
         acts = where is None or bool(where.any())
-        asked,now = (None, False) if iv.scope == 'position' else _gate(texts, iv, x, acts)
-        if now: _count(running, i, asked[:,0].sum(-1, dtype=torch.int32), torch.ones(len(x), dtype=torch.bool, device=x.device))
+        once,now = _once(texts, iv, x, acts)
+        if now and (asked := once.get('asked')) is not None:
+            _count(running, i, asked[:,0].sum(-1, dtype=torch.int32), torch.ones(len(x), dtype=torch.bool, device=x.device))
         if not acts: continue
-        x,gate = iv(x, None if where is None else where.to(x.device), asked)
-        if asked is None:
+        x,gate = iv(x, None if where is None else where.to(x.device), **once)
+        if iv.scope == 'position':
             live = texts.attended.to(x.device)
             _count(running, i, gate.sum(-1, dtype=torch.int32), live if where is None else live & where.to(x.device))
     return x
@@ -305,6 +309,7 @@ def alone(model, interventions):
     facts = dict(classes=[], readout='first', around=None, made=type(model).__name__, name='given')
     return Running(Edit(tuple(interventions), facts, (), np.zeros((0, 3, 8), np.uint8)), model)
 
+# %% ../../nbs/49_attached.ipynb #fa6df403
 @contextmanager
 def attached(edit, model, anyway=False, tokenizer=None):
     "The same for a `with` block."

@@ -404,6 +404,7 @@ def _chosen_part(choice, outcome):
     part = replace(outcome, interventions=[outcome.interventions[i] for i in at], **more)
     return part,keys,dict(zip(choice.frame.preset, own, strict=True))
 
+# %% ../../nbs/47_choice.ipynb #44bf38f2
 def _side_by_side(evidence, keys, own):
     "A row per preset and concept: its setting, and every measure with its ends."
     of,parts = keys_of(evidence, keys),[]

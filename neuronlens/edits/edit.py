@@ -462,6 +462,7 @@ def gate_of_text(
     "Which salient neurons are edited at all positions of a text: the gate, asked once on its weighted mean."
     return together(iv, within(read_at(x, weights), iv.lo, iv.hi))
 
+# %% ../../nbs/39_edit.ipynb #0cc70f16
 def replacement(
     iv:Intervention, # One intervention
     x:Tensor, # `[..., D]` activations

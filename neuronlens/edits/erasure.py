@@ -484,6 +484,7 @@ def _bounds(measure, value, drawn, floor, n, level):
     low,high = np.quantile(drawn, [(1-level)/2, (1+level)/2])
     return dict(measure=measure, value=float(value), low=float(low), high=float(high), floor=float(floor), n=int(n))
 
+# %% ../../nbs/45_erasure.ipynb #f5dd9ecc
 def _scaled(a, b):
     "Both in standard deviations of the first; a neuron that is constant there counts for nothing."
     mean,scale = mean_and_scale(a, np.inf)
@@ -526,6 +527,7 @@ def _predicted(p, a, q):
 
 def _guessed(p, v, q): return LogisticRegression(C=.1, max_iter=300).fit(p, v).predict(q) if len(set(v)) > 1 else np.full(len(q), v[0])
 
+# %% ../../nbs/45_erasure.ipynb #adfc3e72
 def _parted(values, learn):
     "Labels as they are; numbers with more than ten values by whether they are above their median."
     if values.dtype.kind not in 'iuf' or len(np.unique(values)) <= 10: return values.astype(str)
@@ -546,6 +548,7 @@ class Readability(Tabled):
 
     def to_frame(self): return pd.DataFrame([vars(self)])
 
+# %% ../../nbs/45_erasure.ipynb #f7bc2bb6
 def readability(train, train_labels, test, test_labels, concept, *, classes=None, l2=1e-2):
     "What `information_left` says of a probe of price `l2`, without intervals; NaN where the test has one side alone."
     warnings.warn("readability is information_left since 0.3 and goes with 0.4", DeprecationWarning, stacklevel=2)

@@ -68,6 +68,7 @@ def packed(
             for iv in interventions]
     return save(arrays | {'settings':np.frombuffer(json.dumps(told).encode(), np.uint8)})
 
+# %% ../../nbs/44_farm.ipynb #985811e4
 def unpacked(
     data:bytes, # From `packed`
 )->list[Intervention]: # As they were

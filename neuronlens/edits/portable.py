@@ -287,6 +287,7 @@ def _interventions_of(given, arrays):
     if left := sorted({*tensors}-used): raise InputError(f"it holds an array {left[0]!r:.40} that it does not name")
     return out
 
+# %% ../../nbs/48_portable.ipynb #2fa441a5
 def _setting_of(given):
     "A setting whose fields are of their types and of some length."
     wanted = {f.name:f.type for f in fields(Setting)}

@@ -145,6 +145,7 @@ def _as_written(module):
             if n > 1: _WRITTEN[module] = n-1,stack
             else: stack.close()
 
+# %% ../../nbs/12_hooks.ipynb #a42ab252
 def _unwritten(module):
     "Exchange `forward`, `generate` and compiled calls of a module for the time until the stack is closed."
     stack,own = ExitStack(),module.__dict__

@@ -360,7 +360,7 @@ def one_label(
     ------
     InputError
         "...: labels must be a list, got ..."; "...: the labels of a text are a set or a list of names, got ...; of 0 and 1 say names=";
-        "...: the labels of a text are ... times 0 or 1, got ..."; "...: label ... is none of ..."
+        "...: the labels of a text are ... times 0 or 1, got ..."; "...: no column is called ...; they are ..."
     """
     if hasattr(labels, 'columns'): names,labels = names or list(labels.columns),labels.to_numpy()
     if isinstance(labels, str|bytes|set|frozenset|dict) or not np.iterable(labels):
@@ -374,7 +374,7 @@ def one_label(
         names = list(names)
         if odd := [r for r in rows if not isinstance(r, list|tuple|np.ndarray) or len(r) != len(names) or not all(v in (0, 1) for v in r)]:
             raise InputError(f"{source}: the labels of a text are {len(names)} times 0 or 1, got {odd[0]!r:.60}")
-        if label not in names: raise InputError(f"{source}: label {label!r} is none of {', '.join(names)}")
+        if label not in names: raise InputError(f"{source}: no column is called {label!r}; they are {', '.join(names)}")
         has = [bool(r[names.index(label)]) for r in rows]
     return make_texts(texts, [label if h else f'not {label}' for h in has], source=source)
 

@@ -204,7 +204,7 @@ _HEAD = '''<!doctype html>
 <figcaption>{{ f.caption }}</figcaption></figure>{% endmacro %}'''
 
 # %% ../../nbs/62_report.ipynb #22f9a0a9
-_BODY = '''
+_DONE = '''
 <main><h1>{{ title }}</h1>
 <div class="found"><p class="say">{{ found[0] }}</p><p>{{ found[1] }}</p></div>
 <nav aria-label="Contents"><ul>{% for id, name in contents %}<li><a href="#{{ id }}">{{ name }}</a></li>{% endfor %}</ul></nav>
@@ -220,7 +220,10 @@ for each concept by {{ rankings|join(', ') }}. For each concept the salient neur
 (<b>full</b>), only inside their range, {{ kind }} (<b>range</b>){{ how }}, and inside the ranges of as many neurons drawn at random
 (<b>random</b>, one draw: another would do a little better or worse). <b>base</b> is the model without an edit.</p>{% endif %}
 {% if cut %}<div class="cut"><p><b>Texts were cut.</b> {{ cut }}</p></div>{% endif %}
-<p class="note">{{ counts }}</p>
+<p class="note">{{ counts }}</p>'''
+
+# %% ../../nbs/62_report.ipynb #4d7580db
+_BODY = '''
 <h2 id="happened">What happened</h2>
 <ul>{% for what, said in noticed %}<li><b>{{ what }}</b>: {{ said }}</li>{% endfor %}</ul>
 <div class="maps">{% for f in figures if f.name in ('effects', 'tradeoff') %}{{ figure(f) }}{% endfor %}</div>
@@ -392,7 +395,7 @@ def report_html(
     policy = ''.join(f" 'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
     explorer = explorer_html(explorer_data(study))
     named = ', '.join(study.classes[:FIGURES])+(f' and {len(study.classes)-FIGURES} more' if many else '')
-    def page(figures): return env.from_string(_HEAD+_BODY).render(
+    def page(figures): return env.from_string(_HEAD+_DONE+_BODY).render(
         style=_STYLE+asset('css'), title=study.spec.title or f"{about['model']}: {study.train.site}", model=about['model'],
         counts=_counts(study), cut=cut, read=cut and ' The model reads how they begin.', noticed=noticed(study), explorer=explorer,
         n_blocks_note=about['dtype'].removeprefix('torch.'), n_train=len(study.train), n_test=len(study.test), classes=study.classes,

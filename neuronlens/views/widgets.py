@@ -135,6 +135,7 @@ def _row(w):
     own = [x for x in (getattr(w, 'number', None), w, getattr(w, 'note', None)) if x is not None]
     return w if len(own) == 1 else ipw.VBox(own, layout=_OPEN).add_class('nl-row')
 
+# %% ../../nbs/52_widgets.ipynb #efe9ea2b
 def panel(
     controls:dict, # Name to widget
 )->ipw.VBox:
@@ -395,6 +396,7 @@ def edit_controls(
     return dict(edit=choice('edit', offered(edits, m.edit), m.edit, 'What becomes of an activation in its range'),
         covers=choice('covers', COVERS, m.covers, 'Where enough are in range together: those neurons are edited, or all salient ones'))
 
+# %% ../../nbs/52_widgets.ipynb #8250e4ca
 def rest(view): view.controls['covers'].disabled = not view.controls['vote'].value # Without a vote only neurons in range can be edited
 
 # %% ../../nbs/52_widgets.ipynb #widg0009
