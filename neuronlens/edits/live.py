@@ -72,6 +72,7 @@ def rankings_at(
     own = [r.name for r in study.rankings if site == study.train.site or r.name in {**FROM_STATISTICS, **FROM_ACTIVATIONS}]
     return own+[r for r in FROM_STATISTICS if r not in own]
 
+# %% ../../nbs/48_live.ipynb #786bc2db
 def ranking_at(
     study, # A study
     site:str, # A recorded site
@@ -95,6 +96,7 @@ def usual(
         vote=m.vote, scope=m.scope, fitted_at=m.fitted_at, positions=m.positions, edit=format_kind(*parse_edit(m.edit)),
         covers=m.covers if m.vote else 'range', seed=study.spec.seed)
 
+# %% ../../nbs/48_live.ipynb #484dcf76
 def setting_with(
     study, # A `Study`
     **values, # Fields of `Setting` that are not as in the study
@@ -202,6 +204,7 @@ def _token(tokenizer, i):
     s = tokenizer.decode([i])
     return s.strip() or ('⏎' if '\n' in s else '␣')
 
+# %% ../../nbs/48_live.ipynb #9406c21e
 def _edited_neurons(iv, x, new, gate, weights):
     "The neurons edited at the readout: activation there, the interval around it, and the new value."
     was,now = (read(a[None], weights[None])[0].numpy() for a in (x, new))

@@ -46,6 +46,7 @@ def _picked(scores, rows):
         out[mixed] = middle+(w[...,None]*(rows[at[mixed]]-middle)).sum(1)
     return out
 
+# %% ../../nbs/38_partners.ipynb #da5a0d71
 def _drawn(x, about, seed, closeness=lambda part: 0):
     "Rows `[..., D]` float32 drawn by activations; `closeness` `[n, R]` is added to what is drawn by."
     sd,R = _lengths(about.sd, about.mean),len(about.rows)
@@ -87,6 +88,7 @@ def _sides(acts, labels, concept, edit):
     if edit != 'exchange' and not own.any(): raise InputError(f"edit {edit!r} has nothing to learn from: no example is of class {concept}")
     return acts,np.flatnonzero(own),np.flatnonzero(~own)
 
+# %% ../../nbs/38_partners.ipynb #e92cd42d
 def auxiliary_rows(
     acts, # `[N, D]` activations
     labels, # `[N]` class of each
@@ -135,6 +137,7 @@ def _matched(own, rest):
         say(f"matching {len(own):,} rows one to one: about {said_time((perf_counter()-start)*(len(own)/512)**3)}")
     return linear_sum_assignment(-own@rest.T)[1]
 
+# %% ../../nbs/38_partners.ipynb #eaf32ade
 def _reach(own):
     "How much further in squares its `NEIGHBOURS`-th neighbour is from a row than the nearest, half of the time."
     few = own[:512]

@@ -30,6 +30,7 @@ ABOUT = dict(gaussian=('tau', 'mean ± tau standard deviations'), quantile=('q',
              tolerance=('t', 'mean ± t, in units of the activation'), posterior=('p', 'where the class has probability p or more'),
              density=('q', 'the densest share q of the class'), full=('', 'every value'), kmeans=('k', 'clusters of the class'))
 
+# %% ../../nbs/49_states.ipynb #d3a61996
 def _kinds(own, C):
     "(name, numbers, place of the usual number) of each kind of range; `own` comes first, with its number."
     name,number = parse_kind(own)

@@ -250,6 +250,7 @@ def _said(kind, about, provenance):
     "What a file says of itself."
     return dict(kind=kind, format=FORMAT, version=__version__, about=about, provenance=dict(provenance or {}))
 
+# %% ../../nbs/01_files.ipynb #09d93950
 def _checked(path, kind, said):
     "Refuse a file of something else, or of a later format."
     if not isinstance(said, dict) or not isinstance(said.get('about'), dict) or said.get('kind') != kind:
@@ -273,6 +274,7 @@ def write_result(
     write_arrays(path, arrays, _said(kind, about, provenance))
     return path
 
+# %% ../../nbs/01_files.ipynb #b2bae7b1
 def read_result(
     path:str|Path, # A file of `write_result`
     kind:str, # What it has to be

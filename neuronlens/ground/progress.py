@@ -114,6 +114,7 @@ def watched()->bool:
     shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
     return getattr(shell, 'kernel', None) is not None or sys.stderr is not None and sys.stderr.isatty()
 
+# %% ../../nbs/02_progress.ipynb #440894ac
 def switched_off()->bool:
     "Whether `NEURONLENS_PROGRESS=0` or `TQDM_DISABLE=1` in the environment forbids to say how far something is and what it will take."
     own = os.environ.get('NEURONLENS_PROGRESS', '1').strip().lower() in ('0', 'false', 'no', 'off')

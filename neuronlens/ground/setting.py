@@ -77,6 +77,7 @@ def own_name(
     if name in known: raise InputError(f"{name!r} is what the package calls one of its own methods; give the function another name")
     return name
 
+# %% ../../nbs/06_setting.ipynb #61552b3b
 def own_number(
     function, # What is registered
     first:int, # How many arguments come before its number

@@ -22,6 +22,7 @@ def decimals(
     "How many decimals show two digits of a width."
     return int(np.clip(1-np.floor(np.log10(width)), 0, 9)) if np.isfinite(width) and width > 0 else usual
 
+# %% ../../nbs/07_tables.ipynb #73a682b4
 def said(
     x:float, # A number
     places:int, # Its decimals

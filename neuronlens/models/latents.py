@@ -131,6 +131,7 @@ def _held(encode, decode, device):
         modules.append(own)
     return pair,modules
 
+# %% ../../nbs/14_latents.ipynb #fc0a8813
 def _type_of(modules, model):
     "The type of numbers that the pair takes: that of its weights; without any single precision, or the model's where that is double."
     own = [p.dtype for m in modules if m is not None for p in m.parameters() if p.is_floating_point()]

@@ -173,6 +173,7 @@ def beginnings(
     "The first words of every text, one space between them: shots and questions of a length that a small model can bear."
     return replace(texts, texts=[' '.join(t.split()[:words]) for t in texts.texts])
 
+# %% ../../nbs/11_prompt.ipynb #57c4433c
 def smollm2_texts(
     train:int=8, # Texts of each class to calibrate and fit on
     test:int=16, # Texts of each class to measure on

@@ -230,6 +230,7 @@ def _split(clf, strings):
     "Encodings of strings, with no special token around them."
     with quiet(): return clf.tokenizer(strings, add_special_tokens=False, truncation=False, padding=False).encodings
 
+# %% ../../nbs/12_prompted.ipynb #86b8991d
 def _shorter(clf, text, e, over):
     "The text without its last `over` tokens."
     start = len(clf.prompt.head)+len(clf.prompt.before)

@@ -293,6 +293,7 @@ def weights_hash(
     if Path(source).is_file(): return sha256([Path(source)])
     return f"revision {getattr(config, '_commit_hash', None)}"
 
+# %% ../../nbs/09_weights.ipynb #d0b07efb
 def _code_files(source, *loaded):
     "The .py files of a folder and below, and those that were run, which its `auto_map` may have from elsewhere."
     own = [f for f in Path(source).rglob('*.py') if not any(p.startswith('.') for p in f.relative_to(source).parts)]

@@ -30,6 +30,7 @@ def plain_answers(
     if rec.provenance.get('changed') != clf.changed.get('changed'): raise InputError("the recording is of the model with other weights")
     return calibrated_answers(rec.answers(), None if was is None else 1/np.asarray(was))
 
+# %% ../../nbs/21_calibration.ipynb #1be0a57f
 def answered_by(
     clf:Prompted, # The model with another calibration
     rec:Recording, # What it was recorded at

@@ -40,6 +40,7 @@ def _adapters(m):
     if getattr(m, 'disable_adapters', False) or getattr(m, 'merged', False): return []
     return list(getattr(m, 'active_adapters', []))
 
+# %% ../../nbs/14_fingerprint.ipynb #9f5ce4be
 def _beneath(at, m, name):
     "The name of a tensor of a wrapped layer as the layer alone would have it; None: it does not act."
     first,_,rest = name.partition('.')
@@ -56,6 +57,7 @@ def _mark(t):
     for x in _bit_sums(t): h.update((x if isinstance(x, np.ndarray) else x.cpu().numpy()).tobytes())
     return np.frombuffer(h.digest()[:8], np.uint8)
 
+# %% ../../nbs/14_fingerprint.ipynb #b73ba233
 def fingerprint(
     model:torch.nn.Module, # Hugging Face model
     name:str='the model', # For a complaint
@@ -96,6 +98,7 @@ def _configuration(model):
     "What a configuration says that decides numbers, as plain values."
     return {k:v for k,v in json.loads(json.dumps(model.config.to_dict(), default=str)).items() if not _ASIDE.fullmatch(k)}
 
+# %% ../../nbs/14_fingerprint.ipynb #832a7ca0
 def _around(tokenizer):
     "The ids that a tokenizer puts before and behind every text; None where it does more than that."
     found = set()

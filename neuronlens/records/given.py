@@ -138,6 +138,7 @@ def rows_recorded(
     about = dict(part=dict(of_texts=len(rec), rows_sha256=own) | ({} if seen is None else dict(of_texts_sha256=seen)))
     return part_of(rec, at, **about, **({} if seen is None else dict(texts_sha256=f'{seen} rows {own}')))
 
+# %% ../../nbs/19_given.ipynb #69ce4cd7
 def same_texts(
     rec:Recording, # A recording, or a part of one
     texts:Texts, # Texts, with classes that are named as the model's
@@ -164,6 +165,7 @@ class Numbered:
     def __len__(self): return self.n
     def __getitem__(self, i): return f'example {range(self.n)[i]}'
 
+# %% ../../nbs/19_given.ipynb #d92db5a6
 def texts_of(
     rec:Recording, # A recording
 )->Texts: # N labelled texts, or numbers in their place
@@ -179,6 +181,7 @@ def beside_arrays(
     said = {} if rec.texts is None else dict(texts=np.frombuffer(json.dumps(list(rec.texts)).encode(), np.uint8))
     return said if rec.rest is None else said | dict(rest=np.ascontiguousarray(rec.rest))
 
+# %% ../../nbs/19_given.ipynb #7850e4f7
 def beside_fields(
     arrays:dict, # Arrays of the file
     about:dict, # And what it says

@@ -40,6 +40,7 @@ def _said(url, what):
         why = (str(e).strip() or 'no reason given').splitlines()[0]
         raise InputError(f"{url}: this address cannot be {what} ({type(e).__name__}: {why:.120})") from None
 
+# %% ../../nbs/17_remote.ipynb #dc20ed49
 def _connected(url):
     "The file system that serves an address, and the path in it."
     try: return import_module('fsspec.core').url_to_fs(url)
@@ -131,6 +132,7 @@ def _send(fs, at, path):
         with suppress(Exception): fs.rm_file(part)
         raise
 
+# %% ../../nbs/17_remote.ipynb #fe026d43
 def swept(
     folder:Remote, # A folder of a store
     age:timedelta=timedelta(days=1), # What is younger may still be written

@@ -46,6 +46,7 @@ def _from_columns(get, names, columns, wanted, source):
         if k.dtype.kind not in 'biuf': raise InputError(f"{source}: column {c!r} holds no numbers; name the activations by columns=")
     return np.stack([k.astype(np.float32) for k in kinds], 1),tuple(map(str, own))
 
+# %% ../../nbs/18_sources.ipynb #360e15cd
 def stacked(values, what):
     "A column of lists as `[N, D]`; refused where they are not all as long."
     rows = [np.asarray(v) for v in values]
@@ -84,6 +85,7 @@ def read_labels(
 # %% ../../nbs/18_sources.ipynb #620058c0
 def _npy(path): return np.lib.format.open_memmap(path, mode='r') # Which refuses objects: they would have to be unpickled
 
+# %% ../../nbs/18_sources.ipynb #1496d3e6
 def _npz(path):
     "The arrays of a .npz file by name; objects are refused, for they would have to be unpickled."
     with zipfile.ZipFile(path) as z:

@@ -187,6 +187,7 @@ def _pass_seconds(clf, texts):
     once = min(sum(_seconds(_ablate_batch(clf, batch, [], clf.readout, 1, True, lambda site, n: None))) for _ in range(2))
     return once*tokens/batch.ids.numel(),len(batch)
 
+# %% ../../nbs/63_check.ipynb #2750a018
 def _timed(fn, *args, **kw):
     "What a function returns, and how long it takes."
     start = time.perf_counter()
@@ -199,6 +200,7 @@ def _few(clf, texts, sites):
     few = take(texts, np.sort(np.concatenate([np.flatnonzero(texts.labels == c)[:k] for c in range(len(clf.classes))])))
     return few,record(clf, few, sites, progress=False)
 
+# %% ../../nbs/63_check.ipynb #106589cc
 def _grown(rec, labels):
     "A recording of as many rows as there are labels, each like one of its class that was read."
     rng = np.random.default_rng(0)
@@ -215,6 +217,7 @@ def _planned(spec, rec):
     return plan(own, rankings, ranges, rec.site, fraction=m.fraction, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
                 acts=rec.acts, labels=rec.labels, fitted_at=m.fitted_at, covers=m.covers, scope=m.scope, preset=m.preset),seconds
 
+# %% ../../nbs/63_check.ipynb #c9eeed80
 def _intervals_seconds(ivs, labels, classes, draws=20):
     "How long the intervals take, from a fiftieth of their draws."
     I,N = len(ivs),len(labels)
