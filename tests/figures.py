@@ -14,23 +14,35 @@ matplotlib.use('Agg')
 
 from matplotlib import pyplot as plt  # noqa: E402
 
-from neuronlens import distributions, evidence, matching, overlap, plot_effects, plot_overlap, plot_sweeps, plots, ranges, saliency  # noqa: E402
+from neuronlens import (  # noqa: E402  # noqa: E402
+    distributions,
+    evidence,
+    matching,
+    overlap,
+    plot_effects,
+    plot_erasure,
+    plot_overlap,
+    plot_sweeps,
+    plots,
+    ranges,
+    saliency,
+)
 from neuronlens import firing as fr  # noqa: E402
 from neuronlens import statistics as st  # noqa: E402
 
-PAGES = (plots, plot_overlap, plot_effects, plot_sweeps)
+PAGES = (plots, plot_overlap, plot_effects, plot_sweeps, plot_erasure)
 ENDS = ('png', 'svg', 'pdf')
 CLASSES = ('tea', 'a $coffee$ & <milk>', 'cocoa')
 
 
 def figure_functions():
-    "The public functions of the three pages that draw: name to function."
+    "The public functions of the pages that draw: name to function."
     public = {n: getattr(page, n) for page in PAGES for n in page.__all__}
     return {n: f for n, f in public.items() if inspect.isfunction(f) and n.startswith('plot')}
 
 
 def every_figure():
-    "All names of the three pages in one."
+    "All names of these pages in one."
     return SimpleNamespace(**{n: v for page in PAGES for n, v in vars(page).items() if not n.startswith('__')})
 
 
@@ -71,6 +83,8 @@ def recipes():
     sure = pd.DataFrame([dict(concept=c, condition=k, fraction=.6, measure='disturbance', value=v, low=v - .01, high=v + .02, n=40)
                          for c in (*CLASSES, 'macro') for k, v in (('full', .18), ('range', .06))])
     probes = pd.DataFrame(dict(site=['residual.0', 'residual.1'], accuracy=[.7, .9], control=[.3, .35], majority=1/3))
+    remains = pd.DataFrame(dict(edit=['no edit', 'mean', 'a partner'], auc_linear=[.99, .6, .5], auc_forest=[1., .99, .58],
+                                kept_r2=[.8, 0., .2]))
     path = pd.DataFrame(dict(l1=[.3, .1, .01], used=[0, 3, 8], accuracy=[.3, .8, .9]))
     agreement = matching.ranking_agreement({n: saliency.rank(acts, labels, n, statistics=stats) for n in ('dprime', 'probeless')})
     return dict(
@@ -82,7 +96,7 @@ def recipes():
         plot_polysemantic=(overlap.polysemantic_counts(top, 8),), plot_agreement=(agreement,), plot_trade_off=(points,),
         plot_matched=(one,), plot_sweep=(here,), plot_blocks=(frame[frame.condition != 'random'],), plot_intervals=(sure,),
         plot_predicted=(replace(firing, rate=firing.rate*.9), firing), plot_collateral=(collateral(),),
-        plot_probe_path=(path,))
+        plot_probe_path=(path,), plot_remains=(remains,))
 
 
 def save_all(folder, *names):
