@@ -262,7 +262,6 @@ def bare(tmp_path, own_cache, one_thread):
     return {k: v for k, v in os.environ.items() if k not in ('TQDM_DISABLE', 'NEURONLENS_PROGRESS')} | {'OMP_NUM_THREADS': '1'}
 
 
-LOADING = r'loading torch and transformers, which takes some seconds' # Before anything else, in a process of its own
 LINES = [r'recording: 60 texts', r'what is to be kept takes [\d.]+ kB of [\d.]+ .B disk', r'recording: 60 texts in .*',
          r'recording: 36 texts', r'what is to be kept takes [\d.]+ kB of [\d.]+ .B disk', r'recording: 36 texts in .*',
          r'9 interventions at 1 site on 36 texts: about \d+ s and .*', r'ablating', r'ablating: done in .*', r'intervals: 8 measures',
@@ -283,7 +282,7 @@ def test_a_log_file(make_study, tmp_path, bare):
     raw = (tmp_path/'log').read_text()
     assert '\r' not in raw and '\x1b' not in raw and '%|' not in raw
     lines = raw.splitlines()
-    own = [LOADING, *LINES, 'drawing: 2 figures', 'drawing: 2 figures in .*']
+    own = [*LINES, 'drawing: 2 figures', 'drawing: 2 figures in .*']
     matching(lines[:len(own)], own)
     assert 'dprime, 50%' in lines[len(own)] # Results
 
@@ -307,7 +306,7 @@ def test_a_terminal(make_study, tmp_path, bare):
     assert p.wait(timeout=300) == 0
     bar = r'{}: +100%\|█+\| .*'.format
     bars = [bar(what) for what in ('recording', 'recording', 'ablating', 'intervals', 'drawing')]
-    matching(seen(raw.decode()), [LOADING, LINES[1], bars[0], LINES[4], bars[1], LINES[6], *bars[2:]])
+    matching(seen(raw.decode()), [LINES[1], bars[0], LINES[4], bars[1], LINES[6], *bars[2:]])
 
 
 def test_quiet_and_no_progress(on, cli, make_study, tmp_path, own_cache, no_figures, monkeypatch):
