@@ -56,7 +56,7 @@ def finish(result):
 def nothing_slow(monkeypatch):
     "Fails the test as soon as a model is loaded, trained or run."
     def slow(*args, **kw): pytest.fail('something slow was started')
-    for name in ('study.load_classifier', 'study.fine_tune', 'study.record', 'study.changes_on', 'recording.record',
+    for name in ('study.load_classifier', 'study.fine_tune', 'study.record', 'study.changes_on', 'records.recording.record',
                  'training._train', 'model.load_model', 'training.load_model'):
         monkeypatch.setattr(f'neuronlens.{name}', slow)
 
@@ -65,7 +65,7 @@ def nothing_slow(monkeypatch):
 def no_pass(monkeypatch):
     "Fails the test as soon as a model is trained or run; one may be loaded."
     def slow(*args, **kw): pytest.fail('something slow was started')
-    for name in ('study.changes_on', 'recording.record', 'training._train'): monkeypatch.setattr(f'neuronlens.{name}', slow)
+    for name in ('study.changes_on', 'records.recording.record', 'training._train'): monkeypatch.setattr(f'neuronlens.{name}', slow)
 
 
 # --- the texts
