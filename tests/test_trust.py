@@ -51,8 +51,8 @@ def own(kept, tmp_path):
     return shutil.copytree(kept, tmp_path/'out')
 
 
-COVERED = {'recording/outcome.safetensors', 'study.toml', 'effects.csv', 'intervals.csv', 'layers.csv', *(f'recording/{p}.{e}' for p in ('train', 'test', 'tokens')
-           for e in ('safetensors', 'json')), 'recording/rankings.safetensors'}
+COVERED = {'study.toml', 'effects.csv', 'intervals.csv', 'layers.csv', *(f'recording/{p}.{e}' for p in ('train', 'test', 'tokens')
+           for e in ('safetensors', 'json')), 'recording/rankings.safetensors', 'recording/outcome.safetensors'}
 
 
 # --- a study folder that changed
