@@ -209,8 +209,7 @@ def test_memory_does_not_grow_with_the_classes(monkeypatch):
     "Of 200 interventions, texts and classes: answers in one array are 32 MB, what is kept of them 0.7."
     texts = Texts(["a"]*200, np.arange(200), tuple(map(str, range(200))))
     ivs = [Setting(str(i), "range", "residual.0", "r", .5, "full") for i in range(200)]
-    monkeypatch.setattr(sweeps, "align", lambda texts, clf: texts)
-    monkeypatch.setattr(sweeps, "check_interventions", lambda ivs: None)
+    monkeypatch.setattr(sweeps, "stood_for", lambda *given: given)
     monkeypatch.setattr(sweeps, "interventions_on", lambda *_, **__: pieces(200, 200, 200, np.random.default_rng(0)))
     for run in (changes_on, effects_on):
         tracemalloc.start()
