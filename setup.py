@@ -29,7 +29,7 @@ setup(
     url=cfg["git_url"],
     python_requires=">=" + cfg["min_python"],
     packages=find_packages(include=["neuronlens", "neuronlens.*"]),
-    package_data={"neuronlens": ["py.typed", "__init__.pyi", "refusals.toml", "example.toml", "views/*.js", "views/*.css"]},
+    package_data={"neuronlens": ["py.typed", "__init__.pyi", "refusals.toml", "example.toml", "help.json", "views/*.js", "views/*.css"]},
     install_requires=cfg["requirements"].split(),
     extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("demo", "lm", "dev", "bench", "ray", "serve")
                     if f"{extra}_requirements" in cfg},

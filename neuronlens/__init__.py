@@ -21,6 +21,7 @@ __version__ = "0.2.0"
 import sys as _sys
 from importlib import import_module as _import_module
 from importlib.machinery import ModuleSpec as _ModuleSpec
+from importlib.machinery import PathFinder as _PathFinder
 
 _NAMES = { # Room: the names that most users need
     "ground.core": "InputError",
@@ -159,5 +160,31 @@ class _Moved:
         module.__getattr__, module.__doc__ = find, f"Moved to {', '.join(homes)}."
 
 
+class _Told:
+    "Finds rooms where Python does; once loaded, their docstrings also say what comments in the source say of parameters."
+    said = None
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in _PLACES:
+            return None
+        spec = _PathFinder.find_spec(name, path, target)
+        load = spec.loader.exec_module
+
+        def tell(module):
+            load(module)
+            if _Told.said is None:
+                from json import loads
+                try: _Told.said = loads(__spec__.loader.get_data(__file__.removesuffix("__init__.py")+"help.json"))
+                except OSError: _Told.said = {} # Not made yet, by tests/stub.py
+            for place, more in _Told.said.get(name, {}).items():
+                thing = module
+                for part in place.split("."): thing = getattr(thing, part)
+                thing.__doc__ = f"{thing.__doc__ or ''}\n\n{more}"
+        spec.loader.exec_module = tell
+        return spec
+
+
+_PLACES = frozenset(_AT.values())
+_sys.meta_path.insert(0, _Told())
 _sys.meta_path.append(_Moved())
 _sys.modules[__name__].__class__ = _Package

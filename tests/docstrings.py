@@ -1,16 +1,15 @@
-"""Docstrings in the exported modules, as numpydoc has them, made from the comments of parameters and fields.
+"""What `help`, `?` and editors say below the first line of a docstring, as numpydoc has it, from comments at parameters and fields.
 
-nbdev keeps what a parameter is in a comment beside it, which neither `help` nor `?` nor an editor shows. So after `nbdev_export` every
-public definition gets its comments as sections of its docstring; code and comments stay as they are, and notebooks know nothing of it.
-`python tests/docstrings.py` writes them (`make prepare` does, by tests/stub.py); with `--plain` it takes them out again, to the last byte.
+nbdev keeps what a parameter is in a comment beside it, which none of them shows. The modules stay as nbdev exports them: what the
+comments say stands in `neuronlens/help.json`, by room and name, and the package adds it to the docstrings when a room is loaded.
+`tests/stub.py` writes the file, and for the names of `nl` the same into the stub (`make prepare` does).
 """
 import ast
 import importlib.util
 import re
-import sys
 from functools import cache
 from pathlib import Path
-from textwrap import indent, wrap
+from textwrap import wrap
 
 from refusals import Speech, shortened
 
@@ -97,61 +96,27 @@ def _said(node, lines):
 
 
 def documented_nodes(tree, lines):
-    "The public definitions of a module, and the methods of public classes that have comments."
+    "(name, node) of the public definitions of a module, and of the methods of public classes that have comments."
     public = [ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == '__all__'][0]
     for n in tree.body:
         if not isinstance(n, ast.FunctionDef | ast.ClassDef) or n.name not in public: continue
-        yield n
+        yield n.name, n
         for m in n.body if isinstance(n, ast.ClassDef) else []:
-            if isinstance(m, ast.FunctionDef) and not m.name.startswith('_') and _said(m, lines): yield m
+            if isinstance(m, ast.FunctionDef) and not m.name.startswith('_') and _said(m, lines): yield f'{n.name}.{m.name}', m
 
 
-def _docstring(node):
-    "The node of the docstring, if there is one."
-    said = node.body[0].value if isinstance(node.body[0], ast.Expr) else None
-    return said if isinstance(said, ast.Constant) and isinstance(said.value, str) else None
-
-
-def documented(text, speech, path):
-    "The text of a module with its comments in its docstrings."
-    lines = text.split('\n')
-    changes = []
-    for node in documented_nodes(ast.parse(text), lines):
-        doc = _docstring(node)
-        if doc is None or not (more := sections(node, lines, speech, path)): continue
-        at, end = doc.lineno-1, doc.end_lineno-1
-        before, inside = lines[at][:doc.col_offset], lines[at][doc.col_offset:]
-        if at != end or len(before.encode()) != doc.col_offset or (quote := inside[0]) not in '\'"' or inside.startswith(quote*3):
-            raise ValueError(f'{node.name}: its docstring is to be one line in plain quotes')
-        size = len(lines[at].encode()[doc.col_offset:doc.end_col_offset].decode())
-        if inside[size:].strip(): raise ValueError(f'{node.name}: nothing may stand behind its docstring')
-        more = more.replace('\\', '\\\\').replace(quote*3, f'\\{quote}'*3)
-        space = re.match(' *', before)[0] if not before.strip() else ' '*(node.col_offset+4)
-        body = indent(more, space).rstrip()
-        changes.append((at, f'{before}{quote*3}{inside[1:size-1]}\n\n{body}\n{space}{quote*3}{inside[size:]}'))
-    for at, new in changes: lines[at] = new
-    return '\n'.join(lines)
-
-
-def plain(text):
-    "The inverse: the module as it was exported."
-    sections = r'\n\n *(?:Parameters|Attributes|Returns|Raises)\n *-{6,}\n'
-    return re.sub(rf"""(?m)^( *)(?P<q>'''|\"\"\")((?:(?!(?P=q)).)*){sections}(?:(?!(?P=q))(?:.|\n))*\n *(?P=q)""",
-                  lambda m: f'{m[1]}{m[2][0]}{m[3]}{m[2][0]}', text)
+def said(path):
+    "Name of a definition to what is added to its docstring."
+    text = path.read_text(encoding='utf-8')
+    lines, speech, out = text.split('\n'), Speech(path), {}
+    for name, node in documented_nodes(ast.parse(text), lines):
+        if more := sections(node, lines, speech, path): out[name] = more
+    return out
 
 
 def modules(folder=ROOM): return sorted(p for p in Path(folder).rglob('*.py') if p.name not in ('_modidx.py', '__init__.py'))
 
 
-def write(folder=ROOM, back=False):
-    "Write docstrings into all modules of a folder, or take them out again; what is as it should be stays untouched."
-    for p in modules(folder):
-        text = p.read_text(encoding='utf-8')
-        new = plain(text)
-        if not back:
-            was, new = new, documented(new, Speech(p), p)
-            if plain(new) != was: raise ValueError(f'{p}: the docstrings cannot be taken out again')
-        if new != text: p.write_text(new, encoding='utf-8')
-
-
-if __name__ == '__main__': write(back='--plain' in sys.argv)
+def all_said(folder=ROOM):
+    "Module, as Python calls it, to what `said` finds there."
+    return {f"neuronlens.{p.parent.name}.{p.stem}": found for p in modules(folder) if (found := said(p))}

@@ -20,8 +20,6 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from docstrings import plain
-
 import neuronlens
 
 TOP = Path(__file__).resolve().parents[1]
@@ -110,7 +108,7 @@ class Changes(ast.NodeVisitor):
 
 def changes(room):
     "All changes of a room that still parse, in the order of the text."
-    text = plain((TOP/place(room)).read_text(encoding='utf-8')) # As it was exported, line by line what the page has
+    text = (TOP/place(room)).read_text(encoding='utf-8')
     raw, out = text.encode(), []
     for a, b, new, fn in Changes(text).found:
         changed = raw[:a]+new.encode()+raw[b:]
@@ -122,7 +120,7 @@ def changes(room):
 
 def mutated(m):
     "Module and page of a change: the same lines are changed in both."
-    text = plain((TOP/place(m['room'])).read_text(encoding='utf-8')).encode()
+    text = (TOP/place(m['room'])).read_bytes()
     page = json.loads((TOP/f"nbs/{ROOMS[m['room']][0]}.ipynb").read_text(encoding='utf-8'))
     new = text[:m['at']]+m['new'].encode()+text[m['end']:]
     before, after = text.decode().split('\n'), new.decode().split('\n')

@@ -10,10 +10,9 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-import docstrings
 import pytest
 from readme import readme
-from stub import STUB, stub
+from stub import HELP, STUB, helped, stub
 
 import neuronlens
 
@@ -59,7 +58,7 @@ def test_lazy_names_resolve():
 
 def test_stub_in_step():
     "Editors and type checkers read the lazy names in a stub, which is made from the same list."
-    assert STUB.read_text(encoding="utf-8") == stub(), "run `make prepare`"
+    assert STUB.read_text(encoding="utf-8") == stub() and HELP.read_text(encoding="utf-8") == helped(), "run `make prepare`"
     assert STUB.with_name("py.typed").exists()
 
 
@@ -78,7 +77,7 @@ def test_the_ten_lines_are_typed(tmp_path):
 
 
 def test_exports_in_step(tmp_path):
-    "The modules are what the notebooks export, with their comments in their docstrings; without these they are what nbdev made."
+    "The modules are what the notebooks export."
     for name in ("settings.ini", "pyproject.toml", "setup.py", "README.md"):
         (tmp_path / name).write_bytes((TOP / name).read_bytes())
     for p in PAGES:
@@ -87,9 +86,6 @@ def test_exports_in_step(tmp_path):
     (tmp_path / "neuronlens").mkdir()
     (tmp_path / "neuronlens/__init__.py").write_bytes((TOP / "neuronlens/__init__.py").read_bytes())
     subprocess.run([Path(sys.executable).with_name("nbdev_export")], cwd=tmp_path, check=True, capture_output=True)
-    made = {p: p.read_text(encoding="utf-8") for p in docstrings.modules(tmp_path / "neuronlens")}
-    docstrings.write(tmp_path / "neuronlens")
-    assert all(docstrings.plain(p.read_text(encoding="utf-8")) == text for p, text in made.items())
     names = sorted(str(p.relative_to(TOP / "neuronlens")) for p in MODULES)
     assert names == sorted(str(p.relative_to(tmp_path / "neuronlens")) for p in (tmp_path / "neuronlens").rglob("*.py"))
     same, differ, _ = filecmp.cmpfiles(TOP / "neuronlens", tmp_path / "neuronlens", names, shallow=False)
@@ -170,9 +166,8 @@ def test_pages_are_easy_to_read():
 
 
 def test_rooms_are_small():
-    "No room is a house of its own: values reached, which may only improve (CONTRIBUTING). Docstrings that are made count one line."
-    rooms = [p for p in MODULES if p.name not in ("_modidx.py", "__init__.py")]
-    lines = {p.stem: len(docstrings.plain(p.read_text(encoding="utf-8")).splitlines()) for p in rooms}
+    "No room is a house of its own: values reached, which may only improve (CONTRIBUTING)."
+    lines = {p.stem: len(p.read_text(encoding="utf-8").splitlines()) for p in MODULES if p.name not in ("_modidx.py", "__init__.py")}
     assert sorted(lines.values())[len(lines)//2] <= 230
     assert not {room: n for room, n in lines.items() if n > 450}
 

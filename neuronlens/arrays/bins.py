@@ -51,27 +51,7 @@ def posterior_histogram(
     labels, # `[N]` index of the class of each example; every class needs at least two
     theta:float, # Least share of the class in a bin, 0 to 1
 )->tuple: # lo, hi `[C, D, K]`, K at most N^(1/3)+1
-    """{ x : p(class | x) >= theta }, by counting in bins of equal mass, equal priors.
-
-    Parameters
-    ----------
-    acts
-        `[N, D]` activations, finite
-    labels
-        `[N]` index of the class of each example; every class needs at least two
-    theta : float
-        Least share of the class in a bin, 0 to 1
-
-    Returns
-    -------
-    tuple
-        lo, hi `[C, D, K]`, K at most N^(1/3)+1
-
-    Raises
-    ------
-    InputError
-        "theta=... must be from 0 to 1"
-    """
+    "{ x : p(class | x) >= theta }, by counting in bins of equal mass, equal priors."
     if not 0 <= (theta := need_number(theta=theta)) <= 1: raise InputError(f"theta={theta} must be from 0 to 1")
     acts,labels,classes = labelled(acts, labels)
     enough(labels, classes)
@@ -130,22 +110,7 @@ def kmeans(
     labels, # `[N]` index of the class of each example; every class needs at least two
     k:int=5, # Clusters, 2 to 64
 )->tuple: # lo, hi `[C, D, K]`, K at most k/2 rounded up
-    """The k-means clusters of a neuron in which the class is over-represented (after La Rosa et al. 2023).
-
-    Parameters
-    ----------
-    acts
-        `[N, D]` activations, finite
-    labels
-        `[N]` index of the class of each example; every class needs at least two
-    k : int, default 5
-        Clusters, 2 to 64
-
-    Returns
-    -------
-    tuple
-        lo, hi `[C, D, K]`, K at most k/2 rounded up
-    """
+    "The k-means clusters of a neuron in which the class is over-represented (after La Rosa et al. 2023)."
     acts,labels,classes = labelled(acts, labels)
     enough(labels, classes)
     centres = clusters(acts, k)

@@ -95,27 +95,7 @@ def density(
     labels, # `[N]` index of the class of each example; every class needs at least two
     q:float=.95, # Share of the class that stays inside at least; above 0, at most 1
 )->tuple: # lo, hi `[C, D, K]` float64, K at most 8
-    """The highest-density region of mass `q` of each class (Hyndman 1996), by a kernel estimate.
-
-    Parameters
-    ----------
-    acts
-        `[N, D]` activations, finite
-    labels
-        `[N]` index of the class of each example; every class needs at least two
-    q : float, default 0.95
-        Share of the class that stays inside at least; above 0, at most 1
-
-    Returns
-    -------
-    tuple
-        lo, hi `[C, D, K]` float64, K at most 8
-
-    Raises
-    ------
-    InputError
-        "q=... must be above 0 and at most 1"
-    """
+    "The highest-density region of mass `q` of each class (Hyndman 1996), by a kernel estimate."
     if not 0 < (q := need_number(q=q)) <= 1: raise InputError(f"q={q} must be above 0 and at most 1")
     acts,labels,classes = labelled(acts, labels)
     enough(labels, classes)

@@ -100,27 +100,7 @@ LIMITS = {'gaussian': .05, 'close': .1, 'unimodal': .1, 'separable': .9}
 # %% ../../nbs/34_distributions.ipynb #33443039
 @dataclass(frozen=True, eq=False)
 class ClassDistributions(Tabled):
-    """Shape of every neuron's activations in every class.
-
-    Parameters
-    ----------
-    statistics : ClassStatistics
-        Moments of C classes and D neurons
-    ks : np.ndarray
-        `[C, D]` float64, distance to the fitted normal, 0 to 1; NaN for a constant neuron
-    inside : np.ndarray
-        `[C, D]` float64, share of the class within 2.5 sd of its mean
-    p : np.ndarray
-        `[C, D]` float64, Lilliefors; NaN for a constant neuron, or fewer than 5 examples
-    adjusted : np.ndarray
-        `[C, D]` float64, `p` after Benjamini and Hochberg over all classes and neurons
-    second : np.ndarray
-        `[C, D]` float64, rise of the second mode, 0 to 1; NaN for a constant neuron
-    threshold : np.ndarray
-        `[C, D]` float64, class against all others by one threshold, 0 to 1
-    interval : np.ndarray
-        `[C, D]` float64, the same by one interval
-    """
+    "Shape of every neuron's activations in every class."
     statistics:ClassStatistics # Moments of C classes and D neurons
     ks:np.ndarray # `[C, D]` float64, distance to the fitted normal, 0 to 1; NaN for a constant neuron
     inside:np.ndarray # `[C, D]` float64, share of the class within 2.5 sd of its mean
@@ -176,21 +156,7 @@ def fit_distributions(
     labels=None, # `[N]` index of the class of each example; every class needs at least two
     classes=None, # C names; None: '0', '1', ..
 )->ClassDistributions:
-    """Moments, normality, modes and separation of every class and neuron.
-
-    Parameters
-    ----------
-    acts
-        A `Recording`; or `[N, D]` activations, finite
-    labels : default None
-        `[N]` index of the class of each example; every class needs at least two
-    classes : default None
-        C names; None: '0', '1', ..
-
-    Returns
-    -------
-    ClassDistributions
-    """
+    "Moments, normality, modes and separation of every class and neuron."
     s = class_statistics(acts, labels, classes)
     acts,labels,_ = labelled(acts, labels, s.classes)
     ks,inside,p,second = np.empty((4, *s.mean.shape))
@@ -254,29 +220,7 @@ def fit_mixture(
     most:int=110, # Steps of expectation maximisation, at least 10
     tol:float=1e-4, # Gain in mean log density, in nats, below which a column is done
 )->tuple: # weights, means, standard deviations: each `[k, D]` float64; NaN for a constant neuron
-    """A mixture of `k` normal distributions for every column, by expectation maximisation.
-
-    Parameters
-    ----------
-    x : np.ndarray
-        `[n, D]` activations of one class, n at least 2
-    k : int, default 2
-        Parts, 1 to 3
-    most : int, default 110
-        Steps of expectation maximisation, at least 10
-    tol : float, default 0.0001
-        Gain in mean log density, in nats, below which a column is done
-
-    Returns
-    -------
-    tuple
-        weights, means, standard deviations: each `[k, D]` float64; NaN for a constant neuron
-
-    Raises
-    ------
-    InputError
-        "a mixture of ... parts: there are ..."
-    """
+    "A mixture of `k` normal distributions for every column, by expectation maximisation."
     if (k := need_number(True, k=k)) not in WIDTHS: raise InputError(f"a mixture of {k} parts: there are {', '.join(map(str, WIDTHS))}")
     x = _columns(x)
     mean,sd = x.mean(0),np.where(np.ptp(x, axis=0) > 0, x.std(0), np.nan)
@@ -325,23 +269,7 @@ FITS = ('gaussian', 'mixture(2)', 'mixture(3)', 'histogram')
 # %% ../../nbs/34_distributions.ipynb #eee90fe8
 @dataclass(frozen=True, eq=False)
 class FitComparison(Tabled):
-    """Which distribution predicts unseen activations of a class best, for every neuron.
-
-    Parameters
-    ----------
-    score : np.ndarray
-        `[M, C, D]` float64, mean log density of unseen activations, nats; NaN for a constant neuron
-    error : np.ndarray
-        `[M, C, D]` float64, standard error of its difference from the first fit's score
-    n : np.ndarray
-        `[C, 2]` int64, activations fitted, activations scored
-    fits : tuple
-        M names, 'gaussian' first
-    classes : tuple
-        C names
-    seed : int
-        Of the split
-    """
+    "Which distribution predicts unseen activations of a class best, for every neuron."
     score:np.ndarray # `[M, C, D]` float64, mean log density of unseen activations, nats; NaN for a constant neuron
     error:np.ndarray # `[M, C, D]` float64, standard error of its difference from the first fit's score
     n:np.ndarray # `[C, 2]` int64, activations fitted, activations scored
@@ -391,28 +319,7 @@ def compare_fits(
     *,
     seed:int=0, # Which half of every class is fitted
 )->FitComparison:
-    """Fit one half of every class in four ways, score the other half.
-
-    Parameters
-    ----------
-    acts
-        A `Recording`; or `[N, D]` activations, finite
-    labels : default None
-        `[N]` index of the class of each example; every class needs at least twenty
-    classes : default None
-        C names; None: '0', '1', ..
-    seed : int, default 0
-        Which half of every class is fitted
-
-    Returns
-    -------
-    FitComparison
-
-    Raises
-    ------
-    InputError
-        "class ... has ... example(s); twenty are needed, ten to fit and ten to score"; "no classes"
-    """
+    "Fit one half of every class in four ways, score the other half."
     acts,labels,classes = labelled(acts, labels, classes)
     n = np.bincount(labels, minlength=len(classes))
     if not len(n) or n.min() < 20:

@@ -72,25 +72,7 @@ def salient_sets(
 # %% ../../nbs/37_firing.ipynb #8d999c12
 @dataclass(frozen=True, eq=False)
 class Firing(Tabled):
-    """How often the ranges of each concept are hit by the texts of each class.
-
-    Parameters
-    ----------
-    rate : np.ndarray
-        `[C, C]` float64 in 0..1; row: class of the text, column: concept asked; NaN: none of them
-    n : np.ndarray
-        `[C]` int64, texts of each class
-    size : np.ndarray
-        `[C]` int64, salient neurons of each concept
-    kind : str
-        Name of the ranges
-    classes : tuple
-        C names
-    vote : float, default 0.0
-        Share of a concept's salient neurons that must lie in range on a text, or none of it counts
-    gate : np.ndarray | None, default None
-        `[C, C]` float64 in 0..1, share of texts on which that many do; None: not asked
-    """
+    "How often the ranges of each concept are hit by the texts of each class."
     rate:np.ndarray # `[C, C]` float64 in 0..1; row: class of the text, column: concept asked; NaN: none of them
     n:np.ndarray # `[C]` int64, texts of each class
     size:np.ndarray # `[C]` int64, salient neurons of each concept
@@ -151,27 +133,7 @@ def firing_matrix(
     *,
     vote:float=0., # Joint gate: share of a concept's salient neurons that must lie in range on a text, 0 to 1
 )->Firing:
-    """Share of each class's activations of each concept's salient neurons that lie in that concept's ranges.
-
-    Parameters
-    ----------
-    acts
-        A `Recording`; or `[N, D]` activations; held-out ones answer honestly
-    labels
-        `[N]` class index; left out where a recording is given
-    ranges
-        `Ranges`: `contains(acts, concept, neurons)` is `[N, k]` bool
-    salient
-        `[C, k]` array, or a list of C index arrays
-    classes : default None
-        Names of the classes; None: those of the ranges
-    vote : float, default 0.0
-        Joint gate: share of a concept's salient neurons that must lie in range on a text, 0 to 1
-
-    Returns
-    -------
-    Firing
-    """
+    "Share of each class's activations of each concept's salient neurons that lie in that concept's ranges."
     acts,labels,names = labelled(acts, labels, ranges.classes if classes is None else classes)
     need_alike(ranges=ranges, classes=names)
     chosen,_ = members(salient, acts.shape[1], names)
@@ -225,25 +187,7 @@ def range_purity(
     rates:np.ndarray, # `[C, C, D]` of `firing_rates` or `normal_rates`
     n=None, # `[C]` texts of each class, for empirical priors; None: equal priors
 )->np.ndarray: # `[C, D]` float64 in 0..1; NaN for a class without texts, a range that nothing enters
-    """P(text is of the class | its activation is in the class's range), for every class and neuron.
-
-    Parameters
-    ----------
-    rates : np.ndarray
-        `[C, C, D]` of `firing_rates` or `normal_rates`
-    n : default None
-        `[C]` texts of each class, for empirical priors; None: equal priors
-
-    Returns
-    -------
-    np.ndarray
-        `[C, D]` float64 in 0..1; NaN for a class without texts, a range that nothing enters
-
-    Raises
-    ------
-    InputError
-        "rates must be [classes, classes, neurons], got shape ..."; "n must be ... numbers of texts, one for each class, got ..."
-    """
+    "P(text is of the class | its activation is in the class's range), for every class and neuron."
     rates = as_array(rates, np.float64, 'rates')
     if rates.ndim != 3 or len(rates) != rates.shape[1]:
         raise InputError(f"rates must be [classes, classes, neurons], got shape {rates.shape}")
@@ -275,31 +219,7 @@ def predicted_collateral(
     vote:float=0., # Joint gate: share of a concept's salient neurons that must lie in range on a text, 0 to 1
     rates=None, # `[C, C, D]` such as `firing_rates` of recorded activations; None: `normal_rates`
 )->Firing: # What `firing_matrix` is expected to measure
-    """Firing matrix implied by each neuron's distribution alone; neurons are taken as independent.
-
-    Parameters
-    ----------
-    ranges
-        `Ranges` of C classes and D neurons
-    statistics
-        `ClassStatistics` of the same
-    salient
-        `[C, k]` array, or a list of C index arrays
-    vote : float, default 0.0
-        Joint gate: share of a concept's salient neurons that must lie in range on a text, 0 to 1
-    rates : default None
-        `[C, C, D]` such as `firing_rates` of recorded activations; None: `normal_rates`
-
-    Returns
-    -------
-    Firing
-        What `firing_matrix` is expected to measure
-
-    Raises
-    ------
-    InputError
-        "rates must be of shape ... and between 0 and 1, got shape ..."
-    """
+    "Firing matrix implied by each neuron's distribution alone; neurons are taken as independent."
     need_alike(ranges=ranges, statistics=statistics)
     rates,names = normal_rates(ranges, statistics) if rates is None else as_array(rates, np.float64, 'rates'),tuple(ranges.classes)
     if rates.shape != (want := (len(names), *ranges.lo.shape[:2])) or (rates < 0).any() or (rates > 1).any():

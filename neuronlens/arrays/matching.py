@@ -24,17 +24,7 @@ from ..ground.tables import Tabled
 # %% ../../nbs/41_matching.ipynb #73206c34
 @dataclass(frozen=True, eq=False)
 class FamilyOverlap(Tabled):
-    """For every class, what any two families of salient sets share.
-
-    Parameters
-    ----------
-    overlaps : tuple
-        C `SetOverlap`, each of the F families' sets of that class
-    names : tuple
-        F names, such as rankings, blocks or seeds
-    classes : tuple
-        C names
-    """
+    "For every class, what any two families of salient sets share."
     overlaps:tuple # C `SetOverlap`, each of the F families' sets of that class
     names:tuple # F names, such as rankings, blocks or seeds
     classes:tuple # C names
@@ -61,26 +51,7 @@ def family_overlap(
     D:int, # Number of neurons, the same and in the same order in all families
     classes=None, # C names; None: '0', '1', ..
 )->FamilyOverlap:
-    """Overlap of the salient sets of every two families, class by class.
-
-    Parameters
-    ----------
-    families : dict
-        Name of a family to its salient sets: `[C, k]` array, or a list of C index arrays
-    D : int
-        Number of neurons, the same and in the same order in all families
-    classes : default None
-        C names; None: '0', '1', ..
-
-    Returns
-    -------
-    FamilyOverlap
-
-    Raises
-    ------
-    InputError
-        "two families of salient sets are needed, got ..."; "families of ... classes cannot be compared"
-    """
+    "Overlap of the salient sets of every two families, class by class."
     if len(families) < 2: raise InputError(f"two families of salient sets are needed, got {len(families)}")
     sizes = {len(f) for f in families.values()}
     if len(sizes) > 1: raise InputError(f"families of {sorted(sizes)} classes cannot be compared")
@@ -92,25 +63,7 @@ def family_overlap(
 # %% ../../nbs/41_matching.ipynb #4af7a619
 @dataclass(frozen=True, eq=False)
 class RankingAgreement(Tabled):
-    """How alike any two rankings order the neurons of every class.
-
-    Parameters
-    ----------
-    spearman : np.ndarray
-        `[R, R, C]` float64 in -1..1; NaN where a ranking is constant
-    kendall : np.ndarray
-        `[R, R, C]` float64 in -1..1, tau-b; NaN likewise
-    shared : np.ndarray
-        `[F, R, R, C]` float64 in 0..1, share of the salient set in common; NaN for an empty one
-    chance : np.ndarray
-        `[F]` float64, share that two random sets have in common
-    fractions : tuple
-        F fractions of D
-    names : tuple
-        R rankings
-    classes : tuple
-        C names
-    """
+    "How alike any two rankings order the neurons of every class."
     spearman:np.ndarray # `[R, R, C]` float64 in -1..1; NaN where a ranking is constant
     kendall:np.ndarray # `[R, R, C]` float64 in -1..1, tau-b; NaN likewise
     shared:np.ndarray # `[F, R, R, C]` float64 in 0..1, share of the salient set in common; NaN for an empty one
@@ -157,26 +110,7 @@ def ranking_agreement(
     *,
     fractions=(.1, .3, .5), # Sizes of the salient sets compared, as shares of D
 )->RankingAgreement:
-    """Rank correlations and common salient neurons of every two rankings, class by class.
-
-    Parameters
-    ----------
-    rankings : dict
-        Name to scores `[C, D]` or to a `Ranking`; same classes, same neurons
-    classes : default None
-        C names; None: those of a `Ranking`, or '0', '1', ..
-    fractions : default (0.1, 0.3, 0.5)
-        Sizes of the salient sets compared, as shares of D
-
-    Returns
-    -------
-    RankingAgreement
-
-    Raises
-    ------
-    InputError
-        "two rankings are needed, got ..."; "fractions=... must be a list of shares"; "fraction=... must be above 0 and at most 1"
-    """
+    "Rank correlations and common salient neurons of every two rankings, class by class."
     if len(rankings) < 2: raise InputError(f"two rankings are needed, got {len(rankings)}")
     named = [r.classes for r in rankings.values() if hasattr(r, 'classes')]
     given = None if classes is None else class_names(classes)
@@ -226,21 +160,7 @@ def _rank_correlations(s):
 # %% ../../nbs/41_matching.ipynb #6126a28d
 @dataclass(frozen=True, eq=False)
 class Matching(Tabled):
-    """Which neuron of a second recording behaves like each neuron of a first.
-
-    Parameters
-    ----------
-    neuron : np.ndarray
-        `[A]` int64, its partner; -1 where the second recording has too few
-    r : np.ndarray
-        `[A]` float64 in -1..1, their correlation over texts; 0 if either is constant; NaN without a partner
-    chance : np.ndarray
-        `[A]` float64 in 0..1, absolute correlations of the same search on shuffled texts, sorted downwards
-    n : int
-        Texts
-    seed : int
-        Of the shuffle
-    """
+    "Which neuron of a second recording behaves like each neuron of a first."
     neuron:np.ndarray # `[A]` int64, its partner; -1 where the second recording has too few
     r:np.ndarray # `[A]` float64 in -1..1, their correlation over texts; 0 if either is constant; NaN without a partner
     chance:np.ndarray # `[A]` float64 in 0..1, absolute correlations of the same search on shuffled texts, sorted downwards
@@ -273,26 +193,7 @@ def matched_neurons(
     *,
     seed:int=0, # Of the shuffled texts
 )->Matching:
-    """One-to-one matching of largest summed absolute correlation (Li et al. 2016), with its chance level.
-
-    Parameters
-    ----------
-    acts_a
-        `[N, A]` activations of one model or site
-    acts_b
-        `[N, B]` activations of another on the same texts, in the same order
-    seed : int, default 0
-        Of the shuffled texts
-
-    Returns
-    -------
-    Matching
-
-    Raises
-    ------
-    InputError
-        "... and ... texts: both recordings must be of the same texts"
-    """
+    "One-to-one matching of largest summed absolute correlation (Li et al. 2016), with its chance level."
     a,b = _scaled(acts_a),_scaled(acts_b)
     if len(a) != len(b): raise InputError(f"{len(a)} and {len(b)} texts: both recordings must be of the same texts")
     def search(r): return linear_sum_assignment(-abs(r))
@@ -326,25 +227,7 @@ def cka(
     acts_a, # `[N, A]` activations of one model or site
     acts_b, # `[N, B]` activations of another on the same texts, in the same order
 )->float: # 0..1; NaN where all neurons of one are constant
-    """Linear centred kernel alignment (Kornblith et al. 2019): 1 for equal up to rotation and scale.
-
-    Parameters
-    ----------
-    acts_a
-        `[N, A]` activations of one model or site
-    acts_b
-        `[N, B]` activations of another on the same texts, in the same order
-
-    Returns
-    -------
-    float
-        0..1; NaN where all neurons of one are constant
-
-    Raises
-    ------
-    InputError
-        "... and ... texts: both recordings must be of the same texts"
-    """
+    "Linear centred kernel alignment (Kornblith et al. 2019): 1 for equal up to rotation and scale."
     a,b = (_centred(x, None) for x in (acts_a, acts_b))
     if len(a) != len(b): raise InputError(f"{len(a)} and {len(b)} texts: both recordings must be of the same texts")
     return float(ratio(((a.T@b)**2).sum(), np.sqrt(((a.T@a)**2).sum()*((b.T@b)**2).sum())))

@@ -23,27 +23,7 @@ from ..ground.tables import Tabled
 # %% ../../nbs/38_overlap.ipynb #ffb98dff
 @dataclass(frozen=True, eq=False)
 class SetOverlap(Tabled):
-    """Every pair of named sets of neurons: what they share, and what chance would share.
-
-    Parameters
-    ----------
-    count : np.ndarray
-        `[C, C]` int64, neurons in both
-    jaccard : np.ndarray
-        `[C, C]` float64 in 0..1; NaN for two empty sets
-    coefficient : np.ndarray
-        `[C, C]` float64 in 0..1; NaN where a set is empty
-    expected : np.ndarray
-        `[C, C]` float64, mean count of two random sets of these sizes
-    z : np.ndarray
-        `[C, C]` float64, (count - expected) in hypergeometric standard deviations
-    size : np.ndarray
-        `[C]` int64, neurons in each set
-    D : int
-        Neurons to choose from
-    classes : tuple
-        C names
-    """
+    "Every pair of named sets of neurons: what they share, and what chance would share."
     count:np.ndarray # `[C, C]` int64, neurons in both
     jaccard:np.ndarray # `[C, C]` float64 in 0..1; NaN for two empty sets
     coefficient:np.ndarray # `[C, C]` float64 in 0..1; NaN where a set is empty
@@ -81,21 +61,7 @@ def set_overlap(
     D:int, # Number of neurons to choose from
     classes=None, # Names of the sets; None: '0', '1', ..
 )->SetOverlap:
-    """Overlap of every two sets, with the hypergeometric expectation and z.
-
-    Parameters
-    ----------
-    salient
-        `[C, k]` array, list of C index arrays of any length, or a dict of name to them; each neuron at most once
-    D : int
-        Number of neurons to choose from
-    classes : default None
-        Names of the sets; None: '0', '1', ..
-
-    Returns
-    -------
-    SetOverlap
-    """
+    "Overlap of every two sets, with the hypergeometric expectation and z."
     sets,names = salient_sets(salient, D, classes)
     place = np.searchsorted(used := np.unique(np.concatenate(sets)), np.concatenate(sets)) # D itself may be any number
     size = np.array(list(map(len, sets)))
@@ -134,19 +100,7 @@ def _both(size, D):
 # %% ../../nbs/38_overlap.ipynb #bcb9751f
 @dataclass(frozen=True, eq=False)
 class PolysemanticCounts(Tabled):
-    """How many neurons sit in 0, 1, .. C salient sets, beside random sets of the same sizes.
-
-    Parameters
-    ----------
-    neurons : np.ndarray
-        `[C+1]` int64, neurons found
-    expected : np.ndarray
-        `[C+1]` float64, neurons expected
-    sd : np.ndarray
-        `[C+1]` float64, standard deviation of that number
-    D : int
-        Neurons in all
-    """
+    "How many neurons sit in 0, 1, .. C salient sets, beside random sets of the same sizes."
     neurons:np.ndarray # `[C+1]` int64, neurons found
     expected:np.ndarray # `[C+1]` float64, neurons expected
     sd:np.ndarray # `[C+1]` float64, standard deviation of that number
@@ -174,19 +128,7 @@ def polysemantic_counts(
     salient, # `[C, k]` array, list of C index arrays, or a dict of name to them
     D:int, # Number of neurons, 2 or more
 )->PolysemanticCounts:
-    """Neurons by the number of sets they sit in, and what random sets of the same sizes would give.
-
-    Parameters
-    ----------
-    salient
-        `[C, k]` array, list of C index arrays, or a dict of name to them
-    D : int
-        Number of neurons, 2 or more
-
-    Returns
-    -------
-    PolysemanticCounts
-    """
+    "Neurons by the number of sets they sit in, and what random sets of the same sizes would give."
     chosen,_ = members(salient, D)
     p = number_inside(chosen.mean(1))
     variance = D*p*(1-p)+D*(D-1)*(_both(chosen.sum(1), D)-p*p)
@@ -198,20 +140,7 @@ def range_overlap(
     ranges, # `Ranges` of C classes and D neurons
     acts, # `[N, D]` activations of all classes, finite
 )->np.ndarray: # `[C, C, D]` float64 in 0..1; NaN where no activation lies in either
-    """Share of activations in both ranges of those in either, for every two classes and every neuron.
-
-    Parameters
-    ----------
-    ranges
-        `Ranges` of C classes and D neurons
-    acts
-        `[N, D]` activations of all classes, finite
-
-    Returns
-    -------
-    np.ndarray
-        `[C, C, D]` float64 in 0..1; NaN where no activation lies in either
-    """
+    "Share of activations in both ranges of those in either, for every two classes and every neuron."
     acts = as_array(acts, np.float32)
     held = np.stack([ranges.contains(acts, c) for c in range(len(ranges.classes))])
     n,both = held.sum(1),np.empty((len(held), len(held), held.shape[2]), np.int64)
@@ -255,23 +184,7 @@ MEASURES = ('bhattacharyya', 'normal area', 'histogram area', 'range overlap', '
 # %% ../../nbs/38_overlap.ipynb #8fb7669d
 @dataclass(frozen=True, eq=False)
 class PairOverlap(Tabled):
-    """How alike every two classes are on every neuron, and how alike they are with shuffled labels.
-
-    Parameters
-    ----------
-    value : np.ndarray
-        `[M, C, C, D]` float64 in 0..1
-    null : np.ndarray
-        `[M, C, C, D]` float64, the same with shuffled labels
-    measures : tuple
-        M names
-    classes : tuple
-        C names
-    kind : str
-        Name of the ranges
-    seed : int
-        Of the shuffle
-    """
+    "How alike every two classes are on every neuron, and how alike they are with shuffled labels."
     value:np.ndarray # `[M, C, C, D]` float64 in 0..1
     null:np.ndarray # `[M, C, C, D]` float64, the same with shuffled labels
     measures:tuple # M names
@@ -325,25 +238,7 @@ def pair_overlap(
     kind:str='gaussian(2.5)', # Range of every class, as for `fit_ranges`
     seed:int=0, # Of the shuffled labels
 )->PairOverlap:
-    """Every measure of likeness of two classes on one neuron, with the labels as they are and shuffled.
-
-    Parameters
-    ----------
-    acts
-        A `Recording`; or `[N, D]` activations, finite
-    labels : default None
-        `[N]` class index; every class needs at least two
-    classes : default None
-        C names; None: '0', '1', ..
-    kind : str, default 'gaussian(2.5)'
-        Range of every class, as for `fit_ranges`
-    seed : int, default 0
-        Of the shuffled labels
-
-    Returns
-    -------
-    PairOverlap
-    """
+    "Every measure of likeness of two classes on one neuron, with the labels as they are and shuffled."
     acts,labels,classes = labelled(acts, labels, classes)
     enough(labels, classes)
     shuffled = drawing(seed).permutation(labels)

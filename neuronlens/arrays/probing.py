@@ -26,29 +26,7 @@ from ..ground.tables import Tabled
 # %% ../../nbs/30_probing.ipynb #d0a1f14b
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A linear classifier on standardised activations.
-
-    Parameters
-    ----------
-    weights : np.ndarray
-        `[C, D]` float32, per standard deviation of the neuron; a positive weight speaks for the class
-    bias : np.ndarray
-        `[C]` float32
-    mean : np.ndarray
-        `[D]` float64, of the training activations
-    scale : np.ndarray
-        `[D]` float64, their standard deviation (ddof 0); 1 for a constant neuron
-    classes : tuple
-        C names
-    l1 : float, default 0.0
-        Price of each unit of absolute weight, in nats per example
-    l2 : float, default 0.0
-        Price of half of each squared weight
-    n : int, default 0
-        Training examples
-    converged : bool, default True
-        False: the solver stopped at its step limit, so weights may still move
-    """
+    "A linear classifier on standardised activations."
     weights:np.ndarray # `[C, D]` float32, per standard deviation of the neuron; a positive weight speaks for the class
     bias:np.ndarray # `[C]` float32
     mean:np.ndarray # `[D]` float64, of the training activations
@@ -245,31 +223,7 @@ def fit_probe(
     types=None, # `[N]` the type of each example, for `control='type'`
     seed:int=0, # Of the control; the fit itself draws nothing
 )->Probe:
-    """An elastic-net probe for all classes at once; a neuron that is constant gets weight 0.
-
-    Parameters
-    ----------
-    acts
-        A `Recording`; or `[N, D]` activations, finite
-    labels : default None
-        `[N]` index of the class of each example; every class needs at least two
-    l1 : float, default 0.001
-        Price of absolute weights, nats per example, at least 0
-    l2 : float, default 0.001
-        Price of half the squared weights, at least 0
-    classes : default None
-        Names of the classes; None: '0', '1', ..
-    control : bool | str, default False
-        Fit a control task instead: 'shuffled' (or True), or 'type'
-    types : default None
-        `[N]` the type of each example, for `control='type'`
-    seed : int, default 0
-        Of the control; the fit itself draws nothing
-
-    Returns
-    -------
-    Probe
-    """
+    "An elastic-net probe for all classes at once; a neuron that is constant gets weight 0."
     acts,labels,classes = labelled(acts, labels, classes)
     need_prices(l1=l1, l2=l2)
     enough(labels, classes)
@@ -307,43 +261,7 @@ def _fit(acts, labels, sets, classes, l1, l2):
 # %% ../../nbs/30_probing.ipynb #b3e24035
 @dataclass(frozen=True, eq=False)
 class LayerProbes(Tabled):
-    """Held-out accuracy of a linear probe at every site, with its control.
-
-    Parameters
-    ----------
-    sites : tuple
-        S site names, in the order given
-    accuracy : np.ndarray
-        `[S]` float64, share of held-out examples named correctly
-    control : np.ndarray
-        `[S]` float64, accuracy of the control task's probe, mean over shuffles
-    majority : float
-        Share of the most common class among the held-out examples
-    n_train : int
-        Training examples
-    n_test : int
-        Held-out examples
-    classes : tuple
-        C names
-    seed : int
-        Of the controls and of the bootstrap
-    low : np.ndarray | None, default None
-        `[S]` float64, lower end of the bootstrap 95 % interval of `accuracy`
-    high : np.ndarray | None, default None
-        `[S]` float64, its upper end
-    right : np.ndarray | None, default None
-        `[S, n_test]` bool, the held-out examples named correctly
-    task : str, default 'shuffled'
-        Kind of control: 'shuffled' or 'type'
-    n_control : int, default 0
-        Held-out examples the control is read on
-    control_majority : float, default float('nan')
-        Share of their most common control label, mean over shuffles
-    controls : np.ndarray | None, default None
-        `[S, shuffles]` float64, the control of every shuffle
-    converged : np.ndarray | None, default None
-        `[S]` bool, False where a solver stopped at its step limit
-    """
+    "Held-out accuracy of a linear probe at every site, with its control."
     sites:tuple # S site names, in the order given
     accuracy:np.ndarray # `[S]` float64, share of held-out examples named correctly
     control:np.ndarray # `[S]` float64, accuracy of the control task's probe, mean over shuffles
@@ -417,44 +335,7 @@ def probe_layers(
     seed:int=0, # Of the controls and the bootstrap; every site sees the same controls
     progress:bool=True, # Show a progress bar
 )->LayerProbes:
-    """Fit a probe and its controls at every site of `train`; read them all on `test`.
-
-    Parameters
-    ----------
-    train : dict
-        Site name to `[N, D]` training activations
-    train_labels
-        `[N]` class index of each training example
-    test : dict
-        Site name to `[M, D]` held-out activations; the same sites
-    test_labels
-        `[M]` class index of each held-out example
-    classes : default None
-        Names of the classes; None: '0', '1', ..
-    l1 : float, default 0.001
-        As in `fit_probe`
-    l2 : float, default 0.001
-        As in `fit_probe`
-    control : str, default 'shuffled'
-        Control task: 'shuffled' or 'type'
-    types : default None
-        Training and held-out types, `[N]` and `[M]`, for `control='type'`
-    shuffles : int, default 1
-        Controls fitted at each site, at least 1
-    seed : int, default 0
-        Of the controls and the bootstrap; every site sees the same controls
-    progress : bool, default True
-        Show a progress bar
-
-    Returns
-    -------
-    LayerProbes
-
-    Raises
-    ------
-    InputError
-        "no site to probe"; "site ... is not in both train and test"; "no held-out examples"
-    """
+    "Fit a probe and its controls at every site of `train`; read them all on `test`."
     if not train: raise InputError("no site to probe")
     shuffles = need_whole(1, 10**4, shuffles=shuffles)
     drawing(seed)
@@ -490,25 +371,7 @@ def site_differences(
     probes:LayerProbes, # Of `probe_layers`
     site=None, # Name of the site all others are compared with; None: the most accurate one
 )->pd.DataFrame: # Columns site, against, difference, low, high, p
-    """Accuracy minus that of one site: paired bootstrap 95 % interval, and McNemar's exact p (two-sided).
-
-    Parameters
-    ----------
-    probes : LayerProbes
-        Of `probe_layers`
-    site : default None
-        Name of the site all others are compared with; None: the most accurate one
-
-    Returns
-    -------
-    pd.DataFrame
-        Columns site, against, difference, low, high, p
-
-    Raises
-    ------
-    InputError
-        "these probes do not know which texts they named correctly"; "site ... was not probed, only ..."
-    """
+    "Accuracy minus that of one site: paired bootstrap 95 % interval, and McNemar's exact p (two-sided)."
     if probes.right is None: raise InputError("these probes do not know which texts they named correctly")
     against = probes.sites[probes.accuracy.argmax()] if site is None else site
     if against not in probes.sites: raise InputError(f"site {against!r} was not probed, only {', '.join(probes.sites)}")

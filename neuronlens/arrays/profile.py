@@ -20,39 +20,7 @@ from ..ground.setting import class_number
 # %% ../../nbs/39_profile.ipynb #83cc2129
 @dataclass(frozen=True, eq=False)
 class NeuronProfile:
-    """One neuron class by class, with the range of a concept on it.
-
-    Parameters
-    ----------
-    neuron : int
-        Index at the site
-    values : np.ndarray
-        `[N]` float32 activations
-    labels : np.ndarray
-        `[N]` int64 class index
-    classes : tuple[str, ...]
-        C names
-    mean : np.ndarray
-        `[C]` float64
-    sd : np.ndarray
-        `[C]` float64
-    concept : int | None, default None
-        Class that the range belongs to
-    lo : np.ndarray | None, default None
-        `[K]` lower ends, inclusive; None: no range
-    hi : np.ndarray | None, default None
-        `[K]` upper ends; an unused interval has lo = +inf, hi = -inf
-    share : np.ndarray | None, default None
-        `[C]` float64 share of each class in the range; NaN for a class without any
-    range : str, default ''
-        Kind of range, such as 'gaussian(2.5)'
-    middle : float, default float('nan')
-        Mean of the concept where the range was fitted
-    texts : list | None, default None
-        N texts
-    source : str, default ''
-        Model and site
-    """
+    "One neuron class by class, with the range of a concept on it."
     neuron:int # Index at the site
     values:np.ndarray # `[N]` float32 activations
     labels:np.ndarray # `[N]` int64 class index
@@ -90,36 +58,7 @@ def profile_neuron(
     concept=None, # Name or index of the concept the range belongs to
     **about, # More that is known of it: `range`, `middle`, `texts`, `source`
 )->NeuronProfile:
-    """One neuron class by class: its activations, a normal for each class, and the share of each class in a range.
-
-    Parameters
-    ----------
-    acts
-        `[N, D]` activations
-    labels
-        `[N]` class index
-    classes
-        Names of the C classes
-    neuron : int
-        Which column of `acts`, 0-based
-    lo : default None
-        `[K]` lower ends of the concept's range on this neuron, inclusive; None: no range
-    hi : default None
-        `[K]` upper ends; an unused interval has lo = +inf, hi = -inf
-    concept : default None
-        Name or index of the concept the range belongs to
-    **about
-        More that is known of it: `range`, `middle`, `texts`, `source`
-
-    Returns
-    -------
-    NeuronProfile
-
-    Raises
-    ------
-    InputError
-        "neuron ... is not one of 0 to ..."; "a range needs both ends: give lo and hi, or neither"
-    """
+    "One neuron class by class: its activations, a normal for each class, and the share of each class in a range."
     acts,labels,classes = labelled(acts, labels, classes)
     if not isinstance(neuron, Integral) or not 0 <= neuron < acts.shape[1]:
         raise InputError(f"neuron {neuron!r} is not one of 0 to {acts.shape[1]-1}")

@@ -21,21 +21,7 @@ from ..ground.core import InputError, as_array, class_names, labelled, need_numb
 # %% ../../nbs/16_quantiles.ipynb #0fd943d7
 @dataclass(frozen=True, eq=False)
 class ClassQuantiles:
-    """Quantiles of every neuron for every class, from sketches that merge.
-
-    Parameters
-    ----------
-    n : np.ndarray
-        `[C]` int64, examples
-    data : np.ndarray
-        `[bytes]` uint8, C x D sketches
-    offsets : np.ndarray
-        `[C*D+1]` int64, where each begins in `data`, and where the last one ends
-    classes : tuple
-        C names
-    k : int
-        Size of the sketches, 10 to 65,535
-    """
+    "Quantiles of every neuron for every class, from sketches that merge."
     n:np.ndarray # `[C]` int64, examples
     data:np.ndarray # `[bytes]` uint8, C x D sketches
     offsets:np.ndarray # `[C*D+1]` int64, where each begins in `data`, and where the last one ends

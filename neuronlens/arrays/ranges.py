@@ -26,25 +26,7 @@ def gaussian(
     statistics, # `ClassStatistics` of C classes and D neurons
     tau:float=2.5, # Half width in class standard deviations (ddof 0), 0 or more; inf for everything
 )->tuple: # lo, hi `[C, D]` float64
-    """[mu - tau sd, mu + tau sd]; tau = inf is (-inf, inf) for every neuron, also where sd = 0.
-
-    Parameters
-    ----------
-    statistics
-        `ClassStatistics` of C classes and D neurons
-    tau : float, default 2.5
-        Half width in class standard deviations (ddof 0), 0 or more; inf for everything
-
-    Returns
-    -------
-    tuple
-        lo, hi `[C, D]` float64
-
-    Raises
-    ------
-    InputError
-        "tau=... must be 0 or more"
-    """
+    "[mu - tau sd, mu + tau sd]; tau = inf is (-inf, inf) for every neuron, also where sd = 0."
     if not (tau := need_number(tau=tau)) >= 0: raise InputError(f"tau={tau} must be 0 or more")
     if np.isinf(tau): return full(statistics)
     return statistics.mean-tau*statistics.sd,statistics.mean+tau*statistics.sd
@@ -54,25 +36,7 @@ def tolerance(
     statistics, # `ClassStatistics` of C classes and D neurons
     t:float=.5, # Half width in the unit of the activations, 0 or more
 )->tuple: # lo, hi `[C, D]` float64
-    """[mu - t, mu + t], the same t for every neuron (population averaging).
-
-    Parameters
-    ----------
-    statistics
-        `ClassStatistics` of C classes and D neurons
-    t : float, default 0.5
-        Half width in the unit of the activations, 0 or more
-
-    Returns
-    -------
-    tuple
-        lo, hi `[C, D]` float64
-
-    Raises
-    ------
-    InputError
-        "t=... must be 0 or more"
-    """
+    "[mu - t, mu + t], the same t for every neuron (population averaging)."
     if not (t := need_number(t=t)) >= 0: raise InputError(f"t={t} must be 0 or more")
     return statistics.mean-t,statistics.mean+t
 
@@ -82,22 +46,7 @@ def quantile(
     labels, # `[N]` index of the class of each example; every class needs at least two
     q:float=.95, # Share of the class that stays inside at least; above 0, at most 1
 )->tuple: # lo, hi `[C, D]` float64
-    """The central mass `q` of each class: floor(n (1 - q) / 2) activations are left out at either end.
-
-    Parameters
-    ----------
-    acts
-        `[N, D]` activations, finite
-    labels
-        `[N]` index of the class of each example; every class needs at least two
-    q : float, default 0.95
-        Share of the class that stays inside at least; above 0, at most 1
-
-    Returns
-    -------
-    tuple
-        lo, hi `[C, D]` float64
-    """
+    "The central mass `q` of each class: floor(n (1 - q) / 2) activations are left out at either end."
     acts,labels,classes = labelled(acts, labels)
     out = left_out(enough(labels, classes), q)
     own = [np.sort(acts[labels == c], axis=0).astype(np.float64) for c in range(len(classes))]
@@ -126,21 +75,7 @@ def quantile_of_sketch(
 # %% ../../nbs/36_ranges.ipynb #40e6341f
 @dataclass(frozen=True, eq=False)
 class Ranges:
-    """The activations of each neuron that belong to each class.
-
-    Parameters
-    ----------
-    lo : np.ndarray
-        `[C, D, K]` float32, lower ends, inclusive; +inf for an unused interval
-    hi : np.ndarray
-        `[C, D, K]` float32, upper ends, inclusive; -inf for an unused interval
-    kind : str
-        What drew them, such as 'gaussian'
-    param : float | None
-        Its number, or None
-    classes : tuple
-        C names
-    """
+    "The activations of each neuron that belong to each class."
     lo:np.ndarray # `[C, D, K]` float32, lower ends, inclusive; +inf for an unused interval
     hi:np.ndarray # `[C, D, K]` float32, upper ends, inclusive; -inf for an unused interval
     kind:str # What drew them, such as 'gaussian'
@@ -255,32 +190,7 @@ def fit_ranges(
     statistics=None, # `ClassStatistics` of the same activations, if there are any already
     quantiles=None, # `ClassQuantiles` of the same activations, looked at only where `acts` is None
 )->Ranges:
-    """The range of every class on every neuron.
-
-    Parameters
-    ----------
-    acts
-        A `Recording`; or `[N, D]` activations, finite; None when `statistics` or `quantiles` are given and enough
-    labels : default None
-        `[N]` index of the class of each example; None likewise
-    kind : str, default 'gaussian(2.5)'
-        One of `RANGES`, with or without its number
-    classes : default None
-        C names; None: those of `statistics` or `quantiles`, or '0', '1', ..
-    statistics : default None
-        `ClassStatistics` of the same activations, if there are any already
-    quantiles : default None
-        `ClassQuantiles` of the same activations, looked at only where `acts` is None
-
-    Returns
-    -------
-    Ranges
-
-    Raises
-    ------
-    InputError
-        "no range is called ...; there are ..."; "... takes no number, got ..."
-    """
+    "The range of every class on every neuron."
     name,param = parse_kind(kind)
     if name not in DEFAULTS: raise InputError(f"no range is called {name!r}; there are {', '.join(sorted(DEFAULTS))}")
     if DEFAULTS[name] is None and param is not None: raise InputError(f"{name!r} takes no number, got {kind!r}")
@@ -316,24 +226,7 @@ def register_range(
     *,
     needs:str='statistics', # What it is given: 'statistics', or 'activations'
 ): # The function; without one, a decorator
-    """Make a kind of range of one's own known by the name of its function, for this session.
-
-    Parameters
-    ----------
-    ends : default None
-        Function of statistics (or of activations and labels), and perhaps a number; gives lo, hi `[C, D]` or `[C, D, K]`
-    needs : str, default 'statistics'
-        What it is given: 'statistics', or 'activations'
-
-    Returns
-    -------
-    The function; without one, a decorator
-
-    Raises
-    ------
-    InputError
-        "needs=... is none of statistics, activations"
-    """
+    "Make a kind of range of one's own known by the name of its function, for this session."
     if needs not in ('statistics', 'activations'): raise InputError(f"needs={needs!r} is none of statistics, activations")
     if ends is None: return lambda f: register_range(f, needs=needs)
     name,number = own_name(ends, RANGES),own_number(ends, 1 if needs == 'statistics' else 2)

@@ -251,18 +251,7 @@ def _points(lo, hi, mean, sd, prior, theta):
 def full(
     statistics, # `ClassStatistics` of C classes and D neurons
 )->tuple: # lo, hi `[C, D]` float64
-    """(-inf, inf): every activation, so an edit in this range edits the whole neuron. The baseline.
-
-    Parameters
-    ----------
-    statistics
-        `ClassStatistics` of C classes and D neurons
-
-    Returns
-    -------
-    tuple
-        lo, hi `[C, D]` float64
-    """
+    "(-inf, inf): every activation, so an edit in this range edits the whole neuron. The baseline."
     return np.full(statistics.mean.shape, -np.inf),np.full(statistics.mean.shape, np.inf)
 
 # %% ../../nbs/35_regions.ipynb #523baa1e
@@ -281,20 +270,7 @@ def posterior(
     statistics, # `ClassStatistics` of C classes and D neurons; every class needs at least two examples
     theta:float, # Least posterior, 0 to 1
 )->tuple: # lo, hi `[C, D, K]`
-    """{ x : p(class | x) >= theta }, normal class densities, equal priors.
-
-    Parameters
-    ----------
-    statistics
-        `ClassStatistics` of C classes and D neurons; every class needs at least two examples
-    theta : float
-        Least posterior, 0 to 1
-
-    Returns
-    -------
-    tuple
-        lo, hi `[C, D, K]`
-    """
+    "{ x : p(class | x) >= theta }, normal class densities, equal priors."
     C = len(statistics.classes)
     return _posterior(statistics, theta, np.full(C, 1/max(C, 1)))
 

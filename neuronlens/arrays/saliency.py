@@ -26,36 +26,14 @@ from ..ground.tables import Tabled
 def max_activation(
     statistics, # `ClassStatistics` of C classes and D neurons
 )->np.ndarray: # `[C, D]` float64, unit of the activation, 0 or more
-    """Mean absolute activation in the class (Haider et al. 2025 and their released code).
-
-    Parameters
-    ----------
-    statistics
-        `ClassStatistics` of C classes and D neurons
-
-    Returns
-    -------
-    np.ndarray
-        `[C, D]` float64, unit of the activation, 0 or more
-    """
+    "Mean absolute activation in the class (Haider et al. 2025 and their released code)."
     return statistics.abs_mean
 
 # %% ../../nbs/32_saliency.ipynb #17c5244b
 def probeless(
     statistics, # `ClassStatistics` of C classes and D neurons
 )->np.ndarray: # `[C, D]` float64, unit of the activation, 0 or more
-    """Sum over the other classes of the distance between class means (Antverg & Belinkov 2022).
-
-    Parameters
-    ----------
-    statistics
-        `ClassStatistics` of C classes and D neurons
-
-    Returns
-    -------
-    np.ndarray
-        `[C, D]` float64, unit of the activation, 0 or more
-    """
+    "Sum over the other classes of the distance between class means (Antverg & Belinkov 2022)."
     m = statistics.mean
     return np.stack([abs(m-own).sum(0) for own in m])
 
@@ -63,18 +41,7 @@ def probeless(
 def dprime(
     statistics, # `ClassStatistics` of C classes and D neurons
 )->np.ndarray: # `[C, D]` float64, standard deviations, 0 or more; 0 where all classes are equal, inf where they differ without any spread
-    """Distance of the class mean from the mean of all others, over the root mean square of their spreads.
-
-    Parameters
-    ----------
-    statistics
-        `ClassStatistics` of C classes and D neurons
-
-    Returns
-    -------
-    np.ndarray
-        `[C, D]` float64, standard deviations, 0 or more; 0 where all classes are equal, inf where they differ without any spread
-    """
+    "Distance of the class mean from the mean of all others, over the root mean square of their spreads."
     spread = np.sqrt((statistics.sd**2+statistics.rest_sd**2)/2)
     return _over_spread(abs(statistics.mean-statistics.rest_mean), spread, statistics)
 
@@ -89,18 +56,7 @@ def _over_spread(apart, spread, statistics):
 def f_statistic(
     statistics, # `ClassStatistics` of C classes and D neurons
 )->np.ndarray: # `[C, D]` float64, 0 or more; 0 where all classes are equal, inf where they differ without any spread
-    """F of a one-way analysis of variance, the class against all others: sklearn's `f_classif`, from sums that merge.
-
-    Parameters
-    ----------
-    statistics
-        `ClassStatistics` of C classes and D neurons
-
-    Returns
-    -------
-    np.ndarray
-        `[C, D]` float64, 0 or more; 0 where all classes are equal, inf where they differ without any spread
-    """
+    "F of a one-way analysis of variance, the class against all others: sklearn's `f_classif`, from sums that merge."
     n,rest = statistics.n[:, None],statistics.rest_n[:, None]
     between = n*rest/(n+rest)*(statistics.mean-statistics.rest_mean)**2
     inside = (statistics.m2+rest*statistics.rest_sd**2)/(n+rest-2)
@@ -112,22 +68,7 @@ def probe(
     labels, # `[N]` index of the class of each example; every class needs at least two
     seed:int=0, # Handed to the probe
 )->np.ndarray: # `[C, D]` float64, 0 or more
-    """Absolute weights of a linear probe with L1 and L2 penalty on standardised activations.
-
-    Parameters
-    ----------
-    acts
-        `[N, D]` activations, finite
-    labels
-        `[N]` index of the class of each example; every class needs at least two
-    seed : int, default 0
-        Handed to the probe
-
-    Returns
-    -------
-    np.ndarray
-        `[C, D]` float64, 0 or more
-    """
+    "Absolute weights of a linear probe with L1 and L2 penalty on standardised activations."
     return abs(fit_probe(acts, labels, seed=seed).weights).astype(np.float64)
 
 # %% ../../nbs/32_saliency.ipynb #faf317e3
@@ -136,22 +77,7 @@ def random(
     labels, # `[N]` index of the class of each example; only the number of classes counts
     seed:int=0, # The same seed gives the same scores
 )->np.ndarray: # `[C, D]` float64 in 0..1
-    """Seeded uniform scores, drawn for every class anew: the control.
-
-    Parameters
-    ----------
-    acts
-        `[N, D]` activations; only their width counts
-    labels
-        `[N]` index of the class of each example; only the number of classes counts
-    seed : int, default 0
-        The same seed gives the same scores
-
-    Returns
-    -------
-    np.ndarray
-        `[C, D]` float64 in 0..1
-    """
+    "Seeded uniform scores, drawn for every class anew: the control."
     acts,_,names = labelled(acts, labels)
     return drawing(seed).random((len(names), acts.shape[1]))
 
@@ -161,22 +87,7 @@ def probe_mass(
     labels, # `[N]` index of the class of each example; every class needs at least two
     seed:int=0, # Handed to the probe
 )->np.ndarray: # `[C, D]` float64 in 0..1
-    """Share of the probe's weight that is left when all larger weights are taken away.
-
-    Parameters
-    ----------
-    acts
-        `[N, D]` activations, finite
-    labels
-        `[N]` index of the class of each example; every class needs at least two
-    seed : int, default 0
-        Handed to the probe
-
-    Returns
-    -------
-    np.ndarray
-        `[C, D]` float64 in 0..1
-    """
+    "Share of the probe's weight that is left when all larger weights are taken away."
     return mass_left(probe(acts, labels, seed))
 
 # %% ../../nbs/32_saliency.ipynb #f677205c
@@ -185,22 +96,7 @@ def average_precision(
     labels, # `[N]` index of the class of each example
     seed:int=0, # Draws nothing
 )->np.ndarray: # `[C, D]` float64, share of the class to 1
-    """Average precision of `a`, or of `-a` if larger, as a detector of the class; one sort of each neuron for all classes.
-
-    Parameters
-    ----------
-    acts
-        `[N, D]` activations, finite
-    labels
-        `[N]` index of the class of each example
-    seed : int, default 0
-        Draws nothing
-
-    Returns
-    -------
-    np.ndarray
-        `[C, D]` float64, share of the class to 1
-    """
+    "Average precision of `a`, or of `-a` if larger, as a detector of the class; one sort of each neuron for all classes."
     acts,labels,names = labelled(acts, labels)
     step = max(1, (1<<21)//len(acts))
     blocks = (acts[:, j:j+step] for j in range(0, acts.shape[1], step))
@@ -242,24 +138,7 @@ def mutual_information(
     *,
     most:int=2000, # Sample so many examples where there are more
 )->np.ndarray: # `[C, D]` float64 nats, 0 or more; 0 for a constant neuron
-    """Mutual information of a neuron and the class against the rest, by third neighbours (Ross 2014; sklearn).
-
-    Parameters
-    ----------
-    acts
-        `[N, D]` activations, finite
-    labels
-        `[N]` index of the class of each example; every class needs at least two
-    seed : int, default 0
-        Of the sample, and of the noise that parts equal activations
-    most : int, default 2000
-        Sample so many examples where there are more
-
-    Returns
-    -------
-    np.ndarray
-        `[C, D]` float64 nats, 0 or more; 0 for a constant neuron
-    """
+    "Mutual information of a neuron and the class against the rest, by third neighbours (Ross 2014; sklearn)."
     from sklearn.feature_selection import mutual_info_classif
     acts,labels,names = labelled(acts, labels)
     C,rows = len(enough(labels, names)),_sampled(labels, need_whole(1, most=most), seed)
@@ -278,19 +157,7 @@ def _sampled(labels, most, seed):
 # %% ../../nbs/32_saliency.ipynb #894e481a
 @dataclass(frozen=True, eq=False)
 class Ranking(Tabled):
-    """A score of every neuron for every class, higher being more salient.
-
-    Parameters
-    ----------
-    scores : np.ndarray
-        `[C, D]` float64, no NaN
-    name : str
-        What scored them, such as 'dprime'
-    classes : tuple
-        C names
-    seed : int, default 0
-        For the rankings that draw
-    """
+    "A score of every neuron for every class, higher being more salient."
     scores:np.ndarray # `[C, D]` float64, no NaN
     name:str # What scored them, such as 'dprime'
     classes:tuple # C names
@@ -380,32 +247,7 @@ def rank(
     statistics=None, # `ClassStatistics` of the same activations, if there are any already
     seed:int=0, # For the rankings that draw
 )->Ranking:
-    """Score every neuron for every class.
-
-    Parameters
-    ----------
-    acts
-        A `Recording`; or `[N, D]` activations, finite; None when `statistics` are given and enough
-    labels : default None
-        `[N]` index of the class of each example; None likewise
-    ranking : str, default 'dprime'
-        One of `RANKINGS`
-    classes : default None
-        C names; None: those of `statistics`, or '0', '1', ..
-    statistics : default None
-        `ClassStatistics` of the same activations, if there are any already
-    seed : int, default 0
-        For the rankings that draw
-
-    Returns
-    -------
-    Ranking
-
-    Raises
-    ------
-    InputError
-        "no ranking is called ...; there are ..."
-    """
+    "Score every neuron for every class."
     drawing(seed) # Refused where it is none, also by a ranking that draws nothing
     known = sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS]) # Asked anew: a user may have added one
     if ranking not in known: raise InputError(f"no ranking is called {ranking!r}; there are {', '.join(known)}")
@@ -423,24 +265,7 @@ def register_ranking(
     *,
     needs:str='statistics', # What it is given: 'statistics', or 'activations'
 ): # The function; without one, a decorator
-    """Make a ranking of one's own known by the name of its function, for this session.
-
-    Parameters
-    ----------
-    score : default None
-        Function of `ClassStatistics` that gives `[C, D]` finite scores; or of `acts [N, D]` and `labels [N]`
-    needs : str, default 'statistics'
-        What it is given: 'statistics', or 'activations'
-
-    Returns
-    -------
-    The function; without one, a decorator
-
-    Raises
-    ------
-    InputError
-        "needs=... is none of statistics, activations"
-    """
+    "Make a ranking of one's own known by the name of its function, for this session."
     if needs not in ('statistics', 'activations'): raise InputError(f"needs={needs!r} is none of statistics, activations")
     if score is None: return lambda f: register_ranking(f, needs=needs)
     name = own_name(score, (*RANKINGS, 'gradient_x_activation', 'integrated_gradients')) # Those two run the model

@@ -26,22 +26,7 @@ def separation(
     labels:np.ndarray, # `[N]` int64 index of the class of each example
     C:int, # Number of classes
 )->tuple: # threshold `[C, D]`, interval `[C, D]`: float64 in 0..1; NaN for a class without examples, or with all of them
-    """Largest difference of shares inside, class against all others: by one threshold, by one interval (Kuiper 1960).
-
-    Parameters
-    ----------
-    acts : np.ndarray
-        `[N, D]` activations, finite
-    labels : np.ndarray
-        `[N]` int64 index of the class of each example
-    C : int
-        Number of classes
-
-    Returns
-    -------
-    tuple
-        threshold `[C, D]`, interval `[C, D]`: float64 in 0..1; NaN for a class without examples, or with all of them
-    """
+    "Largest difference of shares inside, class against all others: by one threshold, by one interval (Kuiper 1960)."
     labels = class_labels(labels, range(C := need_whole(1, C=C)), np.shape(acts)[:1])[0]
     n = np.bincount(labels, minlength=C)
     threshold,interval = np.full((2, C, acts.shape[1]), np.nan)
@@ -59,18 +44,7 @@ def separation(
 def bhattacharyya(
     statistics, # `ClassStatistics`: `mean` and `sd`, both `[C, D]`
 )->np.ndarray: # `[C, C, D]` float64 in 0..1
-    """Bhattacharyya coefficient of the fitted normals of every two classes, for every neuron.
-
-    Parameters
-    ----------
-    statistics
-        `ClassStatistics`: `mean` and `sd`, both `[C, D]`
-
-    Returns
-    -------
-    np.ndarray
-        `[C, C, D]` float64 in 0..1
-    """
+    "Bhattacharyya coefficient of the fitted normals of every two classes, for every neuron."
     m,v = np.asarray(statistics.mean, dtype=np.float64),np.asarray(statistics.sd, dtype=np.float64)**2
     total = v[:, None]+v
     apart = (m[:, None]-m)**2

@@ -22,37 +22,7 @@ from ..ground.tables import Tabled
 # %% ../../nbs/31_sparsity.ipynb #62a5c532
 @dataclass(frozen=True, eq=False)
 class ProbePath(Tabled):
-    """Probes from the sparsest to the densest.
-
-    Parameters
-    ----------
-    l1 : np.ndarray
-        `[P]` float64, falling prices of absolute weights
-    weights : np.ndarray
-        `[P, C, D]` float32
-    bias : np.ndarray
-        `[P, C]` float32
-    accuracy : np.ndarray
-        `[P]` float64, share of validation examples named correctly
-    recall : np.ndarray
-        `[P, C]` float64, the same for the examples of each class; NaN for a class without any
-    converged : np.ndarray
-        `[P]` bool, False where the solver stopped at its step limit
-    mean : np.ndarray
-        `[D]` float64, of the training activations
-    scale : np.ndarray
-        `[D]` float64, their standard deviation; 1 for a constant neuron
-    classes : tuple
-        C names
-    l2 : float
-        Price of half of each squared weight
-    n : int
-        Training examples
-    n_validation : int
-        Validation examples
-    seed : int
-        Of the examples set aside; no matter where validation was given
-    """
+    "Probes from the sparsest to the densest."
     l1:np.ndarray # `[P]` float64, falling prices of absolute weights
     weights:np.ndarray # `[P, C, D]` float32
     bias:np.ndarray # `[P, C]` float32
@@ -190,40 +160,7 @@ def elastic_net_path(
     classes=None, # Names of the classes; None: '0', '1', ..
     seed:int=0, # Of the examples set aside
 )->ProbePath:
-    """Elastic-net probes along falling prices, each fit starting from the last.
-
-    Parameters
-    ----------
-    acts
-        A `Recording`; or `[N, D]` training activations, finite
-    labels : default None
-        `[N]` class index of each; every class needs at least two after some are set aside
-    validation : default None
-        `(acts [M, D], labels [M])` to read accuracy on; None: set `share` of the training examples aside
-    l1s : default None
-        Prices of absolute weights, any order; None: `points` from the silencing one down to `floor` of it
-    l2 : float, default 0.001
-        Price of half the squared weights, at least 0
-    points : int, default 20
-        Prices on the grid
-    floor : float, default 0.005
-        Lowest price, as a share of the highest
-    share : float, default 0.25
-        Set aside for validation
-    classes : default None
-        Names of the classes; None: '0', '1', ..
-    seed : int, default 0
-        Of the examples set aside
-
-    Returns
-    -------
-    ProbePath
-
-    Raises
-    ------
-    InputError
-        "no validation examples"
-    """
+    "Elastic-net probes along falling prices, each fit starting from the last."
     acts,labels,classes = labelled(acts, labels, classes)
     need_prices(l2=l2)
     enough(labels, classes)
@@ -244,27 +181,7 @@ def elastic_net_path(
 # %% ../../nbs/31_sparsity.ipynb #9748f8aa
 @dataclass(frozen=True, eq=False)
 class SparsestProbe(Tabled):
-    """The probe with the fewest neurons among those that reach a validation accuracy.
-
-    Parameters
-    ----------
-    probe : Probe
-        The chosen one
-    target : float
-        Validation accuracy asked for
-    validation_accuracy : float
-        Of the chosen probe; what it was chosen by
-    test_accuracy : float
-        Of the chosen probe; what to report
-    full_accuracy : float
-        On test examples, of the path's probe with the best validation accuracy
-    full_neurons : int
-        Neurons which that one uses
-    n_validation : int
-        Validation examples
-    n_test : int
-        Test examples
-    """
+    "The probe with the fewest neurons among those that reach a validation accuracy."
     probe:Probe # The chosen one
     target:float # Validation accuracy asked for
     validation_accuracy:float # Of the chosen probe; what it was chosen by
@@ -300,30 +217,7 @@ def sparsest_probe(
     relative:float=.95, # Accuracy to reach, as a share of the best validation accuracy on the path
     accuracy:float|None=None, # Accuracy to reach, 0 to 1, instead
 )->SparsestProbe:
-    """Chosen on the path's validation examples, read on these; an accuracy never reached raises `InputError`.
-
-    Parameters
-    ----------
-    path : ProbePath
-        Of `elastic_net_path`; its validation examples make the choice
-    acts
-        `[M, D]` test activations
-    labels
-        `[M]` class index of each
-    relative : float, default 0.95
-        Accuracy to reach, as a share of the best validation accuracy on the path
-    accuracy : float | None, default None
-        Accuracy to reach, 0 to 1, instead
-
-    Returns
-    -------
-    SparsestProbe
-
-    Raises
-    ------
-    InputError
-        "no test examples"; "the accuracy to reach must be above 0 and at most 1, got ..."
-    """
+    "Chosen on the path's validation examples, read on these; an accuracy never reached raises `InputError`."
     acts,labels,_ = labelled(acts, labels, path.classes)
     if not len(labels): raise InputError("no test examples")
     target = need_number(relative=relative)*path.accuracy.max() if accuracy is None else need_number(accuracy=accuracy)
@@ -335,29 +229,7 @@ def sparsest_probe(
 # %% ../../nbs/31_sparsity.ipynb #c1fc1f61
 @dataclass(frozen=True, eq=False)
 class CountProbes(Tabled):
-    """Held-out scores of one-vs-rest probes on the first k neurons of a ranking.
-
-    Parameters
-    ----------
-    counts : np.ndarray
-        `[K]` int64, neurons read
-    accuracy : np.ndarray
-        `[K, C]` float64
-    f1 : np.ndarray
-        `[K, C]` float64, of the class; 0 where no example of it is found, NaN where there is none
-    balanced : np.ndarray
-        `[K, C]` float64, mean of the shares found among the class and among the others; NaN without either
-    auc : np.ndarray
-        `[K, C]` float64; NaN without either
-    majority : np.ndarray
-        `[C]` float64, held-out share of the more common side
-    classes : tuple
-        C names
-    n_train : int
-        Training examples
-    n_test : int
-        Held-out examples
-    """
+    "Held-out scores of one-vs-rest probes on the first k neurons of a ranking."
     counts:np.ndarray # `[K]` int64, neurons read
     accuracy:np.ndarray # `[K, C]` float64
     f1:np.ndarray # `[K, C]` float64, of the class; 0 where no example of it is found, NaN where there is none
@@ -422,36 +294,7 @@ def probe_by_count(
     l2:float=1e-2, # Price of half the squared weights, nats per example, above 0
     classes=None, # Names of the classes; None: '0', '1', ..
 )->CountProbes:
-    """For every class and count k, a balanced one-vs-rest probe on the first k neurons (Gurnee et al. 2023).
-
-    Parameters
-    ----------
-    order
-        `[D]` or `[C, D]` neuron numbers, most salient first, such as `Ranking.order`; may hold fewer than D
-    train
-        `[N, D]` training activations
-    train_labels
-        `[N]` class index of each; every class needs at least two
-    test
-        `[M, D]` held-out activations
-    test_labels
-        `[M]` class index of each
-    counts : default None
-        Numbers of neurons; None: 1, 2, 4, .. and all that `order` holds
-    l2 : float, default 0.01
-        Price of half the squared weights, nats per example, above 0
-    classes : default None
-        Names of the classes; None: '0', '1', ..
-
-    Returns
-    -------
-    CountProbes
-
-    Raises
-    ------
-    InputError
-        "no held-out examples"; "... neurons in train but ... in test"; "l2=... must be a number above 0"
-    """
+    "For every class and count k, a balanced one-vs-rest probe on the first k neurons (Gurnee et al. 2023)."
     train,labels,classes = labelled(train, train_labels, classes)
     test,gold,_ = labelled(test, test_labels, classes)
     if not len(gold): raise InputError("no held-out examples")

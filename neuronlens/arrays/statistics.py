@@ -81,29 +81,7 @@ def _median(x):
 # %% ../../nbs/15_statistics.ipynb #d966d299
 @dataclass(frozen=True, eq=False)
 class ClassStatistics(Tabled):
-    """Mean, spread and shape of every neuron for every class.
-
-    Parameters
-    ----------
-    n : np.ndarray
-        `[C]` int64, examples
-    mean : np.ndarray
-        `[C, D]` float64; 0 for a class without examples
-    m2 : np.ndarray
-        `[C, D]` float64, sum of squared deviations from the class mean
-    m3 : np.ndarray
-        `[C, D]` float64, sum of their cubes
-    m4 : np.ndarray
-        `[C, D]` float64, sum of their fourth powers
-    abs_mean : np.ndarray
-        `[C, D]` float64, mean of the absolute activation
-    low : np.ndarray
-        `[C, D]` float32, smallest activation; +inf for a class without examples
-    high : np.ndarray
-        `[C, D]` float32, largest activation; -inf for a class without examples
-    classes : tuple
-        C names
-    """
+    "Mean, spread and shape of every neuron for every class."
     n:np.ndarray # `[C]` int64, examples
     mean:np.ndarray # `[C, D]` float64; 0 for a class without examples
     m2:np.ndarray # `[C, D]` float64, sum of squared deviations from the class mean
@@ -197,18 +175,7 @@ def _block(parts):
 def merge_statistics(
     parts:Iterable[ClassStatistics], # One or more: same classes, same neurons, other examples; a generator will do
 )->ClassStatistics: # As if all had been one batch, up to rounding; 32 parts in memory at a time
-    """Statistics of all batches together, in whatever order they come.
-
-    Parameters
-    ----------
-    parts : Iterable[ClassStatistics]
-        One or more: same classes, same neurons, other examples; a generator will do
-
-    Returns
-    -------
-    ClassStatistics
-        As if all had been one batch, up to rounding; 32 parts in memory at a time
-    """
+    "Statistics of all batches together, in whatever order they come."
     return _fold('statistics', parts, _block, 32)
 
 # %% ../../nbs/15_statistics.ipynb #94922fc4
@@ -273,21 +240,7 @@ def class_statistics(
     labels=None, # `[N]` whole numbers, each an index into `classes`; a recording has its own
     classes=None, # Names of the C classes; None: '0', '1', ..
 )->ClassStatistics:
-    """Statistics of every class, which needs two examples of each; float64, 4,096 rows at a time.
-
-    Parameters
-    ----------
-    acts
-        A `Recording`; or `[N, D]` activations: list, array or tensor of any float type, finite
-    labels : default None
-        `[N]` whole numbers, each an index into `classes`; a recording has its own
-    classes : default None
-        Names of the C classes; None: '0', '1', ..
-
-    Returns
-    -------
-    ClassStatistics
-    """
+    "Statistics of every class, which needs two examples of each; float64, 4,096 rows at a time."
     acts,labels,classes = labelled(acts, labels, classes)
     enough(labels, classes)
     rows = (slice(i, i+4096) for i in range(0, len(acts), 4096))

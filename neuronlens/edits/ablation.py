@@ -45,23 +45,7 @@ from ..records.shards import finite_answers
 # %% ../../nbs/40_ablation.ipynb #7b37a8f4
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What the model answered before and after every intervention.
-
-    Parameters
-    ----------
-    interventions : list[Intervention]
-        I interventions
-    labels : np.ndarray
-        `[N]` int64
-    classes : tuple[str, ...]
-        C class names
-    before : np.ndarray
-        `[N, C]` float32 class probabilities without an edit
-    after : np.ndarray
-        `[I, N, C]` float32 class probabilities with each
-    fires : np.ndarray
-        `[I, N]` float32 share of the salient activations at the readout that lie in range
-    """
+    "What the model answered before and after every intervention."
     interventions:list[Intervention] # I interventions
     labels:np.ndarray # `[N]` int64
     classes:tuple[str,...] # C class names
@@ -364,30 +348,7 @@ def ablate(
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
     progress:bool=True, # Show a progress bar with the time left
 )->Outcome: # Probabilities before `[N, C]` and after `[I, N, C]`, firing `[I, N]`
-    """What the model answers under every intervention; the texts are run once, whatever their number.
-
-    Parameters
-    ----------
-    clf : Classifier | Recording
-        The model under study; or a recording with a head, which stands for model and texts
-    texts : Texts
-        N labelled texts; behind a recording the interventions
-    interventions : list[Intervention] | None, default None
-        I interventions
-    recording : Recording | None, default None
-        A recording of these texts; spares what it holds
-    readout : str | None, default None
-        Where firing is counted; None: the classifier's
-    tokens : int | None, default None
-        Most tokens in a batch, padding included; None: as suits the device
-    progress : bool, default True
-        Show a progress bar with the time left
-
-    Returns
-    -------
-    Outcome
-        Probabilities before `[N, C]` and after `[I, N, C]`, firing `[I, N]`
-    """
+    "What the model answers under every intervention; the texts are run once, whatever their number."
     clf,texts,interventions,recording = stood_for(clf, texts, interventions, recording)
     N,C,I = len(texts),len(clf.classes),len(interventions)
     need_memory(4*I*N*(C+1), f"the answers of {N:,} texts under {I:,} interventions", "`changes_on` keeps what effects need of them")
@@ -445,20 +406,7 @@ def edited_acts(
     iv:Intervention, # One intervention
     acts:np.ndarray, # `[N, D]` activations at its site, each at a readout
 )->np.ndarray: # `[N, D]` float32, a copy
-    """The activations that an intervention leaves; those of 'generated' positions leave all as it is.
-
-    Parameters
-    ----------
-    iv : Intervention
-        One intervention
-    acts : np.ndarray
-        `[N, D]` activations at its site, each at a readout
-
-    Returns
-    -------
-    np.ndarray
-        `[N, D]` float32, a copy
-    """
+    "The activations that an intervention leaves; those of 'generated' positions leave all as it is."
     x = _rows(iv, acts)
     return x.numpy().copy() if iv.positions == 'generated' else iv(x)[0].numpy()
 
@@ -475,20 +423,7 @@ def firing(
     iv:Intervention, # One intervention
     acts:np.ndarray, # `[N, D]` activations at its site, at readouts or at any tokens
 )->np.ndarray: # `[N]` float32, 0 to 1; 1 for a linear edit, 0 for an empty salient set
-    """Share of the salient activations of every row that lie in range and would be edited.
-
-    Parameters
-    ----------
-    iv : Intervention
-        One intervention
-    acts : np.ndarray
-        `[N, D]` activations at its site, at readouts or at any tokens
-
-    Returns
-    -------
-    np.ndarray
-        `[N]` float32, 0 to 1; 1 for a linear edit, 0 for an empty salient set
-    """
+    "Share of the salient activations of every row that lie in range and would be edited."
     gate = together(iv, within(_rows(iv, acts), iv.lo, iv.hi))
     return (gate.sum(-1)/max(1, len(iv.neurons))).numpy()
 
@@ -498,26 +433,7 @@ def answers_to(
     clf:Classifier, # The model under study
     acts:np.ndarray, # `[N, D]` output of the last block, at the position that the head reads
 )->np.ndarray: # `[N, C]` float32, rows sum to 1
-    """Class probabilities for activations at the last block, edited or not; no text is read.
-
-    Parameters
-    ----------
-    clf : Classifier
-        The model under study
-    acts : np.ndarray
-        `[N, D]` output of the last block, at the position that the head reads
-
-    Returns
-    -------
-    np.ndarray
-        `[N, C]` float32, rows sum to 1
-
-    Raises
-    ------
-    InputError
-        "the model's head reads every position of a text; one activation does not give its answer"; "the head reads [texts, ...]
-        activations, got ..."
-    """
+    "Class probabilities for activations at the last block, edited or not; no text is read."
     a,x = anatomy(clf.model),torch.as_tensor(as_array(acts, np.float32))
     if a.head == 'all': raise InputError("the model's head reads every position of a text; one activation does not give its answer")
     if x.ndim != 2 or x.shape[1] != (D := a.widths['residual']):

@@ -165,13 +165,7 @@ def _once(texts, iv, x, acts):
 
 # %% ../../nbs/49_attached.ipynb #b0e2000e
 class Running:
-    """An edit that is on a model, until it is detached.
-
-    Parameters
-    ----------
-    edit : Edit
-    model : torch.nn.Module
-    """
+    "An edit that is on a model, until it is detached."
     def __init__(self, edit:Edit, model:torch.nn.Module):
         self.edit,self._inner,self._now,self._lock = edit,without_wrapper(model),local(),Lock()
         with understood(self._inner):

@@ -61,25 +61,7 @@ def path_slopes(
 # %% ../../nbs/39_attribution.ipynb #f1010d91
 @dataclass(frozen=True, eq=False)
 class Attributions:
-    """What the activation of every neuron contributes to the log-probability of each text's class.
-
-    Parameters
-    ----------
-    values : np.ndarray
-        `[N, D]` float32 nats
-    labels : np.ndarray
-        `[N]` int64, index into `classes`
-    classes : tuple
-        C names
-    method : str
-        One of `ATTRIBUTIONS`
-    site : str
-        Such as 'residual.5'
-    log_p : np.ndarray
-        `[N]` float32, log-probability of each text's class
-    log_p_base : np.ndarray | None, default None
-        `[N]` float32, the same with the readout at the baseline
-    """
+    "What the activation of every neuron contributes to the log-probability of each text's class."
     values:np.ndarray # `[N, D]` float32 nats
     labels:np.ndarray # `[N]` int64, index into `classes`
     classes:tuple # C names
@@ -202,32 +184,7 @@ def attribute(
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
     progress:bool=True, # Show a progress bar
 )->Ranking: # `[C, D]` float64 nats, sign kept; its name is the method
-    """Rank neurons by their mean attribution over the texts of each class.
-
-    Parameters
-    ----------
-    clf : Classifier
-        The model under study
-    texts : Texts
-        N labelled texts, some of every class
-    site : str | Site, default 'residual.-1'
-        Where the neurons are
-    method : str, default 'gradient_x_activation'
-        Or 'integrated_gradients'
-    recording : Recording | None, default None
-        As in `attributions`
-    steps : int, default 32
-        Points of the integral
-    tokens : int | None, default None
-        Most tokens in a batch, padding included; None: as suits the device
-    progress : bool, default True
-        Show a progress bar
-
-    Returns
-    -------
-    Ranking
-        `[C, D]` float64 nats, sign kept; its name is the method
-    """
+    "Rank neurons by their mean attribution over the texts of each class."
     kw = dict(recording=recording, steps=steps, tokens=tokens, progress=progress)
     return attributions(clf, texts, site, method, **kw).ranking()
 
@@ -246,38 +203,7 @@ def rank_model(
     tokens:int|None=None, # Most tokens in a batch, for those that run the model
     progress:bool=True, # Show a progress bar, for those that run the model
 )->Ranking:
-    """Score every neuron for every class, by whatever ranking.
-
-    Parameters
-    ----------
-    clf : Classifier
-        The model under study
-    texts : Texts
-        N labelled texts
-    recording : Recording
-        A recording of these texts
-    ranking : str, default 'dprime'
-        One of `MODEL_RANKINGS`
-    site : str | Site | None, default None
-        A recorded site; None: the one under study
-    statistics : default None
-        `ClassStatistics` of the same activations, if there are any already
-    seed : int, default 0
-        For the rankings that draw
-    tokens : int | None, default None
-        Most tokens in a batch, for those that run the model
-    progress : bool, default True
-        Show a progress bar, for those that run the model
-
-    Returns
-    -------
-    Ranking
-
-    Raises
-    ------
-    InputError
-        "no ranking is called ...; there are ..."
-    """
+    "Score every neuron for every class, by whatever ranking."
     if ranking not in (known := model_rankings()): raise InputError(f"no ranking is called {ranking!r}; there are {', '.join(known)}")
     site = parse_site(site or recording.site, len(anatomy(clf.model)))
     if ranking in ATTRIBUTIONS: return attribute(clf, texts, site, ranking, recording=recording, tokens=tokens, progress=progress)

@@ -22,17 +22,7 @@ from ..ground.tables import Tabled, with_ends
 # %% ../../nbs/47_choice.ipynb #f2df037e
 @dataclass(frozen=True, eq=False)
 class TradeOff(Tabled):
-    """What it costs to bring the target accuracy down, for every preset.
-
-    Parameters
-    ----------
-    points : pd.DataFrame
-        Per preset, concept (and 'macro') and setting: target_accuracy, cost, envelope (bool: on the curve)
-    areas : pd.DataFrame
-        Per preset and concept: area, unreached (the part of it below the lowest), lowest, settings, base
-    cost : str
-        What is paid
-    """
+    "What it costs to bring the target accuracy down, for every preset."
     points:pd.DataFrame # Per preset, concept (and 'macro') and setting: target_accuracy, cost, envelope (bool: on the curve)
     areas:pd.DataFrame # Per preset and concept: area, unreached (the part of it below the lowest), lowest, settings, base
     cost:str # What is paid
@@ -119,21 +109,7 @@ def trade_off(
     cost:str='disturbance', # One of `COSTS`
     presets:dict|None=None, # Name to columns with the values wanted; None: every condition
 )->TradeOff:
-    """The trade-off of every preset, macro and for each concept.
-
-    Parameters
-    ----------
-    effects
-        `Effects` with base rows
-    cost : str, default 'disturbance'
-        One of `COSTS`
-    presets : dict | None, default None
-        Name to columns with the values wanted; None: every condition
-
-    Returns
-    -------
-    TradeOff
-    """
+    "The trade-off of every preset, macro and for each concept."
     df = with_presets(effects, presets)
     df = pd.concat([df, _macro(df).assign(concept='macro')], ignore_index=True)
     df = df.assign(cost=_paid(df, cost), envelope=False)
@@ -154,29 +130,7 @@ def matched(
     cost:str='disturbance', # One of `COSTS`
     presets:dict|None=None, # Name to columns with the values wanted; None: every condition
 )->pd.DataFrame: # A row per preset: setting, macro measures, limit (what had to be `at` or less), reached
-    """The cheapest setting of every preset that suppresses well enough; where none does, the one that comes closest.
-
-    Parameters
-    ----------
-    effects
-        `Effects` with base rows
-    at : float, default 0.05
-        Macro target accuracy to reach, 0 to 1
-    cost : str, default 'disturbance'
-        One of `COSTS`
-    presets : dict | None, default None
-        Name to columns with the values wanted; None: every condition
-
-    Returns
-    -------
-    pd.DataFrame
-        A row per preset: setting, macro measures, limit (what had to be `at` or less), reached
-
-    Raises
-    ------
-    InputError
-        "at=... must be between 0 and 1"
-    """
+    "The cheapest setting of every preset that suppresses well enough; where none does, the one that comes closest."
     if not 0 <= need_number(at=at) <= 1: raise InputError(f"at={at} must be between 0 and 1")
     df = _macro(with_presets(effects, presets))
     return _best(df, df.target_accuracy, at, cost)
@@ -194,19 +148,7 @@ def _best(df, limit, at, cost):
 # %% ../../nbs/47_choice.ipynb #073ee579
 @dataclass(frozen=True, eq=False)
 class Choice(Tabled):
-    """One setting for every preset, chosen on validation texts.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        Per preset: setting, macro measures, limit (accuracy and margin, or its upper end: what had to reach `at`), reached
-    at : float
-        Macro target accuracy to reach
-    margin : float
-        By how much less it had to be; 0 where the upper end of an interval was used
-    cost : str
-        What was to be least
-    """
+    "One setting for every preset, chosen on validation texts."
     frame:pd.DataFrame # Per preset: setting, macro measures, limit (accuracy and margin, or its upper end: what had to reach `at`), reached
     at:float # Macro target accuracy to reach
     margin:float # By how much less it had to be; 0 where the upper end of an interval was used
@@ -236,33 +178,7 @@ def choose(
     cost:str='disturbance', # One of `COSTS`
     presets:dict|None=None, # Name to columns with the values wanted; None: every condition
 )->Choice:
-    """Settle on one setting for every preset, before any test text is seen.
-
-    Parameters
-    ----------
-    effects
-        `Effects` on validation texts, with base rows
-    at : float, default 0.05
-        Macro target accuracy to reach, 0 to 1
-    margin : float, default 0.01
-        Chosen among settings at most `at - margin`; not used with `bounds`
-    bounds : Evidence | None, default None
-        `intervals` on the same texts: the upper end has to be at most `at`
-    cost : str, default 'disturbance'
-        One of `COSTS`
-    presets : dict | None, default None
-        Name to columns with the values wanted; None: every condition
-
-    Returns
-    -------
-    Choice
-
-    Raises
-    ------
-    InputError
-        "margin=... and at=... must fit in 0 <= margin <= at < 1"; "the bounds lack a setting of the effects; take `intervals` of the
-        same outcome"
-    """
+    "Settle on one setting for every preset, before any test text is seen."
     if not 0 <= need_number(margin=margin) <= need_number(at=at) < 1:
         raise InputError(f"margin={margin} and at={at} must fit in 0 <= margin <= at < 1")
     df = _macro(with_presets(effects, presets))
@@ -286,29 +202,7 @@ def apply(
     dataset:str='', # Name of the texts, for the table
     model:str='', # Name of the model, for the table
 )->pd.DataFrame: # A row per preset and concept, columns `MATCHED`; it knows the aim (`.attrs['at']`), which its figure draws
-    """What the chosen settings do on test texts.
-
-    Parameters
-    ----------
-    choice : Choice
-        What was settled on validation texts
-    effects
-        `Effects` on test texts, with base rows
-    dataset : str, default ''
-        Name of the texts, for the table
-    model : str, default ''
-        Name of the model, for the table
-
-    Returns
-    -------
-    pd.DataFrame
-        A row per preset and concept, columns `MATCHED`; it knows the aim (`.attrs['at']`), which its figure draws
-
-    Raises
-    ------
-    InputError
-        "the setting of preset ... was not measured on the test texts: ..."; "the setting of preset ... was measured twice"
-    """
+    "What the chosen settings do on test texts."
     df = with_presets(effects, {'':{}})
     keys,parts = setting_keys(df),[]
     said = keys_of(df, keys)
@@ -325,29 +219,7 @@ def apply(
 # %% ../../nbs/47_choice.ipynb #c129843e
 @dataclass(frozen=True, eq=False)
 class Matched(Tabled):
-    """Presets at matched suppression: what each does on test texts, how sure that is, and how it differs from one of them.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        Per preset and concept (and 'macro'): setting, measures with _low and _high, difference, p, p_adjusted, n
-    at : float
-        Macro target accuracy that was aimed at
-    cost : str
-        What is paid, of which the differences are
-    against : str
-        The preset that the others are compared with; '': none
-    level : float
-        Coverage of the intervals
-    draws : int
-        Bootstrap draws
-    seed : int
-        Of draws and signs
-    dataset : str, default ''
-        Name of the texts
-    model : str, default ''
-        Name of the model
-    """
+    "Presets at matched suppression: what each does on test texts, how sure that is, and how it differs from one of them."
     frame:pd.DataFrame # Per preset and concept (and 'macro'): setting, measures with _low and _high, difference, p, p_adjusted, n
     at:float # Macro target accuracy that was aimed at
     cost:str # What is paid, of which the differences are
@@ -443,38 +315,7 @@ def matched_table(
     dataset:str='', # Name of the texts
     model:str='', # Name of the model
 )->Matched:
-    """The chosen settings on test texts, with intervals, and with tests on the same texts.
-
-    Parameters
-    ----------
-    choice : Choice
-        What was settled on validation texts
-    outcome
-        What the edits did to the test texts: `Outcome`, `Changes`, or a study, which keeps those on its test texts
-    against : str | None, default None
-        Preset that the others are compared with; None: the first, '': none
-    draws : int, default 1000
-        Bootstrap draws
-    flips : int, default 9999
-        Sets of random signs
-    seed : int, default 0
-        Of both
-    level : float, default 0.95
-        Coverage of the intervals
-    dataset : str, default ''
-        Name of the texts
-    model : str, default ''
-        Name of the model
-
-    Returns
-    -------
-    Matched
-
-    Raises
-    ------
-    InputError
-        "preset ... was not chosen; there are ..."
-    """
+    "The chosen settings on test texts, with intervals, and with tests on the same texts."
     presets = [*choice.frame.preset]
     if against is None: against = presets[0] if len(presets) > 1 else ''
     if against and against not in presets: raise InputError(f"preset {against!r} was not chosen; there are {', '.join(presets)}")

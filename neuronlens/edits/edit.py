@@ -52,114 +52,39 @@ ROUNDING = 1e-6 # Share of its mean below which the spread of a neuron is the ro
 
 # %% ../../nbs/39_edit.ipynb #2c40b9c8
 def zero(x:Tensor, about:Neurons)->Tensor:
-    """0: the paper's edit.
-
-    Parameters
-    ----------
-    x : Tensor
-    about : Neurons
-
-    Returns
-    -------
-    Tensor
-    """
+    "0: the paper's edit."
     return torch.zeros_like(x)
 
 # %% ../../nbs/39_edit.ipynb #97e97cf5
 def mean(x:Tensor, about:Neurons)->Tensor:
-    """The mean of the neuron over the auxiliary texts.
-
-    Parameters
-    ----------
-    x : Tensor
-    about : Neurons
-
-    Returns
-    -------
-    Tensor
-    """
+    "The mean of the neuron over the auxiliary texts."
     return about.rest_mean.expand_as(x)
 
 # %% ../../nbs/39_edit.ipynb #1d59efb9
 def scale(x:Tensor, about:Neurons, alpha:float=.5)->Tensor:
-    """alpha x.
-
-    Parameters
-    ----------
-    x : Tensor
-    about : Neurons
-    alpha : float, default 0.5
-
-    Returns
-    -------
-    Tensor
-    """
+    "alpha x."
     return alpha*x
 
 # %% ../../nbs/39_edit.ipynb #091cd242
 def dampen(x:Tensor, about:Neurons, alpha:float=.12)->Tensor:
-    """0.12 x.
-
-    Parameters
-    ----------
-    x : Tensor
-    about : Neurons
-    alpha : float, default 0.12
-
-    Returns
-    -------
-    Tensor
-    """
+    "0.12 x."
     return alpha*x
 
 # %% ../../nbs/39_edit.ipynb #c86fa9a9
 def adaptive(x:Tensor, about:Neurons, tau:float=2.5)->Tensor:
-    """0.125 d x, d = abs(x - mu) / (tau sd), at most 1: the paper's soft mask; tau sd is 0 where sd is, also at tau = inf.
-
-    Parameters
-    ----------
-    x : Tensor
-    about : Neurons
-    tau : float, default 2.5
-
-    Returns
-    -------
-    Tensor
-    """
+    "0.125 d x, d = abs(x - mu) / (tau sd), at most 1: the paper's soft mask; tau sd is 0 where sd is, also at tau = inf."
     width = torch.maximum(torch.nan_to_num(tau*about.sd, nan=0., posinf=torch.inf), ROUNDING*about.mean.abs())
     off = (x-about.mean).abs()
     return .125*torch.where(off < width, off/width, (off > 0).to(off))*x
 
 # %% ../../nbs/39_edit.ipynb #ae038915
 def shift(x:Tensor, about:Neurons, alpha:float=1.)->Tensor:
-    """x - alpha (mu_c - mu_r).
-
-    Parameters
-    ----------
-    x : Tensor
-    about : Neurons
-    alpha : float, default 1.0
-
-    Returns
-    -------
-    Tensor
-    """
+    "x - alpha (mu_c - mu_r)."
     return x-alpha*(about.mean-about.rest_mean)
 
 # %% ../../nbs/39_edit.ipynb #7e86a331
 def transport(x:Tensor, about:Neurons, alpha:float=1.)->Tensor:
-    """x + alpha (T(x) - x), T(x) = mu_r + (x - mu_c) sd_r / sd_c; T(x) = mu_r where the concept does not vary.
-
-    Parameters
-    ----------
-    x : Tensor
-    about : Neurons
-    alpha : float, default 1.0
-
-    Returns
-    -------
-    Tensor
-    """
+    "x + alpha (T(x) - x), T(x) = mu_r + (x - mu_c) sd_r / sd_c; T(x) = mu_r where the concept does not vary."
     ratio = torch.where(_varies(about.sd, about.mean), about.rest_sd/about.sd, 0.)
     return x+alpha*(about.rest_mean+(x-about.mean)*ratio-x)
 
@@ -171,23 +96,7 @@ QUANTILES,FOLDS = 257,16 # Levels of the table of auxiliary activations; half pe
 
 # %% ../../nbs/39_edit.ipynb #29467b99
 def resample(x:Tensor, about:Neurons, seed:int=0)->Tensor:
-    """A draw from the auxiliary activations of the neuron, by its own activation and the seed; equal activations draw alike.
-
-    Parameters
-    ----------
-    x : Tensor
-    about : Neurons
-    seed : int, default 0
-
-    Returns
-    -------
-    Tensor
-
-    Raises
-    ------
-    InputError
-        "edit 'resample' needs the quantiles of the auxiliary activations, `about.rest`"
-    """
+    "A draw from the auxiliary activations of the neuron, by its own activation and the seed; equal activations draw alike."
     if about.rest is None: raise InputError("edit 'resample' needs the quantiles of the auxiliary activations, `about.rest`")
     R,D = about.rest.shape
     spread = torch.where(_varies(about.sd, about.mean), about.sd, torch.where(about.rest_sd > 0, about.rest_sd, 1.))
@@ -241,22 +150,7 @@ def parse_edit(
 def register_edit(
     change, # Function of activations `x [..., D]`, of what is known of the neurons, and perhaps of a number; gives `[..., D]`
 ): # The function
-    """Make an edit of one's own known by the name of its function, for this session.
-
-    Parameters
-    ----------
-    change
-        Function of activations `x [..., D]`, of what is known of the neurons, and perhaps of a number; gives `[..., D]`
-
-    Returns
-    -------
-    The function
-
-    Raises
-    ------
-    InputError
-        "edit ... gives ... for ..."
-    """
+    "Make an edit of one's own known by the name of its function, for this session."
     name,number = own_name(change, BUILT_IN),own_number(change, 2)
     NUMBERS.pop(name, None)
     if number is not None: NUMBERS[name] = number
@@ -290,17 +184,7 @@ class _Former:
 # %% ../../nbs/39_edit.ipynb #7c3cdc77
 @dataclass(frozen=True, eq=False, init=False)
 class Intervention(_Former):
-    """Edit the activations of some neurons that lie in their ranges: a setting, and what it comes to on one model.
-
-    Parameters
-    ----------
-    setting
-    neurons
-    lo
-    hi
-    state
-    **changed
-    """
+    "Edit the activations of some neurons that lie in their ranges: a setting, and what it comes to on one model."
     setting:Setting # Which neurons, when, what: its fields are also the intervention's own
     neurons:Tensor # `[k]` int64 indices of the salient neurons
     lo:Tensor # `[D, K]` float32 lower ends of every neuron of the site, inclusive
@@ -516,33 +400,7 @@ def linear_edit(
     bias, # `[D]`, b
     **setting, # Further fields of `Setting`, such as positions='readout'
 )->Intervention: # On all neurons, in all their range
-    """An affine map of the whole vector at a site as an intervention: x becomes A x + b, in float32.
-
-    Parameters
-    ----------
-    concept : str
-        Class it is aimed at; '': all of them
-    condition : str
-        What it is called in the table, for example 'leace'
-    site : Site | str
-        Where
-    matrix
-        `[D, D]`, A
-    bias
-        `[D]`, b
-    **setting
-        Further fields of `Setting`, such as positions='readout'
-
-    Returns
-    -------
-    Intervention
-        On all neurons, in all their range
-
-    Raises
-    ------
-    InputError
-        "a linear edit needs a matrix [..., ...] for a bias of ..., got ..."; "a linear edit is not finite"
-    """
+    "An affine map of the whole vector at a site as an intervention: x becomes A x + b, in float32."
     A,b = (torch.as_tensor(t, dtype=torch.float32) for t in (matrix, bias))
     D = len(b) if b.ndim else 0
     if b.ndim != 1 or A.shape != (D, D):

@@ -48,25 +48,7 @@ def disturbance(
     before:np.ndarray, # `[N, C]` class probabilities without the edit
     after:np.ndarray, # `[..., N, C]` class probabilities with it
 )->np.ndarray: # `[..., N]` 0 (nothing moved) to 1
-    """Total variation distance of every text's class probabilities before and after: half the sum of absolute differences.
-
-    Parameters
-    ----------
-    before : np.ndarray
-        `[N, C]` class probabilities without the edit
-    after : np.ndarray
-        `[..., N, C]` class probabilities with it
-
-    Returns
-    -------
-    np.ndarray
-        `[..., N]` 0 (nothing moved) to 1
-
-    Raises
-    ------
-    InputError
-        "before of shape ... but after of shape ..."
-    """
+    "Total variation distance of every text's class probabilities before and after: half the sum of absolute differences."
     before,after = as_array(before, np.float64, 'before'),as_array(after, np.float64, 'after')
     if not before.ndim or after.shape[-before.ndim:] != before.shape:
         raise InputError(f"before of shape {before.shape} but after of shape {after.shape}")
@@ -122,31 +104,7 @@ def measure(
     after:np.ndarray, # `[N, C]` class probabilities with it
     fires:np.ndarray, # `[N]` share of the salient activations that lie in range
 )->dict[str,float]: # `MEASURES`; NaN where no text qualifies
-    """Accuracy, confidence and firing on target and auxiliary texts; disturbance and broken on auxiliary ones.
-
-    Parameters
-    ----------
-    labels : np.ndarray
-        `[N]` int64 gold classes
-    concept : str | int
-        Number of the class the edit was aimed at
-    before : np.ndarray
-        `[N, C]` class probabilities without the edit
-    after : np.ndarray
-        `[N, C]` class probabilities with it
-    fires : np.ndarray
-        `[N]` share of the salient activations that lie in range
-
-    Returns
-    -------
-    dict[str, float]
-        `MEASURES`; NaN where no text qualifies
-
-    Raises
-    ------
-    InputError
-        "before ..., after ... and fires ... are not of the same texts"
-    """
+    "Accuracy, confidence and firing on target and auxiliary texts; disturbance and broken on auxiliary ones."
     before,after,fires = (as_array(x, what=n) for x,n in ((before, 'before'), (after, 'after'), (fires, 'fires')))
     if before.ndim != 2 or after.shape != before.shape or fires.shape != before.shape[:1]:
         raise InputError(f"before {before.shape}, after {after.shape} and fires {fires.shape} are not of the same texts")
@@ -237,13 +195,7 @@ def wide_intervals(
 # %% ../../nbs/42_effects.ipynb #271659a7
 @dataclass(frozen=True, eq=False)
 class Effects(Tabled):
-    """What interventions did, side by side.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        One row per setting; columns `COLUMNS`
-    """
+    "What interventions did, side by side."
     frame:pd.DataFrame # One row per setting; columns `COLUMNS`
 
     def to_frame(self)->pd.DataFrame:
@@ -292,20 +244,7 @@ def load_effects(
     path:str|Path, # A CSV file written by `Effects.save`
     **known, # Fields of `Setting` that a table of an older version does not say, to their values
 )->Effects: # As it was
-    """Read a table of effects.
-
-    Parameters
-    ----------
-    path : str | Path
-        A CSV file written by `Effects.save`
-    **known
-        Fields of `Setting` that a table of an older version does not say, to their values
-
-    Returns
-    -------
-    Effects
-        As it was
-    """
+    "Read a table of effects."
     noted_table(path, 'Effects')
     return Effects(read_table(path, COLUMNS, **known))
 
@@ -373,27 +312,7 @@ def effects_of(
 # %% ../../nbs/42_effects.ipynb #c1a90e03
 @dataclass(frozen=True, eq=False)
 class Changes:
-    """What every intervention did to every text, without the answers.
-
-    Parameters
-    ----------
-    interventions : list
-        I interventions
-    labels : np.ndarray
-        `[N]` int64
-    classes : tuple[str, ...]
-        C class names
-    before : np.ndarray
-        `[N, C]` float32 class probabilities without an edit
-    right : np.ndarray
-        `[I, N]` bool, whether the answer is the gold class
-    gold : np.ndarray
-        `[I, N]` float32 probability of the gold class
-    moved : np.ndarray
-        `[I, N]` float64 disturbance
-    fires : np.ndarray
-        `[I, N]` float32 share of the salient activations at the readout that lie in range
-    """
+    "What every intervention did to every text, without the answers."
     interventions:list # I interventions
     labels:np.ndarray # `[N]` int64
     classes:tuple[str,...] # C class names
@@ -417,18 +336,7 @@ class Changes:
 def measure_effects(
     outcome, # `Outcome` or `Changes` of I interventions on N texts
 )->Effects: # A base row for every concept, ranking, fraction and site, and a row for every intervention
-    """Measure every intervention, with the unedited model beside it.
-
-    Parameters
-    ----------
-    outcome
-        `Outcome` or `Changes` of I interventions on N texts
-
-    Returns
-    -------
-    Effects
-        A base row for every concept, ranking, fraction and site, and a row for every intervention
-    """
+    "Measure every intervention, with the unedited model beside it."
     o,C = changes_of(outcome),len(outcome.classes)
     aims,N = aims_of(o.interventions, o.classes),len(o.labels)
     unedited = tally(o.labels, np.arange(C), o.before, o.before[None], np.zeros((1, N)))

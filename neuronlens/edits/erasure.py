@@ -29,23 +29,7 @@ from ..ground.tables import Tabled
 # %% ../../nbs/45_erasure.ipynb #767268a6
 @dataclass(frozen=True, eq=False)
 class LinearMap:
-    """An affine map of the whole vector at a site, x -> A x + b; `linear_edit` makes an intervention of it.
-
-    Parameters
-    ----------
-    matrix : np.ndarray
-        `[D, D]` float64, A
-    bias : np.ndarray
-        `[D]` float64, b
-    concept : int
-        Class index it was fitted for
-    condition : str
-        'leace' or 'projection'
-    site : str
-        Where the activations were read, such as 'residual.5'
-    n : int
-        Texts it was fitted on
-    """
+    "An affine map of the whole vector at a site, x -> A x + b; `linear_edit` makes an intervention of it."
     matrix:np.ndarray # `[D, D]` float64, A
     bias:np.ndarray # `[D]` float64, b
     concept:int # Class index it was fitted for
@@ -74,31 +58,7 @@ def leace(
     tol:float=1e-12, # Directions with less than this share of the largest variance count as empty
     site:str='', # Where the activations were read
 )->LinearMap: # Of rank D - 1, or D - (C - 1) for all classes
-    """Least-squares concept erasure in closed form (Belrose et al. 2023, theorem 4.3), in double precision.
-
-    Parameters
-    ----------
-    acts
-        `[N, D]` training activations, finite
-    labels
-        `[N]` class index; every class needs at least two
-    concept : str | int | None
-        Name or number of the class to erase, against all others; None: all classes at once
-    tol : float, default 1e-12
-        Directions with less than this share of the largest variance count as empty
-    site : str, default ''
-        Where the activations were read
-
-    Returns
-    -------
-    LinearMap
-        Of rank D - 1, or D - (C - 1) for all classes
-
-    Raises
-    ------
-    InputError
-        "tol=... must be at least 0 and below 1"
-    """
+    "Least-squares concept erasure in closed form (Belrose et al. 2023, theorem 4.3), in double precision."
     if not 0 <= need_number(tol=tol) < 1: raise InputError(f"tol={tol} must be at least 0 and below 1")
     x,mu,z = _indicator(acts, labels, concept)
     N,D = x.shape
@@ -130,29 +90,7 @@ def mean_projection(
     *,
     site:str='', # Where the activations were read
 )->LinearMap: # Of rank D - 1
-    """Orthogonal projection along the difference of the class mean and the mean of all other texts; keeps the overall mean.
-
-    Parameters
-    ----------
-    acts
-        `[N, D]` training activations, finite
-    labels
-        `[N]` class index; every class needs at least two
-    concept : str | int
-        Name or number of the class to erase, against all others
-    site : str, default ''
-        Where the activations were read
-
-    Returns
-    -------
-    LinearMap
-        Of rank D - 1
-
-    Raises
-    ------
-    InputError
-        "class ... has the same mean as all other texts: there is no direction to take out"
-    """
+    "Orthogonal projection along the difference of the class mean and the mean of all other texts; keeps the overall mean."
     x,mu,z = _indicator(acts, labels, class_number(concept, class_labels(labels)[1]))
     d = x.T@z[:,0]
     if not (abs(d) > 1e-12*np.linalg.norm(x, axis=0)*np.linalg.norm(z)).any(): # Less is rounding
@@ -178,37 +116,7 @@ def fresh_scores(
 # %% ../../nbs/45_erasure.ipynb #c1fab055
 @dataclass(frozen=True, eq=False)
 class InformationLeft(Tabled):
-    """What a fresh probe for the target reads from edited activations.
-
-    Parameters
-    ----------
-    concept : str
-        Target class
-    accuracy : float
-        Of the probe on test texts, 0 to 1
-    accuracy_interval : tuple
-        Low and high
-    majority : float
-        Accuracy of always naming the more frequent of the two, on the same texts
-    auc : float
-        Area under the ROC curve, .5 for no information
-    auc_interval : tuple
-        Low and high
-    information : float
-        Share of the log loss of a constant guess that the probe saves, at most 1; 0 or less: nothing
-    information_interval : tuple
-        Low and high
-    n_train : int
-        Texts the probe was trained on
-    n : int
-        Texts it was tested on
-    draws : int
-        Bootstrap draws
-    seed : int
-        Of the draws
-    level : float
-        Coverage of the intervals, 0 to 1
-    """
+    "What a fresh probe for the target reads from edited activations."
     concept:str # Target class
     accuracy:float # Of the probe on test texts, 0 to 1
     accuracy_interval:tuple # Low and high
@@ -250,43 +158,7 @@ def information_left(
     level:float=.95, # Coverage of the intervals, 0 to 1
     classes=None, # C names; None: '0', '1', ..
 )->InformationLeft:
-    """Train a probe for the target on edited activations and test it on others.
-
-    Parameters
-    ----------
-    edit : Callable
-        `[N, D]` float32 -> `[N, D]`, such as a `LinearMap`; or `unedited`
-    train_acts
-        `[N, D]` activations to train the probe on, before the edit
-    train_labels
-        `[N]` class index
-    test_acts
-        `[M, D]` other activations, before the edit
-    test_labels
-        `[M]` class index
-    concept : str | int
-        Target class, its name or number
-    probe : Callable, default fresh_scores
-        (train acts `[N, D]`, target `[N]` bool, test acts `[M, D]`) -> scores `[M]`, above 0 for the target
-    draws : int, default 1000
-        Bootstrap draws of the test texts
-    seed : int, default 0
-        Of the draws
-    level : float, default 0.95
-        Coverage of the intervals, 0 to 1
-    classes : default None
-        C names; None: '0', '1', ..
-
-    Returns
-    -------
-    InformationLeft
-
-    Raises
-    ------
-    InputError
-        "level=... must lie between 0 and 1"; "the probe must give ... finite scores, one a test text, got shape ..."; "the ... texts
-        are all of class ..., or none is"; "..., for concept ...: ..."
-    """
+    "Train a probe for the target on edited activations and test it on others."
     (a,y,names),(b,z,_) = labelled(train_acts, train_labels, classes),labelled(test_acts, test_labels, classes)
     concept = class_number(concept, names)
     if not 0 < need_number(level=level) < 1: raise InputError(f"level={level} must lie between 0 and 1")
@@ -331,19 +203,7 @@ READERS = dict( # (activations in standard deviations, target `[N]` bool, others
 # %% ../../nbs/45_erasure.ipynb #e7c50003
 @dataclass(frozen=True, eq=False)
 class Remains:
-    """What edits leave: of their concepts, to four readers, and of the texts beside them.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        concept, edit, measure (auc_<reader>, balanced_<reader>, kept_r2, kept_<property>), value, low, high, floor, n
-    draws : int
-        Bootstrap draws
-    seed : int
-        Of halves, readers, shuffles and draws
-    level : float
-        Coverage of the intervals, 0 to 1
-    """
+    "What edits leave: of their concepts, to four readers, and of the texts beside them."
     frame:pd.DataFrame # concept, edit, measure (auc_<reader>, balanced_<reader>, kept_r2, kept_<property>), value, low, high, floor, n
     draws:int # Bootstrap draws
     seed:int # Of halves, readers, shuffles and draws
@@ -358,31 +218,11 @@ class Remains:
         return replace(self, frame=chosen_rows(self.frame, chosen).reset_index(drop=True))
 
     def per_class(self, of='value')->pd.DataFrame: # `of`: 'value', 'low', 'high' or 'floor'
-        """A row for each edit and concept, a measure a column.
-
-        Parameters
-        ----------
-        of : default 'value'
-
-        Returns
-        -------
-        pd.DataFrame
-            `of`: 'value', 'low', 'high' or 'floor'
-        """
+        "A row for each edit and concept, a measure a column."
         return self.frame.pivot_table(of, ['edit', 'concept'], 'measure', sort=False).rename_axis(columns=None).reset_index()
 
     def macro(self, of='value')->pd.DataFrame: # As for `per_class`
-        """Means over concepts, every concept counting the same; a row an edit.
-
-        Parameters
-        ----------
-        of : default 'value'
-
-        Returns
-        -------
-        pd.DataFrame
-            As for `per_class`
-        """
+        "Means over concepts, every concept counting the same; a row an edit."
         return self.per_class(of).drop(columns='concept').groupby('edit', sort=False).mean().reset_index()
 
     def plot(self, ax=None, source=''):
@@ -410,40 +250,7 @@ def remains(
     seed:int=0, # Of halves, readers, shuffles and draws
     level:float=.95, # Coverage of the intervals, 0 to 1
 )->Remains:
-    """What fresh readers still find of each concept in edited activations, and what is kept of its texts beside it.
-
-    Parameters
-    ----------
-    edits : dict
-        Name to a function `[N, D]` float32 -> `[N, D]`, or to one for each concept: linear maps, `unedited`, `edited_acts`
-    acts
-        `[N, D]` held-out activations before the edit; one half teaches the readers, the other is read
-    labels
-        `[N]` class index
-    classes : default None
-        C names; None: '0', '1', ..
-    concept : default None
-        Names or numbers of the targets; None: every class in turn
-    others : dict | None, default None
-        Further properties of the texts, name to `[N]` labels, or numbers, which are cut at their median
-    readers : tuple, default tuple(READERS)
-        Of `READERS`; they take most of the time
-    draws : int, default 1000
-        Bootstrap draws of the texts that are read
-    seed : int, default 0
-        Of halves, readers, shuffles and draws
-    level : float, default 0.95
-        Coverage of the intervals, 0 to 1
-
-    Returns
-    -------
-    Remains
-
-    Raises
-    ------
-    InputError
-        "edit ... has ... functions for ... concepts"; "edit ... gives activations ... for ..."; "..., for concept ...: ..."
-    """
+    "What fresh readers still find of each concept in edited activations, and what is kept of its texts beside it."
     acts,y,names = labelled(acts, labels, classes)
     targets = [class_number(c, names) for c in (range(len(names)) if concept is None else concept)]
     _readable(y, names, targets, readers, level, others or {})

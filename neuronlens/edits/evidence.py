@@ -85,19 +85,7 @@ def resampled(
 # %% ../../nbs/43_evidence.ipynb #4f01acf6
 @dataclass(frozen=True, eq=False)
 class Evidence(Tabled):
-    """Every effect with its interval.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        Keys of `Effects`, then measure, value, low, high, n; the concept of an average is 'macro'
-    draws : int
-        Bootstrap draws
-    seed : int
-        Of the draws
-    level : float
-        Coverage, 0 to 1
-    """
+    "Every effect with its interval."
     frame:pd.DataFrame # Keys of `Effects`, then measure, value, low, high, n; the concept of an average is 'macro'
     draws:int # Bootstrap draws
     seed:int # Of the draws
@@ -223,26 +211,7 @@ def intervals(
     level:float=.95, # Coverage, 0 to 1
     progress:bool=True, # Show a progress bar
 )->Evidence: # A row per row and measure of `Effects`, then the macro averages
-    """Bootstrap intervals of every effect: texts drawn within their class, the same draws for all.
-
-    Parameters
-    ----------
-    outcome
-        `Outcome` or `Changes` of I interventions on N texts, or a study, which keeps those on its test texts
-    draws : int, default 1000
-        Bootstrap draws
-    seed : int, default 0
-        Of the draws
-    level : float, default 0.95
-        Coverage, 0 to 1
-    progress : bool, default True
-        Show a progress bar
-
-    Returns
-    -------
-    Evidence
-        A row per row and measure of `Effects`, then the macro averages
-    """
+    "Bootstrap intervals of every effect: texts drawn within their class, the same draws for all."
     draws,outcome = need_whole(1, 10**6, draws=draws),changes_of(outcome)
     size = (len(outcome.interventions), len(outcome.classes), len(outcome.labels))
     need_memory(intervals_memory(*size, draws), f"intervals of {size[0]:,} interventions on {size[2]:,} texts", "take fewer draws")
@@ -283,25 +252,7 @@ def some_texts(
 # %% ../../nbs/43_evidence.ipynb #0aa13da9
 @dataclass(frozen=True, eq=False)
 class Comparison(Tabled):
-    """Two conditions on the same texts.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        Keys, concept, measure, a, b, difference, low, high, p, p_adjusted, n, test
-    a : str
-        The first condition
-    b : str
-        The second
-    draws : int
-        Bootstrap draws of the intervals
-    flips : int
-        Sets of random signs
-    seed : int
-        Of both
-    level : float
-        Coverage of the intervals, 0 to 1
-    """
+    "Two conditions on the same texts."
     frame:pd.DataFrame # Keys, concept, measure, a, b, difference, low, high, p, p_adjusted, n, test
     a:str # The first condition
     b:str # The second
@@ -393,33 +344,7 @@ def compare(
     seed:int=0, # Of draws and signs
     level:float=.95, # Coverage of the intervals, 0 to 1
 )->Comparison: # A row per pair of rows and measure, then the macro averages
-    """Differences `a - b` on the same texts, with intervals and p-values.
-
-    Parameters
-    ----------
-    outcome
-        `Outcome` or `Changes` of I interventions on N texts, or a study, which keeps those on its test texts
-    a : str | dict
-        A condition, or columns of `Effects` with the values wanted, such as `dict(condition='range', range='gaussian')`
-    b : str | dict
-        Another
-    measures : default ('target_accuracy', 'target_confidence', 'auxiliary_accuracy', 'auxiliary_confidence', 'disturbance', 'broken')
-    on : list | None, default None
-        Columns in which the two must agree; None: all in which they can
-    draws : int, default 1000
-        Bootstrap draws
-    flips : int, default 9999
-        Sets of random signs; no p-value is below 1/(flips+1)
-    seed : int, default 0
-        Of draws and signs
-    level : float, default 0.95
-        Coverage of the intervals, 0 to 1
-
-    Returns
-    -------
-    Comparison
-        A row per pair of rows and measure, then the macro averages
-    """
+    "Differences `a - b` on the same texts, with intervals and p-values."
     measures = need_measures(measures, RESAMPLED)
     draws,flips = need_whole(1, 10**6, draws=draws),need_whole(1, flips=flips)
     frame,source,own = _sources(outcome := changes_of(outcome))
@@ -439,25 +364,7 @@ def over_seeds(
     effects:list[Effects], # S tables of the same settings
     measures=MEASURES[:6], # Names of measures
 )->pd.DataFrame: # Keys of `Effects`, measure, mean, sd (ddof 1; NaN for one seed), min, max, seeds; then the macro rows
-    """Mean and spread of every effect over seeds.
-
-    Parameters
-    ----------
-    effects : list[Effects]
-        S tables of the same settings
-    measures : default MEASURES[:6]
-        Names of measures
-
-    Returns
-    -------
-    pd.DataFrame
-        Keys of `Effects`, measure, mean, sd (ddof 1; NaN for one seed), min, max, seeds; then the macro rows
-
-    Raises
-    ------
-    InputError
-        "no effects to average"; "table ... of effects has other settings than the first"
-    """
+    "Mean and spread of every effect over seeds."
     if not effects: raise InputError("no effects to average")
     measures = need_measures(measures, MEASURES)
     keys,whole = setting_keys(effects[0].frame, but=('concept', 'seed')),[]
@@ -476,19 +383,7 @@ def shuffled_labels(
     labelled, # `[N]` labels, or a `Recording`
     seed:int=0, # Of the permutation
 ): # The same with its labels in another order; class sizes stay
-    """Labels that say nothing: fit rankings and ranges on these, and measure on the true ones.
-
-    Parameters
-    ----------
-    labelled
-        `[N]` labels, or a `Recording`
-    seed : int, default 0
-        Of the permutation
-
-    Returns
-    -------
-    The same with its labels in another order; class sizes stay
-    """
+    "Labels that say nothing: fit rankings and ranges on these, and measure on the true ones."
     mixed = lambda y: drawing(seed).permutation(as_array(y, what='labels'))
     if not is_dataclass(labelled): return mixed(labelled)
     return replace(labelled, labels=mixed(labelled.labels), provenance=labelled.provenance | {'labels_shuffled':seed})
@@ -500,27 +395,7 @@ def random_ranges(
     *,
     acts=None, # `[N, D]` training activations; None: every neuron gets the range of another class
 )->Ranges: # Of a kind called '.._swapped' without, '.._moved' with activations
-    """Every range elsewhere: that of another class drawn for each neuron, or random quantiles of equal mass.
-
-    Parameters
-    ----------
-    ranges : Ranges
-        Ranges `[C, D, K]` of C classes, C at least 2
-    seed : int, default 0
-        Of the places
-    acts : default None
-        `[N, D]` training activations; None: every neuron gets the range of another class
-
-    Returns
-    -------
-    Ranges
-        Of a kind called '.._swapped' without, '.._moved' with activations
-
-    Raises
-    ------
-    InputError
-        "the ranges of one class cannot be exchanged with those of another"
-    """
+    "Every range elsewhere: that of another class drawn for each neuron, or random quantiles of equal mass."
     rng,(C,D,_),kind = drawing(seed),ranges.lo.shape,f"{ranges.kind}_{'swapped' if acts is None else 'moved'}"
     if C < 2: raise InputError("the ranges of one class cannot be exchanged with those of another")
     if acts is None:
@@ -537,15 +412,7 @@ def random_ranges(
 # %% ../../nbs/43_evidence.ipynb #559447c2
 @dataclass(frozen=True, eq=False)
 class Collateral:
-    """Predicted firing and measured disturbance of every auxiliary class under the edit of every concept.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        text, concept, predicted, measured, n: a row per pair of different classes with texts
-    spearman : float
-        Rank correlation over the rows; NaN where one of the two never varies
-    """
+    "Predicted firing and measured disturbance of every auxiliary class under the edit of every concept."
     frame:pd.DataFrame # text, concept, predicted, measured, n: a row per pair of different classes with texts
     spearman:float # Rank correlation over the rows; NaN where one of the two never varies
 
@@ -567,26 +434,7 @@ def collateral(
     outcome, # Fields of `Outcome`, with one intervention for each concept
     **chosen, # Columns of `Effects` with the values wanted, such as `condition='range', fraction=.5`
 )->Collateral:
-    """Does the firing of a range on other classes predict how much they are disturbed?
-
-    Parameters
-    ----------
-    predicted
-        `[C, C]` share of activations in range; row: class of the text, column: concept edited
-    outcome
-        Fields of `Outcome`, with one intervention for each concept
-    **chosen
-        Columns of `Effects` with the values wanted, such as `condition='range', fraction=.5`
-
-    Returns
-    -------
-    Collateral
-
-    Raises
-    ------
-    InputError
-        "... interventions are chosen; one for each concept is needed"; "predicted must be [..., ...], got shape ..."
-    """
+    "Does the firing of a range on other classes predict how much they are disturbed?"
     frame,source,own = _sources(outcome)
     at = source[chosen_rows(frame[frame.condition != 'base'], chosen).index]
     C,aims = len(outcome.classes),own[at]

@@ -133,59 +133,7 @@ def effects_on_ray(
     size:int|None=None, # Texts of a shard; None: 2,048, fewer with more than 512 interventions
     progress:bool=True, # Show a progress bar
 )->Effects: # As `effects_on` makes it
-    """`effects_on` by many workers: sums of shards are made anywhere and put together here, in their order.
-
-    Parameters
-    ----------
-    source : str | Path
-        Folder or hub name of a sequence classifier, which every worker can load
-    files : str | Path | list
-        .parquet, .jsonl, .csv files of texts, or a folder of them, which every worker can read
-    interventions : list[Intervention]
-        I interventions, as from `grid`
-    workers : int, default 2
-        Actors, each of which holds the model; 0: this process makes all shards, without Ray
-    cpus : int, default 1
-        Processors of each
-    gpus : float, default 0
-        Graphics processors of each
-    retries : int, default 5
-        How often a shard is tried again after its worker died
-    address : str | None, default None
-        Of a running cluster, 'auto' for that of this machine; None: RAY_ADDRESS, or Ray is started here
-    folder : str | Path | None, default None
-        Keep finished shards there, and go on from those that are there
-    classes : list[str] | None, default None
-        Class names in the order of the outputs; None: the model's own names
-    max_length : int | None, default None
-        Cut texts after so many tokens; None: as many as the model can read
-    dtype : str, default 'float32'
-        Weights in this type
-    trust_remote_code : bool, default False
-        Run code that comes with the model
-    text : str, default 'text'
-        Name of the column that holds the text
-    label : str, default 'label'
-        Name of the column that holds the class
-    skip_empty : bool, default False
-        True: leave out rows without text; False: refuse them
-    tokens : int | None, default None
-        Most tokens in a batch, padding included; None: 2,048, on a graphics processor 16,384
-    size : int | None, default None
-        Texts of a shard; None: 2,048, fewer with more than 512 interventions
-    progress : bool, default True
-        Show a progress bar
-
-    Returns
-    -------
-    Effects
-        As `effects_on` makes it
-
-    Raises
-    ------
-    InputError
-        "... workers of ... processors do nothing; give at least 1 of each"
-    """
+    "`effects_on` by many workers: sums of shards are made anywhere and put together here, in their order."
     check_interventions(interventions)
     if workers: load_ray()
     if workers < 0 or cpus < 1: raise InputError(f"{workers} workers of {cpus} processors do nothing; give at least 1 of each")

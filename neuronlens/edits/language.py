@@ -153,29 +153,7 @@ def editing(
     prompt_length:int|None=None, # Columns of the prompt, padding included; None: see `mask`
     mask:Tensor|None=None, # `[N, P]` attention mask of the prompts, padding on either side; None: a pass without a cache is all prompt
 ): # The model is as before afterwards, error or not
-    """Let every pass of the model run with these edits, every step of `generate` included, each edit at its own positions.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Hugging Face causal language model, or a classifier
-    interventions : list[Intervention]
-        At any sites; those at one site act in their order
-    prompt_length : int | None, default None
-        Columns of the prompt, padding included; None: see `mask`
-    mask : Tensor | None, default None
-        `[N, P]` attention mask of the prompts, padding on either side; None: a pass without a cache is all prompt
-
-    Returns
-    -------
-    The model is as before afterwards, error or not
-
-    Raises
-    ------
-    InputError
-        "a prompt of ... columns is none"; "the mask has ... columns, the prompt ..."; "... is in training mode; call its eval() first";
-        "...: the answer is not finite for ..."
-    """
+    "Let every pass of the model run with these edits, every step of `generate` included, each edit at its own positions."
     if prompt_length is not None and prompt_length < 1: raise InputError(f"a prompt of {prompt_length} columns is none")
     if prompt_length is not None and mask is not None and mask.shape[1] != prompt_length:
         raise InputError(f"the mask has {mask.shape[1]} columns, the prompt {prompt_length}")
@@ -254,33 +232,7 @@ def generate(
     *,
     tokens:int|None=None, # Most tokens in a batch, padding and what is written included; None: as suits the device
 )->list[str]: # N texts, without the prompts and without the token that ends a text
-    """What the model writes, always the likeliest token whatever its `generation_config` says of beams, draws, penalties or banned tokens.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Hugging Face causal language model in eval mode
-    tokenizer : object
-        Its tokenizer
-    prompts : list[str]
-        N prompts
-    interventions : list, default ()
-        Edits that act while it reads and writes
-    new_tokens : int, default 20
-        At most so many tokens for each
-    tokens : int | None, default None
-        Most tokens in a batch, padding and what is written included; None: as suits the device
-
-    Returns
-    -------
-    list[str]
-        N texts, without the prompts and without the token that ends a text
-
-    Raises
-    ------
-    InputError
-        "prompts must be a list of texts, not ..."; "... new tokens are none; ask for at least 1"
-    """
+    "What the model writes, always the likeliest token whatever its `generation_config` says of beams, draws, penalties or banned tokens."
     if isinstance(prompts, str) or not isinstance(prompts, Iterable):
         raise InputError(f"prompts must be a list of texts, not {'one text' if isinstance(prompts, str) else repr(prompts)}")
     prompts,new_tokens = list(prompts),need_number(True, new_tokens=new_tokens)
@@ -307,26 +259,7 @@ def firing_by_position(
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
     progress:bool=False, # Show a progress bar
 )->pd.DataFrame: # A row per intervention and class; NaN where there are no such positions
-    """How often edits fire at the readout and at the other attended tokens that are not special, class by class.
-
-    Parameters
-    ----------
-    clf : Classifier
-        The model under study
-    texts : Texts
-        Labelled texts; a class may be absent
-    interventions : list[Intervention]
-        Any number
-    tokens : int | None, default None
-        Most tokens in a batch, padding included; None: as suits the device
-    progress : bool, default False
-        Show a progress bar
-
-    Returns
-    -------
-    pd.DataFrame
-        A row per intervention and class; NaN where there are no such positions
-    """
+    "How often edits fire at the readout and at the other attended tokens that are not special, class by class."
     ivs,texts,C = _ready(clf, interventions),align(texts, clf, every=False),len(clf.classes)
     sums = np.zeros((len(ivs), 2, 2, C))
     def work(batch):

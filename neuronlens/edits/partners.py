@@ -58,23 +58,7 @@ def _drawn(x, about, seed, closeness=lambda part: 0):
 
 # %% ../../nbs/38_partners.ipynb #e7c38008
 def exchange(x:Tensor, about, seed:int=0)->Tensor:
-    """The values of one auxiliary example at all neurons together, drawn by the activation and the seed; equal activations draw alike.
-
-    Parameters
-    ----------
-    x : Tensor
-    about
-    seed : int, default 0
-
-    Returns
-    -------
-    Tensor
-
-    Raises
-    ------
-    InputError
-        "edit 'exchange' needs rows of auxiliary activations, `about.rows`"
-    """
+    "The values of one auxiliary example at all neurons together, drawn by the activation and the seed; equal activations draw alike."
     if about.rows is None: raise InputError("edit 'exchange' needs rows of auxiliary activations, `about.rows`")
     return _drawn(x, about, seed)
 
@@ -105,23 +89,7 @@ def auxiliary_rows(
 
 # %% ../../nbs/38_partners.ipynb #e7c38013
 def partner(x:Tensor, about, seed:int=0)->Tensor:
-    """The values of the partner of one of the concept's rows near the activation, drawn among the nearest few.
-
-    Parameters
-    ----------
-    x : Tensor
-    about
-    seed : int, default 0
-
-    Returns
-    -------
-    Tensor
-
-    Raises
-    ------
-    InputError
-        "edit 'partner' needs matched rows, `about.near` and `about.rows`"
-    """
+    "The values of the partner of one of the concept's rows near the activation, drawn among the nearest few."
     if about.near is None: raise InputError("edit 'partner' needs matched rows, `about.near` and `about.rows`")
     size = about.near.square().sum(-1)
     return _drawn(x, about, seed, lambda p: 2*((p-about.mean)/about.reach)@about.near.T-size)
@@ -175,22 +143,7 @@ def within_sd(sd, rest_sd): return np.sqrt((np.square(sd)+np.square(rest_sd))/2)
 
 # %% ../../nbs/38_partners.ipynb #e7c38019
 def aura(x:Tensor, about)->Tensor:
-    """a (1 - 2 (AUROC - .5)) where the AUROC of the neuron for the concept is above .5 (Suau et al. 2024); else the activation as it is.
-
-    Parameters
-    ----------
-    x : Tensor
-    about
-
-    Returns
-    -------
-    Tensor
-
-    Raises
-    ------
-    InputError
-        "edit 'aura' needs the area under the curve of every neuron, `about.auroc`"
-    """
+    "a (1 - 2 (AUROC - .5)) where the AUROC of the neuron for the concept is above .5 (Suau et al. 2024); else the activation as it is."
     if about.auroc is None: raise InputError("edit 'aura' needs the area under the curve of every neuron, `about.auroc`")
     return x.float()*(2-2*about.auroc).clamp(max=1)
 

@@ -106,55 +106,7 @@ def plan(
     preset:str='', # Name of the preset that the ranges are of, for the table
     controls:int=1, # How many times the random neurons are drawn, with seeds from `seed` on
 )->list[Intervention]: # Concepts x rankings x fractions x edits x (full, and range and random for each range and vote)
-    """The interventions of a study; the same random neurons are the control of every ranking.
-
-    Parameters
-    ----------
-    statistics : ClassStatistics
-        Class statistics of the training texts at the site
-    rankings : list[Ranking]
-        Rankings `[C, D]` to take salient sets from
-    ranges : Ranges | list[Ranges]
-        One kind of range `[C, D, K]`, or several
-    site : Site | str
-        Where the activations were read, such as 'residual.5'
-    fraction : list[float], default (0.5,)
-        Shares of the neurons to edit, each in (0, 1]
-    edit : str | list[str], default 'mean'
-        An edit, such as 'mean' or 'scale(0.5)', or several
-    vote : float | list[float], default 0.0
-        Share of the salient neurons that must be in range together, or several
-    concept : list | None, default None
-        Names or numbers of classes; None: all
-    positions : str, default 'all'
-        One of `POSITIONS`: where the edits may act
-    seed : int, default 0
-        Of the random salient sets, and of what `resample`, `exchange` and `partner` draw
-    acts : np.ndarray | None, default None
-        `[N, D]` the activations that the statistics are of; only edits of `FROM_ACTS` need them
-    labels : np.ndarray | None, default None
-        `[N]` class of each
-    fitted_at : str, default 'readout'
-        What statistics and ranges are of: activations at the 'readout', or of all 'tokens'
-    covers : str, default 'range'
-        What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
-    scope : str, default 'position'
-        Who is asked: every 'position' for itself, or the 'text' once for all of them
-    preset : str, default ''
-        Name of the preset that the ranges are of, for the table
-    controls : int, default 1
-        How many times the random neurons are drawn, with seeds from `seed` on
-
-    Returns
-    -------
-    list[Intervention]
-        Concepts x rankings x fractions x edits x (full, and range and random for each range and vote)
-
-    Raises
-    ------
-    InputError
-        "edit ... draws from activations: give plan acts= and labels="
-    """
+    "The interventions of a study; the same random neurons are the control of every ranking."
     site,(C,D),_ = parse_site(site),statistics.mean.shape,drawing(seed) # Which refuses what is no seed
     edits,votes = [format_kind(*parse_edit(e)) for e in _listed(edit)],_listed(vote)
     concepts,out = [class_number(c, statistics.classes) for c in (range(C) if concept is None else _listed(concept))],[]

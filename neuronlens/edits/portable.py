@@ -57,21 +57,7 @@ def _check_facts(facts):
 # %% ../../nbs/48_portable.ipynb #b0e1000f
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """Interventions in the order in which they act, and what the model is known by that they are for.
-
-    Parameters
-    ----------
-    interventions : tuple[Intervention, ...]
-        Their tensors on the CPU, their sites counted from 0
-    model : dict
-        What is known of the model: kind, name, classes, readout, tokenizer, configuration
-    names : tuple[str, ...]
-        n weights of the model
-    marks : np.ndarray
-        `[n, 3, 8]` uint8, what each is known by
-    provenance : dict, default {}
-        By which versions it was made
-    """
+    "Interventions in the order in which they act, and what the model is known by that they are for."
     interventions:tuple[Intervention,...] # Their tensors on the CPU, their sites counted from 0
     model:dict # What is known of the model: kind, name, classes, readout, tokenizer, configuration
     names:tuple[str,...] # n weights of the model
@@ -110,26 +96,7 @@ def make_edit(
     clf:Classifier, # The model under study, on which it was found
     interventions:list[Intervention], # At any sites; those at one site act in their order
 )->Edit: # To be saved, and put on this model wherever it is loaded
-    """An edit that can leave the workbook; every weight of the model is looked at.
-
-    Parameters
-    ----------
-    clf : Classifier
-        The model under study, on which it was found
-    interventions : list[Intervention]
-        At any sites; those at one site act in their order
-
-    Returns
-    -------
-    Edit
-        To be saved, and put on this model wherever it is loaded
-
-    Raises
-    ------
-    InputError
-        "an edit is made on a `Classifier`, not on ..."; "an edit of no intervention edits nothing; give at least one"; "...: it asks
-        the mean over a text's own tokens, which nothing outside tells from the prompt's"
-    """
+    "An edit that can leave the workbook; every weight of the model is looked at."
     if not isinstance(clf, Classifier): raise InputError(f"an edit is made on a `Classifier`, not on {type(clf).__name__}")
     ivs = _placed(interventions, clf)
     if not ivs: raise InputError("an edit of no intervention edits nothing; give at least one")
@@ -235,23 +202,7 @@ def _unpacked(path):
 def load_edit(
     path, # A file of `Edit.save`
 )->Edit: # As it was
-    """An edit from a file, from anyone: refused where it is damaged, or holds what no edit does.
-
-    Parameters
-    ----------
-    path
-        A file of `Edit.save`
-
-    Returns
-    -------
-    Edit
-        As it was
-
-    Raises
-    ------
-    InputError
-        "the marks of the weights do not fit their names"; "... is no Edit: ..."; "array ... is of ..."
-    """
+    "An edit from a file, from anyone: refused where it is damaged, or holds what no edit does."
     said,arrays = _unpacked(path := known_path(path))
     about = _checked(path, 'Edit', said)['about']
     try:

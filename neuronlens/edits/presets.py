@@ -21,29 +21,7 @@ from ..records.recording import Recording
 @formerly(rankings='ranking', ranges='range', edits='edit', votes='vote', fractions='fraction')
 @dataclass(frozen=True)
 class Preset:
-    """One way of editing, with what it leaves open.
-
-    Parameters
-    ----------
-    name : str
-        Such as 'recommended'
-    condition : str
-        'range' (salient neurons in their ranges), 'full' (whole salient neurons) or 'random' (the control)
-    ranking : tuple[str, ...]
-        To choose from
-    range : tuple[str, ...]
-        To choose from
-    edit : tuple[str, ...]
-        To choose from
-    vote : tuple[float, ...], default (0.0,)
-        To choose from
-    fraction : tuple[float, ...], default tuple((k / 10 for k in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)))
-        To choose from
-    positions : str, default ''
-        Where the edits act, if that belongs to it; '': wherever one likes
-    note : str, default ''
-        What it is, in a sentence
-    """
+    "One way of editing, with what it leaves open."
     name:str # Such as 'recommended'
     condition:str # 'range' (salient neurons in their ranges), 'full' (whole salient neurons) or 'random' (the control)
     ranking:tuple[str,...] # To choose from
@@ -72,23 +50,7 @@ PRESETS = {p.name:p for p in (
 def preset(
     name:str|Preset, # One of `PRESETS`, or a preset of one's own
 )->Preset: # The preset
-    """A preset by its name.
-
-    Parameters
-    ----------
-    name : str | Preset
-        One of `PRESETS`, or a preset of one's own
-
-    Returns
-    -------
-    Preset
-        The preset
-
-    Raises
-    ------
-    InputError
-        "no preset is called ...; there are ..."
-    """
+    "A preset by its name."
     if isinstance(name, Preset): return name
     if name not in PRESETS: raise InputError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
     return PRESETS[name]
@@ -114,39 +76,7 @@ def preset_grid(
     fitted_at:str='readout', # What ranges and statistics are of: 'readout' (of `train`) or 'tokens'
     tokens:Recording|None=None, # Tokens of the training texts at the site, by `record_tokens`
 )->list[Intervention]: # `len(preset)` for every concept, if the fractions are the preset's own
-    """The interventions of a preset over everything it leaves open.
-
-    Parameters
-    ----------
-    train : Recording
-        Training texts, recorded at the site
-    name : str | Preset
-        One of `PRESETS`, or a preset of one's own
-    fraction : float | list[float] | None, default None
-        Shares of the neurons, each in (0, 1]; None: those of the preset
-    site : str | None, default None
-        A recorded site; None: the one under study
-    concept : list | None, default None
-        Names or numbers of classes; None: all
-    positions : str | None, default None
-        Where the edits may act; None: as the preset has it, else 'all'
-    seed : int, default 0
-        Of the random neurons
-    fitted_at : str, default 'readout'
-        What ranges and statistics are of: 'readout' (of `train`) or 'tokens'
-    tokens : Recording | None, default None
-        Tokens of the training texts at the site, by `record_tokens`
-
-    Returns
-    -------
-    list[Intervention]
-        `len(preset)` for every concept, if the fractions are the preset's own
-
-    Raises
-    ------
-    InputError
-        "preset ... edits positions ..., not ..."
-    """
+    "The interventions of a preset over everything it leaves open."
     p = preset(name)
     if positions and p.positions and positions != p.positions:
         raise InputError(f"preset {p.name!r} edits positions {p.positions!r}, not {positions!r}")

@@ -24,19 +24,7 @@ from ..ground.tables import Tabled
 # %% ../../nbs/47_questions.ipynb #bd9daafd
 @dataclass(frozen=True)
 class Question:
-    """One question with lettered choices.
-
-    Parameters
-    ----------
-    question : str
-        The question
-    choices : tuple[str, ...]
-        K choices, at least two
-    answer : int
-        Index of the right one
-    subject : str, default ''
-        What it is about; shots of the same subject precede it
-    """
+    "One question with lettered choices."
     question:str # The question
     choices:tuple[str,...] # K choices, at least two
     answer:int # Index of the right one
@@ -69,27 +57,7 @@ def read_questions(
     per_subject:int|None=None, # A seeded sample of so many questions of every file; None: all
     seed:int=0, # Of the sample
 )->list[Question]: # In the order of the files and in it; the subject is the file's name without `_test`, `_dev` or `_val`
-    """Multiple-choice questions from files; every complaint names file and row.
-
-    Parameters
-    ----------
-    path : str | Path | list
-        A CSV file with the header `question,choice0,...,answer`, a folder of them, or a list
-    per_subject : int | None, default None
-        A seeded sample of so many questions of every file; None: all
-    seed : int, default 0
-        Of the sample
-
-    Returns
-    -------
-    list[Question]
-        In the order of the files and in it; the subject is the file's name without `_test`, `_dev` or `_val`
-
-    Raises
-    ------
-    InputError
-        "per_subject=... is no question; give at least 1"; "...: no .csv file"; "..., row ...: ..."
-    """
+    "Multiple-choice questions from files; every complaint names file and row."
     drawing(seed)
     if per_subject is not None and need_number(True, per_subject=per_subject) < 1:
         raise InputError(f"per_subject={per_subject} is no question; give at least 1")
@@ -128,15 +96,7 @@ def _question(row, columns, subject):
 # %% ../../nbs/47_questions.ipynb #2b19fec8
 @dataclass(frozen=True, eq=False)
 class MultipleChoice(Tabled):
-    """What a model answered to questions with lettered choices.
-
-    Parameters
-    ----------
-    questions : list[Question]
-        N questions
-    logprobs : np.ndarray
-        `[N, K]` float32 log-probability of every letter among all tokens; -inf beyond a question's choices
-    """
+    "What a model answered to questions with lettered choices."
     questions:list[Question] # N questions
     logprobs:np.ndarray # `[N, K]` float32 log-probability of every letter among all tokens; -inf beyond a question's choices
 
@@ -150,37 +110,12 @@ class MultipleChoice(Tabled):
     renormalised = property(lambda self: float((self.gold/np.exp(self.logprobs.astype(float)).sum(1)).mean())) # ... among the choices
 
     def interval(self, level:float=.95)->tuple: # (low, high)
-        """Wilson interval of the accuracy: binomial, questions being independent.
-
-        Parameters
-        ----------
-        level : float, default 0.95
-
-        Returns
-        -------
-        tuple
-            (low, high)
-        """
+        "Wilson interval of the accuracy: binomial, questions being independent."
         ci = binomtest(int(self.right.sum()), self.n).proportion_ci(level, method='wilson')
         return float(ci.low),float(ci.high)
 
     def against(self, base:'MultipleChoice')->float: # p, two-sided
-        """Exact McNemar test of the accuracy against that on the same questions.
-
-        Parameters
-        ----------
-        base : 'MultipleChoice'
-
-        Returns
-        -------
-        float
-            p, two-sided
-
-        Raises
-        ------
-        InputError
-            "two results on different questions"
-        """
+        "Exact McNemar test of the accuracy against that on the same questions."
         if self.questions != base.questions: raise InputError("two results on different questions")
         lost,won = int((base.right & ~self.right).sum()),int((~base.right & self.right).sum())
         return float(mcnemar(won, lost))

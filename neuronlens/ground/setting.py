@@ -32,23 +32,7 @@ class Kind(NamedTuple):
 def parse_kind(
     text:str, # Such as 'gaussian(2.5)', 'full' or 'gaussian(inf)'; white space around the parts does not count
 )->Kind: # (name, number), the number a float, or None when there is none
-    """A word with an optional number in parentheses, taken apart; an `InputError` for anything else.
-
-    Parameters
-    ----------
-    text : str
-        Such as 'gaussian(2.5)', 'full' or 'gaussian(inf)'; white space around the parts does not count
-
-    Returns
-    -------
-    Kind
-        (name, number), the number a float, or None when there is none
-
-    Raises
-    ------
-    InputError
-        "... is not a name with an optional number, such as 'gaussian(2.5)'"; "... in ... is not a number"
-    """
+    "A word with an optional number in parentheses, taken apart; an `InputError` for anything else."
     found = re.fullmatch(r'\s*([a-z]\w*)\s*(?:\(\s*([^()\s]+)\s*\))?\s*', str(text))
     if not found: raise InputError(f"{text!r} is not a name with an optional number, such as 'gaussian(2.5)'")
     name,number = found.groups()
@@ -120,39 +104,7 @@ POSITIONS,FITTED = ('all', 'readout', 'prompt', 'generated'),('readout', 'tokens
 
 @dataclass(frozen=True)
 class Setting:
-    """One intervention in words: the key of every row of every table. Equal settings are the same intervention on the same model and texts.
-
-    Parameters
-    ----------
-    concept : str
-        Class it is aimed at
-    condition : str, default 'range'
-        'base', 'full', 'range', 'random', or the name of a linear map
-    site : str, default 'residual.-1'
-        Which: where the activations are, such as 'residual.5'
-    ranking : str, default 'dprime'
-        Which: what orders the neurons (for 'random': what it is the control of)
-    fraction : float, default 0.5
-        Which: share of the neurons of the site, above 0, at most 1
-    range : str, default 'gaussian(2.5)'
-        When: the kind of range
-    vote : float, default 0.0
-        When: least share of the salient neurons that must be in range together, 0 to 1
-    scope : str, default 'position'
-        When: every position asks for itself, or the 'text' is asked once for all of its positions
-    fitted_at : str, default 'readout'
-        When: what ranges are fitted on, one of `FITTED`
-    positions : str, default 'all'
-        When: where it may act, one of `POSITIONS`
-    edit : str, default 'mean'
-        What: the edit
-    covers : str, default 'range'
-        What: neurons in 'range' alone, or all 'salient' ones where the vote is reached
-    preset : str, default ''
-        Name of the preset it comes from, if any
-    seed : int, default 0
-        Of what is drawn: random neurons, and what `resample` puts in
-    """
+    "One intervention in words: the key of every row of every table. Equal settings are the same intervention on the same model and texts."
     concept:str # Class it is aimed at
     condition:str='range' # 'base', 'full', 'range', 'random', or the name of a linear map
     site:str='residual.-1' # Which: where the activations are, such as 'residual.5'
@@ -204,25 +156,7 @@ def settings_grid(
     concepts, # Names of classes, or one
     **lists, # A field of `Setting` to a value, or a list of values
 )->list[Setting]: # Every combination, the first field changing slowest
-    """All combinations of some values of every field.
-
-    Parameters
-    ----------
-    concepts
-        Names of classes, or one
-    **lists
-        A field of `Setting` to a value, or a list of values
-
-    Returns
-    -------
-    list[Setting]
-        Every combination, the first field changing slowest
-
-    Raises
-    ------
-    InputError
-        "a setting has no ...; it has ..."
-    """
+    "All combinations of some values of every field."
     known = [f.name for f in fields(Setting)]
     if strange := [k for k in lists if k not in known]: raise InputError(f"a setting has no {strange[0]!r}; it has {', '.join(known)}")
     many = dict(concept=concepts) | lists

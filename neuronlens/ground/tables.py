@@ -101,34 +101,7 @@ def latex(
     places:int=3, # Decimals of numbers without an interval
     most:int=60, # Most rows
 )->str: # LaTeX; needs the package booktabs
-    """A table for a paper: an interval stands in the cell of its number, rounded by its width.
-
-    Parameters
-    ----------
-    table
-        A table, or a result that has one
-    caption : str, default ''
-        What stands above it, as text; '': the bare tabular
-    label : str, default ''
-        What the paper calls it, such as 'tab:effects'; needs a caption
-    names : dict | None, default None
-        Column to what it is called in the table; the others lose their underscores
-    places : int, default 3
-        Decimals of numbers without an interval
-    most : int, default 60
-        Most rows
-
-    Returns
-    -------
-    str
-        LaTeX; needs the package booktabs
-
-    Raises
-    ------
-    InputError
-        "label ... cannot be referred to: it needs a caption, and is made of letters, digits and : . - + _"; "a table of ... rows is
-        none for a paper: choose from 1 to ..., as in latex(frame.head(...))"
-    """
+    "A table for a paper: an interval stands in the cell of its number, rounded by its width."
     frame = table if isinstance(table, pd.DataFrame) else table.for_paper()
     if label and not (caption and re.fullmatch(r'[\w:.+-]+', label, re.A)):
         raise InputError(f"label {label!r} cannot be referred to: it needs a caption, and is made of letters, digits and : . - + _")

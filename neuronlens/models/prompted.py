@@ -73,47 +73,7 @@ def _computed_shots(clf):
 # %% ../../nbs/12_prompted.ipynb #3d3f3a29
 @dataclass(frozen=True, eq=False, repr=False)
 class Prompted(Classifier):
-    """A causal language model with a prompt, under study.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Hugging Face model with a sequence classification head, in eval mode
-    tokenizer : object
-        Its tokenizer
-    classes : tuple[str, ...]
-        C class names, in the order of the model's outputs
-    readout : str
-        'first', 'last' or 'mean'
-    max_length : int
-        Most tokens of a text, special tokens included
-    source : str, default 'given'
-        Folder or hub name
-    sha256 : str, default ''
-        Hash of the weight files, or the hub's revision
-    state : str, default ''
-        `weights_state` when `sha256` was true; '': not known
-    latents : tuple[tuple[str, str], ...], default ()
-        (site, hash) of latents that it was given
-    label : int | None, default None
-        Output of the one label under study of a multi-label model, whose classes are without and with it
-    prompt : Prompt, default None
-        How it is asked
-    answer_ids : tuple[tuple[int, ...], ...], default ()
-        Tokens of every verbalizer
-    lead : tuple[int, ...], default ()
-        What the tokenizer puts before every text
-    shared : tuple[int, ...], default ()
-        P tokens that all prompts begin with
-    scoring : str, default 'first'
-        'first' token of the verbalizer, or 'sum' over all of them
-    calibration : tuple[float, ...] | None, default None
-        C mean class probabilities to divide by
-    shots : Cache | None, default None
-        Keys and values of the shared tokens; None: they are in the batch
-    weights : str, default ''
-        Hash of the weight files
-    """
+    "A causal language model with a prompt, under study."
     prompt:Prompt=None # How it is asked
     answer_ids:tuple[tuple[int,...],...]=() # Tokens of every verbalizer
     lead:tuple[int,...]=() # What the tokenizer puts before every text
@@ -138,49 +98,18 @@ class Prompted(Classifier):
     def with_shots(self, cache:Cache): return _with_shots(self, cache) # With other shots, `[S, ...]`; those it has where there are none
 
     def inputs(self, batch)->dict: # Keyword arguments for `model(...)`
-        """Ids, mask and positions that go on where the shots end, the shots' keys and values, and the verbalizers to be read.
-
-        Parameters
-        ----------
-        batch
-
-        Returns
-        -------
-        dict
-            Keyword arguments for `model(...)`
-        """
+        "Ids, mask and positions that go on where the shots end, the shots' keys and values, and the verbalizers to be read."
         kw = _with_verbalizers(self, batch) if self.tail else _after_shots(self, batch)
         if not self.takes_positions: kw.pop('position_ids')
         return kw | (dict(past_key_values=self.shots) if self.past else {}) | call_options(self.model)
 
     def places(self, mask:Tensor, head:str)->Tensor: # `[N, 1+E]` int64
-        """The end of the prompt, and the verbalizers' tokens.
-
-        Parameters
-        ----------
-        mask : Tensor
-        head : str
-
-        Returns
-        -------
-        Tensor
-            `[N, 1+E]` int64
-        """
+        "The end of the prompt, and the verbalizers' tokens."
         last,T = last_attended(mask)[:,None],mask.shape[1]
         return torch.cat([last, torch.arange(T-self.tail, T, device=mask.device).expand(len(mask), -1)], 1)
 
     def class_logits(self, logits:Tensor)->Tensor: # `[N, C]` from `[N, 1+E, V]`, or from `[N, 1, C]` of the classes' tokens alone
-        """Log-probabilities of the verbalizers in the vocabulary, less the log of the calibration; from C scores up to a constant.
-
-        Parameters
-        ----------
-        logits : Tensor
-
-        Returns
-        -------
-        Tensor
-            `[N, C]` from `[N, 1+E, V]`, or from `[N, 1, C]` of the classes' tokens alone
-        """
+        "Log-probabilities of the verbalizers in the vocabulary, less the log of the calibration; from C scores up to a constant."
         z = _summed(logits, self.tree.steps, len(self.classes)) if self.tail else _firsts(logits, self.head_rows)
         return z if self.calibration is None else z-torch.tensor(self.calibration, device=z.device).log()
 
@@ -404,34 +333,7 @@ def load_prompted(
     device_map:str|None=None, # 'auto': spread over all GPUs and, where they are too small, main memory; needs `accelerate`
     trust_remote_code:bool=False, # Run code that comes with the model
 )->Prompted: # The model under study
-    """A causal language model from a folder, the hub or a GGUF file, with a prompt.
-
-    Parameters
-    ----------
-    source : str | Path
-        Folder, hub name, or a .gguf file of a causal language model
-    prompt : Prompt
-        How it is asked
-    scoring : str | None, default None
-        'first' or 'sum'; None: 'first' where the verbalizers' first tokens differ
-    max_length : int | None, default None
-        Most tokens of a prompt, shots included; None: as many as the model can read
-    name : str | None, default None
-        What to call the model; None: its folder or hub name
-    device : str, default 'auto'
-        'cpu', 'cuda', ... or 'auto'
-    dtype : str, default 'float32'
-        Weights in this type; 'auto': half precision on a GPU, float32 elsewhere
-    device_map : str | None, default None
-        'auto': spread over all GPUs and, where they are too small, main memory; needs `accelerate`
-    trust_remote_code : bool, default False
-        Run code that comes with the model
-
-    Returns
-    -------
-    Prompted
-        The model under study
-    """
+    "A causal language model from a folder, the hub or a GGUF file, with a prompt."
     _check_asked(prompt, scoring, max_length)
     model,tok = load_language_model(source, device=device, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code)
     return make_prompted(model, tok, prompt, scoring=scoring, max_length=max_length, source=name or str(source),
@@ -442,20 +344,7 @@ def smollm2_prompted(
     prompt:Prompt, # How it is asked
     **kw, # `scoring`, `max_length`, `device`, .. of `load_prompted`
 )->Prompted: # The model under study
-    """The packaged SmolLM2-135M-Instruct with a prompt.
-
-    Parameters
-    ----------
-    prompt : Prompt
-        How it is asked
-    **kw
-        `scoring`, `max_length`, `device`, .. of `load_prompted`
-
-    Returns
-    -------
-    Prompted
-        The model under study
-    """
+    "The packaged SmolLM2-135M-Instruct with a prompt."
     return load_prompted(smollm2(), prompt, name='SmolLM2-135M-Instruct', **kw)
 
 # %% ../../nbs/12_prompted.ipynb #b5147cfb

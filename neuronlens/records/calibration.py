@@ -44,25 +44,7 @@ def calibrated(
     clf:Prompted, # The model under study
     texts:Texts|Recording|np.ndarray, # Training texts, a recording of them, or `[N, C]` probabilities that the model gave them uncalibrated
 )->Prompted: # The same, its class probabilities divided by their mean over these texts and renormalised
-    """Take away what the classes are worth whatever the text says; texts that were recorded before are not asked for again.
-
-    Parameters
-    ----------
-    clf : Prompted
-        The model under study
-    texts : Texts | Recording | np.ndarray
-        Training texts, a recording of them, or `[N, C]` probabilities that the model gave them uncalibrated
-
-    Returns
-    -------
-    Prompted
-        The same, its class probabilities divided by their mean over these texts and renormalised
-
-    Raises
-    ------
-    InputError
-        "a calibration is of a prompted model, not of a ..."
-    """
+    "Take away what the classes are worth whatever the text says; texts that were recorded before are not asked for again."
     if not isinstance(clf, Prompted): raise InputError(f"a calibration is of a prompted model, not of a {type(clf).__name__}")
     if isinstance(texts, Recording): return _by_answers(clf, plain_answers(clf, texts))
     known = None

@@ -337,65 +337,7 @@ def summarise_on_ray(
     size:int|None=None, # Texts of a shard; None: 2,048, or as many as make 64 MB of activations
     progress:bool=True, # Show a progress bar
 )->Summary: # As `summarise` makes it
-    """`summarise` by many workers: parts are made anywhere and put together here, in their order.
-
-    Parameters
-    ----------
-    source : str | Path
-        Folder or hub name of a sequence classifier, which every worker can load
-    files : str | Path | list
-        .parquet, .jsonl, .csv files of texts, or a folder of them, which every worker can read
-    sites : str | list[str], default 'residual.-1'
-        Sites to read; the first is the one under study
-    workers : int, default 2
-        Actors, each of which holds the model
-    cpus : int, default 1
-        Processors of each
-    gpus : float, default 0
-        Graphics processors of each
-    retries : int, default 5
-        How often a shard is tried again after its worker died
-    address : str | None, default None
-        Of a running cluster, 'auto' for that of this machine; None: RAY_ADDRESS, or Ray is started here
-    folder : str | Path | None, default None
-        Keep finished shards there, a path or an address of fsspec, and go on from those that are there
-    classes : list[str] | None, default None
-        Class names in the order of the outputs; None: the model's own names
-    readout : str | None, default None
-        'first', 'last' or 'mean'; None: by the kind of model
-    max_length : int | None, default None
-        Cut texts after so many tokens; None: as many as the model can read
-    dtype : str, default 'float32'
-        Weights in this type
-    trust_remote_code : bool, default False
-        Run code that comes with the model
-    text : str, default 'text'
-        Name of the column that holds the text
-    label : str, default 'label'
-        Name of the column that holds the class
-    skip_empty : bool, default False
-        True: leave out rows without text; False: refuse them
-    tokens : int | None, default None
-        Most tokens in a batch, padding included; None: 2,048, on a graphics processor 16,384
-    quantiles : bool, default True
-        Whether to keep a quantile sketch of every class and neuron
-    correct_only : bool, default False
-        True: statistics of correctly answered texts alone
-    size : int | None, default None
-        Texts of a shard; None: 2,048, or as many as make 64 MB of activations
-    progress : bool, default True
-        Show a progress bar
-
-    Returns
-    -------
-    Summary
-        As `summarise` makes it
-
-    Raises
-    ------
-    InputError
-        "... workers of ... processors do nothing; give at least 1 of each"
-    """
+    "`summarise` by many workers: parts are made anywhere and put together here, in their order."
     load_ray()
     if workers < 1 or cpus < 1: raise InputError(f"{workers} workers of {cpus} processors do nothing; give at least 1 of each")
     source = str(Path(source).resolve()) if Path(source).is_dir() else str(source)

@@ -25,33 +25,7 @@ from .sources import _LABELS, BLOCK, activations_of, classes_of, found_in, holds
 # %% ../../nbs/19_given.ipynb #4b74fcad
 @dataclass(frozen=True, eq=False)
 class Recording(Tabled):
-    """Activations and answers of a model on labelled texts, or on examples of any other kind.
-
-    Parameters
-    ----------
-    activations : dict[str, np.ndarray]
-        Site name to `[N, D]` float32; the first is the site under study
-    labels : np.ndarray
-        `[N]` int64, index into `classes`
-    probabilities : np.ndarray | None
-        `[N, C]` float32, rows sum to 1; None: recorded without answers
-    classes : tuple[str, ...]
-        C class names
-    readout : str
-        Position that stands for a text: 'first', 'last' or 'mean'; 'given' for activations from elsewhere
-    provenance : dict, default {}
-        Model, data, versions
-    texts : list | None, default None
-        N texts that came with given activations
-    head : object, default None
-        `Head` of given activations: the rest of the model
-    names : tuple | None, default None
-        D names of the neurons, where they have any
-    rest : np.ndarray | None, default None
-        `[N, ..]` what the head wants of every example beside its activations
-    hashes : np.ndarray | None, default None
-        `[N]` uint64, by which the texts are known, as of `Texts.hashes`; None: not known
-    """
+    "Activations and answers of a model on labelled texts, or on examples of any other kind."
     activations:dict[str,np.ndarray] # Site name to `[N, D]` float32; the first is the site under study
     labels:np.ndarray # `[N]` int64, index into `classes`
     probabilities:np.ndarray|None # `[N, C]` float32, rows sum to 1; None: recorded without answers
@@ -194,25 +168,7 @@ def beside_fields(
 # %% ../../nbs/19_given.ipynb #67bbab2e
 @dataclass(frozen=True, eq=False)
 class Head:
-    """The rest of a model: class probabilities from activations at one site.
-
-    Parameters
-    ----------
-    function : Callable
-        Activations `[n, D]`, and `rest [n, ..]` where there is any, to class scores `[n, C]`
-    classes : tuple[str, ...]
-        C class names, in the order of the scores
-    site : str
-        Where the activations are
-    width : int
-        D
-    logits : bool
-        Whether the scores are logits, of which a softmax makes probabilities
-    tensors : bool
-        Whether it takes tensors; else arrays
-    source : str, default GIVEN
-        What it is the head of
-    """
+    "The rest of a model: class probabilities from activations at one site."
     function:Callable # Activations `[n, D]`, and `rest [n, ..]` where there is any, to class scores `[n, C]`
     classes:tuple[str,...] # C class names, in the order of the scores
     site:str # Where the activations are
@@ -326,40 +282,7 @@ def recording(
     site:str='0', # Name of the place, for tables: site 'given.0'
     source:str=GIVEN, # What the activations are of, for captions
 )->Recording: # Like one that `record` makes
-    """Activations from anywhere as a recording: rankings, ranges, views, studies and, with a head, edits work on it.
-
-    Parameters
-    ----------
-    acts
-        `[N, D]` activations: array, tensor, table, or a file of them (.npy, .npz, .safetensors, .parquet)
-    labels : default None
-        `[N]` names or numbers of classes, or the name of their column; None: the column 'label' or 'labels'
-    texts : default None
-        `[N]` texts, or the name of their column; None: none
-    answers : default None
-        `[N, C]` class probabilities or logits of the model, or their name; None: none
-    head : default None
-        Function from activations `[n, D]`, arrays or tensors, to class scores `[n, C]`: the rest of the model
-    classes : default None
-        C names, in the order of numbers and of answers; None: those of the labels
-    columns : default None
-        Which column or array the activations are, or which columns; None: all that are left
-    names : default None
-        D names of the neurons; None: those of the columns
-    rest : default None
-        `[N, ..]` what `head` wants of every example as its second argument and no edit touches, or its name; None: nothing
-    scores : str | None, default None
-        What answers and head give, 'logits' or 'probabilities'; None: shares of 1 are probabilities
-    site : str, default '0'
-        Name of the place, for tables: site 'given.0'
-    source : str, default GIVEN
-        What the activations are of, for captions
-
-    Returns
-    -------
-    Recording
-        Like one that `record` makes
-    """
+    "Activations from anywhere as a recording: rankings, ranges, views, studies and, with a head, edits work on it."
     wanted = [w for w in (labels, texts, answers, rest) if isinstance(w, str)]
     held,own,(get,there,where) = found_in(acts, columns, [*wanted, *(_LABELS if labels is None else ())])
     labels = _beside(labels if labels is not None else _default(there, where), get)

@@ -28,26 +28,7 @@ def provenance(
     readout:str, # And at which position
     model:dict|None=None, # What `model_identity` said of the model; None: it is asked
 )->dict: # Plain values, ready for JSON
-    """Everything that decides what a recording holds.
-
-    Parameters
-    ----------
-    clf : Classifier
-        The model under study
-    texts : Texts | None
-        What it reads; None: not known beforehand
-    sites : list[Site]
-        What is read of it
-    readout : str
-        And at which position
-    model : dict | None, default None
-        What `model_identity` said of the model; None: it is asked
-
-    Returns
-    -------
-    dict
-        Plain values, ready for JSON
-    """
+    "Everything that decides what a recording holds."
     of = {} if texts is None else dict(texts=texts.source, texts_sha256=texts.digest, n_texts=len(texts))
     return dict(**model or model_identity(clf), **of, classes=list(clf.classes), sites=[str(s) for s in sites], readout=readout,
                 max_length=clf.max_length, **clf.about, versions=versions())
@@ -78,13 +59,7 @@ def _decides_tokens(said):
 
 # %% ../../nbs/13_provenance.ipynb #fae52e7a
 def versions()->dict[str,str]: # Package name to version
-    """The versions that shape the numbers.
-
-    Returns
-    -------
-    dict[str, str]
-        Package name to version
-    """
+    "The versions that shape the numbers."
     def find(p):
         try: return version(p)
         except PackageNotFoundError: return 'not installed'

@@ -49,41 +49,7 @@ def record(
     cache:bool=False, # Keep it in the user's cache, and take it from there if it was made before
     progress:bool=True, # Show a progress bar
 )->Recording: # Activations `[N, D]` of every site, labels, probabilities, provenance
-    """Run the texts through the model once; the order of the texts is kept, and batching changes nothing.
-
-    Parameters
-    ----------
-    clf : Classifier
-        The model under study
-    texts : Texts
-        N labelled texts; classes named as the model's
-    sites : str | list[str], default 'residual.-1'
-        Sites to read; the first is the one under study
-    readout : str | None, default None
-        'first', 'last' or 'mean'; None: the classifier's
-    tokens : int | None, default None
-        Most tokens in a batch, padding included; None: as the device allows
-    answers : bool, default True
-        False: end the pass at the highest site; no head runs
-    size : int | None, default None
-        Texts of a shard; None: 2,048, or as many as make 64 MB of activations
-    folder : str | Path | None, default None
-        Keep finished shards there, and go on from those that are there
-    cache : bool, default False
-        Keep it in the user's cache, and take it from there if it was made before
-    progress : bool, default True
-        Show a progress bar
-
-    Returns
-    -------
-    Recording
-        Activations `[N, D]` of every site, labels, probabilities, provenance
-
-    Raises
-    ------
-    InputError
-        "cache=True needs answers, and takes no folder"
-    """
+    "Run the texts through the model once; the order of the texts is kept, and batching changes nothing."
     if cache and (folder is not None or not answers): raise InputError("cache=True needs answers, and takes no folder")
     ask,texts = make_reading(clf, sites, readout, size, tokens=tokens, answers=answers),align(texts, clf)
     if cache and clf.sha256 not in ('', 'revision None'): return _kept(ask, texts, progress)
@@ -146,23 +112,7 @@ def save_recording(
 def load_recording(
     path:str|Path, # A .safetensors file written by `save_recording`
 )->Recording: # As it was
-    """Read a recording; refuses a file that is missing, or damaged, as the .json beside it shows.
-
-    Parameters
-    ----------
-    path : str | Path
-        A .safetensors file written by `save_recording`
-
-    Returns
-    -------
-    Recording
-        As it was
-
-    Raises
-    ------
-    InputError
-        "recording ... is damaged (its checksum does not fit the .json beside it)"; "recording ... cannot be read (...)"
-    """
+    "Read a recording; refuses a file that is missing, or damaged, as the .json beside it shows."
     try:
         with safe_open(path, 'np') as f:
             about = json.loads(f.metadata()['neuronlens'])
@@ -265,18 +215,7 @@ def recorded(*args, **kw):
 def example_recordings(
     progress:bool=True, # Show progress bars while they are made the first time
 )->tuple[Recording,Recording]: # (train, test)
-    """The example classifier on BBC News: the residual stream of all six blocks at `[CLS]`, the last block first.
-
-    Parameters
-    ----------
-    progress : bool, default True
-        Show progress bars while they are made the first time
-
-    Returns
-    -------
-    tuple[Recording, Recording]
-        (train, test)
-    """
+    "The example classifier on BBC News: the residual stream of all six blocks at `[CLS]`, the last block first."
     clf,sites = example_classifier(progress),[f'residual.{b}' for b in (5, 0, 1, 2, 3, 4)]
     train,test = (record(clf, t, sites, progress=progress, cache=True) for t in example_texts())
     return train,test

@@ -34,27 +34,7 @@ from .store import finish
 # %% ../../nbs/22_summary.ipynb #d0dbdc5e
 @dataclass(frozen=True, eq=False)
 class Summary(Tabled):
-    """What many texts do to every neuron, class by class, and how the model answers them.
-
-    Parameters
-    ----------
-    statistics : dict[str, ClassStatistics]
-        By site; the first is the one under study
-    quantiles : dict[str, ClassQuantiles]
-        By site; empty: not asked for
-    n : np.ndarray
-        `[C]` int64, texts of every class
-    right : np.ndarray
-        `[C]` int64, correctly answered ones
-    gold : np.ndarray
-        `[C]` float64, sum of the probability of the gold class
-    classes : tuple[str, ...]
-        C class names
-    readout : str
-        'first', 'last' or 'mean'
-    provenance : dict, default {}
-        Model, data, versions
-    """
+    "What many texts do to every neuron, class by class, and how the model answers them."
     statistics:dict[str,ClassStatistics] # By site; the first is the one under study
     quantiles:dict[str,ClassQuantiles] # By site; empty: not asked for
     n:np.ndarray # `[C]` int64, texts of every class
@@ -112,41 +92,7 @@ def summarise(
     folder:str|Path|None=None, # Keep finished shards there, and go on from those that are there
     progress:bool=True, # Show a progress bar
 )->Summary: # Statistics and quantiles of every site, answers counted
-    """Run the texts through the model once and keep only what is to be known of every class.
-
-    Parameters
-    ----------
-    clf : Classifier | Recording
-        The model under study; or a recording, however large, whose activations are looked through
-    texts : Texts | Iterable[Texts] | None, default None
-        Labelled texts, or chunks of them as from `read_chunks`; none beside a recording
-    sites : str | list[str], default 'residual.-1'
-        Sites to read; the first is the one under study
-    readout : str | None, default None
-        'first', 'last' or 'mean'; None: the classifier's
-    tokens : int | None, default None
-        Most tokens in a batch, padding included; None: as the device allows
-    quantiles : bool, default True
-        Whether to keep a quantile sketch of every class and neuron
-    correct_only : bool, default False
-        True: statistics of correctly answered texts alone, as the paper does for causal models
-    size : int | None, default None
-        Texts of a shard; None: 2,048, or as many as make 64 MB of activations
-    folder : str | Path | None, default None
-        Keep finished shards there, and go on from those that are there
-    progress : bool, default True
-        Show a progress bar
-
-    Returns
-    -------
-    Summary
-        Statistics and quantiles of every site, answers counted
-
-    Raises
-    ------
-    InputError
-        "texts must be `Texts` or chunks of them, not ..."
-    """
+    "Run the texts through the model once and keep only what is to be known of every class."
     if isinstance(clf, Recording): return _summary_of(clf, texts, quantiles, correct_only, progress)
     ask = make_reading(clf, sites, readout, size, tokens=tokens, keeps='statistics', quantiles=quantiles, correct_only=correct_only)
     if isinstance(texts, str|pd.DataFrame) or not isinstance(texts, Texts|Iterable):

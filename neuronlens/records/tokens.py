@@ -34,35 +34,7 @@ def record_tokens(
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as the device allows
     progress:bool=True, # Show a progress bar
 )->Recording: # Activations `[M, D]` of M tokens, in the order of the texts and in it; `labels [M]`; readout 'tokens', no answers
-    """Activations of attended tokens that are not special, each labelled with the class of its text.
-
-    Parameters
-    ----------
-    clf : Classifier
-        The model under study
-    texts : Texts
-        N labelled texts
-    sites : str | list[str], default 'residual.-1'
-        Sites to read
-    most : int | None, default 16
-        Most tokens of a text, 1 or more; None: all
-    seed : int, default 0
-        Of the choice
-    tokens : int | None, default None
-        Most tokens in a batch, padding included; None: as the device allows
-    progress : bool, default True
-        Show a progress bar
-
-    Returns
-    -------
-    Recording
-        Activations `[M, D]` of M tokens, in the order of the texts and in it; `labels [M]`; readout 'tokens', no answers
-
-    Raises
-    ------
-    InputError
-        "most=... tokens of a text is none; give at least 1"; "site ... has one vector a text and none for each of its tokens"
-    """
+    "Activations of attended tokens that are not special, each labelled with the class of its text."
     drawing(seed) # Refused where it is none
     if most is not None and (most := need_number(True, most=most)) < 1:
         raise InputError(f"most={most} tokens of a text is none; give at least 1")

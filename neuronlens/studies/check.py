@@ -45,33 +45,7 @@ from .study import _check_names, _check_size, _sites, _source, study_model, stud
 # %% ../../nbs/63_check.ipynb #433b8888
 @dataclass(frozen=True)
 class Cost:
-    """What a run would take, and the sentences with which it would refuse.
-
-    Parameters
-    ----------
-    study : str
-        Its title, or its model
-    refusals : tuple[str, ...], default ()
-        Sentences that refuse, in the order in which a run would say them
-    texts : tuple[int, int], default (0, 0)
-        Training and test texts
-    cut : int, default 0
-        How many of them are longer than the model reads
-    max_length : int, default 0
-        Tokens that are kept of a text; 0: the model could not be asked
-    kept : bool, default False
-        Whether their recordings are in the cache already, so that no text is read for them
-    interventions : int, default 0
-        Edits, each measured on all test texts
-    disk : int, default 0
-        Bytes of recordings in the cache, and of the folder of results
-    memory : int, default 0
-        Bytes: the model, the recordings, and what the edits and their intervals need
-    seconds : dict | None, default None
-        What is done to how long it takes; None: the model could not be asked
-    tried : int, default 0
-        Texts that the model read to find out
-    """
+    "What a run would take, and the sentences with which it would refuse."
     study:str # Its title, or its model
     refusals:tuple[str,...]=() # Sentences that refuse, in the order in which a run would say them
     texts:tuple[int,int]=(0, 0) # Training and test texts
@@ -292,25 +266,7 @@ def study_cost(
     spec:StudySpec, # What was asked for
     out:str|Path|None=None, # Folder where results would go; None: it is not asked for
 )->Cost: # Prints itself
-    """What a run of a study would take and refuse, from a few texts; nothing is trained, recorded or written.
-
-    Parameters
-    ----------
-    spec : StudySpec
-        What was asked for
-    out : str | Path | None, default None
-        Folder where results would go; None: it is not asked for
-
-    Returns
-    -------
-    Cost
-        Prints itself
-
-    Raises
-    ------
-    InputError
-        "check counts what a model does, and this study has none; run it, it takes no long time"
-    """
+    "What a run of a study would take and refuse, from a few texts; nothing is trained, recorded or written."
     heard,spec = _Heard(),_full_paths(spec, Path.cwd())
     cost = Cost(spec.title or Path(_source(spec.model)).name)
     if heard.ask(check_study, spec) is None: return replace(cost, refusals=tuple(heard))

@@ -415,22 +415,7 @@ def write_report(
     out:str|Path, # Its folder
     progress:bool=True, # Show a progress bar
 )->Path: # The page
-    """Draw the figures into `figures/` and write `report.html` with all of them inside.
-
-    Parameters
-    ----------
-    study : Study
-        A finished study
-    out : str | Path
-        Its folder
-    progress : bool, default True
-        Show a progress bar
-
-    Returns
-    -------
-    Path
-        The page
-    """
+    "Draw the figures into `figures/` and write `report.html` with all of them inside."
     page = report_html(study, write_figures(study, out, progress))
     path = Path(out)/'report.html'
     with atomic(path) as part: part.write_text(page, encoding='utf-8')

@@ -44,39 +44,7 @@ from .verify import FILES, _seal, sealed_provenance
 # %% ../../nbs/59_saved.ipynb #b43fb4e1
 @dataclass(frozen=True, eq=False)
 class Study:
-    """A finished study.
-
-    Parameters
-    ----------
-    spec : StudySpec
-        What was asked for
-    train : Recording
-        Activations and answers on the training texts
-    test : Recording
-        And on the test texts
-    statistics : ClassStatistics
-        Class statistics of the training activations at the site
-    rankings : list[Ranking]
-        One for each name in the spec
-    ranges : Ranges
-        Fitted on the training activations
-    effects : Effects | None
-        Measured on the test texts; None: activations came without a head, so nothing answers to an edit
-    probes : LayerProbes | None, default None
-        Probing accuracy by block, if asked for
-    notes : dict, default {}
-        Counts to report, and what the control says
-    intervals : Evidence | None, default None
-        95 % bootstrap intervals of the effects
-    tokens : Recording | None, default None
-        Tokens of the training texts, where ranges are fitted on these
-    clf : Classifier | None, default None
-        The model under study; not saved, see `open`
-    texts : tuple[Texts, Texts] | None, default None
-        The training and the test texts, in the order of the recordings; not saved, see `open`
-    outcome : Changes | None, default None
-        What every edit did to every test text: of this `intervals` and `compare` are made; None: not kept
-    """
+    "A finished study."
     spec:StudySpec # What was asked for
     train:Recording # Activations and answers on the training texts
     test:Recording # And on the test texts
@@ -371,18 +339,7 @@ def _checked_recording(path, about):
 def load_study(
     out:str|Path, # A folder written by `save_study`
 )->Study: # Without model and texts, see `Study.open`
-    """A saved study: recordings, effects and intervals as stored, statistics, rankings and ranges fitted again.
-
-    Parameters
-    ----------
-    out : str | Path
-        A folder written by `save_study`
-
-    Returns
-    -------
-    Study
-        Without model and texts, see `Study.open`
-    """
+    "A saved study: recordings, effects and intervals as stored, statistics, rankings and ranges fitted again."
     out = Path(out)
     about,covered = _provenance(out)
     if not covered: warnings.warn(f"{out}: provenance.json is of an older version and no checksum covers it, so a change of it would"
@@ -410,22 +367,7 @@ def load_study(
 def load(
     path:str|Path, # A file that a result was saved in, or the folder of a study
 ): # A `Ranking`, `Ranges`, `Intervention`, `Edit`, `Effects`, `Evidence`, `Recording`, `Summary` or `Study`
-    """What was saved, as it was; refuses what is missing, damaged, or none of these.
-
-    Parameters
-    ----------
-    path : str | Path
-        A file that a result was saved in, or the folder of a study
-
-    Returns
-    -------
-    A `Ranking`, `Ranges`, `Intervention`, `Edit`, `Effects`, `Evidence`, `Recording`, `Summary` or `Study`
-
-    Raises
-    ------
-    InputError
-        "... is no result: ... can be loaded, and the folder of a study"
-    """
+    "What was saved, as it was; refuses what is missing, damaged, or none of these."
     if (path := known_path(path)).is_dir(): return load_study(path)
     kind = _kind(path)
     if kind not in KINDS: raise InputError(f"{path} is no result: {', '.join(KINDS)} can be loaded, and the folder of a study")

@@ -223,29 +223,7 @@ def app(
     tokens:int=256, # Most new tokens that a prompt may ask for
     waiting:int=256, # Most requests that may wait
 ): # A `fastapi.FastAPI`
-    """A server's app: POST /classify and /generate with `texts` and `edit`, GET /health and /report; edited and plain never meet in a pass.
-
-    Parameters
-    ----------
-    model : Classifier | tuple
-        What answers; a prompted model also writes. Or (model, tokenizer) of a language model, which only writes
-    edit : default None
-        An edit of it, as `load_edit` gives it; None: the model as it is
-    anyway : bool, default False
-        Take an edit that was made for another model
-    texts : int, default 32
-        Most texts of a request
-    characters : int, default 20000
-        Most characters of a text
-    tokens : int, default 256
-        Most new tokens that a prompt may ask for
-    waiting : int, default 256
-        Most requests that may wait
-
-    Returns
-    -------
-    A `fastapi.FastAPI`
-    """
+    "A server's app: POST /classify and /generate with `texts` and `edit`, GET /health and /report; edited and plain never meet in a pass."
     api,respond = _served_by('fastapi'),_served_by('fastapi.responses').JSONResponse
     server = _Server(model, edit, _Limits(texts, characters, tokens), waiting, anyway)
     served = api.FastAPI(title='neuronlens', openapi_url=None)
@@ -272,29 +250,7 @@ def listen(
     host:str='127.0.0.1', # An address of this machine
     exposed:bool=False, # True: the address may be one that other machines reach
 ): # Nothing, once the process is told to end
-    """Serve an app until Ctrl-C or SIGTERM, to this machine alone unless another address is asked for by name.
-
-    Parameters
-    ----------
-    served
-        What `app` gives
-    port : int, default 8000
-        Where it listens, 1 to 65535
-    host : str, default '127.0.0.1'
-        An address of this machine
-    exposed : bool, default False
-        True: the address may be one that other machines reach
-
-    Returns
-    -------
-    Nothing, once the process is told to end
-
-    Raises
-    ------
-    InputError
-        "other machines may reach ..., and the server asks nobody who they are; say exposed=True if you mean it"; "port ... of ...
-        cannot be had (...)"
-    """
+    "Serve an app until Ctrl-C or SIGTERM, to this machine alone unless another address is asked for by name."
     uvicorn,hosts = _served_by('uvicorn'),_served_by('starlette.middleware.trustedhost')
     need_whole(1, 65535, port=port)
     if host != '127.0.0.1' and not exposed:

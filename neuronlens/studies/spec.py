@@ -31,25 +31,7 @@ from ..models.prompt import Prompt
 # %% ../../nbs/58_spec.ipynb #3694e724
 @dataclass(frozen=True)
 class DataSpec:
-    """Which texts.
-
-    Parameters
-    ----------
-    train : str, default ''
-        File of training texts, or 'bbc_news'
-    test : str, default ''
-        File of test texts; empty: set a share of `train` aside
-    test_share : float, default 0.4
-        That share, between 0 and 1
-    text : str, default 'text'
-        Column of the text
-    label : str, default 'label'
-        Column of the class
-    most : int, default 0
-        Use at most so many training texts, drawn at random; 0: all
-    skip_empty : bool, default False
-        Leave out rows without text instead of refusing them
-    """
+    "Which texts."
     train:str='' # File of training texts, or 'bbc_news'
     test:str='' # File of test texts; empty: set a share of `train` aside
     test_share:float=.4 # That share, between 0 and 1
@@ -61,31 +43,7 @@ class DataSpec:
 # %% ../../nbs/58_spec.ipynb #7a9ea72a
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model.
-
-    Parameters
-    ----------
-    classifier : str, default ''
-        Folder or hub name of a trained sequence classifier
-    encoder : str, default ''
-        Or of an encoder to fine-tune; 'minilm' is the packaged one
-    causal : str, default ''
-        Or of a causal language model to prompt (also a .gguf file); 'smollm2' is the packaged one
-    classes : list, default []
-        Class names in the order of the outputs; empty: the model's own
-    readout : str, default 'auto'
-        'first', 'last', 'mean'; 'auto': last for a causal model, else first
-    max_length : int, default 0
-        Tokens kept of a text; 0: what the model can read, 64 where it is trained here
-    device : str, default 'auto'
-        'cpu', 'cuda', ... or 'auto'
-    device_map : str, default ''
-        'auto' spreads a `classifier` or a `causal` model over all devices (needs accelerate); empty: one device
-    dtype : str, default 'float32'
-        Type of the weights of either; 'auto': half precision where there is a GPU
-    trust_remote_code : bool, default False
-        Run code that comes with the model
-    """
+    "Which model."
     classifier:str='' # Folder or hub name of a trained sequence classifier
     encoder:str='' # Or of an encoder to fine-tune; 'minilm' is the packaged one
     causal:str='' # Or of a causal language model to prompt (also a .gguf file); 'smollm2' is the packaged one
@@ -100,25 +58,7 @@ class ModelSpec:
 # %% ../../nbs/58_spec.ipynb #3dc21b56
 @dataclass(frozen=True)
 class PromptSpec:
-    """How a causal model is asked.
-
-    Parameters
-    ----------
-    template : str, default 'Text: {text}\\nTopic:'
-        With one place `{text}`
-    shots : int, default 4
-        Worked examples, drawn evenly over the classes from the training texts, which then do without them
-    verbalizers : list, default []
-        What follows for each class, leading space included, in sorted order; empty: the names
-    separator : str, default '\\n\\n'
-        After every shot
-    instruction : str, default ''
-        Before everything
-    calibrate : bool, default False
-        Divide the class probabilities by their means over the training texts
-    scoring : str, default 'auto'
-        'first' token of a verbalizer, 'sum' over all; 'auto': first where these differ
-    """
+    "How a causal model is asked."
     template:str='Text: {text}\nTopic:' # With one place `{text}`
     shots:int=4 # Worked examples, drawn evenly over the classes from the training texts, which then do without them
     verbalizers:list=field(default_factory=list) # What follows for each class, leading space included, in sorted order; empty: the names
@@ -130,17 +70,7 @@ class PromptSpec:
 # %% ../../nbs/58_spec.ipynb #3b974138
 @dataclass(frozen=True)
 class TrainingSpec:
-    """How an encoder is fine-tuned.
-
-    Parameters
-    ----------
-    epochs : int, default 2
-        Passes over the texts
-    lr : float, default 0.0002
-        Highest learning rate
-    batch_size : int, default 16
-        Texts a step
-    """
+    "How an encoder is fine-tuned."
     epochs:int=2 # Passes over the texts
     lr:float=2e-4 # Highest learning rate
     batch_size:int=16 # Texts a step
@@ -151,41 +81,7 @@ _NUMBERS = {'gaussian':'tau', 'quantile':'q'} # Settings that serve a range with
 @formerly(rankings='ranking', fractions='fraction')
 @dataclass(frozen=True)
 class MethodSpec:
-    """What is computed.
-
-    Parameters
-    ----------
-    site : str, default 'residual.-1'
-        Stream and block, or the dotted path of a module
-    ranking : list, default ['dprime', 'max_activation']
-        The first is the one figures show
-    fraction : list, default [0.8, 0.5, 0.3]
-        Shares of the neurons; the first is the one figures show
-    preset : str, default ''
-        'paper', 'gaussian' or 'recommended': settles ranking, range, edit and vote; empty: those below
-    range : str, default 'gaussian'
-        Kind of range, with or without its number: 'posterior', 'posterior(0.3)', 'kmeans(4)', ..
-    tau : float, default 2.5
-        Number of 'gaussian' without one: half width in standard deviations
-    q : float, default 0.95
-        Number of 'quantile' without one: its mass
-    vote : float, default 0.0
-        Share of the salient neurons that must be in range together, 0 to 1
-    scope : str, default 'position'
-        Who is asked: every 'position' for itself, or the 'text' once for all of them
-    fitted_at : str, default 'readout'
-        What ranges are fitted on: the 'readout', or all 'tokens'
-    positions : str, default 'all'
-        Where edits may act: 'all', 'readout', 'prompt' or 'generated'
-    edit : str, default 'mean'
-        What happens inside the range, with or without its number: 'zero', 'scale(0.5)', ..
-    covers : str, default 'range'
-        What is edited where the vote is reached: the neurons in 'range', or all 'salient' ones
-    correct_only : bool, default False
-        Fit on training texts that the model answers correctly only
-    layers : bool, default True
-        Also probe the residual stream of every block
-    """
+    "What is computed."
     site:str='residual.-1' # Stream and block, or the dotted path of a module
     ranking:list=field(default_factory=lambda: ['dprime', 'max_activation']) # The first is the one figures show
     fraction:list=field(default_factory=lambda: [.8, .5, .3]) # Shares of the neurons; the first is the one figures show
@@ -211,41 +107,7 @@ class MethodSpec:
 # %% ../../nbs/58_spec.ipynb #8942b44b
 @dataclass(frozen=True)
 class ActivationsSpec:
-    """Which activations, where there is no model to make them.
-
-    Parameters
-    ----------
-    train : str, default ''
-        File of activations to fit on: .npy, .npz, .safetensors or .parquet
-    test : str, default ''
-        And to measure on; empty: set a share of `train` aside
-    test_share : float, default 0.4
-        That share, between 0 and 1
-    labels : str, default ''
-        Name of the labels in both files; empty: 'label' or 'labels'
-    train_labels : str, default ''
-        Or a .npy file of the labels of `train`
-    test_labels : str, default ''
-        And of `test`
-    texts : str, default ''
-        Name of the texts in the files; empty: none
-    answers : str, default ''
-        Name of the model's class probabilities or logits; empty: none
-    rest : str, default ''
-        Name of what the head wants beside the activations; empty: nothing
-    columns : list, default []
-        Columns or array that the activations are; empty: what is left
-    classes : list, default []
-        Class names in the order of numbers and answers; empty: those of the labels
-    scores : str, default ''
-        What answers and head give: 'logits' or 'probabilities'; empty: shares of 1 are probabilities
-    head : str, default ''
-        'module:function' or 'file.py:function', from activations to class scores; whoever runs the study has to allow it
-    site : str, default '0'
-        Name of the place, for tables
-    source : str, default 'given'
-        What the activations are of, for captions
-    """
+    "Which activations, where there is no model to make them."
     train:str='' # File of activations to fit on: .npy, .npz, .safetensors or .parquet
     test:str='' # And to measure on; empty: set a share of `train` aside
     test_share:float=.4 # That share, between 0 and 1
@@ -265,21 +127,7 @@ class ActivationsSpec:
 # %% ../../nbs/58_spec.ipynb #ae56e881
 @dataclass(frozen=True)
 class StudySpec:
-    """Everything that decides a study.
-
-    Parameters
-    ----------
-    data : DataSpec, default DataSpec
-    model : ModelSpec, default ModelSpec
-    prompt : PromptSpec, default PromptSpec
-    training : TrainingSpec, default TrainingSpec
-    method : MethodSpec, default MethodSpec
-    title : str, default ''
-        For the report
-    seed : int, default 0
-        Of the split, the shots, the training, the probes, the random control and the intervals
-    activations : ActivationsSpec, default ActivationsSpec
-    """
+    "Everything that decides a study."
     data:DataSpec=field(default_factory=DataSpec)
     model:ModelSpec=field(default_factory=ModelSpec)
     prompt:PromptSpec=field(default_factory=PromptSpec)
@@ -384,24 +232,7 @@ def parse_study(
 def read_study(
     path:str|Path, # A TOML file; relative paths in it start at its folder
 )->StudySpec: # Checked
-    """The study that a file describes; refuses what it cannot mean before anything runs.
-
-    Parameters
-    ----------
-    path : str | Path
-        A TOML file; relative paths in it start at its folder
-
-    Returns
-    -------
-    StudySpec
-        Checked
-
-    Raises
-    ------
-    InputError
-        "... is a folder; a study is a file in TOML, such as ..."; "...: no such study file"; "...: the study file cannot be read
-        (...)"; "...: not TOML (...)"
-    """
+    "The study that a file describes; refuses what it cannot mean before anything runs."
     path = Path(path)
     if path.is_dir(): raise InputError(f"{path} is a folder; a study is a file in TOML, such as {path/'study.toml'}")
     try: given = tomllib.loads(path.read_text(encoding='utf-8-sig'))
@@ -582,11 +413,5 @@ def _commented(text):
 
 # %% ../../nbs/58_spec.ipynb #eec66487
 def demo_study()->StudySpec: # BBC News, MiniLM, last block
-    """The study of the packaged encoder and articles that `neuronlens demo` runs.
-
-    Returns
-    -------
-    StudySpec
-        BBC News, MiniLM, last block
-    """
+    "The study of the packaged encoder and articles that `neuronlens demo` runs."
     return check_study(StudySpec(title='MiniLM on BBC News', data=DataSpec(train='bbc_news'), model=ModelSpec(encoder='minilm')))

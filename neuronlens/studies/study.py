@@ -256,31 +256,7 @@ def run_study(
     progress:bool=True, # Show progress bars
     trust_remote_code:bool=False, # Run the head that [activations] of the study names; code that comes with a model is allowed in [model]
 )->Study: # The finished study, saved if `out` is given
-    """Read, record, rank, fit, edit, measure.
-
-    Parameters
-    ----------
-    spec : StudySpec | None, default None
-        What was asked for; None: the usual method, of `recordings`
-    out : str | Path | None, default None
-        Folder to be checked before anything slow starts, and written at the end; None: keep in memory
-    recordings : tuple[Recording, Recording] | None, default None
-        Two of `recording`, to fit on and to measure on, in the place of texts and model
-    progress : bool, default True
-        Show progress bars
-    trust_remote_code : bool, default False
-        Run the head that [activations] of the study names; code that comes with a model is allowed in [model]
-
-    Returns
-    -------
-    Study
-        The finished study, saved if `out` is given
-
-    Raises
-    ------
-    InputError
-        "a study is of a file, or of two recordings: give one of them"
-    """
+    "Read, record, rank, fit, edit, measure."
     if recordings is not None: spec = _in_memory(spec or StudySpec())
     if spec is None: raise InputError("a study is of a file, or of two recordings: give one of them")
     spec = check_study(_full_paths(spec, Path.cwd()))

@@ -49,15 +49,7 @@ def sealed_provenance(
 # %% ../../nbs/57_verify.ipynb #438c6742
 @dataclass(frozen=True)
 class Verified:
-    """What the hashes of a file, or of all files of a folder, say.
-
-    Parameters
-    ----------
-    path : str
-        What was looked at
-    rows : tuple[tuple[str, str, str], ...]
-        Name, 'whole', 'damaged', 'missing' or 'unknown', and why, of every file
-    """
+    "What the hashes of a file, or of all files of a folder, say."
     path:str # What was looked at
     rows:tuple[tuple[str,str,str],...] # Name, 'whole', 'damaged', 'missing' or 'unknown', and why, of every file
 
@@ -211,23 +203,7 @@ def _files(folder, below=''):
 def verify(
     path:str|Path, # Folder of a study, of a recording, of saved results or of several of these; or one file
 )->Verified: # Prints what is not whole
-    """Check every hash that was kept; nothing is changed, and nothing that is read can run.
-
-    Parameters
-    ----------
-    path : str | Path
-        Folder of a study, of a recording, of saved results or of several of these; or one file
-
-    Returns
-    -------
-    Verified
-        Prints what is not whole
-
-    Raises
-    ------
-    InputError
-        "...: no such file"
-    """
+    "Check every hash that was kept; nothing is changed, and nothing that is read can run."
     path = known_path(path)
     if not path.exists(): raise InputError(f"{path}: no such file")
     return Verified(str(path), tuple(_files(path)) if path.is_dir() else ((path.name, *_alone(path)),))

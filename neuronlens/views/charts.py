@@ -149,38 +149,7 @@ def line_chart(
     notes:dict|None=None, # Name to a text for each of its points, shown where a pointer rests on it
     names:dict|None=None, # Name to what stands beside its ring; None: the name
 )->str: # HTML
-    """Lines with hollow marks, each named in a legend by mark and dash beside colour; rings of its colour carry their name.
-
-    Parameters
-    ----------
-    lines : dict
-        Name to `[n, 2]` points, joined in their order
-    rings : dict
-        Name to one point `(x, y)`, marked with a ring
-    xlabel : str
-        Under the chart
-    ylabel : str
-        Above its axis
-    xticks
-        Numbers, the first and the last being the ends of the axis
-    yticks
-        Likewise
-    colors : dict
-        Name to colour
-    said : str
-        What the chart shows, in words
-    root : bool, default False
-        Square root of what goes up, so that small numbers have room; `ylabel` should say so
-    notes : dict | None, default None
-        Name to a text for each of its points, shown where a pointer rests on it
-    names : dict | None, default None
-        Name to what stands beside its ring; None: the name
-
-    Returns
-    -------
-    str
-        HTML
-    """
+    "Lines with hollow marks, each named in a legend by mark and dash beside colour; rings of its colour carry their name."
     box,(a,b),(c,d),notes = ((52, 10),(400, 230)),(xticks[0], xticks[-1]),(yticks[0], yticks[-1]),notes or {}
     def place(x, y): return 52+348*(x-a)/((b-a) or 1),230-220*max(0, min((y-c)/((d-c) or 1), 1.04))**(.5 if root else 1)
     parts,key,ink = _axes(xticks, yticks, xlabel, ylabel, place, box),0,[]

@@ -108,20 +108,7 @@ def column(
     *,
     height:float|None=None, # Inches; None: as the figure has it, a little less where it is narrow
 ):
-    """Figures made inside the block are as wide as a column of a paper, and their letters as large as they will be printed.
-
-    Parameters
-    ----------
-    width : float, default 3.3
-        Inches, from 2.5 to 12: 3.3 for one of two columns, 6.9 for a page
-    height : float | None, default None
-        Inches; None: as the figure has it, a little less where it is narrow
-
-    Raises
-    ------
-    InputError
-        "width=... must be from 2.5 to 12 inches"; "height=... must be from 1 to 12 inches"
-    """
+    "Figures made inside the block are as wide as a column of a paper, and their letters as large as they will be printed."
     if not 2.5 <= need_number(width=width) <= 12: raise InputError(f"width={width} must be from 2.5 to 12 inches")
     if height is not None and not 1 <= need_number(height=height) <= 12: raise InputError(f"height={height} must be from 1 to 12 inches")
     before = _COLUMN.set((width, height))

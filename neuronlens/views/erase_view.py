@@ -121,17 +121,7 @@ class Filling(View):
 
 # %% ../../nbs/53_erase_view.ipynb #e65e3882
 class EraseView(Filling):
-    """What an edit of a concept does to the concept and to the others, as controls move.
-
-    Parameters
-    ----------
-    study
-        A `Study`
-    most : int | None, default None
-        Test texts to measure on; None: 1,000 where only the head has to run, else 48
-    trust_remote_code : bool, default False
-        Run code that comes with its model, where the study has to be opened
-    """
+    "What an edit of a concept does to the concept and to the others, as controls move."
     def __init__(self,
         study, # A `Study`
         most:int|None=None, # Test texts to measure on; None: 1,000 where only the head has to run, else 48

@@ -79,15 +79,7 @@ def neuron_html(
 
 # %% ../../nbs/53_inspect.ipynb #4eed294a
 class NeuronView(View):
-    """One neuron of a study: distributions, range, firing and texts. Controls: concept, site, ranking, neuron, range, maybe fitted_at.
-
-    Parameters
-    ----------
-    study
-        A `Study`
-    trust_remote_code : bool, default False
-        Run code that comes with its model, where the study has to be opened
-    """
+    "One neuron of a study: distributions, range, firing and texts. Controls: concept, site, ranking, neuron, range, maybe fitted_at."
     def __init__(self,
         study, # A `Study`
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
@@ -177,15 +169,7 @@ def text_html(
 
 # %% ../../nbs/53_inspect.ipynb #ddefb241
 class TextView(View):
-    """One text before and after the edit of a concept. Controls: text, and fields of a `Setting`.
-
-    Parameters
-    ----------
-    study
-        A `Study`; opened if need be
-    trust_remote_code : bool, default False
-        Run code that comes with its model, where the study has to be opened
-    """
+    "One text before and after the edit of a concept. Controls: text, and fields of a `Setting`."
     def __init__(self,
         study, # A `Study`; opened if need be
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened

@@ -149,15 +149,7 @@ line-height:2.9em;height:auto;justify-content:center;text-align:center}
 
 # %% ../../nbs/53_overlap_view.ipynb #c924fda7
 class OverlapView(View):
-    """What any two concepts share; a button of the map, or the two lists, choose a pair. Controls: map, ranking, fraction, a, b, neuron.
-
-    Parameters
-    ----------
-    study
-        A `Study`
-    open_neuron : default None
-        Called with concept and neuron by the button 'open in Neuron'; None: it rests
-    """
+    "What any two concepts share; a button of the map, or the two lists, choose a pair. Controls: map, ranking, fraction, a, b, neuron."
     def __init__(self,
         study, # A `Study`
         open_neuron=None, # Called with concept and neuron by the button 'open in Neuron'; None: it rests

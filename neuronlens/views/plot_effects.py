@@ -123,24 +123,7 @@ def plot_effects(
     intervals=None, # `Evidence` of the same setting, or a table with its columns: the intervals of the means
     source:str='', # Model and data, for the title
 ):
-    """Grouped bars of what each condition did, mean over concepts, with a dot per concept and intervals; returns the axes.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        Effects table: one row per concept and condition, one setting only
-    ax : default None
-        Axes to draw on; None: a new figure
-    intervals : default None
-        `Evidence` of the same setting, or a table with its columns: the intervals of the means
-    source : str, default ''
-        Model and data, for the title
-
-    Raises
-    ------
-    InputError
-        "... has several rows for condition ...: keep one setting (one of each: ...)"
-    """
+    "Grouped bars of what each condition did, mean over concepts, with a dot per concept and intervals; returns the axes."
     _need(frame, ['concept', 'condition', *_MEASURES])
     frame = _named(frame)
     twice = frame[frame.duplicated(['concept', 'condition'])]
@@ -207,21 +190,7 @@ def plot_fractions(
     log:bool|None=None, # Logarithmic disturbance above 0.01, for conditions that lie far apart; None: where they do
     source:str='', # Model and data, for the title
 ):
-    """Target accuracy against disturbance for every condition, mean over concepts; returns the axes.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        Effects table; several fractions of a condition make its curve
-    ax : default None
-        Axes to draw on; None: a new figure
-    now : float | None, default None
-        Fraction at present, ringed on every curve
-    log : bool | None, default None
-        Logarithmic disturbance above 0.01, for conditions that lie far apart; None: where they do
-    source : str, default ''
-        Model and data, for the title
-    """
+    "Target accuracy against disturbance for every condition, mean over concepts; returns the axes."
     _need(frame, ['concept', 'condition', 'fraction', 'target_accuracy', 'disturbance'])
     frame = _named(frame)
     colors,curves = _conditions(frame),_curves(frame)
@@ -288,25 +257,7 @@ def plot_trade_off(
     log:bool|None=None, # Logarithmic cost above 0.0001; None: where one preset pays more than five times as much as another
     source:str='', # Model and data, for the title
 ):
-    """The least cost of bringing the target accuracy down to each level, for every preset; returns the axes.
-
-    Parameters
-    ----------
-    points
-        `TradeOff`, or a table with columns preset, concept, target_accuracy, cost, envelope (and base, to end the stairs there)
-    concept : str, default 'macro'
-        Whose curves; 'macro' is the mean over concepts
-    ax : default None
-        Axes to draw on; None: a new figure
-    at : float, default 0.05
-        Target accuracy to reach, marked by a line
-    cost : str, default 'disturbance'
-        What is paid; a `TradeOff` knows it
-    log : bool | None, default None
-        Logarithmic cost above 0.0001; None: where one preset pays more than five times as much as another
-    source : str, default ''
-        Model and data, for the title
-    """
+    "The least cost of bringing the target accuracy down to each level, for every preset; returns the axes."
     frame,cost,concepts = _points(points, concept, cost)
     colors = _conditions(frame, 'preset')
     own = {k:frame[frame.preset == k] for k in colors}
@@ -417,28 +368,7 @@ def plot_matched(
     log:bool|None=None, # Logarithmic above 0.0001; None: where one preset pays more than five times as much as another
     source:str='', # For the title
 ):
-    """What every preset costs at matched suppression, a row each, for every data set; returns the axes.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        Columns dataset, preset, concept, target_accuracy and the measure; one row of each concept, as of `apply`
-    measure : str, default 'disturbance'
-        What to compare
-    ax : default None
-        Axes to draw on; None: a new figure
-    at : float | None, default None
-        Macro target accuracy that was to be reached; None: that of the choice that was applied, else 0.05
-    log : bool | None, default None
-        Logarithmic above 0.0001; None: where one preset pays more than five times as much as another
-    source : str, default ''
-        For the title
-
-    Raises
-    ------
-    InputError
-        "preset ... has several rows for concept ..."
-    """
+    "What every preset costs at matched suppression, a row each, for every data set; returns the axes."
     _need(frame, ['dataset', 'preset', 'concept', 'target_accuracy', measure])
     if at is None: at = frame.attrs.get('at', .05)
     frame = frame.assign(dataset=frame.dataset.astype(str)+(', '+frame.model.astype(str) if 'model' in frame else ''))
@@ -482,28 +412,7 @@ def plot_intervals(
     most:int=15, # Most concepts drawn
     source:str='', # Model and data, for the title
 ):
-    """Every effect with its interval, by concept and condition; returns the axes.
-
-    Parameters
-    ----------
-    evidence
-        `Evidence` with one setting for each condition, or a table with its columns
-    measure : str, default 'disturbance'
-        One of its measures
-    ax : default None
-        Axes to draw on; None: a new figure
-    log : bool, default False
-        Logarithmic above 0.001, which the label then says
-    most : int, default 15
-        Most concepts drawn
-    source : str, default ''
-        Model and data, for the title
-
-    Raises
-    ------
-    InputError
-        "no measure ...; there are ..."; "condition ... has several rows for ...: keep one setting (one of each: ...)"
-    """
+    "Every effect with its interval, by concept and condition; returns the axes."
     _some(most=most)
     if not isinstance(evidence, pd.DataFrame): _wants(evidence, 'the `Evidence` of `intervals`', ('frame', 'level'))
     frame,level = (evidence, '') if isinstance(evidence, pd.DataFrame) else (evidence.frame, f"{evidence.level:.0%} intervals")

@@ -23,24 +23,7 @@ def plot_remains(
     at:float=.6, # AUC below which the concept counts as erased, marked by a line
     source:str='', # Model and data, for the title
 ):
-    """What the best reader finds of the concept against the share of the text that is kept, every edit a point; returns the axes.
-
-    Parameters
-    ----------
-    remains
-        `Remains`, or the table that its `macro()` or `per_class()` gives
-    ax : default None
-        Axes to draw on; None: a new figure
-    at : float, default 0.6
-        AUC below which the concept counts as erased, marked by a line
-    source : str, default ''
-        Model and data, for the title
-
-    Raises
-    ------
-    InputError
-        "the table has no column 'auc_..'; it has ..."
-    """
+    "What the best reader finds of the concept against the share of the text that is kept, every edit a point; returns the axes."
     frame = remains if isinstance(remains, pd.DataFrame) else _wants(remains, 'the `Remains` of `remains`', ('frame', 'macro')).macro()
     _need(frame, ['edit', 'kept_r2'])
     readers = [c for c in frame if c.startswith('auc_')]

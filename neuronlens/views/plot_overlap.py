@@ -55,17 +55,7 @@ def plot_overlap(
     *,
     source:str='', # Model and data, for the title
 ):
-    """Heat map of the Jaccard index of every two salient sets; returns the axes.
-
-    Parameters
-    ----------
-    overlap
-        `SetOverlap`
-    ax : default None
-        Axes to draw on; None: a new figure
-    source : str, default ''
-        Model and data, for the title
-    """
+    "Heat map of the Jaccard index of every two salient sets; returns the axes."
     C = len(_wants(overlap, 'the `SetOverlap` of `set_overlap`', ('jaccard', 'chance')).classes)
     with _canvas(ax, *_size(C)) as ax:
         _heat(ax, overlap.jaccard, overlap.classes, overlap.classes, '.2f', 'Jaccard index, 1 where two sets are the same')
@@ -80,17 +70,7 @@ def plot_firing(
     *,
     source:str='', # Model and data, for the title
 ):
-    """Heat map of the share of in-range activations for every class of text and concept; returns the axes.
-
-    Parameters
-    ----------
-    firing
-        `Firing`
-    ax : default None
-        Axes to draw on; None: a new figure
-    source : str, default ''
-        Model and data, for the title
-    """
+    "Heat map of the share of in-range activations for every class of text and concept; returns the axes."
     _wants(firing, 'the `Firing` of `firing_matrix`', ('rate', 'kind'))
     with _canvas(ax, *_size(len(firing.classes))) as ax:
         _heat(ax, firing.rate, firing.classes, firing.classes, '.0%', 'share of activations in range', 'ranges of concept')
@@ -107,26 +87,7 @@ def plot_range_overlap(
     *,
     source:str='', # Model and data, for the title
 ):
-    """Heat map of how much the ranges of every two concepts share, mean over their common neurons; returns the axes.
-
-    Parameters
-    ----------
-    shares
-        Means and common neurons `[C, C]`, as of `over_common`; or `[C, C, D]` of `range_overlap`, of which they are made
-    classes
-        Names of the C classes
-    salient : default None
-        `[C, k]` neuron indices: only the neurons that both classes of a pair hold; None: all, or as `over_common` had it
-    ax : default None
-        Axes to draw on; None: a new figure
-    source : str, default ''
-        Model and data, for the title
-
-    Raises
-    ------
-    InputError
-        "... names for ranges of ... classes"
-    """
+    "Heat map of how much the ranges of every two concepts share, mean over their common neurons; returns the axes."
     table,common = shares if isinstance(shares, tuple) else _means(shares, salient)
     C = len(table)
     if len(classes) != C: raise InputError(f"{len(classes)} names for ranges of {C} classes")
@@ -150,19 +111,7 @@ def plot_pair_overlap(
     salient=None, # `[C, k]` neuron indices: only the neurons that both classes of a pair hold; None: all
     source:str='', # Model and data, for the title
 ):
-    """How alike every pair of classes is, by every measure, above the same with shuffled labels; returns the axes.
-
-    Parameters
-    ----------
-    overlap
-        `PairOverlap`
-    ax : default None
-        Axes to draw on; None: a new figure
-    salient : default None
-        `[C, k]` neuron indices: only the neurons that both classes of a pair hold; None: all
-    source : str, default ''
-        Model and data, for the title
-    """
+    "How alike every pair of classes is, by every measure, above the same with shuffled labels; returns the axes."
     frame,M = _wants(overlap, 'a `PairOverlap`', ('measures', 'value')).to_frame(salient),len(overlap.measures)
     pairs = len(frame)//M
     with _canvas(ax, 5.8, .5*M+1.7) as ax:
@@ -187,17 +136,7 @@ def plot_polysemantic(
     *,
     source:str='', # Model and data, for the title
 ):
-    """Neurons by the number of salient sets they sit in, with what chance would give; returns the axes.
-
-    Parameters
-    ----------
-    counts
-        `PolysemanticCounts`
-    ax : default None
-        Axes to draw on; None: a new figure
-    source : str, default ''
-        Model and data, for the title
-    """
+    "Neurons by the number of salient sets they sit in, with what chance would give; returns the axes."
     n = np.arange(len(_wants(counts, 'a `PolysemanticCounts`', ('neurons', 'expected')).neurons))
     with _canvas(ax, min(.45*len(n)+3, 8), 3.4) as ax:
         ax.bar(n, counts.neurons, .75, color='#0173b2', alpha=.75, label='found')
@@ -217,24 +156,7 @@ def plot_agreement(
     *,
     source:str='', # Model and data, for the title
 ):
-    """Heat map of how alike every two rankings are, mean over classes; returns the axes.
-
-    Parameters
-    ----------
-    agreement
-        `RankingAgreement`
-    by : str | float, default 'spearman'
-        'spearman', 'kendall', or one of its fractions: share of the salient set in common
-    ax : default None
-        Axes to draw on; None: a new figure
-    source : str, default ''
-        Model and data, for the title
-
-    Raises
-    ------
-    InputError
-        "rankings were not compared by ...: spearman, kendall, ..."
-    """
+    "Heat map of how alike every two rankings are, mean over classes; returns the axes."
     _wants(agreement, 'a `RankingAgreement`', ('spearman', 'kendall', 'shared'))
     signed = by in ('spearman', 'kendall')
     if not signed and by not in agreement.fractions:
@@ -259,24 +181,7 @@ def plot_predicted(
     *,
     source:str='', # Model and data, for the title
 ):
-    """Predicted against measured firing for every class of text and concept; returns the axes.
-
-    Parameters
-    ----------
-    predicted
-        `Firing` of `predicted_collateral`
-    measured
-        `Firing` of `firing_matrix`, for the same concepts
-    ax : default None
-        Axes to draw on; None: a new figure
-    source : str, default ''
-        Model and data, for the title
-
-    Raises
-    ------
-    InputError
-        "firing of ... classes cannot be compared with that of ..."
-    """
+    "Predicted against measured firing for every class of text and concept; returns the axes."
     for given in (predicted, measured): _wants(given, 'the `Firing` of `predicted_collateral` and of `firing_matrix`', ('rate', 'kind'))
     if predicted.rate.shape != measured.rate.shape:
         raise InputError(f"firing of {len(predicted.classes)} classes cannot be compared with that of {len(measured.classes)}")
@@ -297,17 +202,7 @@ def plot_collateral(
     *,
     source:str='', # Model and data, for the title
 ):
-    """Predicted firing against measured disturbance, a point per class of text and concept; returns the axes.
-
-    Parameters
-    ----------
-    collateral
-        `Collateral`
-    ax : default None
-        Axes to draw on; None: a new figure
-    source : str, default ''
-        Model and data, for the title
-    """
+    "Predicted firing against measured disturbance, a point per class of text and concept; returns the axes."
     frame = _wants(collateral, 'a `Collateral`', ('frame', 'spearman')).frame
     names = list(dict.fromkeys(frame.concept))
     with _canvas(ax, 5.6, 4.2) as ax:

@@ -24,17 +24,7 @@ def plot_probes(
     *,
     source:str='', # Model, data and sample sizes, for the title
 ):
-    """Held-out probe accuracy and control by block, selectivity shaded between them, with the majority rate; returns the axes.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        Columns site ('residual.3'), accuracy, control, majority; as of `LayerProbes.to_frame`
-    ax : default None
-        Axes to draw on; None: a new figure
-    source : str, default ''
-        Model, data and sample sizes, for the title
-    """
+    "Held-out probe accuracy and control by block, selectivity shaded between them, with the majority rate; returns the axes."
     _need(frame, ['site', 'accuracy', 'control', 'majority'])
     streams,blocks,names = _blocks(frame.site)
     palette = sns.color_palette('colorblind')
@@ -71,29 +61,7 @@ def plot_sweep(
     *,
     source:str='', # Model and data, for the title
 ):
-    """Measures along one setting, mean over concepts with every concept behind it; returns the axes.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        Effects table in which one setting varies beside `by`
-    x : str, default 'fraction'
-        The setting that varies: 'fraction', or 'tau' for the number of Gaussian ranges
-    measures : default ('target_accuracy', 'auxiliary_accuracy')
-        At most four columns of the table
-    by : str, default 'condition'
-        A colour for each of its values
-    ax : default None
-        Axes to draw on; None: a new figure
-    source : str, default ''
-        Model and data, for the title
-
-    Raises
-    ------
-    InputError
-        "... ...: ... has several rows for one ...; keep one setting (one of each: ...)"; "... x ... lines are too many to tell apart:
-        keep fewer"
-    """
+    "Measures along one setting, mean over concepts with every concept behind it; returns the axes."
     measures = [measures] if isinstance(measures, str) else list(measures)
     if x == 'tau' and 'range' in frame: frame = frame.assign(tau=frame.range.map(_width))
     _need(frame, ['concept', 'condition', x, by, *measures])
@@ -141,19 +109,7 @@ def plot_blocks(
     at:float=.05, # Target accuracy to reach, marked by a line
     source:str='', # Model and data, for the title
 ):
-    """Lowest target accuracy at every block and the disturbance of that setting, mean over concepts; returns two axes.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        Effects table of several sites and any settings; rows of one site may differ in all but the concepts
-    axes : default None
-        Two axes to draw on; None: a new figure
-    at : float, default 0.05
-        Target accuracy to reach, marked by a line
-    source : str, default ''
-        Model and data, for the title
-    """
+    "Lowest target accuracy at every block and the disturbance of that setting, mean over concepts; returns two axes."
     _need(frame, ['concept', 'condition', 'site', 'target_accuracy', 'disturbance'])
     rows,base = _lowest(frame[frame.condition != 'base']),frame[frame.condition == 'base'].drop_duplicates('concept')
     texts = int((frame.n_target+frame.n_auxiliary).max()) if {'n_target', 'n_auxiliary'} <= set(frame) else None
@@ -201,19 +157,7 @@ def plot_probe_path(
     majority:float|None=None, # Share of the most common class, drawn as a line
     source:str='', # Model, data and sample sizes, for the title
 ):
-    """Held-out accuracy of a sparse probe by the neurons it uses; returns the axes.
-
-    Parameters
-    ----------
-    frame : pd.DataFrame
-        Columns l1 (price of absolute weights), used or neurons (how many), accuracy; a site column makes a line of each
-    ax : default None
-        Axes to draw on; None: a new figure
-    majority : float | None, default None
-        Share of the most common class, drawn as a line
-    source : str, default ''
-        Model, data and sample sizes, for the title
-    """
+    "Held-out accuracy of a sparse probe by the neurons it uses; returns the axes."
     _need(frame, ['l1', 'accuracy'])
     used = 'used' if 'used' in frame else 'neurons'
     _need(frame, [used])

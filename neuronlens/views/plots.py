@@ -35,13 +35,7 @@ from .drawing import _bins, _folded, _near, column, figure_size  # noqa: F401
 def theme(
     more:dict|None=None, # Further settings of matplotlib
 ):
-    """The look of the figures, inside the block only.
-
-    Parameters
-    ----------
-    more : dict | None, default None
-        Further settings of matplotlib
-    """
+    "The look of the figures, inside the block only."
     style = {**sns.axes_style('ticks'), **sns.plotting_context('paper'), 'axes.titlesize': 10,
         'axes.titlelocation': 'left', 'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False,
         'figure.dpi': 100, 'font.family': [*_families()], 'font.sans-serif': ['DejaVu Sans'], **(more or {})}
@@ -210,31 +204,7 @@ def plot_neuron(
     most:int=8, # Most classes drawn
     source:str='', # Model and data, for the title
 ):
-    """Histogram and fitted normal of one neuron for each class, with a concept's range; returns the axes.
-
-    Parameters
-    ----------
-    acts
-        A `NeuronProfile`, which has all of the next six; or `[N, D]` activations, of which one is made
-    labels : default None
-        `[N]` class index
-    classes : default None
-        Names of the C classes
-    neuron : int | None, default None
-        Which column of `acts`, 0-based
-    lo : default None
-        `[K]` lower ends of the concept's range on this neuron, inclusive; None: no range
-    hi : default None
-        `[K]` upper ends; an unused interval has lo = +inf, hi = -inf
-    concept : default None
-        Name or index of the concept the range belongs to: its name is bold
-    ax : default None
-        Axes to draw on; None: a new figure
-    most : int, default 8
-        Most classes drawn
-    source : str, default ''
-        Model and data, for the title
-    """
+    "Histogram and fitted normal of one neuron for each class, with a concept's range; returns the axes."
     _some(most=most)
     p = _profiled(acts, labels, classes, neuron, lo, hi, concept)
     with _canvas(ax, 5.6, .5*min(len(p.classes), most)+1.3) as ax:
@@ -302,29 +272,7 @@ def plot_neurons(
     most:int=6, # Most classes drawn
     source:str='', # Model and data, for the title
 ):
-    """The concept's strongest neurons, each as `plot_neuron` draws it; returns a flat array of axes.
-
-    Parameters
-    ----------
-    acts
-        `NeuronProfile`s of one concept, which have all of the next five; or `[N, D]` activations, of which they are made
-    labels : default None
-        `[N]` class index
-    ranges : default None
-        `Ranges`: `lo` and `hi` `[C, D, K]`, `classes`, `name`
-    salient : default None
-        `[C, k]` neuron indices, strongest first
-    concept : default None
-        Name or index of the concept
-    k : int, default 6
-        Most neurons drawn, at most 12
-    axes : default None
-        Axes to draw on, one per neuron; None: a new figure
-    most : int, default 6
-        Most classes drawn
-    source : str, default ''
-        Model and data, for the title
-    """
+    "The concept's strongest neurons, each as `plot_neuron` draws it; returns a flat array of axes."
     _some(k=k, most=most)
     shown = _strongest(acts, labels, ranges, salient, concept, min(k, 12))
     p,few,cols = shown[0],len(shown[0].classes) <= most,_columns(len(shown))
@@ -376,21 +324,7 @@ def plot_ranking(
     most:int=12, # Most classes drawn
     source:str='', # Model and data, for the title
 ):
-    """Numbers of the `k` strongest neurons of each class, shaded by score; returns the axes.
-
-    Parameters
-    ----------
-    ranking
-        `Ranking`: `scores` and `order` `[C, D]`, `name`, `classes`
-    k : int, default 10
-        Neurons of each class, at most 15
-    ax : default None
-        Axes to draw on; None: a new figure
-    most : int, default 12
-        Most classes drawn
-    source : str, default ''
-        Model and data, for the title
-    """
+    "Numbers of the `k` strongest neurons of each class, shaded by score; returns the axes."
     _some(k=k, most=most)
     top = _wants(ranking, 'a `Ranking` of `rank`', ('order', 'scores', 'classes')).order[:most, :min(k, 15)]
     scores = np.take_along_axis(ranking.scores[:most], top, 1)
@@ -428,27 +362,7 @@ def save_figure(
     *,
     dpi:int=150, # Dots per inch, PNG only
 )->Path: # The path written
-    """Write a figure, the same bytes for the same data; returns the path.
-
-    Parameters
-    ----------
-    drawn
-        Axes, an array of axes, or a figure
-    path
-        Where to, ending in .png, .svg or .pdf (or in capitals); folders are made
-    dpi : int, default 150
-        Dots per inch, PNG only
-
-    Returns
-    -------
-    Path
-        The path written
-
-    Raises
-    ------
-    InputError
-        "...: figures are saved as ..."
-    """
+    "Write a figure, the same bytes for the same data; returns the path."
     path,first = Path(path),np.ravel(drawn)[0]
     kind = path.suffix.lower()
     if kind not in _METADATA: raise InputError(f"{path.name}: figures are saved as {', '.join(_METADATA)}")
@@ -466,28 +380,7 @@ def plot_mixture(
     title:str='', # Class and neuron
     source:str='', # Model and data, for the title
 ):
-    """Histogram of activations under normal mixtures fitted to them; returns the axes.
-
-    Parameters
-    ----------
-    values
-        `[n]` activations of one class on one neuron
-    fits : dict
-        Name to (weights, means, standard deviations), each `[k]` or `[k, 1]`, as of `fit_mixture`
-    ax : default None
-        Axes to draw on; None: a new figure
-    bins : int, default 40
-        Bins of the histogram
-    title : str, default ''
-        Class and neuron
-    source : str, default ''
-        Model and data, for the title
-
-    Raises
-    ------
-    InputError
-        "a histogram needs one activation or more, all finite"
-    """
+    "Histogram of activations under normal mixtures fitted to them; returns the axes."
     values = np.asarray(values, dtype=np.float64).ravel()
     if not len(values) or not np.isfinite(values).all(): raise InputError("a histogram needs one activation or more, all finite")
     edges = np.histogram_bin_edges(values, bins)
@@ -516,19 +409,7 @@ def plot_fits(
     most:int=20, # Most classes drawn
     source:str='', # Model and data, for the title
 ):
-    """Share of neurons that each distribution predicts best, stacked for every class; returns the axes.
-
-    Parameters
-    ----------
-    comparison
-        `FitComparison`
-    ax : default None
-        Axes to draw on; None: a new figure
-    most : int, default 20
-        Most classes drawn
-    source : str, default ''
-        Model and data, for the title
-    """
+    "Share of neurons that each distribution predicts best, stacked for every class; returns the axes."
     _some(most=most)
     frame,(_,C,D) = _wants(comparison, 'a `FitComparison`', ('summary', 'score')).summary(),comparison.score.shape
     frame = frame[:most]

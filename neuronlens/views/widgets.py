@@ -165,15 +165,7 @@ def show_both(box, static, said): # The live view first: it need not wait for th
 
 # %% ../../nbs/52_widgets.ipynb #e92872ad
 class View:
-    """Standard controls beside a picture that a pure function makes of their values.
-
-    Parameters
-    ----------
-    controls : dict
-        Name to widget, each with a description
-    draw
-        Pure function: called with the values by name, returns HTML
-    """
+    "Standard controls beside a picture that a pure function makes of their values."
     def __init__(self,
         controls:dict, # Name to widget, each with a description
         draw, # Pure function: called with the values by name, returns HTML

@@ -46,13 +46,7 @@ def _layers_table(frame):
 
 # %% ../../nbs/54_workbook.ipynb #170837ad
 class LayersView(View):
-    """What linear probes read at every block; nothing to choose.
-
-    Parameters
-    ----------
-    study
-        A `Study`
-    """
+    "What linear probes read at every block; nothing to choose."
     def __init__(self,
         study, # A `Study`
     ):
@@ -110,15 +104,7 @@ def _or_why(kind, study):
 
 # %% ../../nbs/54_workbook.ipynb #work0001
 class Workbook:
-    """The live views of a study as tabs: neuron, erase, text, overlap, layers. They share what is chosen.
-
-    Parameters
-    ----------
-    study
-        A `Study`
-    trust_remote_code : bool, default False
-        Run code that comes with its model, where the study has to be opened
-    """
+    "The live views of a study as tabs: neuron, erase, text, overlap, layers. They share what is chosen."
     def __init__(self,
         study, # A `Study`
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
@@ -173,17 +159,5 @@ def explore(
     study, # A `Study`, as `run_study` or `load_study` gives it
     trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
 )->Workbook:
-    """Look into a study: tabs Neuron, Erase, Text, Overlap and Layers.
-
-    Parameters
-    ----------
-    study
-        A `Study`, as `run_study` or `load_study` gives it
-    trust_remote_code : bool, default False
-        Run code that comes with its model, where the study has to be opened
-
-    Returns
-    -------
-    Workbook
-    """
+    "Look into a study: tabs Neuron, Erase, Text, Overlap and Layers."
     return Workbook(study, trust_remote_code)
