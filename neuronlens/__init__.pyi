@@ -1,5 +1,5 @@
 # Made by tests/stub.py from __init__.py: what loads on first use, for editors and type checkers.
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-any-generics
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-any-generics, disable-error-code="import-untyped"
 from .arrays.distributions import ClassDistributions
 from .arrays.firing import Firing
 from .arrays.overlap import PolysemanticCounts
