@@ -68,7 +68,8 @@ def stub():
                 if (known := imports.setdefault(k, line)) != line and not same(known, line): raise ValueError(f"{known}, but {line}")
                 if k == n: imports[k] = line # Offered
     out = ["# Made by tests/stub.py from __init__.py: what loads on first use, for editors and type checkers.",
-           "# mypy: allow-untyped-defs, allow-incomplete-defs, allow-any-generics, disable-error-code=\"import-untyped\"", *sorted(imports.values())]
+           '# mypy: allow-untyped-defs, allow-incomplete-defs, allow-any-generics, disable-error-code="import-untyped"',
+           *sorted(imports.values())]
     for floor, rooms in neuronlens._ROOMS.items(): # A name goes before a room that is called like it
         out += [f"from .{floor} import {r} as {r}" for r in sorted(rooms.split()) if r not in neuronlens._HOME]
     out += [f"from . import {floor} as {floor}" for floor in neuronlens._ROOMS]
