@@ -372,6 +372,6 @@ def test_readers_that_are_programs(site):
     assert [u for _,u,_ in links] == PAGES and all((site/u).is_file() for u in PAGES)
     assert re.match(r'# neuronlens\n\n> .+\n', listed) and listed.count('\n## ') == len({s for s,_ in LISTED if s})
     starts = [whole.index(f'<!-- {p} -->') for p in PAGES]
-    assert starts == sorted(starts) and 'py:function' not in whole
+    assert starts == sorted(starts) and '{py:function}' not in whole
     for name in ('fit_ranges', 'record', 'measure_effects'): assert re.search(rf'### `{name}` .*\n+```python\n{name}\(', whole), name
     assert 'half width in class standard deviations' in whole.lower() # The comment of a parameter
