@@ -554,7 +554,7 @@ def test_ctrl_c_while_a_finished_study_is_written_again(cli, make_study, tmp_pat
     before = files(out)
     with pytest.MonkeyPatch.context() as mp:
         strike(mp, pd.DataFrame, 'to_csv', 1, lambda path: path.name == 'effects.csv')
-        interrupted(cli('run', make_study(), '--out', out))
+        interrupted(cli('run', make_study(), '--out', out, '--again'))
     assert files(out) == before # The report says how long it took nowhere, so it is the same too
 
 

@@ -203,6 +203,32 @@ def test_running_again_into_its_folder_gives_the_same_bytes(cli, make_study, tmp
     assert (out/'effects.csv').read_bytes() == bytes_before and tree(out) == files
 
 
+def test_a_folder_that_holds_this_very_study_is_only_read(cli, make_study, tmp_path, bert, no_figures, monkeypatch):
+    "Anything that decides the results and has changed since, and anything that is missing of them, has it made anew, to the same bytes."
+    monkeypatch.setattr('neuronlens.studies.report._figures', lambda study: [])
+    own = shutil.copytree(bert, tmp_path/'bert')
+    study, out, held = make_study(model=dict(classifier=str(own))), tmp_path/'out', 'holds this very study'
+    first = cli('run', study, '--out', out)
+    before, table = {n: (out/n).read_bytes() for n in tree(out)}, finish(first).partition('Where to look')[0]
+    with monkeypatch.context() as mp:
+        mp.setattr('neuronlens.studies.study.run_study', lambda *a, **k: pytest.fail('made anew'))
+        r = cli('run', study, '--out', out)
+        assert held in (said := finish(r)).partition('\n')[0] and said.partition('\n')[2].partition('Where to look')[0] == table
+    def changed(): os.utime(own/'config.json', (1, 1)) # As make sees it
+    def damaged(): (out/'effects.csv').write_text('stale')
+    def undrawn(): (out/'report.html').unlink()
+    def older(): os.utime(out/'report.html', (1, 1)) # Of the run before, when this one was killed
+    for spoil in (changed, damaged, undrawn, older):
+        spoil()
+        assert held not in finish(cli('run', study, '--out', out)), spoil
+        made_of = {'provenance.json'} if spoil is changed else set()
+        assert {n for n in tree(out) if (out/n).read_bytes() != before[n]} <= made_of
+        before = {n: (out/n).read_bytes() for n in tree(out)}
+    assert held not in finish(cli('run', study, '--out', out, '--again'))
+    monkeypatch.setattr('neuronlens.studies.saved.versions', lambda: dict(neuronlens='another'))
+    assert held not in finish(cli('run', study, '--out', out))
+
+
 def test_a_run_does_not_write_over_what_is_not_its_own(cli, make_study, tmp_path, bert, frame, test_frame):
     "Data that have the names of results, and a study file that someone wrote, stay as they are."
     home = tmp_path/'home'

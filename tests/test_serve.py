@@ -109,6 +109,15 @@ def check_classes(said, asked, plain, after, clf):
         assert [a["label"] for a in answer["answers"]] == [clf.classes[c] for c in got.argmax(1)]
 
 
+def left_alone(model, seconds=30):
+    "Whether nothing is on a model once nobody holds the app; its thread has answered before it has ended its turn."
+    end = time.monotonic()+seconds
+    while touched(model) and time.monotonic() < end:
+        gc.collect()
+        time.sleep(.01)
+    return not touched(model)
+
+
 def test_mixed_requests(edited):
     "Edited and plain at the same time, in one process; the model is as before, and the report counts both."
     clf, texts, edit, _, plain, after = edited
@@ -121,8 +130,7 @@ def test_mixed_requests(edited):
     assert report["requests"]["classify"] == dict(plain=sum(not on for _, on in asked), edited=sum(on for _, on in asked))
     assert health["can"] == ["classify"] and health["waiting"] == 0 and report["gates"][0]["opened"] > 0
     del api
-    gc.collect()
-    assert not touched(clf.model)
+    assert left_alone(clf.model)
 
 
 def test_mixed_writing(writer):
@@ -131,10 +139,9 @@ def test_mixed_writing(writer):
     bodies = [dict(texts=[p], edit=on, tokens=12) for p in prompts for on in (False, True)]
     bodies.insert(7, dict(texts=[" ".join(["cat"]*60)], edit=False, tokens=12))
     got = asyncio.run(ask_all(asking(app((model, tok), edit)), "/generate", bodies))
-    gc.collect()
     assert "the model reads 48" in got.pop(7)["error"]
     assert [g["answers"][0]["text"] for g in got] == [t for pair in zip(*said, strict=True) for t in pair]
-    assert not touched(model)
+    assert left_alone(model)
 
 
 @contextmanager

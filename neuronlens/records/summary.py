@@ -190,7 +190,9 @@ def merge_summaries(
     "Summaries put together from the first to the last, four at a time: the same parts in the same order give the same bits."
     parts = iter(parts)
     if (total := next(parts, None)) is None: raise InputError("no summary was given to merge")
-    while block := list(islice(parts, 4)): total = _merged([total, *block])
+    while len(block := [total, *islice(parts, 4)]) > 1:
+        total = _merged(block)
+        del block # Before the next ones are made: a part is as large as the whole
     return total
 
 # %% ../../nbs/22_summary.ipynb #49ebdd6c

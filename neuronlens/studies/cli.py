@@ -155,14 +155,18 @@ def _loading(quiet=False):
     with suppress(OSError): typer.echo('loading torch and transformers, which takes some seconds', err=True)
 
 # %% ../../nbs/64_cli.ipynb #ed3d019e
-def _go(spec, out, progress, quiet, trusted=False):
-    "Run a study, write its folder, print what matters."
-    from neuronlens.studies.report import write_report
-    from neuronlens.studies.study import next_steps, run_study
+def _go(spec, out, progress, quiet, trusted=False, again=False):
+    "Run a study, write its folder, print what matters; a folder that holds it already is only read."
+    from neuronlens.studies.report import is_drawn, write_report
+    from neuronlens.studies.study import finished, next_steps, run_study
     start,show = time.perf_counter(),progress and not quiet
     with _messages(quiet):
-        study = run_study(spec, out, progress=show, trust_remote_code=trusted)
-        write_report(study, out, progress=show)
+        study = None if again else finished(spec, out)
+        if study is not None and is_drawn(study, out):
+            if not quiet: typer.echo(f"{out} holds this very study, of these texts and this model; --again makes it anew")
+        else:
+            study = run_study(spec, out, progress=show, trust_remote_code=trusted)
+            write_report(study, out, progress=show)
     _print_table(study)
     _report_counts(study)
     typer.echo(f"\nWhere to look next ({time.perf_counter()-start:.0f} s, everything in {out}):")
@@ -175,13 +179,15 @@ _PROGRESS = Annotated[bool, typer.Option(help='Show how far it is, by bars in a 
                                               ' NEURONLENS_PROGRESS=0 in the environment is --quiet for every command.')]
 _QUIET = Annotated[bool, typer.Option('--quiet', '-q', help='Print results only: neither progress nor what it will cost; errors are said.')]
 
+_ANEW = Annotated[bool, typer.Option('--again', help='Make it anew, even where the folder holds this very study.')]
+
 @app.command()
-def demo(out:_OUT=Path('demo'), progress:_PROGRESS=True, quiet:_QUIET=False):
+def demo(out:_OUT=Path('demo'), again:_ANEW=False, progress:_PROGRESS=True, quiet:_QUIET=False):
     "The worked example: MiniLM and BBC News, both packaged; the first run trains for a few minutes."
     with _plain_errors():
         _loading(quiet)
         from neuronlens.studies.spec import demo_study
-        _go(demo_study(), out, progress, quiet)
+        _go(demo_study(), out, progress, quiet, again=again)
 
 # %% ../../nbs/64_cli.ipynb #d4b285f6
 _STUDY = Annotated[Path, typer.Argument(help='Study file (TOML); `neuronlens example` prints one.')]
@@ -210,11 +216,12 @@ def run(
     train:_TRAIN='',
     test:_TEST='',
     model:_MODEL='',
+    again:_ANEW=False,
     progress:_PROGRESS=True,
     quiet:_QUIET=False,
 ):
     "Run your own study: any sequence classifier, encoder or prompted language model, any labelled texts."
-    with _plain_errors(): _go(_read(study, skip_empty, train, test, model, quiet), out, progress, quiet, trusted)
+    with _plain_errors(): _go(_read(study, skip_empty, train, test, model, quiet), out, progress, quiet, trusted, again)
 
 # %% ../../nbs/64_cli.ipynb #14094a5f
 @app.command()

