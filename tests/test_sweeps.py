@@ -162,9 +162,9 @@ def test_estimate_is_said_before(case, caplog, monkeypatch):
 
 def test_estimate_counts_sites_and_texts(case):
     clf, rec = case
-    said = estimate(clf, LABELLED, grid(rec, **WIDE), recording=rec)
-    assert (said.interventions, said.sites, said.texts) == (len(grid(rec, **WIDE)), 4, 6) and said.seconds > 0
-    more = estimate(clf, LABELLED, [replace(iv, seed=i) for i in range(20) for iv in grid(rec, **WIDE)], recording=rec)
+    said = estimate(clf, LABELLED, ivs := grid(rec, **WIDE), recording=rec)
+    assert (said.interventions, said.sites, said.texts) == (len(ivs), 4, 6) and said.seconds > 0
+    more = estimate(clf, LABELLED, [replace(iv, seed=i) for i in range(20) for iv in ivs], recording=rec)
     assert more.seconds > 3*said.seconds and more.memory > said.memory
 
 

@@ -1,4 +1,4 @@
-"""Tasks that users tried, in the lines they would expect, from `nl` alone: a tiny classifier, a few texts, and what comes out is what was asked.
+"""Tasks that users tried, in the lines they would expect, from `nl` alone, on a tiny classifier and a few texts.
 
 Tasks in a browser or a notebook (views that survive, Voila, search) stand in `test_lab.py`, `test_where.py` and `test_site.py`.
 """

@@ -86,3 +86,11 @@ def give_back():
     "Hand memory that is free, but kept for later, back to the system; numbers and arrays stay as they are."
     if (trim := _trim()) is not None: trim(0)
 
+
+# %% ../../nbs/07_machine.ipynb #7b1d0a08
+@cache
+def apart():
+    "Blocks of 4 MB and more come from the system one by one, and go back when they are freed; elsewhere than in glibc nothing changes."
+    if 'MALLOC_MMAP_THRESHOLD_' in os.environ: return
+    try: ctypes.CDLL(None).mallopt(-3, 4<<20) # M_MMAP_THRESHOLD
+    except (OSError, TypeError, AttributeError): pass

@@ -21,7 +21,7 @@ import torch
 from ..ground.core import InputError, some_rows
 from ..ground.data import Texts, take
 from ..ground.files import check_room, said_size
-from ..ground.machine import give_back
+from ..ground.machine import apart, give_back
 from ..ground.progress import say, switched_off
 from ..models.anatomy import Site, anatomy
 from ..models.batches import READOUTS, each_batch, encode, read, readout_weights, token_budget
@@ -132,6 +132,7 @@ def read_shard(
     bar=None, # A progress bar; moves on with the texts
 )->tuple: # {site: `[N, D]` float32}, probabilities `[N, C]` float32 or None, number of texts that were cut
     "One shard through the model; refuses activations and answers that are not finite."
+    apart()
     N,encoded = len(texts),encode(ask.clf, texts.texts, texts)
     give_back() # What tokens and the shard before left in pieces
     acts = {s:np.empty((N, w), np.float32) for s,w in ask.widths.items()}
