@@ -1,5 +1,5 @@
 """What erases a concept and what is kept beside it: `python results/erasure.py` (BBC News, which the package brings), or
-`python results/erasure.py FOLDER` for a folder with train.csv and test.csv of `text,label`; some minutes each.
+`NEURONLENS_DATA=folder python results/erasure.py results/emotion.toml` for a study file of an encoder; some minutes each.
 
 Last block, all neurons, posterior(0.2) ranges, half of all neurons must be in range together, and then all of them take: the auxiliary
 mean, another text's values, the values of a partner, AURA's factors, or go through the affine map that gives the concept's texts mean
@@ -18,11 +18,12 @@ from neuronlens.edits.ablation import answers_to, edited_acts
 from neuronlens.edits.edit import linear_edit
 from neuronlens.edits.erasure import leace, remains, unedited
 from neuronlens.edits.sweeps import grid
-from neuronlens.ground.data import balance, distinct, read_texts
+from neuronlens.ground.data import balance
 from neuronlens.models.model import align
-from neuronlens.models.training import example_classifier, example_texts, fine_tune
-from neuronlens.models.weights import minilm
+from neuronlens.models.training import example_classifier, example_texts
 from neuronlens.records.recording import example_recordings, record
+from neuronlens.studies.spec import read_study
+from neuronlens.studies.study import study_model, study_texts
 
 HERE = Path(__file__).resolve().parent
 READERS = ("linear", "forest", "svm", "mlp")
@@ -42,12 +43,11 @@ def affine_map(own, rest, ridge=1e-3):
     return A, to-A@mean
 
 
-def data_of(folder):
+def data_of(study):
     "(name, classifier, training and test texts)."
-    if folder is None: return "bbc", example_classifier(), *example_texts()
-    train, test = (distinct(read_texts(Path(folder)/f"{k}.csv")) for k in ("train", "test"))
-    train, test = balance(train, 1500, seed=0), balance(test, 500, seed=0)
-    return Path(folder).name, fine_tune(minilm(), train, name=f"MiniLM fine-tuned on {Path(folder).name}"), train, test
+    if study is None: return "bbc", example_classifier(), *example_texts()
+    train, test, _ = study_texts(spec := read_study(study))
+    return Path(study).stem, study_model(spec, train, progress=False), train, balance(test, 500, seed=0)
 
 
 def through(clf, acts, labels, c, change):
@@ -71,9 +71,9 @@ def ways(train):
     return out | {"affine": [partial(moved, iv, m) for iv, m in zip(gates, maps, strict=True)]}
 
 
-def main(folder):
-    name, clf, *texts = data_of(folder)
-    train, test = example_recordings() if folder is None else (record(clf, t, progress=False, cache=True) for t in texts)
+def main(study):
+    name, clf, *texts = data_of(study)
+    train, test = example_recordings() if study is None else (record(clf, t, progress=False, cache=True) for t in texts)
     C, every = len(train.classes), ways(train)
     whole = [iv for iv in grid(train, edit="mean", fraction=1., site=train.site) if iv.condition == "full"]
     every |= {"whole neurons": [partial(edited_acts, iv) for iv in whole], "none": [unedited]*C}
@@ -97,5 +97,5 @@ def main(folder):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition(";")[0])
-    parser.add_argument("folder", nargs="?")
-    main(parser.parse_args().folder)
+    parser.add_argument("study", nargs="?")
+    main(parser.parse_args().study)
