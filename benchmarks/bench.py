@@ -1,6 +1,6 @@
 """Speed and memory of neuronlens beside what a user would do otherwise, in one process, as ratios.
 
-    python benchmarks/bench.py [part ...]      parts: sweep rerun shots record farm gpu arrays growth start serve; all without
+    python benchmarks/bench.py [part ...]      parts: sweep rerun shots record farm gpu arrays meaning growth start serve; all without
 
 Writes `results.csv` (name, ours, other, ratio, target, met), `growth.csv` and `machine.json` beside this file. Every figure is
 the median of at least five measurements that take turns with those of the other side; `ratio` is ours over other, and `met` says
@@ -308,6 +308,65 @@ def bench_arrays():
     yield row(f"merge the statistics of 1,000 parts, {D} neurons and {C} classes, against 1 s (s)", r, 1., 1.)
 
 
+# --- m: meaning
+
+
+def like_words(N, P, share):
+    "P predicates of N rows, as common as words are: a few of many rows, most of a few; `share` of all cells hold."
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    from neuronlens.arrays.predicates import Predicates
+    rng, often = np.random.default_rng(0), 1/np.arange(1, P+1)**.9
+    n = rng.binomial(N, np.clip(often*share*P/often.sum(), 5/N, .6)).clip(5)
+    rows = np.concatenate([rng.choice(N, k, replace=False) for k in n])
+    held = csr_array((np.ones(len(rows), bool), (rows, np.repeat(np.arange(P), n))), shape=(N, P))
+    return Predicates(tuple(f"p{j:04}" for j in range(P)), held, (("word", ""),)*P)
+
+
+def plain_search(columns, y, length, beam):
+    "The published procedure in plain numpy: every formula of the beam with every predicate by every operator, one IoU after the other."
+    import numpy as np
+    join = (np.logical_or, np.logical_and, lambda a, b: a & ~b)
+    kept = {(j,): f for j, f in enumerate(columns)}
+    score = {k: (f & y).sum()/(f | y).sum() for k, f in kept.items()}
+    for _ in range(length-1):
+        top = sorted(score, key=score.get, reverse=True)[:beam]
+        kept, score = {k: kept[k] for k in top}, {k: score[k] for k in top}
+        for k in top:
+            for j, p in enumerate(columns):
+                for op, way in enumerate(join):
+                    f = way(kept[k], p)
+                    kept[(*k, op, j)], score[(*k, op, j)] = f, (f & y).sum()/(f | y).sum()
+    return max(score.values())
+
+
+def bench_meaning():
+    "m: formulas for the class ranges of the last block and for one range of tokens, and against the published procedure."
+    import numpy as np
+
+    from neuronlens.arrays.formulas import search_formulas
+    from neuronlens.arrays.predicates import text_predicates
+    from neuronlens.arrays.ranges import fit_ranges
+    from neuronlens.models.training import example_texts
+    _, train, _, _ = example()
+    ranges, p = fit_ranges(train, "posterior"), text_predicates(example_texts()[0], least=40)
+    inside = np.concatenate([ranges.contains(train.acts, c) for c in train.classes], 1)
+    inside = inside[:, inside.any(0) & ~inside.all(0)]
+    def search(p, y, length): return search_formulas(p, y, length=length, shuffles=0, progress=False)
+    r = seconds(lambda: search(p, inside, 3))
+    size = f"{inside.shape[1]:,} class ranges, {len(p):,} texts, {len(p.names):,} predicates"
+    yield row(f"formulas of length 3 for {size}, against 120 s (s)", r, 120, 1.)
+    one, columns = inside[:, :1], np.ascontiguousarray(p.columns.toarray().T)
+    r = statistics.median(seconds(lambda: search(p, one, 3)) for _ in range(ROUNDS))
+    b = seconds(lambda: plain_search(columns, one[:, 0], 3, 10))
+    yield row("formula of one of these ranges, predicates packed anew, against plain numpy (s)", r, b, .1)
+    p = like_words(100_000, 5000, .01)
+    y = p.column("p0010") & ~p.column("p0003") | p.column("p0100") | (np.random.default_rng(1).random(100_000) < .01)
+    r = statistics.median(seconds(lambda: search(p, y, 5)) for _ in range(ROUNDS))
+    yield row("formula of one range of 100,000 tokens over 5,000 predicates, length 5, against 10 s (s)", r, 10, 1.)
+
+
 # --- d: growth
 
 
@@ -444,7 +503,7 @@ def bench_serve():
 
 
 PARTS = dict(sweep=bench_sweep, rerun=bench_rerun, shots=bench_shots, record=bench_record, farm=bench_farm, gpu=bench_gpu,
-             arrays=bench_arrays, growth=bench_growth, start=bench_start, serve=bench_serve)
+             arrays=bench_arrays, meaning=bench_meaning, growth=bench_growth, start=bench_start, serve=bench_serve)
 
 
 def machine():

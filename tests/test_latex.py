@@ -15,11 +15,15 @@ from test_evidence import outcome
 import neuronlens as nl
 from neuronlens.arrays.distributions import compare_fits, fit_distributions
 from neuronlens.arrays.firing import firing_matrix
+from neuronlens.arrays.formulas import search_formulas
+from neuronlens.arrays.margins import error_margins
 from neuronlens.arrays.matching import ranking_agreement
 from neuronlens.arrays.overlap import pair_overlap, polysemantic_counts, set_overlap
+from neuronlens.arrays.predicates import text_predicates
 from neuronlens.arrays.probing import probe_layers
 from neuronlens.arrays.ranges import fit_ranges
 from neuronlens.arrays.saliency import rank
+from neuronlens.arrays.scores import score_formulas
 from neuronlens.arrays.sparsity import elastic_net_path, probe_by_count, sparsest_probe
 from neuronlens.arrays.statistics import class_statistics
 from neuronlens.edits.choice import apply, choose, matched, matched_table, trade_off
@@ -120,6 +124,9 @@ def results(acts):
     yield probe_layers({'residual.0': a}, y, {'residual.0': a[::-1]}, y[::-1], progress=False)
     yield from (e, intervals(o, draws=20, progress=False), compare(o, 'range', 'full', draws=20, flips=99), trade_off(e), choose(e))
     yield matched_table(choose(e), changes(N=300, fractions=(.5, 1.)), draws=20, flips=99)
+    p = text_predicates([f'text {i % 2} {i % 3}' for i in range(120)])
+    found = search_formulas(p, y == 1, progress=False)
+    yield from (p, found, score_formulas(found, p, y == 1, draws=20), error_margins(a, y, s))
 
 
 def test_every_result(acts):
@@ -129,7 +136,7 @@ def test_every_result(acts):
         assert isinstance(r, Tabled)
         table(r.to_latex(most=400))
         seen.add(type(r).__name__)
-    assert len(seen) >= 18
+    assert len(seen) >= 22
     assert table(fit_ranges(*acts).to_latex('1', range(3)))[0] == ['class', 'neuron', 'low', 'high']
     tabled = {c.__name__ for c in Tabled.__subclasses__()}
     left = {'Summary', 'Recording', 'Matching', 'FamilyOverlap', 'InformationLeft', 'Readability', 'MultipleChoice', 'Perplexity',
