@@ -15,6 +15,7 @@ from ..edits.language import _edits, _encoded, _finite_part, _ready, _speaker, a
 from ..edits.portable import Edit
 from ..edits.reading import _at_end
 from ..ground.core import InputError
+from ..ground.progress import progress_bar
 from ..models.anatomy import Site, anatomy
 from ..models.batches import each_batch
 from ..models.hooks import answer, run
@@ -44,7 +45,7 @@ def _told(clf, states, wanted, room=1<<24):
 
 # %% ../../nbs/63_evals.ipynb #e7a10009
 @torch.inference_mode()
-def _likelihoods(clf, pairs, ivs, whole=False, tokens=None):
+def _likelihoods(clf, pairs, ivs, whole=False, tokens=None, show=False):
     "(log-probability, whether every token is the likeliest), `[N]` each, of continuations behind their contexts; `whole`: all is prompt."
     texts = {} # What is read, and where its prompt ends: the pairs that need it
     for i,(a,b) in enumerate(pairs): texts.setdefault((tuple([*a, *b][:-1]), len(a)+len(b)-2 if whole else len(a)-1), []).append(i)
@@ -57,18 +58,19 @@ def _likelihoods(clf, pairs, ivs, whole=False, tokens=None):
         at = [(j, len(a)-1+k, t, i) for j,r in enumerate(batch.rows) for i in texts[keys[r]] for a,b in [pairs[i]] for k,t in enumerate(b)]
         row,column,wanted,pair = torch.tensor(at).T
         return pair.numpy(),*_told(clf, h[row.to(h.device), column.to(h.device)], wanted.to(h.device))
-    for _,(pair,lp,best) in each_batch(clf, _encoded(clf, [list(ids) for ids,_ in keys], 'requests'), work, tokens=tokens):
-        _finite_part(clf.model, ivs, lp[:,None], pair)
-        sums += np.bincount(pair, lp.astype(float), len(pairs))
-        greedy[pair[~best]] = False
+    with progress_bar(what='evaluating', total=len(keys), unit='text', show=show) as bar:
+        for _,(pair,lp,best) in each_batch(clf, _encoded(clf, [list(ids) for ids,_ in keys], 'requests'), work, tokens=tokens, bar=bar):
+            _finite_part(clf.model, ivs, lp[:,None], pair)
+            sums += np.bincount(pair, lp.astype(float), len(pairs))
+            greedy[pair[~best]] = False
     return sums,greedy
 
 # %% ../../nbs/63_evals.ipynb #e7a1000e
 class _Edited:
     "What lm-eval asks of a language model, answered under edits."
-    def __init__(self, clf, ivs, tokens):
+    def __init__(self, clf, ivs, tokens, show=False):
         super().__init__()
-        self.clf,self.ivs,self.tokens,self.tokenizer,self._device = clf,ivs,tokens,clf.tokenizer,clf.device
+        self.clf,self.ivs,self.tokens,self.show,self.tokenizer,self._device = clf,ivs,tokens,show,clf.tokenizer,clf.device
     eot_token_id = property(lambda self: self.tokenizer.eos_token_id)
     max_length = property(lambda self: self.clf.max_length)
     tokenizer_name = property(lambda self: self.tokenizer.name_or_path.replace('/', '__'))
@@ -85,8 +87,10 @@ class _Edited:
         more = dict(add_generation_prompt=add_generation_prompt, continue_final_message=not add_generation_prompt)
         return self.tokenizer.apply_chat_template(chat_history, tokenize=False, **more)
 
+    def loglikelihood(self, requests, disable_tqdm=False): return super().loglikelihood(requests, disable_tqdm or not self.show)
+
     def _loglikelihood_tokens(self, requests, **kw):
-        sums,greedy = _likelihoods(self.clf, [(a, b) for _,a,b in requests], self.ivs, tokens=self.tokens)
+        sums,greedy = _likelihoods(self.clf, [(a, b) for _,a,b in requests], self.ivs, tokens=self.tokens, show=self.show)
         return list(zip(sums.tolist(), greedy.tolist(), strict=True))
 
     def loglikelihood_rolling(self, requests, disable_tqdm=False): return _rolling(self, [r.args[0] for r in requests])
@@ -100,7 +104,7 @@ def _rolling(lm, texts):
         for w in utils.get_rolling_token_windows(lm.tok_encode(t, False), lm.prefix_token_id, lm.max_length, 1):
             pairs.append(utils.make_disjoint_window(w))
             of.append(i)
-    sums = _likelihoods(lm.clf, pairs, lm.ivs, whole=True, tokens=lm.tokens)[0] if pairs else []
+    sums = _likelihoods(lm.clf, pairs, lm.ivs, whole=True, tokens=lm.tokens, show=lm.show)[0] if pairs else []
     return np.bincount(of, sums, len(texts)).tolist()
 
 def _until(lm, asked):
@@ -124,9 +128,10 @@ def lm_eval_model(
     *,
     anyway:bool=False, # Take an edit that was made for another model
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as suits the device
+    progress:bool=False, # Show progress bars
 ): # An `lm_eval.api.model.LM`, for `lm_eval.simple_evaluate(model=...)`
     "A language model for lm-eval, under an edit: the context is the prompt, the continuation what it generates."
     clf,base = _speaker(model, tokenizer),_lm_eval('api.model').TemplateLM
     if isinstance(edit, Edit): edit.attach(clf, anyway=anyway).detach() # Refused here, if it is of another model
     ivs = _ready(clf, list(edit.interventions if isinstance(edit, Edit) else edit))
-    return type('EditedLM', (_Edited, base), {})(clf, ivs, tokens)
+    return type('EditedLM', (_Edited, base), {})(clf, ivs, tokens, progress)
