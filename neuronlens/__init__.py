@@ -70,7 +70,7 @@ _ROOMS = { # Floor: its rooms, also found without it
     "records": "provenance remote fingerprint store shards sources given recording calibration summary tokens cluster",
     "edits": "partners edit planning ablation attribution effects evidence farm sweeps erasure presets choice questions language portable attached reading live states",
     "views": "drawing plots plot_effects plot_erasure plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view workbook explorer",
-    "studies": "verify spec saved study findings report serve check cli",
+    "studies": "verify spec saved study findings report serve check evals cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "ground.data": "Texts make_texts", "ground.setting": "settings_grid", "models.model": "Classifier smollm2", "models.prompt": "Prompt",

@@ -6,6 +6,7 @@ run to the next, and a home of its own. A test that asks what is kept and what i
 import os
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,11 +48,12 @@ def state_of_checkout():
 
 SLOW = {'test_site.py': 'site', 'test_cluster.py': 'ray', 'test_farm.py': 'ray'} # Fixtures that render every page, or start Ray
 LONG = ['12_prompted', '13_writing', '22_summary', '26_cluster', '39_attribution', '44_farm', '44_sweeps', '48_language', '49_reading',
-        '52_plot_sweeps', '11_verbalizers', 'gallery', 'explore', 'howto/compare_two_models']
+        '52_plot_sweeps', '11_verbalizers', '63_evals', 'gallery', 'explore', 'howto/compare_two_models']
 LONG += [f'tutorials/{name}' for name in ('below_the_last_block', 'erasing', 'prompted_model', 'put_it_to_work', 'trust', 'your_own')]
 LONG += [f'howto/{name}' for name in ('erase_while_it_writes', 'keep_an_edit_on', 'edit_sae_latents', 'a_policy_that_plays',
                                       'latents_of_a_sparse_autoencoder')]
 LONG_PAGES = {f'test_page[{name}]' for name in LONG} # Ray, SmolLM2, whole studies
+WANTS = {'test_page[63_evals]': ('lm_eval', "lm-eval is not installed (extra `evals`)")} # Pages that show another package
 
 
 FIRST = ('test_emotion.py::', 'test_page[14_training]', 'test_lab.py::', 'test_site.py::', 'test_cluster.py::') # What takes longest
@@ -62,6 +64,8 @@ def pytest_collection_modifyitems(items):
     most of which want the example classifier, come last."""
     for item in items:
         if SLOW.get(item.path.name) in getattr(item, 'fixturenames', ()) or item.name in LONG_PAGES: item.add_marker(pytest.mark.slow)
+        package, why = WANTS.get(item.name, ('pytest', ''))
+        if find_spec(package) is None: item.add_marker(pytest.mark.skip(reason=why))
     def place(item):
         at = next((i for i, name in enumerate(FIRST) if name in item.nodeid), len(FIRST))
         return at + (at == len(FIRST) and item.path.name == 'test_notebooks.py')

@@ -170,7 +170,8 @@ def test_search_by_keyboard(site, offline):
     assert page.evaluate("document.activeElement.id") == 'query' and trouble == []
 
 
-TRAINED = {'digits_of_a_convolution_net', 'a_policy_that_plays', 'latents_of_a_sparse_autoencoder', 'edit_sae_latents'} # Theirs first
+TRAINED = {'digits_of_a_convolution_net', 'a_policy_that_plays', 'latents_of_a_sparse_autoencoder', 'edit_sae_latents',
+           'image_classifier'} # Theirs first
 
 
 def test_how_to_pages(site):
