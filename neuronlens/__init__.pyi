@@ -132,6 +132,7 @@ from .views import widgets as widgets
 from .views import workbook as workbook
 from .studies import check as check
 from .studies import cli as cli
+from .studies import evals as evals
 from .studies import findings as findings
 from .studies import report as report
 from .studies import saved as saved
