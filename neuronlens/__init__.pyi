@@ -69,6 +69,7 @@ from .arrays import bins as bins
 from .arrays import density as density
 from .arrays import distributions as distributions
 from .arrays import firing as firing
+from .arrays import gates as gates
 from .arrays import matching as matching
 from .arrays import overlap as overlap
 from .arrays import probing as probing
@@ -880,7 +881,7 @@ def register_edit(change):
         "edit ... gives ... for ..."
     """
 
-def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | list[Ranges], site: Site | str, *, fraction: list[float]=..., edit: str | list[str]=..., vote: float | list[float]=..., concept: list | None=..., positions: str=..., seed: int=..., acts: np.ndarray | None=..., labels: np.ndarray | None=..., fitted_at: str=..., covers: str=..., scope: str=..., preset: str=..., controls: int=...) -> list[Intervention]:
+def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | list[Ranges], site: Site | str, *, fraction: list[float]=..., edit: str | list[str]=..., vote: float | str | list=..., concept: list | None=..., positions: str=..., seed: int=..., acts: np.ndarray | None=..., labels: np.ndarray | None=..., fitted_at: str=..., covers: str=..., scope: str=..., preset: str=..., controls: int=...) -> list[Intervention]:
     """The interventions of a study; the same random neurons are the control of every ranking.
 
     Parameters
@@ -897,16 +898,16 @@ def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | 
         Shares of the neurons to edit, each in (0, 1]
     edit : str | list[str], default 'mean'
         An edit, such as 'mean' or 'scale(0.5)', or several
-    vote : float | list[float], default 0.0
-        Share of the salient neurons that must be in range together, or several
+    vote : float | str | list, default 0.0
+        Share of the salient neurons that must be in range together, or 'weighted'; or several
     concept : list | None, default None
         Names or numbers of classes; None: all
     positions : str, default 'all'
         One of `POSITIONS`: where the edits may act
     seed : int, default 0
-        Of the random salient sets, and of what `resample`, `exchange` and `partner` draw
+        Of the random salient sets, of what `resample`, `exchange` and `partner` draw, and of weighted votes
     acts : np.ndarray | None, default None
-        `[N, D]` the activations that the statistics are of; only edits of `FROM_ACTS` need them
+        `[N, D]` the activations that the statistics are of; edits of `FROM_ACTS` and weighted votes need them
     labels : np.ndarray | None, default None
         `[N]` class of each
     fitted_at : str, default 'readout'
@@ -928,7 +929,7 @@ def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | 
     Raises
     ------
     InputError
-        "edit ... draws from activations: give plan acts= and labels="
+        "edit ... draws from activations: give plan acts= and labels="; "vote ... learns from activations: give plan acts= and labels="
     """
 
 def ablate(clf: Classifier | Recording, texts: Texts, interventions: list[Intervention] | None=..., *, recording: Recording | None=..., readout: str | None=..., tokens: int | None=..., progress: bool=...) -> Outcome:
@@ -1060,7 +1061,7 @@ def shuffled_labels(labelled, seed: int=...):
     The same with its labels in another order; class sizes stay
     """
 
-def grid(train: Recording, *, ranking: str | list[str]=..., fraction: float | list[float]=..., range: str | list[str]=..., edit: str | list[str]=..., vote: float | list[float]=..., site: str | list[str] | None=..., concept: list | None=..., positions: str=..., seed: int=..., fitted_at: str | list[str]=..., tokens: Recording | None=..., covers: str=..., scope: str=..., controls: int=...) -> list[Intervention]:
+def grid(train: Recording, *, ranking: str | list[str]=..., fraction: float | list[float]=..., range: str | list[str]=..., edit: str | list[str]=..., vote: float | str | list=..., site: str | list[str] | None=..., concept: list | None=..., positions: str=..., seed: int=..., fitted_at: str | list[str]=..., tokens: Recording | None=..., covers: str=..., scope: str=..., controls: int=...) -> list[Intervention]:
     """All interventions of a grid: concept x ranking x fraction x range x edit x site.
 
     Parameters
@@ -1075,8 +1076,8 @@ def grid(train: Recording, *, ranking: str | list[str]=..., fraction: float | li
         Kinds of range
     edit : str | list[str], default 'mean'
         Edits, such as 'mean' or 'scale(0.5)'
-    vote : float | list[float], default 0.0
-        Shares of the salient neurons that must be in range together, 0 to 1
+    vote : float | str | list, default 0.0
+        Shares of the salient neurons that must be in range together, 0 to 1; or 'weighted', by learned weights
     site : str | list[str] | None, default None
         Recorded sites; None: all
     concept : list | None, default None

@@ -103,7 +103,8 @@ def setting_with(
 )->Setting:
     "The setting of a study with some of its fields changed; without a vote only neurons in range can be covered."
     own = asdict(usual(study)) | values
-    own |= {k:round(float(own[k]), 6) for k in ('fraction', 'vote')} | dict(edit=format_kind(*parse_edit(own['edit'])))
+    own |= {k:round(float(own[k]), 6) for k in ('fraction', 'vote') if not isinstance(own[k], str)}
+    own |= dict(edit=format_kind(*parse_edit(own['edit'])))
     return Setting(**own | dict(covers=own['covers'] if own['vote'] else 'range'))
 
 # %% ../../nbs/48_live.ipynb #016e7bd3

@@ -68,7 +68,7 @@ def grid(
     fraction:float|list[float]=.5, # Shares of the neurons to edit, each in (0, 1]
     range:str|list[str]='gaussian(2.5)', # Kinds of range
     edit:str|list[str]='mean', # Edits, such as 'mean' or 'scale(0.5)'
-    vote:float|list[float]=0., # Shares of the salient neurons that must be in range together, 0 to 1
+    vote:float|str|list=0., # Shares of the salient neurons that must be in range together, 0 to 1; or 'weighted', by learned weights
     site:str|list[str]|None=None, # Recorded sites; None: all
     concept:list|None=None, # Names or numbers of classes; None: all
     positions:str='all', # 'all', 'readout', 'prompt' or 'generated': where the edits may act
