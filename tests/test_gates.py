@@ -33,8 +33,10 @@ from neuronlens.models.batches import batches, encode
 from neuronlens.models.hooks import hooked, logits, run
 from neuronlens.records.given import recording
 from neuronlens.records.tokens import record_tokens
-from neuronlens.studies.spec import MethodSpec
-from neuronlens.views.erase_view import words_of
+from neuronlens.studies.cli import _how
+from neuronlens.studies.report import _how as _clauses
+from neuronlens.studies.spec import MethodSpec, StudySpec, parse_study, read_study, write_study
+from neuronlens.views.erase_view import EraseView, words_of
 from neuronlens.views.plot_effects import _named
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -246,17 +248,25 @@ def test_while_it_writes():
         assert out.sequences[row, ids.shape[1]:].tolist() == said[len(p):]
 
 
+def many(rec): return recording(np.tile(rec.acts, (8, 1)), np.tile(rec.labels, 8), classes=rec.classes) # Enough to learn from
+
+
 def test_at_tokens(clf):
-    "Ranges of tokens: weights are learned of tokens; a text's mean is none."
+    "Ranges of tokens: weights are learned on tokens where a token is asked, and on means where a text is asked at its mean."
     tok = record_tokens(clf, LABELLED, "residual.0", most=None, progress=False)
-    many = recording(np.tile(tok.acts, (4, 1)), np.tile(tok.labels, 4), classes=tok.classes)
-    st = class_statistics(many.acts, many.labels, many.classes)
-    how = dict(acts=many.acts, labels=many.labels, vote="weighted", fitted_at="tokens")
-    r, k = fit_ranges(many.acts, many.labels, "gaussian(1)", statistics=st), [rank(many.acts, many.labels, "dprime", statistics=st)]
-    ivs = plan(st, k, r, "residual.0", **how)
-    out = ablate(clf, LABELLED, ivs, progress=False)
-    assert np.isfinite(out.after).all() and {iv.fitted_at for iv in ivs} == {"tokens"}
-    with pytest.raises(InputError, match="has learned from tokens, not from the mean"): plan(st, k, r, "residual.0", scope="text", **how)
+    mean = nl.record(clf, LABELLED, "residual.0", readout="mean", answers=False, progress=False)
+    rec, st = many(tok), class_statistics(tok.acts, tok.labels, tok.classes)
+    r, k = fit_ranges(tok.acts, tok.labels, "gaussian(1)", statistics=st), [rank(tok.acts, tok.labels, "dprime", statistics=st)]
+    how = dict(acts=rec.acts, labels=rec.labels, vote="weighted", fitted_at="tokens", concept=[0], covers="salient", edit="zero")
+    means = many(mean).acts, many(mean).labels
+    token, text = (plan(st, k, r, "residual.0", means=means, scope=s, **how)[1] for s in ("position", "text"))
+    for iv, of in ((token, rec), (text, many(mean))):
+        gate = learn_gate(of, r, iv.neurons.numpy(), 0)
+        np.testing.assert_array_equal(iv.votes.weights[iv.neurons], gate.weights)
+    out = ablate(clf, LABELLED, [text, token], progress=False)
+    opens = learn_gate(many(mean), r, text.neurons.numpy(), 0).opens(mean.acts)
+    np.testing.assert_array_equal(out.fires[0], opens.astype(np.float32)) # A text is asked at the mean over its tokens
+    with pytest.raises(InputError, match="learns from their mean in every text"): plan(st, k, r, "residual.0", scope="text", **how)
 
 
 # --- refused, and said
@@ -275,6 +285,20 @@ def test_what_means_nothing(planted):
         plan(st, [], fit_ranges(None, None, statistics=st), "given.0", vote=["weighted"])
     with pytest.raises(InputError, match="10 texts of it and 10 others or more, not from 5 and 10"): planned(planted[:15], vote="weighted")
     assert replace(iv, vote=.5).votes is None and "vote weighted" in repr(iv)
+
+
+def test_a_study(planted, tmp_path):
+    "By name in its file, its table, its views and its report; a vote that is none is refused with the file's name."
+    spec = StudySpec(method=MethodSpec(vote="weighted", range="gaussian(1)", fraction=[.5, 1.], ranking=["dprime"], covers="salient"))
+    study = nl.run_study(spec, recordings=(planted[:400], planted[400:]), progress=False)
+    assert {*study.effects.frame.vote} == {0., "weighted"} and _how(study.spec.method) == ", vote weighted, covers salient"
+    write_study(study.spec, tmp_path/"s.toml")
+    assert read_study(tmp_path/"s.toml").method.vote == "weighted" and "by weighted votes, lie in range together" in _clauses(study)
+    view = EraseView(study)
+    assert view.values["vote"] == "weighted" and "where enough lie in range together (weighted)" in view.html()
+    assert "where 50% lie in range" in view.set(vote=.5).html() and "'weighted'" in repr(view.set(vote="weighted"))
+    for vote in ("most", "weighted(3)", "weighted(", [.5], True):
+        with pytest.raises(InputError, match="study.toml|method"): parse_study(dict(method=dict(vote=vote), data=dict(train="a.csv")))
 
 
 def test_it_is_said(planted):

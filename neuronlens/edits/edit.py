@@ -367,7 +367,7 @@ def together(
     "Which salient activations are edited: those in range, where enough of their fellows are."
     gate = found & iv.salient
     if not iv.vote: return gate
-    if iv.votes is not None: enough = torch.where(found, iv.votes.weights, 0.).sum(-1, keepdim=True) >= iv.votes.least
+    if iv.votes is not None: enough = (found*iv.votes.weights).sum(-1, keepdim=True) >= iv.votes.least
     else: enough = gate.sum(-1, keepdim=True, dtype=torch.int32) >= math.ceil(iv.vote*len(iv.neurons)-1e-9)
     return (iv.salient if iv.covers == 'salient' else gate) & enough
 

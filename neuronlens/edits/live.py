@@ -25,7 +25,7 @@ from .ablation import Outcome, _where, ablate, firing, interventions_on, reads_r
 from .edit import Intervention, asked_of, parse_edit
 from .effects import measure_effects
 from .evidence import Evidence, intervals
-from .planning import plan
+from .planning import means_of, plan
 from ..ground.core import InputError
 from ..ground.data import Texts, take
 from ..ground.setting import Setting, format_kind
@@ -130,7 +130,8 @@ class Planner:
         acts,labels = fitted_on(self.study, self.site, x.fitted_at)
         return plan(self.statistics(x.fitted_at), [self.ranking(x.ranking)], self.ranges(x.range, x.fitted_at), self.site,
             fraction=fractions, edit=x.edit, vote=x.vote, concept=None if x.concept == EVERY else [self.study.classes.index(x.concept)],
-            positions=x.positions, seed=x.seed, acts=acts, labels=labels, fitted_at=x.fitted_at, covers=x.covers, scope=x.scope)
+            positions=x.positions, seed=x.seed, acts=acts, labels=labels, fitted_at=x.fitted_at, covers=x.covers, scope=x.scope,
+            means=means_of(ranked_on(self.study), self.site))
 
 # %% ../../nbs/48_live.ipynb #396d39e7
 def neuron_at(

@@ -19,7 +19,7 @@ from ..arrays.statistics import class_statistics
 from .ablation import _ablate_batch, _ablate_recorded, _alike, _placed, interventions_on, reads_recording, stood_for
 from .edit import Intervention, parse_edit, tensors_of
 from .effects import MEASURES, Changes, Effects, aims_of, effects_of, judged, tally
-from .planning import Parts, _listed, check_fractions, plan
+from .planning import Parts, _listed, check_fractions, means_of, plan
 from ..ground.core import InputError
 from ..ground.data import Texts, take
 from ..ground.files import said_size
@@ -50,7 +50,8 @@ def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, 
     for at in fitted_at:
         of = tokens if at == 'tokens' else train
         st,fitted = _fitted(of, site, ranges)
-        out += plan(st, ranked, fitted, site, fraction=fractions, seed=seed, acts=of.at(site), labels=of.labels, fitted_at=at, **kw)
+        own = dict(acts=of.at(site), labels=of.labels, means=means_of(train, site))
+        out += plan(st, ranked, fitted, site, fraction=fractions, seed=seed, fitted_at=at, **own, **kw)
     return out
 
 def _checked_fit(train, tokens, fitted_at):
@@ -105,7 +106,8 @@ def interventions(
         of = tokens if at == 'tokens' else train
         st,ranges = _fitted(of, site, kinds)
         fitted = dict(zip(kinds, ranges, strict=True))
-        made = Parts(st, _ranked(train, site, names, seed), [*{r.name:r for r in ranges}.values()], of.at(site), of.labels)
+        known = of.at(site),of.labels,means_of(train, site)
+        made = Parts(st, _ranked(train, site, names, seed), [*{r.name:r for r in ranges}.values()], *known)
         for i in own:
             s = settings[i]
             out[i] = made(replace(s, range=fitted[s.range].name, edit=format_kind(*parse_edit(s.edit))))

@@ -139,6 +139,7 @@ def weighted_vote(
         raise InputError(f"vote {vote!r}: the probability from which it opens lies between 0 and 1")
     return kind
 
+def asks_mean(x)->bool: return x.scope == 'text' and x.fitted_at == 'tokens' # Whether a setting asks a text at the mean over its tokens
 def said_vote(vote)->str: return vote if isinstance(vote, str) else f'{vote:g}' # As figures and views have it
 
 # %% ../../nbs/06_setting.ipynb #3a556a4d
@@ -157,9 +158,6 @@ def check_when(
         if v not in known: raise InputError(f"{what} {v!r} is none of {', '.join(known)}")
     if covers == 'salient' and not vote:
         raise InputError("covers 'salient' edits all salient neurons once enough are in range: give a vote above 0")
-    if kind and fitted_at == 'tokens' and scope == 'text':
-        raise InputError(f"vote {str(kind)!r} with fitted_at 'tokens' has learned from tokens, not from the mean over them "
-                         "that scope 'text' asks; give scope 'position'")
 
 # %% ../../nbs/06_setting.ipynb #5be11ed1
 @lru_cache(1024)
