@@ -881,7 +881,7 @@ def register_edit(change):
         "edit ... gives ... for ..."
     """
 
-def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | list[Ranges], site: Site | str, *, fraction: list[float]=..., edit: str | list[str]=..., vote: float | str | list=..., concept: list | None=..., positions: str=..., seed: int=..., acts: np.ndarray | None=..., labels: np.ndarray | None=..., fitted_at: str=..., covers: str=..., scope: str=..., preset: str=..., controls: int=...) -> list[Intervention]:
+def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | list[Ranges], site: Site | str, *, fraction: list[float]=..., edit: str | list[str]=..., vote: float | str | list=..., concept: list | None=..., positions: str=..., seed: int=..., acts: np.ndarray | None=..., labels: np.ndarray | None=..., fitted_at: str=..., covers: str=..., scope: str=..., preset: str=..., controls: int=..., means: tuple | None=...) -> list[Intervention]:
     """The interventions of a study; the same random neurons are the control of every ranking.
 
     Parameters
@@ -920,6 +920,8 @@ def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | 
         Name of the preset that the ranges are of, for the table
     controls : int, default 1
         How many times the random neurons are drawn, with seeds from `seed` on
+    means : tuple | None, default None
+        `[n, D]` mean over tokens of n texts, and `[n]` class of each: what a weighted vote of a text at tokens needs
 
     Returns
     -------

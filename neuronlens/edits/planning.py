@@ -20,7 +20,7 @@ from ..arrays.statistics import ClassStatistics
 from .edit import FROM_ACTS, Intervention, Neurons, Votes, parse_edit, rest_quantiles
 from .partners import auroc_of, auxiliary_rows, partner_rows, within_sd
 from ..ground.core import InputError, drawing, need_number, need_whole
-from ..ground.setting import Setting, asks_mean, check_when, class_number, format_kind, formerly, weighted_vote
+from ..ground.setting import Setting, check_when, class_number, format_kind, formerly, weighted_vote
 from ..models.anatomy import Site, parse_site
 
 # %% ../../nbs/40_planning.ipynb #18efdabb
@@ -101,7 +101,7 @@ class Parts:
         own = self.drawn(c, setting.seed, salient.shape[1]) if setting.condition == 'random' else salient[c]
         name = parse_edit(setting.edit)[0]
         state = self.state(c, *((name, setting.seed) if name in FROM_ACTS else ('', 0)))
-        learned = setting.range,setting.vote,setting.seed,asks_mean(setting),own.numpy().tobytes()
+        learned = setting.range,setting.vote,setting.seed,setting.scope == 'text' and setting.fitted_at == 'tokens',own.numpy().tobytes()
         votes = self.votes(c, *learned) if weighted_vote(setting.vote) else None
         return Intervention(setting, own, *self.gate(c, setting.range), state, votes)
 

@@ -129,17 +129,13 @@ class Setting:
     def __str__(self): return ', '.join(f'{k} {v:g}' if isinstance(v, float) else f'{k} {v}' for k,v in asdict(self).items() if v != '')
 
 # %% ../../nbs/06_setting.ipynb #37a7e001
-def weighted_vote(
-    vote, # A share of the salient neurons, or a word such as 'weighted(0.9)'
-)->Kind|None: # ('weighted', the probability from which the gate opens, or None where that is chosen); None for a share
-    "A vote that counts by weight, taken apart; an `InputError` for one that cannot be."
+def weighted_vote(vote)->Kind|None: # None for a share of the neurons
+    "A vote that counts by weight taken apart: ('weighted', probability from which the gate opens, None where that is chosen)."
     if not isinstance(vote, str) or vote.strip().partition('(')[0].rstrip() != 'weighted': return None
     kind = parse_kind(vote)
-    if kind.number is not None and not 0 < kind.number < 1:
-        raise InputError(f"vote {vote!r}: the probability from which it opens lies between 0 and 1")
+    if kind.number is not None and not 0 < kind.number < 1: raise InputError(f"vote {vote!r}: its probability lies between 0 and 1")
     return kind
 
-def asks_mean(x)->bool: return x.scope == 'text' and x.fitted_at == 'tokens' # Whether a setting asks a text at the mean over its tokens
 def said_vote(vote)->str: return vote if isinstance(vote, str) else f'{vote:g}' # As figures and views have it
 
 # %% ../../nbs/06_setting.ipynb #3a556a4d
@@ -151,8 +147,7 @@ def check_when(
     scope:str='position', # One of `SCOPES`
 ): # Nothing
     "Refuse gates that mean nothing."
-    kind = weighted_vote(vote)
-    if not kind and not 0 <= need_number(vote=vote) <= 1: raise InputError(f"vote {vote} is outside 0 to 1")
+    if not weighted_vote(vote) and not 0 <= need_number(vote=vote) <= 1: raise InputError(f"vote {vote} is outside 0 to 1")
     for what,v,known in (('fitted_at', fitted_at, FITTED), ('positions', positions, POSITIONS), ('covers', covers, COVERS),
                          ('scope', scope, SCOPES)):
         if v not in known: raise InputError(f"{what} {v!r} is none of {', '.join(known)}")

@@ -375,12 +375,14 @@ def gate_controls(
     "The controls of when an edit acts, set as in the study."
     m = study.spec.method
     tip = 'Share of the salient neurons that must be in range together'
-    by_weight = isinstance(m.vote, str) and choice('vote', [(said_vote(v), v) for v in (m.vote, 0., .25, .5, .75, 1.)], m.vote, tip+'; or by weight')
-    vote = by_weight or slider('vote', 0, 1, m.vote, .05, tip)
+    if isinstance(m.vote, str):
+        vote = choice('vote', [(said_vote(v), v) for v in (m.vote, 0., .25, .5, .75, 1.)], m.vote, tip+'; or by weight')
+    else: vote = slider('vote', 0, 1, m.vote, .05, tip)
     scope = choice('scope', SCOPES, m.scope, 'Every position is asked for itself, or the text once for all of its positions')
     positions = choice('positions', offered(('all', 'readout'), m.positions), m.positions, 'Where the edit may act')
     return dict(range=range_control(study), vote=vote) | (dict(scope=scope, positions=positions) if whole else {}) | fit_control(study)
 
+# %% ../../nbs/52_widgets.ipynb #37a7e008
 def edit_controls(
     study, # A study
     edits=EDITS, # Names on offer
