@@ -1069,7 +1069,7 @@ def grid(train: Recording, *, ranking: str | list[str]=..., fraction: float | li
     Parameters
     ----------
     train : Recording
-        Training texts, recorded at the sites
+        Training texts, recorded at the sites; with readout 'mean' rankings and what a text is asked are of means over tokens
     ranking : str | list[str], default 'dprime'
         Names of rankings
     fraction : float | list[float], default 0.5

@@ -25,6 +25,7 @@ from neuronlens.edits.farm import packed, unpacked
 from neuronlens.edits.language import editing
 from neuronlens.edits.planning import plan
 from neuronlens.edits.portable import load_edit, make_edit
+from neuronlens.edits.presets import Preset, preset_grid
 from neuronlens.edits.sweeps import grid, interventions
 from neuronlens.ground.core import InputError
 from neuronlens.ground.rounding import agree
@@ -35,6 +36,7 @@ from neuronlens.records.given import recording
 from neuronlens.records.tokens import record_tokens
 from neuronlens.studies.cli import _how
 from neuronlens.studies.report import _how as _clauses
+from neuronlens.studies.saved import load_study, save_study
 from neuronlens.studies.spec import MethodSpec, StudySpec, parse_study, read_study, write_study
 from neuronlens.views.erase_view import EraseView, words_of
 from neuronlens.views.plot_effects import _named
@@ -196,6 +198,8 @@ def test_tables_and_settings(planted, tmp_path):
     assert len(compare(out, dict(condition="range", vote="weighted(0.8)"), dict(condition="range", vote=.5), flips=99, draws=20).frame)
     assert "vote weighted(0.8)" in " ".join(_named(effects.frame).range) and effects.to_latex()
     assert nl.trade_off(effects).areas.preset.nunique() == 3
+    own = Preset("heard", "range", ("dprime",), ("gaussian(1)",), ("mean",), ("weighted", .5), (1.,))
+    assert [iv.vote for iv in preset_grid(planted, own, concept=["a"])] == ["weighted", .5]
     settings = [iv.setting for iv in ivs if iv.condition != "full"]
     again = interventions(planted, [replace(s, range="gaussian(1)") for s in settings])
     direct = grid(planted, fraction=1., range="gaussian(1)", vote=[0., .5, "weighted", "weighted(0.8)"])
@@ -294,6 +298,9 @@ def test_a_study(planted, tmp_path):
     assert {*study.effects.frame.vote} == {0., "weighted"} and _how(study.spec.method) == ", vote weighted, covers salient"
     write_study(study.spec, tmp_path/"s.toml")
     assert read_study(tmp_path/"s.toml").method.vote == "weighted" and "by weighted votes, lie in range together" in _clauses(study)
+    save_study(study, tmp_path/"kept")
+    back = load_study(tmp_path/"kept")
+    assert back.effects.frame.vote.tolist() == study.effects.frame.vote.tolist() and back.spec.method.vote == "weighted"
     view = EraseView(study)
     assert view.values["vote"] == "weighted" and "where enough lie in range together (weighted)" in view.html()
     assert "where 50% lie in range" in view.set(vote=.5).html() and "'weighted'" in repr(view.set(vote="weighted"))

@@ -63,7 +63,7 @@ def _checked_fit(train, tokens, fitted_at):
 # %% ../../nbs/44_sweeps.ipynb #4c7f9f5b
 @formerly(rankings='ranking', fractions='fraction', ranges='range', sites='site', concepts='concept')
 def grid(
-    train:Recording, # Training texts, recorded at the sites
+    train:Recording, # Training texts, recorded at the sites; with readout 'mean' rankings and what a text is asked are of means over tokens
     *,
     ranking:str|list[str]='dprime', # Names of rankings
     fraction:float|list[float]=.5, # Shares of the neurons to edit, each in (0, 1]
