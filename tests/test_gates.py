@@ -131,7 +131,17 @@ def test_sums_do_not_depend_on_order():
         assert len({*x.sum(1).tolist(), fsum(w.tolist()), float(np.cumsum(w)[-1])}) == 1
 
 
-def test_an_old_kernel_and_half_precision_open_alike():
+@pytest.mark.parametrize("vote, opens", [("weighted(0.3)", True), ("weighted(0.7)", False), ("weighted", False)])
+def test_a_gate_that_learned_nothing_goes_by_its_probability(vote, opens):
+    "No neuron tells half of the texts from the other half: all of them or none."
+    y = np.arange(200) % 2
+    r = Ranges(np.full((2, 3, 1), -1, np.float32), np.full((2, 3, 1), 1, np.float32), "given", None, ("a", "b"))
+    gate = learn_gate(np.zeros((200, 3)), y, r, [0, 1, 2], "a", vote=vote)
+    assert abs(gate.probability([[0, 0, 0]])[0]-.5) < .01 and not gate.weights.any()
+    assert gate.opens([[0, 0, 0], [9, 9, 9]]).tolist() == [opens]*2
+
+
+def test_half_precision_opens_alike():
     "Weights stay float32 when the model runs in bfloat16, and under autocast."
     x = torch.randn(50, 16, generator=torch.Generator().manual_seed(1))
     iv = weighed(intervention(x, "residual.0", "zero"), acts=x, covers="salient")

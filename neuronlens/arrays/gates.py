@@ -65,8 +65,8 @@ def exact_votes(
 )->tuple: # `weights [k]` float32, `least` float32: their sums are exact in any order
     "Weights and a threshold of which the sums are exact."
     weights = np.asarray(weights, np.float64)
-    total = np.abs(weights).sum()
-    unit = 2.**(np.ceil(np.log2(total))-23) if total else 1.
+    if not (total := np.abs(weights).sum()): return weights.astype(np.float32),np.float32(least)
+    unit = 2.**(np.ceil(np.log2(total))-23)
     lost = np.count_nonzero(weights)/2
     return (np.round(weights/unit)*unit).astype(np.float32),np.float32(np.floor(least/unit-lost)*unit)
 
