@@ -69,7 +69,7 @@ def test_shapes_and_units_are_shown():
     assert "default 'gaussian(2.5)'" in inspect.getdoc(nl.fit_ranges)
     out = io.StringIO()
     with redirect_stdout(out): help(nl.Setting)
-    assert "vote : float, default 0.0" in out.getvalue() and "least share of the salient neurons" in out.getvalue()
+    assert "vote : float | str, default 0.0" in out.getvalue() and "least share of the salient neurons" in out.getvalue()
 
 
 def test_ipython_shows_it():

@@ -7,7 +7,7 @@ __all__ = ['Outcome', 'ablate', 'edited_acts', 'firing', 'answers_to']
 
 # %% ../../nbs/40_ablation.ipynb #d452c803
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -27,6 +27,7 @@ from neuronlens.edits.edit import (
     said_edit,
     tensors_of,
     together,
+    with_tensors,
     within,
 )
 from ..ground.core import InputError, as_array, texts_taken
@@ -223,9 +224,7 @@ def _placed(ivs, clf):
         device = _device_of(clf, site := find_site(clf.model, iv.setting.site))
         for t in tensors_of(iv):
             if (id(t), device) not in moved: moved[id(t), device] = t.to(device)
-        to = lambda t, device=device: None if t is None else moved[id(t), device]
-        kw = dict(neurons=to(iv.neurons), lo=to(iv.lo), hi=to(iv.hi), state=type(iv.state)(*map(to, iv.state)))
-        out.append(replace(iv, site=site, **kw))
+        out.append(with_tensors(iv, lambda t, device=device: moved[id(t), device], site=site))
     for iv in out:
         if (iv.scope == 'text' or by_text(iv)) and _reaches_shots(clf, iv):
             raise InputError(f"{said_edit(iv)}: shots are read before the text that {asker(iv)} asks; edit positions 'readout'")

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import Cache
 
 from .ablation import _placed, _where
-from .edit import Intervention, asked_of, by_text, tensors_of
+from .edit import asked_of, by_text, tensors_of, with_tensors
 from .language import _asked, _Columns, _refuse_answers
 from .portable import Edit, differences
 from ..ground.core import InputError, some_rows
@@ -274,8 +274,7 @@ def _at_device(running, i, device):
     with running._lock:
         if (i, device) not in moved:
             for t in tensors_of(iv): moved.setdefault((id(t), device), t.to(device))
-            to = lambda t: None if t is None else moved[id(t), device]
-            moved[i, device] = Intervention(iv.setting, to(iv.neurons), to(iv.lo), to(iv.hi), type(iv.state)(*map(to, iv.state)))
+            moved[i, device] = with_tensors(iv, lambda t: moved[id(t), device])
         return moved[i, device]
 
 

@@ -22,7 +22,17 @@ from torch import Tensor
 from .partners import aura, exchange, partner
 from ..ground.core import InputError, as_array, class_labels, drawing
 from ..ground.files import built, read_result, write_result
-from ..ground.setting import SETTINGS, Setting, check_when, class_number, own_name, own_number, parse_kind
+from neuronlens.ground.setting import (
+    SETTINGS,
+    Setting,
+    check_when,
+    class_number,
+    own_name,
+    own_number,
+    parse_kind,
+    said_vote,
+    weighted_vote,
+)
 from ..models.anatomy import Site, parse_site
 
 # %% ../../nbs/39_edit.ipynb #2f01292c
@@ -37,6 +47,11 @@ class Neurons(NamedTuple):
     near:Tensor|None=None # `[R, D]` the concept's texts that `partner` looks for, from its mean, in `reach`
     reach:Tensor|None=None # How far that is in each neuron; infinite where it has no say
     auroc:Tensor|None=None # Area under the curve of the neuron as a detector of the concept, for `aura`
+
+class Votes(NamedTuple):
+    "What every neuron of a site adds to a weighted vote, and how much is enough: of a `Gate`, so that sums are exact."
+    weights:Tensor # `[D]` float32; 0 where it has no say
+    least:Tensor # `[1]` float32
 
 class Affine(NamedTuple):
     "An edit that is an affine map of all neurons of a site."
@@ -190,12 +205,15 @@ class Intervention(_Former):
     lo:Tensor # `[D, K]` float32 lower ends of every neuron of the site, inclusive
     hi:Tensor # `[D, K]` float32 upper ends, inclusive
     state:Neurons|Affine # What the edit may know of the site, each `[D]`, or the map that it is
+    votes:Votes|None=None # Whose range counts how much, where the vote is weighted; else None
 
-    def __init__(self, setting, neurons, lo, hi, state, **changed):
+    def __init__(self, setting, neurons, lo, hi, state, votes=None, **changed):
         "Keywords change fields of the setting, so that `dataclasses.replace(iv, vote=.5)` does what it says."
         if not isinstance(setting, Setting): raise InputError(f"an intervention needs a `Setting`, got {type(setting).__name__}")
         if changed: setting = replace(setting, **{k:str(v) if k == 'site' else v for k,v in changed.items()})
-        for k,v in zip(('setting', 'neurons', 'lo', 'hi', 'state'), (setting, neurons, lo, hi, state), strict=True):
+        if not weighted_vote(setting.vote): votes = None
+        elif not isinstance(votes, Votes): raise InputError(f"vote {setting.vote!r} needs weights, which `plan` learns")
+        for k,v in zip(('setting', 'neurons', 'lo', 'hi', 'state', 'votes'), (setting, neurons, lo, hi, state, votes), strict=True):
             object.__setattr__(self, k, v)
 
     @cached_property
@@ -223,7 +241,7 @@ class Intervention(_Former):
     def load(path): return load_intervention(path)
 
     def __repr__(self):
-        vote = f', vote {self.vote:g}' if self.vote else ''
+        vote = f', vote {said_vote(self.vote)}' if self.vote else ''
         return f"Intervention({self.condition} {self.range}{vote}, {self.edit}, concept {self.concept}, {len(self.neurons)} neurons)"
 
 for _k in SETTINGS:
@@ -261,11 +279,14 @@ def _wrong(iv, seen):
     if len(k.unique()) < len(k): return "a neuron is named twice"
     try: check_when(iv.vote, iv.fitted_at, iv.positions, iv.covers, iv.scope)
     except InputError as e: return str(e)
-    if {id(iv.lo), id(iv.hi), *map(id, iv.state)} <= seen: return ''
+    if {id(iv.lo), id(iv.hi), *map(id, iv.state), *map(id, iv.votes or ())} <= seen: return ''
     if not (iv.lo.ndim == 2 and iv.lo.shape == iv.hi.shape): return f"lo {list(iv.lo.shape)} and hi {list(iv.hi.shape)} are not `[D, K]`"
     if iv.lo.isnan().any() or iv.hi.isnan().any(): return "an end of a range is no number"
     if odd := [t for t in iv.state if t is not None and t.shape[-1] != D]: return f"what it knows is of {odd[0].shape[-1]} neurons, not {D}"
-    seen |= {id(iv.lo), id(iv.hi), *map(id, iv.state)}
+    if iv.votes is not None:
+        if (got := [list(t.shape) for t in iv.votes]) != [[D], [1]]: return f"weights and threshold of its vote are {got}, not {[[D], [1]]}"
+        if not all(t.isfinite().all() for t in iv.votes): return "a weight of its vote is no finite number"
+    seen |= {id(iv.lo), id(iv.hi), *map(id, iv.state), *map(id, iv.votes or ())}
     return ''
 
 # %% ../../nbs/39_edit.ipynb #ec0b50c0
@@ -285,7 +306,16 @@ def tensors_of(
     iv:Intervention, # One intervention
 )->list[Tensor]: # Those it holds, shared with others or not
     "The tensors of an intervention."
-    return [iv.neurons, iv.lo, iv.hi, *(t for t in iv.state if t is not None)]
+    return [iv.neurons, iv.lo, iv.hi, *(t for t in (*iv.state, *(iv.votes or ())) if t is not None)]
+
+def with_tensors(
+    iv:Intervention, # One intervention
+    to:Callable, # From a tensor to the one in its place
+    **changed, # Fields of its setting that change
+)->Intervention: # The same otherwise
+    "An intervention with other tensors, such as the same on a device."
+    of = {k:type(v)(*(None if t is None else to(t) for t in v)) for k in ('state', 'votes') if (v := getattr(iv, k)) is not None}
+    return replace(iv, neurons=to(iv.neurons), lo=to(iv.lo), hi=to(iv.hi), **of, **changed)
 
 # %% ../../nbs/39_edit.ipynb #97fdc985
 def save_intervention(
@@ -293,8 +323,9 @@ def save_intervention(
     path, # A .safetensors file
     provenance:dict|None=None, # That of the recording it was planned from
 ): # The path
-    "An intervention as a file: its setting, neurons, ranges and the state of its edit."
+    "An intervention as a file: its setting, neurons, ranges, weights of its vote and the state of its edit."
     state = {f'state.{k}':t for k,t in iv.state._asdict().items() if t is not None}
+    state |= {f'votes.{k}':t for k,t in (iv.votes._asdict() if iv.votes else {}).items()}
     arrays = {k:t.cpu().numpy() for k,t in (dict(neurons=iv.neurons, lo=iv.lo, hi=iv.hi) | state).items()}
     return write_result(path, 'Intervention', arrays, asdict(iv.setting), provenance)
 
@@ -304,9 +335,10 @@ def load_intervention(
     "The inverse; refuses a file that is missing, damaged or something else."
     arrays,about = read_result(path, 'Intervention', ('neurons', 'lo', 'hi'))
     t = {k:torch.as_tensor(a) for k,a in arrays.items()}
-    state = {k.removeprefix('state.'):v for k,v in t.items() if k.startswith('state.')}
+    state,votes = ({k.removeprefix(p):v for k,v in t.items() if k.startswith(p)} for p in ('state.', 'votes.'))
     state = built(Affine if 'matrix' in state else Neurons, path, **state)
-    iv = Intervention(built(Setting, path, **about), t['neurons'], t['lo'], t['hi'], state)
+    votes = built(Votes, path, **votes) if votes else None
+    iv = Intervention(built(Setting, path, **about), t['neurons'], t['lo'], t['hi'], state, votes)
     if why := _wrong(iv, set()): raise InputError(f"{path} is no Intervention: {why}")
     return iv
 
@@ -335,7 +367,8 @@ def together(
     "Which salient activations are edited: those in range, where enough of their fellows are."
     gate = found & iv.salient
     if not iv.vote: return gate
-    enough = gate.sum(-1, keepdim=True, dtype=torch.int32) >= math.ceil(iv.vote*len(iv.neurons)-1e-9)
+    if iv.votes is not None: enough = (found*iv.votes.weights).sum(-1, keepdim=True) >= iv.votes.least
+    else: enough = gate.sum(-1, keepdim=True, dtype=torch.int32) >= math.ceil(iv.vote*len(iv.neurons)-1e-9)
     return (iv.salient if iv.covers == 'salient' else gate) & enough
 
 def gate_of_text(

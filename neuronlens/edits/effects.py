@@ -16,7 +16,7 @@ import pandas as pd
 
 from ..ground.core import InputError, as_array, class_labels, texts_taken
 from ..ground.files import atomic, note_table, noted_table
-from ..ground.setting import SETTINGS, Setting, chosen_rows, class_number, modern_table, setting_keys
+from ..ground.setting import SETTINGS, Setting, chosen_rows, class_number, modern_table, setting_keys, weighted_vote
 from ..ground.tables import Tabled
 
 # %% ../../nbs/42_effects.ipynb #f0719eca
@@ -262,6 +262,7 @@ def read_table(
     except pd.errors.EmptyDataError: raise InputError(f"{path}: the file is empty") from None
     except ValueError as e: raise InputError(f"{path}: not a table of results ({str(e).splitlines()[0]})") from None
     if missing := [c for c in columns if c not in df]: raise InputError(f"{path}: no column {missing[0]!r}")
+    if 'vote' in df and not pd.api.types.is_numeric_dtype(df.vote): df['vote'] = [v if weighted_vote(v) else float(v) for v in df.vote]
     if not len(df): raise InputError(f"{path}: the table has no rows")
     return _each_text(df, lambda v: v[1:] if v.startswith("'") else v)
 

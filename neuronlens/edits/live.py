@@ -25,7 +25,7 @@ from .ablation import Outcome, _where, ablate, firing, interventions_on, reads_r
 from .edit import Intervention, asked_of, parse_edit
 from .effects import measure_effects
 from .evidence import Evidence, intervals
-from .planning import plan
+from .planning import means_of, plan
 from ..ground.core import InputError
 from ..ground.data import Texts, take
 from ..ground.setting import Setting, format_kind
@@ -103,7 +103,8 @@ def setting_with(
 )->Setting:
     "The setting of a study with some of its fields changed; without a vote only neurons in range can be covered."
     own = asdict(usual(study)) | values
-    own |= {k:round(float(own[k]), 6) for k in ('fraction', 'vote')} | dict(edit=format_kind(*parse_edit(own['edit'])))
+    own |= {k:round(float(own[k]), 6) for k in ('fraction', 'vote') if not isinstance(own[k], str)}
+    own |= dict(edit=format_kind(*parse_edit(own['edit'])))
     return Setting(**own | dict(covers=own['covers'] if own['vote'] else 'range'))
 
 # %% ../../nbs/48_live.ipynb #016e7bd3
@@ -129,7 +130,8 @@ class Planner:
         acts,labels = fitted_on(self.study, self.site, x.fitted_at)
         return plan(self.statistics(x.fitted_at), [self.ranking(x.ranking)], self.ranges(x.range, x.fitted_at), self.site,
             fraction=fractions, edit=x.edit, vote=x.vote, concept=None if x.concept == EVERY else [self.study.classes.index(x.concept)],
-            positions=x.positions, seed=x.seed, acts=acts, labels=labels, fitted_at=x.fitted_at, covers=x.covers, scope=x.scope)
+            positions=x.positions, seed=x.seed, acts=acts, labels=labels, fitted_at=x.fitted_at, covers=x.covers, scope=x.scope,
+            means=means_of(ranked_on(self.study), self.site))
 
 # %% ../../nbs/48_live.ipynb #396d39e7
 def neuron_at(

@@ -13,13 +13,14 @@ from itertools import product
 import numpy as np
 import torch
 
+from ..arrays.gates import learn_gate
 from ..arrays.ranges import Ranges
 from ..arrays.saliency import Ranking
 from ..arrays.statistics import ClassStatistics
-from .edit import FROM_ACTS, Intervention, Neurons, parse_edit, rest_quantiles
+from .edit import FROM_ACTS, Intervention, Neurons, Votes, parse_edit, rest_quantiles
 from .partners import auroc_of, auxiliary_rows, partner_rows, within_sd
 from ..ground.core import InputError, drawing, need_number, need_whole
-from ..ground.setting import Setting, check_when, class_number, format_kind, formerly
+from ..ground.setting import Setting, check_when, class_number, format_kind, formerly, weighted_vote
 from ..models.anatomy import Site, parse_site
 
 # %% ../../nbs/40_planning.ipynb #18efdabb
@@ -46,19 +47,29 @@ def _together(statistics, rankings, ranges):
         if values.shape[:2] != statistics.mean.shape:
             raise InputError(f"{what} {x.name!r} is of {values.shape[1]} neurons, the statistics are of {statistics.mean.shape[1]}")
 
+def means_of(rec, site): return (rec.at(str(site)), rec.labels) if rec.readout == 'mean' else None # What a text is asked at, if recorded
 def _tensor(a): return torch.as_tensor(np.array(a), dtype=torch.float32)
+
+# %% ../../nbs/40_planning.ipynb #37a7e007
+def _learned(taught, ends, neurons, classes, c, vote, seed):
+    "What every neuron of a site adds to a weighted vote, of training activations and their labels."
+    ranges = Ranges(*(np.broadcast_to(e.numpy(), (len(classes), *e.shape)) for e in ends), 'given', None, classes)
+    gate = learn_gate(*taught, ranges, neurons, c, vote=vote, seed=seed)
+    weights = np.zeros(len(ends[0]), np.float32)
+    weights[neurons] = gate.weights
+    return Votes(_tensor(weights), _tensor([gate.least]))
 
 # %% ../../nbs/40_planning.ipynb #077c9459
 class Parts:
     "What the settings at one site share: salient sets, gates, what edits may know. Each is made once, when a setting needs it."
-    def __init__(self, statistics, rankings, ranges, acts=None, labels=None):
+    def __init__(self, statistics, rankings, ranges, acts=None, labels=None, means=None):
         _together(statistics, rankings, ranges)
         for what,xs in (('rankings', rankings), ('ranges', ranges)):
             names = [x.name for x in xs]
             if twice := [n for n in names if names.count(n) > 1]: raise InputError(f"two {what} are called {twice[0]!r}")
-        self.statistics,self.acts,self.labels = statistics,acts,labels
+        self.statistics,self.acts,self.labels,self.means = statistics,acts,labels,means
         self.rankings,self.ranges = ({x.name:x for x in xs} for xs in (rankings, ranges))
-        for name in ('salient', 'drawn', 'gate', 'state'): setattr(self, name, cache(getattr(self, f'_{name}')))
+        for name in ('salient', 'drawn', 'gate', 'votes', 'state'): setattr(self, name, cache(getattr(self, f'_{name}')))
 
     def _salient(self, ranking, fraction): return torch.as_tensor(self.rankings[ranking].salient(fraction))
     def _drawn(self, c, seed, k): return torch.as_tensor(drawing(seed, c).permutation(self.statistics.mean.shape[1]))[:k].sort().values
@@ -67,6 +78,14 @@ class Parts:
         "Ends of a kind of range, each `[D, K]`; of the whole neuron, if it was not fitted."
         if kind in self.ranges: return _tensor(self.ranges[kind].lo[c]),_tensor(self.ranges[kind].hi[c])
         return tuple(torch.full((self.statistics.mean.shape[1], 1), s*torch.inf) for s in (-1, 1))
+
+    def _votes(self, c, kind, vote, seed, mean, own):
+        "What the neurons, given as bytes, add to a weighted vote; learned on means over tokens where a text is asked at its mean."
+        if mean and self.means is None:
+            raise InputError(f"vote {vote!r} of a text with fitted_at 'tokens' learns from their mean in every text: give means=, "
+                             "or a recording with readout 'mean'")
+        taught = self.means if mean else (self.acts, self.labels)
+        return _learned(taught, self.gate(c, kind), np.frombuffer(own, np.int64), self.statistics.classes, c, vote, seed)
 
     def _state(self, c, edit, seed):
         "What an edit may know; of one that is made of the activations of other texts also what it needs of them."
@@ -82,7 +101,9 @@ class Parts:
         own = self.drawn(c, setting.seed, salient.shape[1]) if setting.condition == 'random' else salient[c]
         name = parse_edit(setting.edit)[0]
         state = self.state(c, *((name, setting.seed) if name in FROM_ACTS else ('', 0)))
-        return Intervention(setting, own, *self.gate(c, setting.range), state)
+        learned = setting.range,setting.vote,setting.seed,setting.scope == 'text' and setting.fitted_at == 'tokens',own.numpy().tobytes()
+        votes = self.votes(c, *learned) if weighted_vote(setting.vote) else None
+        return Intervention(setting, own, *self.gate(c, setting.range), state, votes)
 
 # %% ../../nbs/40_planning.ipynb #aa9cb537
 @formerly(fitted='fitted_at', fractions='fraction', concepts='concept')
@@ -94,17 +115,18 @@ def plan(
     *,
     fraction:list[float]=(.5,), # Shares of the neurons to edit, each in (0, 1]
     edit:str|list[str]='mean', # An edit, such as 'mean' or 'scale(0.5)', or several
-    vote:float|list[float]=0., # Share of the salient neurons that must be in range together, or several
+    vote:float|str|list=0., # Share of the salient neurons that must be in range together, or 'weighted'; or several
     concept:list|None=None, # Names or numbers of classes; None: all
     positions:str='all', # One of `POSITIONS`: where the edits may act
-    seed:int=0, # Of the random salient sets, and of what `resample`, `exchange` and `partner` draw
-    acts:np.ndarray|None=None, # `[N, D]` the activations that the statistics are of; only edits of `FROM_ACTS` need them
+    seed:int=0, # Of the random salient sets, of what `resample`, `exchange` and `partner` draw, and of weighted votes
+    acts:np.ndarray|None=None, # `[N, D]` the activations that the statistics are of; edits of `FROM_ACTS` and weighted votes need them
     labels:np.ndarray|None=None, # `[N]` class of each
     fitted_at:str='readout', # What statistics and ranges are of: activations at the 'readout', or of all 'tokens'
     covers:str='range', # What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
     scope:str='position', # Who is asked: every 'position' for itself, or the 'text' once for all of them
     preset:str='', # Name of the preset that the ranges are of, for the table
     controls:int=1, # How many times the random neurons are drawn, with seeds from `seed` on
+    means:tuple|None=None, # `[n, D]` mean over tokens of n texts, and `[n]` class of each: what a weighted vote of a text at tokens needs
 )->list[Intervention]: # Concepts x rankings x fractions x edits x (full, and range and random for each range and vote)
     "The interventions of a study; the same random neurons are the control of every ranking."
     site,(C,D),_ = parse_site(site),statistics.mean.shape,drawing(seed) # Which refuses what is no seed
@@ -115,9 +137,11 @@ def plan(
     check_fractions(fractions, D, site)
     if (of := [e for e in edits if e in FROM_ACTS]) and (acts is None or labels is None):
         raise InputError(f"edit {of[0]!r} draws from activations: give plan acts= and labels=")
-    made = Parts(statistics, rankings, _listed(ranges), acts, labels)
+    if (by := [v for v in votes if weighted_vote(v)]) and (acts is None or labels is None):
+        raise InputError(f"vote {by[0]!r} learns from activations: give plan acts= and labels=")
+    made = Parts(statistics, rankings, _listed(ranges), acts, labels, means)
     same = dict(site=str(site), positions=positions, seed=seed, fitted_at=fitted_at)
-    gates = [(r.name, dict(vote=float(v), covers=covers, scope=scope)) for r in _listed(ranges) for v in votes]
+    gates = [(r.name, dict(vote=v if isinstance(v, str) else float(v), covers=covers, scope=scope)) for r in _listed(ranges) for v in votes]
     for r,f,c,e in product(rankings, fractions, concepts, edits):
         said = Setting(statistics.classes[c], 'full', ranking=r.name, fraction=float(f), range='full', edit=e, **same)
         kinds = [('range', seed), *(('random', seed+i) for i in range(need_whole(1, controls=controls)))]

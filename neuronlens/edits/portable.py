@@ -8,7 +8,7 @@ __all__ = ['Edit', 'make_edit', 'load_edit']
 # %% ../../nbs/48_portable.ipynb #b0e10002
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from pathlib import Path
 
@@ -19,7 +19,17 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from .ablation import _placed
-from .edit import Affine, Intervention, Neurons, check_interventions, parse_edit, said_edit, tensors_of
+from neuronlens.edits.edit import (
+    Affine,
+    Intervention,
+    Neurons,
+    Votes,
+    check_interventions,
+    parse_edit,
+    said_edit,
+    tensors_of,
+    with_tensors,
+)
 from ..ground.core import InputError
 from ..ground.files import Damaged, _checked, _said, atomic, known_path, read_header
 from ..ground.setting import Setting
@@ -101,8 +111,7 @@ def make_edit(
     ivs = _placed(interventions, clf)
     if not ivs: raise InputError("an edit of no intervention edits nothing; give at least one")
     here = {id(t):t.detach().cpu() for iv in ivs for t in tensors_of(iv)}
-    to = lambda t: None if t is None else here[id(t)]
-    ivs = [replace(iv, neurons=to(iv.neurons), lo=to(iv.lo), hi=to(iv.hi), state=type(iv.state)(*map(to, iv.state))) for iv in ivs]
+    ivs = [with_tensors(iv, lambda t: here[id(t)]) for iv in ivs]
     facts = _facts(clf)
     for iv in ivs:
         _check_kept(iv)
@@ -118,7 +127,8 @@ def _check_kept(iv):
     "Refuse an intervention that would not come out of a file as it went in, or that cannot act."
     affine = isinstance(iv.state, Affine)
     shapes = dict(matrix=2, bias=1) if affine else dict(mean=1, sd=1, rest_mean=1, rest_sd=1, rest=2)
-    held = {k:t for k,t in iv.state._asdict().items() if t is not None}
+    shapes |= dict(weights=1, least=1)
+    held = {k:t for k,t in (iv.state._asdict() | (iv.votes._asdict() if iv.votes else {})).items() if t is not None}
     if odd := [k for k,t in dict(lo=iv.lo, hi=iv.hi, **held).items() if t.dtype != torch.float32 or t.ndim != shapes.get(k, 2)]:
         raise InputError(f"{said_edit(iv)}: {odd[0]} is no float32 of {shapes.get(odd[0], 2)} axes")
     if odd := [k for k,t in held.items() if not t.isfinite().all()]: raise InputError(f"{said_edit(iv)}: {odd[0]} is not finite")
@@ -143,7 +153,8 @@ def save_edit(
         return names[id(t)]
     for iv in edit.interventions:
         state = {k:kept(t) for k,t in iv.state._asdict().items() if t is not None}
-        said.append(dict(setting=asdict(iv.setting), neurons=kept(iv.neurons), lo=kept(iv.lo), hi=kept(iv.hi), state=state))
+        votes = dict(votes={k:kept(t) for k,t in iv.votes._asdict().items()}) if iv.votes else {}
+        said.append(dict(setting=asdict(iv.setting), neurons=kept(iv.neurons), lo=kept(iv.lo), hi=kept(iv.hi), state=state) | votes)
     arrays |= {'weights.names':np.frombuffer('\n'.join(edit.names).encode(), np.uint8), 'weights.marks':edit.marks}
     data = _packed(arrays, _said('Edit', dict(interventions=said, model=edit.model), edit.provenance))
     if int.from_bytes(data[:8], 'little') > _MOST_HEADER: raise InputError(f"edit {str(path)!r}: {len(said)} interventions are too many")
@@ -229,8 +240,9 @@ def _interventions_of(given, arrays):
         return tensors[k]
     for one in given:
         state = {k:tensor(v) for k,v in one['state'].items()}
-        kind = Affine if 'matrix' in state else Neurons
-        iv = Intervention(_setting_of(one['setting']), *(tensor(one[k]) for k in ('neurons', 'lo', 'hi')), kind(**state))
+        kind,votes = Affine if 'matrix' in state else Neurons,{k:tensor(v) for k,v in one.get('votes', {}).items()}
+        iv = Intervention(_setting_of(one['setting']), *(tensor(one[k]) for k in ('neurons', 'lo', 'hi')), kind(**state),
+                          Votes(**votes) if votes else None)
         check_interventions([iv])
         _check_kept(iv)
         parse_site(iv.setting.site)
@@ -244,7 +256,7 @@ def _setting_of(given):
     wanted = {f.name:f.type for f in fields(Setting)}
     if {*given} != {*wanted}: raise InputError(f"a setting has the fields {', '.join(wanted)}")
     for k,v in given.items():
-        if isinstance(v, bool) or not isinstance(v, int|float if wanted[k] is float else wanted[k]) or len(str(v)) > _WORD:
+        if isinstance(v, bool) or not isinstance(v, wanted[k] if wanted[k] in (str, int) else wanted[k]|int) or len(str(v)) > _WORD:
             raise InputError(f"{k} {v!r:.40} means nothing")
     return Setting(**given)
 

@@ -19,7 +19,7 @@ from ..arrays.statistics import class_statistics
 from .ablation import _ablate_batch, _ablate_recorded, _alike, _placed, interventions_on, reads_recording, stood_for
 from .edit import Intervention, parse_edit, tensors_of
 from .effects import MEASURES, Changes, Effects, aims_of, effects_of, judged, tally
-from .planning import Parts, _listed, check_fractions, plan
+from .planning import Parts, _listed, check_fractions, means_of, plan
 from ..ground.core import InputError
 from ..ground.data import Texts, take
 from ..ground.files import said_size
@@ -50,7 +50,8 @@ def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, 
     for at in fitted_at:
         of = tokens if at == 'tokens' else train
         st,fitted = _fitted(of, site, ranges)
-        out += plan(st, ranked, fitted, site, fraction=fractions, seed=seed, acts=of.at(site), labels=of.labels, fitted_at=at, **kw)
+        own = dict(acts=of.at(site), labels=of.labels, means=means_of(train, site))
+        out += plan(st, ranked, fitted, site, fraction=fractions, seed=seed, fitted_at=at, **own, **kw)
     return out
 
 def _checked_fit(train, tokens, fitted_at):
@@ -62,13 +63,13 @@ def _checked_fit(train, tokens, fitted_at):
 # %% ../../nbs/44_sweeps.ipynb #4c7f9f5b
 @formerly(rankings='ranking', fractions='fraction', ranges='range', sites='site', concepts='concept')
 def grid(
-    train:Recording, # Training texts, recorded at the sites
+    train:Recording, # Training texts, recorded at the sites; with readout 'mean' rankings and what a text is asked are of means over tokens
     *,
     ranking:str|list[str]='dprime', # Names of rankings
     fraction:float|list[float]=.5, # Shares of the neurons to edit, each in (0, 1]
     range:str|list[str]='gaussian(2.5)', # Kinds of range
     edit:str|list[str]='mean', # Edits, such as 'mean' or 'scale(0.5)'
-    vote:float|list[float]=0., # Shares of the salient neurons that must be in range together, 0 to 1
+    vote:float|str|list=0., # Shares of the salient neurons that must be in range together, 0 to 1; or 'weighted', by learned weights
     site:str|list[str]|None=None, # Recorded sites; None: all
     concept:list|None=None, # Names or numbers of classes; None: all
     positions:str='all', # 'all', 'readout', 'prompt' or 'generated': where the edits may act
@@ -105,7 +106,8 @@ def interventions(
         of = tokens if at == 'tokens' else train
         st,ranges = _fitted(of, site, kinds)
         fitted = dict(zip(kinds, ranges, strict=True))
-        made = Parts(st, _ranked(train, site, names, seed), [*{r.name:r for r in ranges}.values()], of.at(site), of.labels)
+        known = of.at(site),of.labels,means_of(train, site)
+        made = Parts(st, _ranked(train, site, names, seed), [*{r.name:r for r in ranges}.values()], *known)
         for i in own:
             s = settings[i]
             out[i] = made(replace(s, range=fitted[s.range].name, edit=format_kind(*parse_edit(s.edit))))

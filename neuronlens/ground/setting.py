@@ -111,7 +111,7 @@ class Setting:
     ranking:str='dprime' # Which: what orders the neurons (for 'random': what it is the control of)
     fraction:float=.5 # Which: share of the neurons of the site, above 0, at most 1
     range:str='gaussian(2.5)' # When: the kind of range
-    vote:float=0. # When: least share of the salient neurons that must be in range together, 0 to 1
+    vote:float|str=0. # When: least share of the salient neurons in range together, 0 to 1; or 'weighted', where they count by weight
     scope:str='position' # When: every position asks for itself, or the 'text' is asked once for all of its positions
     fitted_at:str='readout' # When: what ranges are fitted on, one of `FITTED`
     positions:str='all' # When: where it may act, one of `POSITIONS`
@@ -122,21 +122,32 @@ class Setting:
 
     def __post_init__(self):
         for k in ('range', 'edit'): object.__setattr__(self, k, spelled(getattr(self, k)))
+        if kind := weighted_vote(self.vote): object.__setattr__(self, 'vote', str(kind))
         if not 0 < need_number(fraction=self.fraction) <= 1: raise InputError(f"fraction {self.fraction} is outside 0 to 1")
         check_when(self.vote, self.fitted_at, self.positions, self.covers, self.scope)
 
     def __str__(self): return ', '.join(f'{k} {v:g}' if isinstance(v, float) else f'{k} {v}' for k,v in asdict(self).items() if v != '')
 
+# %% ../../nbs/06_setting.ipynb #37a7e001
+def weighted_vote(vote)->Kind|None: # None for a share of the neurons
+    "A vote that counts by weight taken apart: ('weighted', probability from which the gate opens, None where that is chosen)."
+    if not isinstance(vote, str) or vote.strip().partition('(')[0].rstrip() != 'weighted': return None
+    kind = parse_kind(vote)
+    if kind.number is not None and not 0 < kind.number < 1: raise InputError(f"vote {vote!r}: its probability lies between 0 and 1")
+    return kind
+
+def said_vote(vote)->str: return vote if isinstance(vote, str) else f'{vote:g}' # As figures and views have it
+
 # %% ../../nbs/06_setting.ipynb #3a556a4d
 def check_when(
-    vote:float, # Share of the salient neurons
+    vote:float|str, # Share of the salient neurons, or a weighted vote
     fitted_at:str, # One of `FITTED`
     positions:str, # One of `POSITIONS`
     covers:str='range', # One of `COVERS`
     scope:str='position', # One of `SCOPES`
 ): # Nothing
     "Refuse gates that mean nothing."
-    if not 0 <= need_number(vote=vote) <= 1: raise InputError(f"vote {vote} is outside 0 to 1")
+    if not weighted_vote(vote) and not 0 <= need_number(vote=vote) <= 1: raise InputError(f"vote {vote} is outside 0 to 1")
     for what,v,known in (('fitted_at', fitted_at, FITTED), ('positions', positions, POSITIONS), ('covers', covers, COVERS),
                          ('scope', scope, SCOPES)):
         if v not in known: raise InputError(f"{what} {v!r} is none of {', '.join(known)}")
@@ -175,7 +186,7 @@ def chosen_rows(
         if k not in frame: raise InputError(f"effects have no column {k!r}")
         wanted,own = (list(v) if isinstance(v, list|tuple|set) else [v]),frame[k]
         found = own.isin(wanted)
-        if k in ('range', 'edit'): found |= own.astype(str).str.partition('(')[0].isin(wanted)
+        if k in ('range', 'vote', 'edit'): found |= own.astype(str).str.partition('(')[0].isin(wanted)
         frame = frame[found]
     return frame
 

@@ -188,7 +188,8 @@ def _planned(spec, rec):
     m = spec.method
     scores = {r:np.random.default_rng(0).random((len(rec.classes), rec.acts.shape[1])) for r in m.ranking if r in ATTRIBUTIONS}
     (_,rankings,ranges,own),seconds = _timed(fit_study, spec, rec, rec if m.fitted_at == 'tokens' else None, scores)
-    return plan(own, rankings, ranges, rec.site, fraction=m.fraction, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
+    vote = .5 if isinstance(m.vote, str) else m.vote # A few texts teach no weights, and a share costs the same
+    return plan(own, rankings, ranges, rec.site, fraction=m.fraction, edit=m.edit, vote=vote, positions=m.positions, seed=spec.seed,
                 acts=rec.acts, labels=rec.labels, fitted_at=m.fitted_at, covers=m.covers, scope=m.scope, preset=m.preset),seconds
 
 # %% ../../nbs/63_check.ipynb #c9eeed80

@@ -89,7 +89,7 @@ class MethodSpec:
     range:str='gaussian' # Kind of range, with or without its number: 'posterior', 'posterior(0.3)', 'kmeans(4)', ..
     tau:float=2.5 # Number of 'gaussian' without one: half width in standard deviations
     q:float=.95 # Number of 'quantile' without one: its mass
-    vote:float=0. # Share of the salient neurons that must be in range together, 0 to 1
+    vote:float|str=0. # Share of the salient neurons that must be in range together, 0 to 1; or 'weighted', where they count by weight
     scope:str='position' # Who is asked: every 'position' for itself, or the 'text' once for all of them
     fitted_at:str='readout' # What ranges are fitted on: the 'readout', or all 'tokens'
     positions:str='all' # Where edits may act: 'all', 'readout', 'prompt' or 'generated'
@@ -142,7 +142,8 @@ _KINDS = {'str':'a text', 'int':'a whole number', 'float':'a number', 'bool':'tr
 
 def _typed(value, want, where):
     "The value as its field wants it; refuses another type."
-    want = want if isinstance(want, str) else want.__name__
+    if want == float|str and isinstance(value, str): return value
+    want = 'float' if want == float|str else want if isinstance(want, str) else want.__name__
     ok = {'str':isinstance(value, str), 'bool':isinstance(value, bool), 'list':isinstance(value, list),
           'int':isinstance(value, int) and not isinstance(value, bool),
           'float':isinstance(value, int|float) and not isinstance(value, bool)}[want]

@@ -57,7 +57,8 @@ def words_of(
 )->str: # Not escaped
     "A setting in words."
     who = f'Every concept in turn, means over {C}' if setting.concept == EVERY else setting.concept
-    vote = f', where {setting.vote:.0%} lie in range together' if setting.vote else ''
+    vote = f', where {"enough" if isinstance(setting.vote, str) else f"{setting.vote:.0%}"} lie in range together' if setting.vote else ''
+    vote += f' ({setting.vote})' if isinstance(setting.vote, str) else ''
     vote += (', asked once per text' if setting.scope == 'text' else '')+(', all of them' if setting.covers == 'salient' else '')
     k = int(setting.fraction*width+1e-9)
     return f'{who}: {k} of {width} neurons by {setting.ranking}, edit {setting.edit} inside {setting.range}{vote}'

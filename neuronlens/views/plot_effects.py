@@ -15,7 +15,7 @@ from matplotlib import patheffects
 from matplotlib.transforms import ScaledTranslation
 
 from ..ground.core import InputError
-from ..ground.setting import SETTINGS
+from ..ground.setting import SETTINGS, said_vote
 from .drawing import _beside, _fitting, _inches, _ink, _narrow
 from neuronlens.views.plots import (
     _MARKERS,
@@ -62,7 +62,7 @@ def _named(frame):
     "The table with all that a gate is in one name, such as 'gaussian(2.5), vote 0.5, of tokens'."
     if 'range' not in frame: return frame
     votes,at = (frame[k] if k in frame else [v]*len(frame) for k,v in (('vote', 0), ('fitted_at', 'readout')))
-    return frame.assign(range=[_rounded(r)+(f', vote {v:g}' if v else '')+(', of tokens' if a == 'tokens' and r != 'none' else '')
+    return frame.assign(range=[_rounded(r)+(f', vote {said_vote(v)}' if v else '')+(', of tokens' if a == 'tokens' and r != 'none' else '')
                                for r,v,a in zip(frame.range, votes, at, strict=True)])
 
 def _conditions(frame, column='condition'):

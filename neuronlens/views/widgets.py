@@ -18,7 +18,7 @@ from traitlets import Unicode, validate
 from ..edits.edit import EDITS
 from ..edits.live import places_of_fit
 from ..ground.core import InputError
-from ..ground.setting import COVERS, SCOPES, format_kind, parse_kind
+from ..ground.setting import COVERS, SCOPES, format_kind, parse_kind, said_vote
 from .cards import HINT, LIVE, STILL, card, cut, portable, sentence
 
 # %% ../../nbs/52_widgets.ipynb #widg0001
@@ -374,11 +374,15 @@ def gate_controls(
 )->dict: # Name to widget
     "The controls of when an edit acts, set as in the study."
     m = study.spec.method
-    vote = slider('vote', 0, 1, m.vote, .05, 'Share of the salient neurons that must be in range together')
+    tip = 'Share of the salient neurons that must be in range together'
+    if isinstance(m.vote, str):
+        vote = choice('vote', [(said_vote(v), v) for v in (m.vote, 0., .25, .5, .75, 1.)], m.vote, tip+'; or by weight')
+    else: vote = slider('vote', 0, 1, m.vote, .05, tip)
     scope = choice('scope', SCOPES, m.scope, 'Every position is asked for itself, or the text once for all of its positions')
     positions = choice('positions', offered(('all', 'readout'), m.positions), m.positions, 'Where the edit may act')
     return dict(range=range_control(study), vote=vote) | (dict(scope=scope, positions=positions) if whole else {}) | fit_control(study)
 
+# %% ../../nbs/52_widgets.ipynb #37a7e008
 def edit_controls(
     study, # A study
     edits=EDITS, # Names on offer
