@@ -70,6 +70,7 @@ from .arrays import density as density
 from .arrays import distributions as distributions
 from .arrays import firing as firing
 from .arrays import formulas as formulas
+from .arrays import gates as gates
 from .arrays import margins as margins
 from .arrays import matching as matching
 from .arrays import meaning as meaning
@@ -886,7 +887,7 @@ def register_edit(change):
         "edit ... gives ... for ..."
     """
 
-def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | list[Ranges], site: Site | str, *, fraction: list[float]=..., edit: str | list[str]=..., vote: float | list[float]=..., concept: list | None=..., positions: str=..., seed: int=..., acts: np.ndarray | None=..., labels: np.ndarray | None=..., fitted_at: str=..., covers: str=..., scope: str=..., preset: str=..., controls: int=...) -> list[Intervention]:
+def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | list[Ranges], site: Site | str, *, fraction: list[float]=..., edit: str | list[str]=..., vote: float | str | list=..., concept: list | None=..., positions: str=..., seed: int=..., acts: np.ndarray | None=..., labels: np.ndarray | None=..., fitted_at: str=..., covers: str=..., scope: str=..., preset: str=..., controls: int=..., means: tuple | None=...) -> list[Intervention]:
     """The interventions of a study; the same random neurons are the control of every ranking.
 
     Parameters
@@ -903,16 +904,16 @@ def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | 
         Shares of the neurons to edit, each in (0, 1]
     edit : str | list[str], default 'mean'
         An edit, such as 'mean' or 'scale(0.5)', or several
-    vote : float | list[float], default 0.0
-        Share of the salient neurons that must be in range together, or several
+    vote : float | str | list, default 0.0
+        Share of the salient neurons that must be in range together, or 'weighted'; or several
     concept : list | None, default None
         Names or numbers of classes; None: all
     positions : str, default 'all'
         One of `POSITIONS`: where the edits may act
     seed : int, default 0
-        Of the random salient sets, and of what `resample`, `exchange` and `partner` draw
+        Of the random salient sets, of what `resample`, `exchange` and `partner` draw, and of weighted votes
     acts : np.ndarray | None, default None
-        `[N, D]` the activations that the statistics are of; only edits of `FROM_ACTS` need them
+        `[N, D]` the activations that the statistics are of; edits of `FROM_ACTS` and weighted votes need them
     labels : np.ndarray | None, default None
         `[N]` class of each
     fitted_at : str, default 'readout'
@@ -925,6 +926,8 @@ def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | 
         Name of the preset that the ranges are of, for the table
     controls : int, default 1
         How many times the random neurons are drawn, with seeds from `seed` on
+    means : tuple | None, default None
+        `[n, D]` mean over tokens of n texts, and `[n]` class of each: what a weighted vote of a text at tokens needs
 
     Returns
     -------
@@ -934,7 +937,7 @@ def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | 
     Raises
     ------
     InputError
-        "edit ... draws from activations: give plan acts= and labels="
+        "edit ... draws from activations: give plan acts= and labels="; "vote ... learns from activations: give plan acts= and labels="
     """
 
 def ablate(clf: Classifier | Recording, texts: Texts, interventions: list[Intervention] | None=..., *, recording: Recording | None=..., readout: str | None=..., tokens: int | None=..., progress: bool=...) -> Outcome:
@@ -1066,13 +1069,13 @@ def shuffled_labels(labelled, seed: int=...):
     The same with its labels in another order; class sizes stay
     """
 
-def grid(train: Recording, *, ranking: str | list[str]=..., fraction: float | list[float]=..., range: str | list[str]=..., edit: str | list[str]=..., vote: float | list[float]=..., site: str | list[str] | None=..., concept: list | None=..., positions: str=..., seed: int=..., fitted_at: str | list[str]=..., tokens: Recording | None=..., covers: str=..., scope: str=..., controls: int=...) -> list[Intervention]:
+def grid(train: Recording, *, ranking: str | list[str]=..., fraction: float | list[float]=..., range: str | list[str]=..., edit: str | list[str]=..., vote: float | str | list=..., site: str | list[str] | None=..., concept: list | None=..., positions: str=..., seed: int=..., fitted_at: str | list[str]=..., tokens: Recording | None=..., covers: str=..., scope: str=..., controls: int=...) -> list[Intervention]:
     """All interventions of a grid: concept x ranking x fraction x range x edit x site.
 
     Parameters
     ----------
     train : Recording
-        Training texts, recorded at the sites
+        Training texts, recorded at the sites; with readout 'mean' rankings and what a text is asked are of means over tokens
     ranking : str | list[str], default 'dprime'
         Names of rankings
     fraction : float | list[float], default 0.5
@@ -1081,8 +1084,8 @@ def grid(train: Recording, *, ranking: str | list[str]=..., fraction: float | li
         Kinds of range
     edit : str | list[str], default 'mean'
         Edits, such as 'mean' or 'scale(0.5)'
-    vote : float | list[float], default 0.0
-        Shares of the salient neurons that must be in range together, 0 to 1
+    vote : float | str | list, default 0.0
+        Shares of the salient neurons that must be in range together, 0 to 1; or 'weighted', by learned weights
     site : str | list[str] | None, default None
         Recorded sites; None: all
     concept : list | None, default None

@@ -103,7 +103,8 @@ def _plain_errors():
 # %% ../../nbs/64_cli.ipynb #48d8b25c
 def _how(m):
     "Settings of the method that are not as usual, for the head of the table."
-    said = dict(preset=m.preset, vote=m.vote and f'{m.vote:g}', positions=m.positions != 'all' and m.positions,
+    vote = m.vote if isinstance(m.vote, str) else m.vote and f'{m.vote:g}'
+    said = dict(preset=m.preset, vote=vote, positions=m.positions != 'all' and m.positions,
                 fitted_at=m.fitted_at != 'readout' and m.fitted_at,
                 covers=m.covers != 'range' and m.covers,
                 scope=m.scope != 'position' and m.scope, correct_only=m.correct_only and 'true')

@@ -283,7 +283,9 @@ def _with_intervals(rows, study):
 def _how(study):
     "What more there is to say about the edits, as clauses."
     m = study.spec.method
-    said = [f'where {m.vote:.0%} of the salient neurons or more lie in range together' if m.vote else '',
+    enough = f'enough of the salient neurons, by {m.vote} votes,'
+    if not isinstance(m.vote, str): enough = f'{m.vote:.0%} of the salient neurons or more'
+    said = [f'where {enough} lie in range together' if m.vote else '',
             'fitted on all tokens' if m.fitted_at == 'tokens' else '',
             'fitted on correctly answered texts' if m.correct_only else '',
             'and then all of them' if m.covers == 'salient' else '', 'asked once for a text' if m.scope == 'text' else '',

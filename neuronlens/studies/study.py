@@ -20,7 +20,7 @@ from ..arrays.probing import probe_layers
 from ..edits.attribution import ATTRIBUTIONS, attribute
 from ..edits.effects import measure_effects
 from ..edits.evidence import compare, intervals, intervals_memory
-from ..edits.planning import check_fractions, plan
+from ..edits.planning import check_fractions, means_of, plan
 from ..edits.sweeps import PER_TEXT, changes_on
 from ..ground.core import InputError
 from ..ground.data import Texts, bbc_news, check, contradictions, distinct, read_texts, split, take
@@ -281,7 +281,7 @@ def run_study(
     of = tokens or fit
     ivs = plan(own, rankings, ranges, site, fraction=m.fraction, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
                acts=of.acts, labels=of.labels, fitted_at=m.fitted_at, covers=m.covers, scope=m.scope,
-               preset=m.preset)
+               preset=m.preset, means=means_of(fit, site))
     outcome = changes_on(clf, test_texts, ivs, recording=test, progress=progress)
     probes = probe_layers({s:train.at(s) for s in layers}, train.labels, {s:test.at(s) for s in layers}, test.labels,
                           classes=train.classes, seed=spec.seed, progress=progress) if layers else None
