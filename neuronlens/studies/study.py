@@ -23,12 +23,12 @@ from ..edits.evidence import compare, intervals, intervals_memory
 from ..edits.planning import check_fractions, plan
 from ..edits.sweeps import PER_TEXT, changes_on
 from ..ground.core import InputError
-from ..ground.data import Texts, bbc_news, check, contradictions, distinct, read_texts, split, take
+from ..ground.data import Texts, bbc_news, check, contradictions, distinct, make_texts, read_texts, split, take
 from ..ground.files import sha256
 from ..ground.machine import need_memory
 from ..ground.progress import progress_bar
 from ..models.anatomy import anatomy, parse_site
-from ..models.model import Classifier, align, load_classifier, smollm2
+from ..models.model import Classifier, align, load_classifier, numbered, smollm2
 from ..models.prompt import Prompt, make_prompt
 from ..models.prompted import load_prompted, with_calibration
 from ..models.sites import find_site
@@ -54,7 +54,9 @@ def study_texts(
 )->tuple[Texts,Texts,dict]: # (train, test, counts to report)
     "Read, check and split the texts; texts that appear twice are kept once, training texts never return in the test."
     d = spec.data
-    def load(p): return bbc_news() if p == 'bbc_news' else read_texts(p, text=d.text, label=d.label, skip_empty=d.skip_empty)
+    def load(p):
+        if p == 'bbc_news': return _called(bbc_news(), d.numbers)
+        return _called(read_texts(p, text=d.text, label=d.label, skip_empty=d.skip_empty), d.numbers)
     whole = load(d.train)
     train,notes = distinct(whole),{'skipped_rows':whole.skipped}
     _check_names(train.classes, train.source)
@@ -79,6 +81,22 @@ def study_texts(
     else: train,test = split(check(train), d.test_share, seed=spec.seed)
     if 0 < d.most < len(train): train = take(train, np.sort(np.random.default_rng(spec.seed).permutation(len(train))[:d.most]))
     return check(train),test,notes | dict(texts_sha256=[train.digest, test.digest])
+
+# %% ../../nbs/60_study.ipynb #75c76772
+def _called(texts, names):
+    "Texts whose labels are numbers by the names of these, as if the file had them; 'model', whose names are not known yet: as they are."
+    if not names or names == 'model': return texts
+    own = numbered(texts, names)
+    return replace(make_texts(own.texts, [own.classes[i] for i in own.labels], source=own.source, rows=own.rows), skipped=texts.skipped)
+
+def of_model(
+    spec:StudySpec, # What was asked for
+    texts:Texts, # Of `study_texts`
+    clf:Classifier, # The model under study
+)->Texts: # With its names, where the study says that labels are its numbers
+    "Texts whose labels are the numbers of a model's classes, by the names of these."
+    return numbered(texts, clf.classes) if spec.data.numbers == 'model' else texts
+
 
 # %% ../../nbs/60_study.ipynb #2a35bccd
 def study_prompt(
@@ -116,7 +134,7 @@ def study_model(
     if m.encoder and site.block is None and site.stream.partition(':')[0] not in module_names(source, m.trust_remote_code):
         raise InputError(f"site {str(site)!r}: the encoder has no module of that path")
     if m.classifier: return load_classifier(source, m.classes or None, readout=m.readout, max_length=m.max_length or None,
-                                            dtype=m.dtype, device_map=m.device_map or None, **common)
+                                            dtype=m.dtype, device_map=m.device_map or None, label=m.label or None, **common)
     name = 'MiniLM' if m.encoder == 'minilm' else Path(m.encoder).name
     clf = fine_tune(source, train, epochs=t.epochs, lr=t.lr, batch_size=t.batch_size, max_length=m.max_length or None,
                     seed=spec.seed, name=f"{name} fine-tuned on {Path(train.source).name}", progress=progress, **common)
@@ -269,6 +287,7 @@ def run_study(
     clf,m = study_model(spec, train_texts, progress, prompt),spec.method
     site,layers = _sites(spec, clf)
     _check_names(clf.classes, clf.source)
+    train_texts,test_texts = (of_model(spec, t, clf) for t in (train_texts, test_texts))
     read = [str(site), *(s for s in layers if s != str(site))]
     train = record(clf, train_texts, read, progress=progress, cache=True)
     if spec.prompt.calibrate: train = answered_by(clf := calibrated(clf, train), train)
@@ -331,13 +350,13 @@ def reopened(
         clf = study_model(spec, train, progress, prompt)
         bar.update(1)
     if spec.prompt.calibrate: clf = _calibrated_as(clf, study.train, train)
-    texts,about = (align(train, clf), align(test, clf)),(study.train.provenance,study.test.provenance)
+    texts,about = [align(of_model(spec, t, clf), clf) for t in (train, test)],(study.train.provenance,study.test.provenance)
     for t,p in zip(texts, about, strict=True):
         if p.get('texts_sha256', t.digest) != t.digest: raise InputError(f"{t.source} no longer holds the texts of this study")
     if about[0].get('model_sha256', clf.sha256) != clf.sha256: raise InputError(f"{clf.source} is no longer the model of this study")
     parts = zip(('train', 'test'), texts, about, strict=True)
     known = {k:replace(getattr(study, k), hashes=t.hashes) for k,t,p in parts if 'texts_sha256' in p} # Which an older version did not note
-    return replace(study, clf=clf, texts=texts, **known)
+    return replace(study, clf=clf, texts=tuple(texts), **known)
 
 # %% ../../nbs/60_study.ipynb #47cd1d35
 def _reopened_given(study, trusted):
