@@ -114,7 +114,7 @@ class ActivationsSpec:
     texts:str='' # Name of the texts in the files; empty: none
     answers:str='' # Name of the model's class probabilities or logits; empty: none
     rest:str='' # Name of what the head wants beside the activations; empty: nothing
-    columns:list=field(default_factory=list) # Columns or array that the activations are; empty: what is left
+    columns:list=field(default_factory=list) # Columns or array that the activations are, or arrays, one a site; empty: what is left
     classes:list=field(default_factory=list) # Class names in the order of numbers and answers; empty: those of the labels
     scores:str='' # What answers and head give: 'logits' or 'probabilities'; empty: shares of 1 are probabilities
     head:str='' # 'module:function' or 'file.py:function', from activations to class scores; whoever runs the study has to allow it
@@ -135,16 +135,14 @@ class StudySpec:
     activations:ActivationsSpec=field(default_factory=ActivationsSpec)
 
 # %% ../../nbs/58_spec.ipynb #d99130d5
-_KINDS = {'str':'a text', 'int':'a whole number', 'float':'a number', 'bool':'true or false', 'list':'a list',
-          'str|list':'a text or a list'}
+_KINDS = {'str':'a text', 'int':'a whole number', 'float':'a number', 'bool':'true or false', 'list':'a list', 'str|list':'a text or list'}
 
 def _typed(value, want, where):
     "The value as its field wants it; refuses another type."
     want = want.__name__ if isinstance(want, type) else str(want).replace(' ', '')
     ok = {'str':isinstance(value, str), 'bool':isinstance(value, bool), 'list':isinstance(value, list),
-          'str|list':isinstance(value, str|list),
           'int':isinstance(value, int) and not isinstance(value, bool),
-          'float':isinstance(value, int|float) and not isinstance(value, bool)}[want]
+          'float':isinstance(value, int|float) and not isinstance(value, bool), 'str|list':isinstance(value, str|list)}[want]
     if not ok: raise InputError(f"{where} must be {_KINDS[want]}, not {value!r}")
     if want in ('int', 'float') and not -2**63 <= value < 2**63 and isinstance(value, int):
         raise InputError(f"{where} is out of bounds, a number of more than 18 digits")
@@ -220,8 +218,7 @@ def parse_study(
     folder:str|Path|None=None, # Relative paths start here; None: leave them as they are
 )->StudySpec: # Checked
     "A study from plain values; every complaint names the file and the setting."
-    spec = settle(_draft(given, where, folder), where, tuple(given.get('method', {})))
-    return check_study(spec, where)
+    return check_study(settle(_draft(given, where, folder), where, tuple(given.get('method', {}))), where)
 
 def _draft(given, where, folder):
     "The study of a file before any name in it is looked up: refused where the file alone shows that it cannot be meant."
@@ -247,16 +244,6 @@ def read_study(
     except OSError as e: raise InputError(f"{path}: the study file cannot be read ({e.strerror})") from None
     except (ValueError, RecursionError) as e: raise InputError(f"{path}: not TOML ({e})") from None
     return parse_study(given, str(path), path.parent)
-
-# %% ../../nbs/58_spec.ipynb #9a21447c
-def draft_study(
-    path:str|Path, # A TOML file
-)->StudySpec: # Not to be run yet: rankings, edits, presets and sites are not looked up
-    "The study that a file describes, as far as can be told before the libraries that run models are loaded."
-    path = Path(path)
-    try: given = tomllib.loads(path.read_text(encoding='utf-8-sig'))
-    except (OSError, ValueError, RecursionError): return read_study(path) # Which says why
-    return _draft(given, str(path), path.parent)
 
 # %% ../../nbs/58_spec.ipynb #618fa3e4
 def _place(folder, p):
@@ -351,7 +338,6 @@ def _check_given(spec, where):
     for name in ('data', 'model', 'prompt', 'training'):
         if getattr(spec, name) != _TABLES[name]():
             raise InputError(f"{where}: [{name}] is for a model that reads texts, not for [activations]")
-    if not 0 < a.test_share < 1: raise InputError(f"{where}: test_share {a.test_share} must lie between 0 and 1")
     if a.scores: _one_of(a.scores, ('logits', 'probabilities'), f'{where}: scores')
     code,_,name = a.head.rpartition(':')
     if a.head and not (code and name.isidentifier()): raise InputError(f"{where}: head {a.head!r} is not written as 'module:function'")
@@ -370,6 +356,14 @@ def _check_unused(spec, where):
         raise InputError(f"{where}: [training] {k} is for an encoder; a {'classifier' if m.classifier else 'causal model'} is not trained")
     if d.test and (k := differs(d, ('test_share',))): raise InputError(f"{where}: [data] {k} is for a study without a test file")
 
+def _check_numbers(given, m, where):
+    "Refuse what cannot say what labels that are numbers are called."
+    if given == 'model' and not m.classifier:
+        raise InputError(f"{where} 'model' is for a classifier, whose classes have numbers already; give names in their order")
+    if isinstance(given, str) and given not in ('', 'model'): raise InputError(f"{where} {given!r} is neither 'model' nor a list of names")
+    if not all(isinstance(c, str) and c for c in given): raise InputError(f"{where} must be names in quotes")
+    if isinstance(given, list) and len({*given}) < len(given): raise InputError(f"{where} names one twice")
+
 # %% ../../nbs/58_spec.ipynb #99088896
 def _check_model(spec, where):
     "Refuse a model that is none or several, and a prompt that cannot ask."
@@ -380,8 +374,8 @@ def _check_model(spec, where):
     if not m.causal:
         if p != PromptSpec(): raise InputError(f"{where}: [prompt] is for a causal model")
         return
-    if m.classes: raise InputError(f"{where}: a causal model has the classes of the texts; [model] classes cannot be given")
-    if m.label: raise InputError(f"{where}: [model] label is for a multi-label classifier; a causal model has the classes of the texts")
+    if k := 'classes' if m.classes else m.label and 'label':
+        raise InputError(f"{where}: a causal model has the classes of the texts; [model] {k} cannot be given")
     if m.readout not in ('auto', 'last'): raise InputError(f"{where}: a causal model is read at its last token, not {m.readout!r}")
     if p.shots < 0: raise InputError(f"{where}: [prompt] shots {p.shots} is negative")
     _one_of(p.scoring, ('auto', 'first', 'sum'), f'{where}: scoring')
@@ -389,21 +383,6 @@ def _check_model(spec, where):
     names = tuple(p.verbalizers) or ('a', 'b')
     try: Prompt(p.template, tuple(map(str, range(len(names)))), names, separator=p.separator, instruction=p.instruction)
     except InputError as e: raise InputError(f"{where}: [prompt] {e}") from None
-
-# %% ../../nbs/58_spec.ipynb #6a04f745
-def _check_numbers(spec, where):
-    "Refuse what cannot say what labels that are numbers are called."
-    numbers,m = spec.data.numbers,spec.model
-    if isinstance(numbers, str):
-        if numbers not in ('', 'model'):
-            raise InputError(f"{where}: [data] numbers {numbers!r} is neither 'model' nor a list of names")
-        if numbers and not m.classifier:
-            raise InputError(f"{where}: [data] numbers 'model' is for a classifier; {'an encoder' if m.encoder else 'a causal model'} has"
-                             " no numbers of classes yet, so give names in the order of the numbers")
-        return
-    if not all(isinstance(c, str) and c for c in numbers): raise InputError(f"{where}: [data] numbers must be names in quotes")
-    if len({*numbers}) < len(numbers): raise InputError(f"{where}: [data] numbers names one twice")
-
 
 # %% ../../nbs/58_spec.ipynb #7ca826e4
 def check_study(
@@ -424,11 +403,12 @@ def _check_alone(spec, where):
     else:
         _check_model(spec, where)
         _check_unused(spec, where)
-        _check_numbers(spec, where)
+        _check_numbers(d.numbers, spec.model, f'{where}: [data] numbers')
         if not d.train: raise InputError(f"{where}: [data] names no train file")
     _check_values(spec.method, where)
     if not 0 <= spec.seed < 2**32: raise InputError(f"{where}: seed {spec.seed} must lie between 0 and {2**32-1}")
-    if not 0 < d.test_share < 1: raise InputError(f"{where}: test_share {d.test_share} must lie between 0 and 1")
+    for share in (d.test_share, spec.activations.test_share):
+        if not 0 < share < 1: raise InputError(f"{where}: test_share {share} must lie between 0 and 1")
     for name in ('epochs', 'lr', 'batch_size'):
         if not getattr(spec.training, name) > 0: raise InputError(f"{where}: {name} must be above zero")
     if d.most < 0 or spec.model.max_length < 0: raise InputError(f"{where}: most and max_length cannot be negative")

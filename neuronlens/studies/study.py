@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -221,8 +222,9 @@ def _check_pair(train, test):
     for r in (train, test):
         if not (isinstance(r, Recording) and r.readout == GIVEN): raise InputError("recordings= are two that `nl.recording` made")
     if train.classes != test.classes: raise InputError(f"the recordings are of classes {train.classes} and {test.classes}"[:400])
-    (a,b),(c,d) = ((r.acts.shape[1], r.site) for r in (train, test))
-    if (a, b) != (c, d): raise InputError(f"the recordings are of {a} neurons at {b} and of {c} at {d}")
+    wide = ([(a.shape[1], s) for s,a in r.activations.items()] for r in (train, test))
+    for (a,b),(c,d) in zip_longest(*wide, fillvalue=(0, 'no other site')):
+        if (a, b) != (c, d): raise InputError(f"the recordings are of {a} neurons at {b} and of {c} at {d}")
     if absent := sorted({*range(len(train.classes))}-{*test.labels.tolist()}):
         raise InputError(f"the recording to measure on has no example of class {train.classes[absent[0]]!r}")
     _check_names(train.classes, train.provenance['model'])
@@ -232,8 +234,9 @@ def digest_of(
     rec:Recording, # Given activations
 )->str: # 64 hex digits
     "SHA-256 of activations, labels, answers and texts."
-    h = hashlib.sha256(json.dumps([rec.site, list(rec.classes), None if rec.texts is None else list(rec.texts)]).encode())
-    for a in (rec.acts, rec.labels, rec.probabilities, rec.rest):
+    sites = rec.sites if len(rec.sites) > 1 else rec.site
+    h = hashlib.sha256(json.dumps([sites, list(rec.classes), None if rec.texts is None else list(rec.texts)]).encode())
+    for a in (*rec.activations.values(), rec.labels, rec.probabilities, rec.rest):
         for i in range(0, 0 if a is None else len(a), BLOCK): h.update(np.ascontiguousarray(a[i:i+BLOCK]))
     return h.hexdigest()
 
@@ -256,7 +259,7 @@ def _run_given(spec, out, recordings, progress):
         outcome = changes_on(test, ivs, progress=progress)
         effects,sure = measure_effects(outcome),intervals(outcome, seed=spec.seed, progress=progress)
         notes |= dict(control=_against_control(spec, outcome, rankings))
-    probes = probe_layers({train.site:train.acts}, train.labels, {test.site:test.acts}, test.labels, classes=train.classes, seed=spec.seed,
+    probes = probe_layers(train.activations, train.labels, test.activations, test.labels, classes=train.classes, seed=spec.seed,
                           progress=progress) if m.layers else None
     if m.correct_only: notes |= dict(wrong_training_texts=len(train)-len(fit))
     if a.head: notes |= dict(model_files=_head_hash(a.head))
