@@ -48,6 +48,7 @@ class Dataset:
     "As much of a `datasets.Dataset` as is asked of one."
     def __init__(self, df): self.df, self.column_names = df, [*df.columns]
     def with_format(self, kind): return self
+    def __len__(self): return len(self.df)
 
     def __getitem__(self, rows):
         import pyarrow
