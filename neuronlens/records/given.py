@@ -339,9 +339,10 @@ def _sites_of(held, site):
     if site != '0': raise InputError(f"site {site!r} is one name, but acts have sites of their own: {', '.join(map(repr, held))}")
     sites = {}
     for name,a in held.items():
+        where = f'site {name!r}'
         if (place := f'{GIVEN}.{_site_name(name)}') in sites: raise InputError(f"two sites are called {str(name)!r}")
         try: sites[place] = activations_of(a)
-        except InputError as e: raise InputError(f"site {name!r}: {e}") from None
+        except InputError as e: raise InputError(f"{where}: {e}") from None
     n = {s:len(a) for s,a in sites.items()}
     if odd := [s for s in n if n[s] != n[[*n][0]]]:
         raise InputError(f"site {odd[0]!r} has {n[odd[0]]} examples, and {[*n][0]!r} has {n[[*n][0]]}: give every example at every site")
