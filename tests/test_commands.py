@@ -119,11 +119,27 @@ def test_verify_loads_no_model_library(tmp_path):
 def test_what_is_slow_says_so_before(make_study, tmp_path):
     "Before the libraries are loaded; not where bars are switched off, and not where nothing is loaded for a file that is not there."
     said = 'loading torch and transformers, which takes some seconds\n'
-    (tmp_path/'wrong.toml').write_text('[dta]\n')
+    study = make_study(method=dict(ranking=['best']))
     for how, env, wanted in (([], {}, said), (['-q'], {}, ''), ([], {'NEURONLENS_PROGRESS': '0'}, '')):
-        status, out, err, _ = loaded_by('check', tmp_path/'wrong.toml', *how, TQDM_DISABLE='0', **env)
-        assert status == 2 and out == '' and err.startswith(wanted+'neuronlens: ') and "nothing is called 'dta'" in err
+        status, out, err, _ = loaded_by('check', study, *how, TQDM_DISABLE='0', **env)
+        assert status == 2 and out == '' and err.startswith(wanted+'neuronlens: ') and "ranking 'best' is none of" in err
     assert loaded_by('check', tmp_path/'none.toml', TQDM_DISABLE='0')[2].startswith('neuronlens: ')
+
+
+WRONG = [('[dta]\n', "nothing is called 'dta'"), ('title = \n', 'not TOML'), ('[data]\ntrian = "a"\n', "no setting is called 'trian'"),
+         ('[model]\nencoder = "minilm"\n[data]\ntrain = "bbc_news"\n[method]\nfraction = [2.0]\n', 'fraction 2.0 is outside (0, 1]'),
+         ('[model]\nencoder = "minilm"\n[data]\ntrain = "bbc_news"\nnumbers = "model"\n', "numbers 'model' is for a classifier")]
+
+
+@pytest.mark.parametrize('command', ['check', 'run'])
+def test_what_the_file_alone_shows_is_said_at_once(command, tmp_path):
+    "A file that cannot be meant is refused before anything that runs models is loaded, and without a word about loading."
+    for text, said in WRONG if command == 'check' else WRONG[:1]:
+        (tmp_path/'wrong.toml').write_text(text)
+        out = ['--out', tmp_path/'out'] if command == 'run' else []
+        status, printed, err, modules = loaded_by(command, tmp_path/'wrong.toml', *out, TQDM_DISABLE='0')
+        assert (status, printed) == (2, '') and err.startswith('neuronlens: ') and said in err, err
+        assert not {'torch', 'transformers', 'matplotlib', 'scipy', 'sklearn'} & modules
 
 
 def test_progress_is_switched_off_by_the_environment(cli, make_study, tmp_path, monkeypatch):

@@ -48,6 +48,7 @@ class Dataset:
     "As much of a `datasets.Dataset` as is asked of one."
     def __init__(self, df): self.df, self.column_names = df, [*df.columns]
     def with_format(self, kind): return self
+    def __len__(self): return len(self.df)
 
     def __getitem__(self, rows):
         import pyarrow
@@ -89,11 +90,107 @@ def test_every_form_is_the_same_recording(tmp_path):
         assert np.array_equal(rec.acts, half.float().numpy())
 
 
-def test_a_real_dataset_and_anndata():
-    "Where they are installed."
+def test_several_sites(tmp_path):
+    "The first is under study; all are divided, kept, found in a file and probed; the head answers at the first alone."
+    few = np.tanh(ACTS[:, :5])
+    rec, later = (recording(dict(late=a, early=np.tanh(a[:, :5])), y, head=head, classes=NAMES) for a, y in (planted(), planted(5)))
+    assert rec.sites == ["given.late", "given.early"] == rec.provenance["sites"] and rec.acts is rec.at("late") is rec.at("given.late")
+    assert np.array_equal(rec.at("early"), few) and rec.head.site == "given.late" and rec.at("early").shape == (N, 5)
+    half = rec[::2]
+    assert np.array_equal(half.at("early"), few[::2]) and half.head is rec.head and len(half) == N//2
+    back = nl.load(nl.records.recording.save_recording(half, tmp_path/"half.safetensors"))
+    assert back.sites == rec.sites and all(np.array_equal(back.at(s), half.at(s)) for s in rec.sites)
+    probes = nl.probe_layers(rec.activations, rec.labels, later.activations, later.labels, classes=NAMES, progress=False)
+    assert probes.sites == ("given.late", "given.early")
+    ranked = nl.rank(rec.at("early"), rec.labels, classes=NAMES)
+    ranges = nl.fit_ranges(rec.at("early"), rec.labels, classes=NAMES)
+    ivs = nl.plan(nl.class_statistics(rec.at("early"), rec.labels, NAMES), [ranked], ranges, "given.early", fraction=[.5])
+    with pytest.raises(InputError, match=r"the head reads given\.late, so an edit at given\.early has no answer"): nl.ablate(rec, ivs)
+    assert nl.summarise(rec, progress=False).statistics["given.early"].mean.shape == (C, 5)
+    study = nl.run_study(recordings=(rec, later), out=tmp_path/"out", progress=False)
+    alone = nl.run_study(recordings=pair(site="late"), progress=False)
+    assert study.effects.frame.equals(alone.effects.frame) and load_study(tmp_path/"out").probes.sites == ("given.late", "given.early")
+    with pytest.raises(InputError, match="the recordings are of 5 neurons at given.early and of 0 at no other site"):
+        nl.run_study(recordings=(rec, pair(site="late")[1]), progress=False)
+
+
+@pytest.mark.parametrize("kind", ["npz", "safetensors"])
+def test_several_sites_of_a_file(kind, tmp_path):
+    "Arrays that columns= names, each a site; in a study file, too."
+    for part, seed in (("train", 0), ("test", 5)):
+        acts, labels = planted(seed)
+        held = dict(early=np.tanh(acts[:, :5]), late=acts, labels=labels)
+        if kind == "npz": np.savez(tmp_path/f"{part}.npz", **held)
+        else: save_torch({k: torch.tensor(v) for k, v in held.items()}, tmp_path/f"{part}.safetensors")
+    rec = recording(tmp_path/f"train.{kind}", columns=["late", "early"], classes=NAMES)
+    assert rec.sites == ["given.late", "given.early"] and np.array_equal(rec.acts, ACTS)
+    with pytest.raises(InputError, match="nothing is called 'middle'"): recording(tmp_path/f"train.{kind}", columns=["late", "middle"])
+    (tmp_path/"study.toml").write_text(f'[activations]\ntrain = "train.{kind}"\ntest = "test.{kind}"\ncolumns = ["late", "early"]\n'
+                                       '[method]\nranking = ["dprime"]\nfraction = [0.5]\n')
+    study = nl.run_study(read_study(tmp_path/"study.toml"), tmp_path/"out", progress=False)
+    assert study.probes.sites == ("given.late", "given.early") and study.train.site == "given.late"
+    nl.run_study(read_study(tmp_path/"study.toml"), tmp_path/"out", progress=False) # The same study, into its folder
+
+
+def test_a_column_of_class_labels_brings_their_names():
+    "As a `Dataset` has it; a number without a name is refused, and so is what is no data set of its own."
+    class Names: names = ["cat", "bee", "ant"]
+    made = Dataset(pd.DataFrame(ACTS, columns=[f"unit {j}" for j in range(D)]).assign(label=LABELS))
+    made.features = {"label": Names}
+    rec = recording(made)
+    assert rec.classes == ("cat", "bee", "ant") and np.array_equal(rec.labels, LABELS)
+    made.df.loc[3, "label"] = -1
+    with pytest.raises(InputError, match="the label in row 3 is nan, no name"): recording(made)
+    class Many(dict): column_names = {}
+    with pytest.raises(InputError, match="acts are several data sets: give one of train, test"): recording(Many(train=made, test=made))
+    class Once: column_names = ["label"]
+    with pytest.raises(InputError, match=r"acts are read once, from their beginning \(Once\)"): recording(Once())
+
+
+def test_layers_of_cells():
+    class File:
+        def to_memory(self): return pytest.importorskip("scipy.sparse").csr_matrix(ACTS*2)
+    cells = Cells(None, pd.DataFrame(dict(kind=np.array(NAMES)[LABELS])), range(D))
+    cells.layers = dict(twice=File())
+    assert np.array_equal(recording(cells, "kind", columns="twice").acts, ACTS*2)
+    with pytest.raises(InputError, match="the AnnData has no X"): recording(cells, "kind")
+    with pytest.raises(InputError, match="columns='pca' is no layer of the AnnData; it has 'twice'"):
+        recording(cells, "kind", columns="pca")
+
+
+def test_a_real_dataset(tmp_path):
+    "Where it is installed: columns, lists, class labels, formats, chosen rows, and what is no table."
     datasets = pytest.importorskip("datasets", reason="datasets is not installed")
     df = pd.DataFrame(ACTS).rename(columns=str).assign(label=np.array(NAMES)[LABELS])
-    assert np.array_equal(nl.recording(datasets.Dataset.from_pandas(df)).acts, ACTS)
+    made = datasets.Dataset.from_pandas(df)
+    turned = made.select(range(N-1, -1, -1))
+    kinds = datasets.Features(dict(acts=datasets.List(datasets.Value("float32"), length=D), label=datasets.ClassLabel(names=list(NAMES))))
+    lists = datasets.Dataset.from_dict(dict(acts=ACTS.tolist(), label=LABELS.tolist()), features=kinds)
+    for held in (made, turned.select(range(N-1, -1, -1)), lists, lists.with_format("torch"), lists.with_format("numpy")):
+        rec = nl.recording(held)
+        assert np.array_equal(rec.acts, ACTS) and np.array_equal(rec.labels, LABELS) and rec.classes == NAMES
+    assert np.array_equal(nl.recording(turned).acts, ACTS[::-1])
+    with pytest.raises(InputError, match="give one of train, test"): nl.recording(datasets.DatasetDict(train=made, test=made))
+    with pytest.raises(InputError, match="IterableDataset"): nl.recording(made.to_iterable_dataset())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_real_anndata(tmp_path):
+    "Where it is installed: dense and sparse, in memory and in a file, a view, a layer."
+    anndata = pytest.importorskip("anndata", reason="anndata is not installed")
+    sparse = pytest.importorskip("scipy.sparse")
+    def names(own): return pd.Index(own, dtype=object) # A type of text that its files know
+    kinds = pd.Categorical(np.array(NAMES)[LABELS], NAMES[::-1]).rename_categories(names(NAMES[::-1]))
+    obs = pd.DataFrame(dict(kind=kinds), index=names([f"c{i}" for i in range(N)]))
+    var = pd.DataFrame(index=names([f"g{j}" for j in range(D)]))
+    for i, x in enumerate((ACTS, sparse.csr_matrix(ACTS), sparse.csc_matrix(ACTS))):
+        made = anndata.AnnData(x, obs=obs, var=var, layers=dict(twice=2*x))
+        made.write_h5ad(at := tmp_path/f"{i}.h5ad")
+        for held in (made, made[:, ::-1][:, ::-1], anndata.read_h5ad(at), anndata.read_h5ad(at, backed="r")):
+            rec = nl.recording(held, "kind")
+            assert np.array_equal(rec.acts, ACTS) and rec.classes == NAMES[::-1] and np.array_equal(rec.labels, 2-LABELS)
+            assert rec.names == tuple(var.index)
+        assert np.array_equal(nl.recording(made, "kind", columns="twice").acts, 2*ACTS)
 
 
 def test_a_mapped_file_is_never_copied(tmp_path):
@@ -146,7 +243,15 @@ def test_a_mapped_file_is_never_copied(tmp_path):
     ("12 neurons but 2 names", lambda a, y: recording(a, y, names=["a", "b"])),
     ("240 rows of acts but rest of shape (3, 1)", lambda a, y: recording(a, y, head=head, rest=np.ones((3, 1)))),
     ("a name of letters, digits and dots", lambda a, y: recording(a, y, site="a b")),
-    ("acts are several arrays", lambda a, y: recording(dict(a=a), y)),
+    ("acts hold no site", lambda a, y: recording({}, y)),
+    ("site 'b': neuron 0 is nan in row 0", lambda a, y: recording(dict(a=a, b=a*np.nan), y)),
+    ("site 'given.b' has 239 examples, and 'given.a' has 240", lambda a, y: recording(dict(a=a, b=a[1:]), y)),
+    ("site 'b': give the array of its activations, not DataFrame", lambda a, y: recording(dict(a=a, b=pd.DataFrame(a)), y)),
+    ("two sites are called '1'", lambda a, y: recording({"1": a, 1: a}, y)),
+    ("site 'x' is one name, but acts have sites of their own: 'a', 'b'", lambda a, y: recording(dict(a=a, b=a), y, site="x")),
+    ("site 'b c': a name of letters", lambda a, y: recording({"a": a, "b c": a}, y)),
+    ("acts: give labels=", lambda a, y: recording(dict(a=a))),
+    ("acts: columns='x' names a part of a table", lambda a, y: recording(a, y, columns="x")),
     ("in which nothing is called 'kind'", lambda a, y: recording(a, "kind")),
     ("give labels=", lambda a, y: recording(a)),
     ("column 'said' holds no numbers", lambda a, y: recording(pd.DataFrame(a).assign(said="x"), y)),

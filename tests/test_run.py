@@ -339,6 +339,64 @@ def test_numbers_as_labels_are_refused_where_classes_have_names(cli, make_study,
         df.assign(label=df.label.map(CLASSES.index)).to_parquet(tmp_path/f'{part}.parquet')
     result = cli('run', make_study(data=dict(train='train.parquet', test='test.parquet')), '--out', tmp_path/'out')
     assert result.exit_code == 2 and "may be a place among the model's classes" in result.stderr and 'NL219' in result.stderr
+    assert "in a study file by [data] numbers = 'model'" in result.stderr
+
+
+@pytest.mark.parametrize('numbers', ['model', ['tool', 'food', 'animal']])
+def test_a_study_says_what_numbers_name(numbers, finished, cli, make_study, tmp_path, frame, test_frame, no_figures):
+    "The model's own numbers, or names in their order: then as if the names stood in the file; and so it is opened again."
+    from neuronlens.studies.check import study_cost
+    from neuronlens.studies.saved import load_study
+    from neuronlens.studies.spec import read_study
+    names = [*CLASSES] if numbers == 'model' else numbers
+    for part, df in (('train', frame), ('test', test_frame)):
+        df.assign(label=df.label.map(names.index)).to_csv(tmp_path/f'{part}.csv', index=False)
+    study = make_study(data=dict(train='train.csv', test='test.csv', numbers=numbers))
+    assert study_cost(read_study(study), tmp_path/'out').refusals == ()
+    finish(cli('run', study, '--out', tmp_path/'out'))
+    same = effects(finished[0]).query('ranking == "dprime" and fraction == .5').reset_index(drop=True)
+    pd.testing.assert_frame_equal(effects(tmp_path/'out'), same, check_exact=True)
+    assert json.loads((tmp_path/'out/provenance.json').read_text())['decides']['[data] numbers'] == numbers
+    back = load_study(tmp_path/'out')
+    assert back.spec.data.numbers == numbers and back.open(progress=False).texts[0].classes == CLASSES
+    finish(cli('run', study, '--out', tmp_path/'out')) # The same study, into its folder
+    for part, df in (('train', frame), ('test', test_frame)): df.to_csv(tmp_path/f'{part}.csv', index=False)
+    result = cli('run', study, '--out', tmp_path/'other')
+    assert result.exit_code == 2 and "label 'animal' is none of the numbers 0 to 2 that have names" in result.stderr
+
+
+def test_numbers_name_what_an_encoder_learns(data, encoder, tmp_path, frame):
+    "In the order of names, in which a file of names has them, too."
+    from neuronlens.studies.spec import DataSpec, ModelSpec, StudySpec
+    from neuronlens.studies.study import study_texts
+    frame.assign(label=frame.label.map(['tool', 'food', 'animal'].index)).to_csv(tmp_path/'t.csv', index=False)
+    model = ModelSpec(encoder=str(encoder))
+    own = study_texts(StudySpec(data=DataSpec(str(tmp_path/'t.csv'), numbers=['tool', 'food', 'animal']), model=model))
+    named = study_texts(StudySpec(data=DataSpec(str(data.train)), model=model))
+    assert own[0].classes == CLASSES and [t.digest for t in own[:2]] == [t.digest for t in named[:2]] and own[2] == named[2]
+
+
+def test_one_label_of_several_in_a_study(cli, make_study, tmp_path, bert, frame, test_frame, no_figures):
+    "A concept is a label: named in [model], its column of 0 and 1 in [data]; as in Python, and opened again."
+    from neuronlens.models.model import load_classifier
+    from neuronlens.studies.saved import load_study
+    shutil.copytree(bert, tmp_path/'many')
+    about = json.loads((tmp_path/'many/config.json').read_text()) | dict(problem_type='multi_label_classification')
+    (tmp_path/'many/config.json').write_text(json.dumps(about))
+    for part, df in (('train', frame), ('test', test_frame)):
+        pd.DataFrame({'text': df.text} | {c: (df.label == c).astype(int) for c in CLASSES}).to_csv(tmp_path/f'{part}.csv', index=False)
+    files = dict(train='train.csv', test='test.csv', label='food', numbers='model')
+    finish(cli('run', make_study(data=files, model=dict(classifier='many', label='food')), '--out', tmp_path/'out'))
+    back = load_study(tmp_path/'out')
+    assert back.classes == ('not food', 'food') and back.spec.model.label == 'food'
+    again = back.open(progress=False)
+    assert again.clf.label == 1 and again.clf.classes == load_classifier(tmp_path/'many', label='food').classes
+    gold = [int(c == 'food') for c in test_frame.label]
+    assert back.test.labels.tolist() == gold == again.texts[1].labels.tolist()
+    wrong = cli('check', make_study(data=files, model=dict(classifier='many')))
+    assert wrong.exit_code == 2 and 'study one of its labels at a time by label=: animal, food, tool' in ' '.join(wrong.stdout.split())
+    wrong = cli('check', make_study(data=files, model=dict(classifier=str(bert), label='food')))
+    assert wrong.exit_code == 2 and 'is no multi-label classifier' in wrong.stdout
 
 
 # --- the numbers, computed without neuronlens

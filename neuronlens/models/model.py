@@ -387,7 +387,8 @@ def _check_numbers(names, clf, source):
     "Refuse labels that are numbers where the model's classes have names: another numbering would pass for the model's."
     if all(c.upper() == f'LABEL_{i}' for i,c in enumerate(clf.classes)): return # The model has no other names than its numbers
     raise InputError(f"{source}: label {names[0]!r} may be a place among the model's classes ({', '.join(clf.classes)}) or a name"
-                     " of its own; say so by numbered(texts, clf.classes) if it is, or give other names in their order")
+                     " of its own; say so by numbered(texts, clf.classes) if it is, in a study file by [data] numbers = 'model', or give"
+                     " other names in their order")
 
 
 # %% ../../nbs/10_model.ipynb #ac8257d2

@@ -52,7 +52,8 @@ class Recording(Tabled):
         raise InputError("the recording holds no answers; record with answers=True")
 
     def at(self, site:str)->np.ndarray:
-        "Activations `[N, D]` at a recorded site; views, not copies."
+        "Activations `[N, D]` at a recorded site, given ones also without 'given.'; views, not copies."
+        if site not in self.activations and f'{GIVEN}.{site}' in self.activations: site = f'{GIVEN}.{site}'
         if site not in self.activations: raise InputError(f"site {site!r} was not recorded, only {', '.join(self.sites)}")
         return self.activations[site]
 
@@ -268,36 +269,36 @@ def _are_logits(z, scores, what):
 
 # %% ../../nbs/19_given.ipynb #e479208f
 def recording(
-    acts, # `[N, D]` activations: array, tensor, table, or a file of them (.npy, .npz, .safetensors, .parquet)
+    acts, # `[N, D]` activations: array, tensor, table, a file of them (.npy, .npz, .safetensors, .parquet), or a dict of sites to arrays
     labels=None, # `[N]` names or numbers of classes, or the name of their column; None: the column 'label' or 'labels'
     texts=None, # `[N]` texts, or the name of their column; None: none
     answers=None, # `[N, C]` class probabilities or logits of the model, or their name; None: none
     head=None, # Function from activations `[n, D]`, arrays or tensors, to class scores `[n, C]`: the rest of the model
     *,
     classes=None, # C names, in the order of numbers and of answers; None: those of the labels
-    columns=None, # Which column or array the activations are, or which columns; None: all that are left
-    names=None, # D names of the neurons; None: those of the columns
+    columns=None, # Which column or array the activations are, which columns, or which arrays of a file, one a site; None: what is left
+    names=None, # D names of the neurons of the first site; None: those of the columns
     rest=None, # `[N, ..]` what `head` wants of every example as its second argument and no edit touches, or its name; None: nothing
     scores:str|None=None, # What answers and head give, 'logits' or 'probabilities'; None: shares of 1 are probabilities
-    site:str='0', # Name of the place, for tables: site 'given.0'
+    site:str='0', # Name of the place, for tables: site 'given.0'; several sites have names of their own
     source:str=GIVEN, # What the activations are of, for captions
 )->Recording: # Like one that `record` makes
     "Activations from anywhere as a recording: rankings, ranges, views, studies and, with a head, edits work on it."
     wanted = [w for w in (labels, texts, answers, rest) if isinstance(w, str)]
     held,own,(get,there,where) = found_in(acts, columns, [*wanted, *(_LABELS if labels is None else ())])
     labels = _beside(labels if labels is not None else _default(there, where), get)
-    acts,texts,answers = activations_of(held),_beside(texts, get),_beside(answers, get)
+    sites,texts,answers = _sites_of(held, site),_beside(texts, get),_beside(answers, get)
+    place,acts = next(iter(sites.items()))
     N,D = acts.shape
     z,rest = None if answers is None else _answers_of(answers, N),None if rest is None else _beside_rows(_beside(rest, get), N)
     if classes is None and head is not None: classes = getattr(getattr(head, '__self__', head), 'classes_', None) # scikit-learn's
     C = z.shape[1] if z is not None else None if head is None or classes is not None else _width_of(head, acts, rest)
     labels,classes = classes_of(labels, classes, N, C)
-    place = f'{GIVEN}.{_site_name(site)}'
     rest_of = None if head is None else make_head(head, acts, classes, place, rest=rest, scores=scores, source=source)
     probs = None if z is None else _as_answers(z, classes, _are_logits(z, scores, 'answers'), 0, 'answers')
     if rest_of is not None: probs = _agreed(rest_of(acts, rest), probs)
-    about = _about(source, acts, classes, place)
-    return Recording({place:acts}, labels, probs, classes, GIVEN, about, _said(texts, N), rest_of, _neuron_names(names or own, D), rest)
+    about = _about(source, acts, classes, [*sites])
+    return Recording(sites, labels, probs, classes, GIVEN, about, _said(texts, N), rest_of, _neuron_names(names or own, D), rest)
 
 # %% ../../nbs/19_given.ipynb #dd148732
 def _beside(given, get): return get(given) if isinstance(given, str) else given
@@ -331,6 +332,22 @@ def _agreed(told, given):
     if apart.max() > .02: raise InputError(f"head and answers differ in row {int(apart.argmax())}, by {apart.max():.2f}")
     return told
 
+# %% ../../nbs/19_given.ipynb #1193eba2
+def _sites_of(held, site):
+    "Every site as tables name it, and its activations; the first is the one under study."
+    if not isinstance(held, dict): return {f'{GIVEN}.{_site_name(site)}':activations_of(held)}
+    if site != '0': raise InputError(f"site {site!r} is one name, but acts have sites of their own: {', '.join(map(repr, held))}")
+    sites = {}
+    for name,a in held.items():
+        where = f'site {name!r}'
+        if (place := f'{GIVEN}.{_site_name(name)}') in sites: raise InputError(f"two sites are called {str(name)!r}")
+        try: sites[place] = activations_of(a)
+        except InputError as e: raise InputError(f"{where}: {e}") from None
+    n = {s:len(a) for s,a in sites.items()}
+    if odd := [s for s in n if n[s] != n[[*n][0]]]:
+        raise InputError(f"site {odd[0]!r} has {n[odd[0]]} examples, and {[*n][0]!r} has {n[[*n][0]]}: give every example at every site")
+    return sites
+
 def _site_name(site):
     if not str(site).replace('.', '_').replace('-', '_').isidentifier() and not str(site).isdigit():
         raise InputError(f"site {site!r}: a name of letters, digits and dots is wanted")
@@ -352,10 +369,10 @@ def _neuron_names(names, D):
     if len(own) != D: raise InputError(f"{D} neurons but {len(own)} names")
     return own
 
-def _about(source, acts, classes, place):
+def _about(source, acts, classes, sites):
     "What is known of given activations, as provenance."
     def of(p):
         try: return version(p)
         except PackageNotFoundError: return 'not installed'
-    return dict(model=source, n_texts=len(acts), classes=list(classes), sites=[place], readout=GIVEN, dtype=str(acts.dtype), truncated=0,
+    return dict(model=source, n_texts=len(acts), classes=list(classes), sites=sites, readout=GIVEN, dtype=str(acts.dtype), truncated=0,
                 versions={p:of(p) for p in ('neuronlens', 'numpy', 'scipy', 'scikit-learn')})

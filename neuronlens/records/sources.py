@@ -23,11 +23,12 @@ BLOCK = 4096 # Rows at a time, of arrays that may be larger than memory
 _LABELS,_MANY = ('label', 'labels'),('acts', 'activations')
 
 def _from_names(get, names, columns, wanted, source):
-    "Activations among arrays that have names, and no names of neurons."
-    own = [columns] if isinstance(columns, str) else columns or [n for n in _MANY if n in names][:1]
+    "Activations among arrays that have names, several of them by theirs, and no names of neurons."
+    own = [columns] if isinstance(columns, str) else list(columns or [n for n in _MANY if n in names][:1])
     if not own:
         own = [n for n in names if n not in wanted and np.ndim(get(n)) == 2]
         if len(own) != 1: raise InputError(f"{source}: which of {', '.join(map(repr, names))} are the activations? Name them by columns=")
+    if len(own) > 1: return {n:get(_there(n, names, source)) for n in own},None
     return get(_there(own[0], names, source)),None
 
 def _there(name, names, source):
@@ -64,7 +65,9 @@ def _file(path, columns, wanted):
     except InputError: raise
     except Exception as e: # Each format has its own
         raise InputError(f"{source}: cannot be read ({str(e).splitlines()[0] if str(e) else type(e).__name__:.150})") from None
-    if isinstance(held, np.ndarray): return held,None,_nothing(source)
+    if isinstance(held, np.ndarray):
+        _no_columns(columns, source)
+        return held,None,_nothing(source)
     if not isinstance(held, dict): return _table(held, columns, wanted, source)
     def get(name): return held[_there(name, [*held], source)]
     return *_from_names(get, [*held], columns, wanted, source),(get, [*held], source)
@@ -130,20 +133,51 @@ def _table(held, columns, wanted, source):
     if twice: raise InputError(f"{source}: column {twice[0]!r} is there {names.count(twice[0])} times")
     return *_from_columns(get, names, columns, wanted, source),(lambda c: get(_there(c, names, source)), names, source)
 
+# %% ../../nbs/18_sources.ipynb #badab31f
+def _dataset(held, columns, wanted):
+    "What an Arrow table holds, or a `Dataset`, which makes one; a column of numbers that have names in it is one of names."
+    if isinstance(held, dict): raise InputError(f"acts are several data sets: give one of {', '.join(map(str, held))}")
+    if not hasattr(held, '__len__'): raise InputError(f"acts are read once, from their beginning ({type(held).__name__}); give a Dataset")
+    called = {c:f.names for c,f in (getattr(held, 'features', None) or {}).items() if hasattr(f, 'names')}
+    table = held.with_format('arrow')[:] if hasattr(held, 'with_format') else held
+    acts,own,(get,names,source) = _table(table, columns, wanted, 'the table')
+    def named(c): return pd.Series(pd.Categorical.from_codes(get(c), called[c])) if c in called else get(c)
+    return acts,own,(named, names, source)
+
+def _cells(held, columns):
+    "The matrix of an `AnnData`, or the layer of it that `columns` names."
+    if columns is not None and columns not in (there := [*held.layers]):
+        raise InputError(f"columns={columns!r} is no layer of the AnnData; it has {', '.join(map(repr, there)) or 'none'}")
+    x = held.X if columns is None else held.layers[columns]
+    if x is None: raise InputError("the AnnData has no X; name one of its layers by columns=")
+    if hasattr(x, 'to_memory'): x = x.to_memory() # Sparse, in a file
+    return x.toarray() if hasattr(x, 'toarray') else x
+
+def _check_sites(held):
+    "Refuse what is not one array a site, beside which nothing lies."
+    if not held: raise InputError("acts hold no site")
+    for name,a in held.items():
+        if isinstance(a, str|Path|dict) or any(hasattr(a, n) for n in ('columns', 'column_names', 'obs', 'files')):
+            raise InputError(f"site {name!r}: give the array of its activations, not {type(a).__name__}")
+
 # %% ../../nbs/18_sources.ipynb #43f741e1
 def found_in(acts, columns, wanted):
-    "Activations, names of neurons, and how to get at what lies beside them, of anything that holds them."
+    "Activations, or a dict of them, names of neurons, and how to get at what lies beside them, of anything that holds them."
     if isinstance(acts, str|Path): return _file(acts, columns, wanted)
     if isinstance(acts, pd.DataFrame): return _table(acts, columns, wanted, 'the table')
-    if hasattr(acts, 'column_names'): # An Arrow table, or a `Dataset`, which makes one
-        return _table(acts.with_format('arrow')[:] if hasattr(acts, 'with_format') else acts, columns, wanted, 'the table')
+    if hasattr(acts, 'column_names'): return _dataset(acts, columns, wanted)
     if hasattr(acts, 'obs') and hasattr(acts, 'var_names'): # An `AnnData`
-        x = acts.X.toarray() if hasattr(acts.X, 'toarray') else acts.X
-        obs = acts.obs
-        return x,tuple(map(str, acts.var_names)),(lambda c: obs[_there(c, [*obs.columns], 'obs')], [*obs.columns], 'obs')
-    if isinstance(acts, dict) or hasattr(acts, 'files'):
-        raise InputError("acts are several arrays: give the one at the site under study, or a file of them and columns=")
+        obs,names = acts.obs,tuple(map(str, acts.var_names))
+        return _cells(acts, columns),names,(lambda c: obs[_there(c, [*obs.columns], 'obs')], [*obs.columns], 'obs')
+    if hasattr(acts, 'files'):
+        raise InputError("acts are several arrays: give the one at the site under study, a dict of sites, or a file of them and columns=")
+    if isinstance(acts, dict): _check_sites(acts)
+    _no_columns(columns, 'acts')
     return acts,None,_nothing('acts')
+
+def _no_columns(columns, source):
+    if columns is not None:
+        raise InputError(f"{source}: columns={columns!r} names a part of a table or of a file of several arrays, and there is none")
 
 # %% ../../nbs/18_sources.ipynb #333d3c59
 def activations_of(given):
