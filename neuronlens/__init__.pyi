@@ -377,7 +377,7 @@ def recording(acts, labels=..., texts=..., answers=..., head=..., *, classes=...
     Parameters
     ----------
     acts
-        `[N, D]` activations: array, tensor, table, or a file of them (.npy, .npz, .safetensors, .parquet)
+        `[N, D]` activations: array, tensor, table, a file of them (.npy, .npz, .safetensors, .parquet), or a dict of sites to arrays
     labels : default None
         `[N]` names or numbers of classes, or the name of their column; None: the column 'label' or 'labels'
     texts : default None
@@ -389,15 +389,15 @@ def recording(acts, labels=..., texts=..., answers=..., head=..., *, classes=...
     classes : default None
         C names, in the order of numbers and of answers; None: those of the labels
     columns : default None
-        Which column or array the activations are, or which columns; None: all that are left
+        Which column or array the activations are, which columns, or which arrays of a file, one a site; None: what is left
     names : default None
-        D names of the neurons; None: those of the columns
+        D names of the neurons of the first site; None: those of the columns
     rest : default None
         `[N, ..]` what `head` wants of every example as its second argument and no edit touches, or its name; None: nothing
     scores : str | None, default None
         What answers and head give, 'logits' or 'probabilities'; None: shares of 1 are probabilities
     site : str, default '0'
-        Name of the place, for tables: site 'given.0'
+        Name of the place, for tables: site 'given.0'; several sites have names of their own
     source : str, default GIVEN
         What the activations are of, for captions
 

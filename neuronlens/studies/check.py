@@ -40,7 +40,7 @@ from ..records.recording import _bare, _there, record
 from ..records.shards import disk_need, make_reading
 from .saved import check_folder, fit_study
 from .spec import StudySpec, _full_paths, check_study
-from .study import _check_names, _check_size, _sites, _source, study_model, study_prompt, study_texts
+from .study import _check_names, _check_size, _sites, _source, of_model, study_model, study_prompt, study_texts
 
 # %% ../../nbs/63_check.ipynb #433b8888
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def _sizes(spec, clf, train, test, sites, kept, ivs, edits):
 # %% ../../nbs/63_check.ipynb #423f0a70
 def _asked(cost, spec, clf, new, texts, out, heard):
     "What can be said once the model is there."
-    where,own = heard.ask(_sites, spec, clf),[heard.ask(align, t, clf) for t in texts]
+    where,own = heard.ask(_sites, spec, clf),[heard.ask(lambda t: align(of_model(spec, t, clf), clf), t) for t in texts]
     heard.ask(_check_names, clf.classes, clf.source)
     cuts = [heard.ask(_cut, clf, t) for t in own if t is not None]
     cost = replace(cost, max_length=clf.max_length, cut=sum(c or 0 for c in cuts))

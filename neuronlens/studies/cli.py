@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import tomllib
 import warnings
 from contextlib import contextmanager, suppress
 from importlib.resources import files
@@ -198,12 +199,15 @@ _TEST = Annotated[str, typer.Option('--test', metavar='FILE', help='Test texts, 
 _MODEL = Annotated[str, typer.Option('--model', metavar='NAME', help='Folder or hub name of the model, likewise.')]
 
 def _read(study, skip_empty, train, test, model, quiet):
-    "A study file, with its texts and its model where they are now."
-    if study.is_file(): _loading(quiet)
+    "A study file, with its texts and its model where they are now; what the file alone shows to be wrong is said before libraries load."
     from dataclasses import replace
 
+    from neuronlens.studies.spec import _draft, read_study
+    try: given = tomllib.loads(study.read_text(encoding='utf-8-sig'))
+    except (OSError, ValueError, RecursionError): read_study(study) # Which says why
+    else: _draft(given, str(study), study.parent)
+    _loading(quiet)
     from neuronlens.studies.saved import placed
-    from neuronlens.studies.spec import read_study
     spec = placed(read_study(study), train, test, model)
     return replace(spec, data=replace(spec.data, skip_empty=True)) if skip_empty else spec
 

@@ -18,14 +18,9 @@ import numpy as np
 import tomli_w
 
 from ..arrays.ranges import fit_ranges
-from ..edits.attribution import ATTRIBUTIONS, model_rankings
-from ..edits.edit import parse_edit
-from ..edits.presets import PRESETS
 from ..ground.core import InputError
 from ..ground.files import atomic
 from ..ground.setting import check_when, format_kind, formerly, parse_kind
-from ..models.anatomy import STREAMS, _module_path
-from ..models.batches import READOUTS
 from ..models.prompt import Prompt
 
 # %% ../../nbs/58_spec.ipynb #3694e724
@@ -37,6 +32,7 @@ class DataSpec:
     test_share:float=.4 # That share, between 0 and 1
     text:str='text' # Column of the text
     label:str='label' # Column of the class
+    numbers:str|list='' # Of labels that are numbers: names in their order, or 'model', a classifier's own; empty: labels are names
     most:int=0 # Use at most so many training texts, drawn at random; 0: all
     skip_empty:bool=False # Leave out rows without text instead of refusing them
 
@@ -48,6 +44,7 @@ class ModelSpec:
     encoder:str='' # Or of an encoder to fine-tune; 'minilm' is the packaged one
     causal:str='' # Or of a causal language model to prompt (also a .gguf file); 'smollm2' is the packaged one
     classes:list=field(default_factory=list) # Class names in the order of the outputs; empty: the model's own
+    label:str='' # Of a multi-label classifier the one label under study: its classes are 'not ..' and the label
     readout:str='auto' # 'first', 'last', 'mean'; 'auto': last for a causal model, else first
     max_length:int=0 # Tokens kept of a text; 0: what the model can read, 64 where it is trained here
     device:str='auto' # 'cpu', 'cuda', ... or 'auto'
@@ -117,7 +114,7 @@ class ActivationsSpec:
     texts:str='' # Name of the texts in the files; empty: none
     answers:str='' # Name of the model's class probabilities or logits; empty: none
     rest:str='' # Name of what the head wants beside the activations; empty: nothing
-    columns:list=field(default_factory=list) # Columns or array that the activations are; empty: what is left
+    columns:list=field(default_factory=list) # Columns or array that the activations are, or arrays, one a site; empty: what is left
     classes:list=field(default_factory=list) # Class names in the order of numbers and answers; empty: those of the labels
     scores:str='' # What answers and head give: 'logits' or 'probabilities'; empty: shares of 1 are probabilities
     head:str='' # 'module:function' or 'file.py:function', from activations to class scores; whoever runs the study has to allow it
@@ -138,15 +135,14 @@ class StudySpec:
     activations:ActivationsSpec=field(default_factory=ActivationsSpec)
 
 # %% ../../nbs/58_spec.ipynb #d99130d5
-_KINDS = {'str':'a text', 'int':'a whole number', 'float':'a number', 'bool':'true or false', 'list':'a list'}
+_KINDS = {'str':'a text', 'int':'a whole number', 'float':'a number', 'bool':'true or false', 'list':'a list', 'str|list':'a text or list'}
 
 def _typed(value, want, where):
     "The value as its field wants it; refuses another type."
-    if want == float|str and isinstance(value, str): return value
-    want = 'float' if want == float|str else want if isinstance(want, str) else want.__name__
-    ok = {'str':isinstance(value, str), 'bool':isinstance(value, bool), 'list':isinstance(value, list),
-          'int':isinstance(value, int) and not isinstance(value, bool),
-          'float':isinstance(value, int|float) and not isinstance(value, bool)}[want]
+    if want == float|str: want = str if isinstance(value, str) else float
+    want = want.__name__ if isinstance(want, type) else str(want).replace(' ', '')
+    ok = isinstance(value, dict(str=str, bool=bool, list=list, int=int, float=int|float).get(want, str|list))
+    ok &= want not in ('int', 'float') or not isinstance(value, bool)
     if not ok: raise InputError(f"{where} must be {_KINDS[want]}, not {value!r}")
     if want in ('int', 'float') and not -2**63 <= value < 2**63 and isinstance(value, int):
         raise InputError(f"{where} is out of bounds, a number of more than 18 digits")
@@ -172,8 +168,9 @@ def _modern(cls, given, where):
 # %% ../../nbs/58_spec.ipynb #058dc59c
 def _fixed(m):
     "What a preset fixes, as settings."
-    free = [n for n,p in PRESETS.items() if p.condition == 'range']
     if not m.preset: return {}
+    from neuronlens.edits.presets import PRESETS
+    free = [n for n,p in PRESETS.items() if p.condition == 'range']
     if m.preset not in free:
         more = ' (which every study has as a control)' if m.preset in PRESETS else ''
         raise InputError(f"preset {m.preset!r}{more} is none of {', '.join(free)}")
@@ -184,6 +181,7 @@ def _fixed(m):
 def _alike(k, a, b):
     "Whether two methods have the same setting, however it is spelled."
     if k == 'range': return a.kind == b.kind
+    from neuronlens.edits.edit import parse_edit
     if k == 'edit': return parse_edit(a.edit) == parse_edit(b.edit)
     return getattr(a, k) == getattr(b, k)
 
@@ -220,14 +218,19 @@ def parse_study(
     folder:str|Path|None=None, # Relative paths start here; None: leave them as they are
 )->StudySpec: # Checked
     "A study from plain values; every complaint names the file and the setting."
+    return check_study(settle(_draft(given, where, folder), where, tuple(given.get('method', {}))), where)
+
+def _draft(given, where, folder):
+    "The study of a file before any name in it is looked up: refused where the file alone shows that it cannot be meant."
     if extra := sorted(set(given)-set(_TABLES)-{'title', 'seed'}):
         raise InputError(f"{where}: nothing is called {extra[0]!r}; there are title, seed, "
                          f"{', '.join(f'[{t}]' for t in _TABLES)}")
     parts = {k:_table(cls, given.get(k, {}), f'{where}: [{k}]') for k,cls in _TABLES.items()}
     parts |= {k:_typed(given[k], t, f'{where}: {k}') for k,t in (('title', 'str'), ('seed', 'int')) if k in given}
-    spec = settle(StudySpec(**parts), where, tuple(given.get('method', {})))
-    try: return check_study(spec if folder is None else _full_paths(spec, Path(folder)), where)
+    spec = StudySpec(**parts)
+    try: return _check_alone(spec if folder is None else _full_paths(spec, Path(folder)), where)
     except InputError as e: raise InputError(str(e) if str(e).startswith(where) else f"{where}: {e}") from None
+
 
 # %% ../../nbs/58_spec.ipynb #0c6a1905
 def read_study(
@@ -284,32 +287,45 @@ def _one_of(value, known, where):
     if value not in known: raise InputError(f"{where} {value!r} is none of {', '.join(known)}")
 
 # %% ../../nbs/58_spec.ipynb #4b6f5923
-def _check_method(m, where, given=False):
-    "Refuse a method that no data could make right."
+def _check_values(m, where):
+    "Refuse numbers and words of a method that no data could make right."
     for what,values in (('ranking', m.ranking), ('fraction', m.fraction)):
         if not values: raise InputError(f"{where}: [method] {what} is empty")
         if len({v if isinstance(v, int|float) else str(v) for v in values}) < len(values):
             raise InputError(f"{where}: [method] {what} names one twice")
-    for r in m.ranking: _one_of(r, model_rankings(), f'{where}: ranking')
     for f in m.fraction:
         if isinstance(f, bool) or not isinstance(f, int|float) or not 0 < f <= 1:
             raise InputError(f"{where}: fraction {f!r} is outside (0, 1]")
     if not m.tau >= 0: raise InputError(f"{where}: tau {m.tau} is negative or no number")
     if not 0 < m.q <= 1: raise InputError(f"{where}: q {m.q} is outside (0, 1]")
-    try: parse_edit(m.edit)
-    except InputError as e: raise InputError(f"{where}: {e}") from None
     try: fit_ranges(np.arange(16.)[:,None], np.arange(16) % 2, m.kind) # Sixteen numbers show whether its own will do
     except InputError as e: raise InputError(f"{where}: range {m.range!r}: {e}") from None
     try: check_when(m.vote, m.fitted_at, m.positions, m.covers, m.scope)
     except InputError as e: raise InputError(f"{where}: {e}") from None
     if m.positions == 'generated':
         raise InputError(f"{where}: positions 'generated' edit nothing: an answer is read where the text ends, before a token is generated")
+
+
+# %% ../../nbs/58_spec.ipynb #f0f11431
+def _check_names(spec, where):
+    "Refuse names of rankings, edits, streams and readouts that are none; to know them, the libraries that run models are loaded."
+    from neuronlens.edits.attribution import model_rankings
+    from neuronlens.edits.edit import parse_edit
+    from neuronlens.models.anatomy import STREAMS, _module_path
+    from neuronlens.models.batches import READOUTS
+    m,given = spec.method,bool(spec.activations.train)
+    if not given: _one_of(spec.model.readout, ('auto', *READOUTS), f'{where}: readout')
+    for r in m.ranking: _one_of(r, model_rankings(), f'{where}: ranking')
+    try: parse_edit(m.edit)
+    except InputError as e: raise InputError(f"{where}: {e}") from None
     if given: return _check_method_of_given(m, where)
     if not _module_path(m.site): _one_of(m.site.partition('.')[0], STREAMS, f'{where}: site stream')
+
 
 # %% ../../nbs/58_spec.ipynb #83d8556a
 def _check_method_of_given(m, where):
     "Refuse what asks a model that is not there."
+    from neuronlens.edits.attribution import ATTRIBUTIONS
     if m.site != MethodSpec.site: raise InputError(f"{where}: [method] site is that of a model; [activations] site names the place")
     for r in m.ranking:
         if r in ATTRIBUTIONS: raise InputError(f"{where}: ranking {r!r} runs the model, and activations have none")
@@ -322,7 +338,6 @@ def _check_given(spec, where):
     for name in ('data', 'model', 'prompt', 'training'):
         if getattr(spec, name) != _TABLES[name]():
             raise InputError(f"{where}: [{name}] is for a model that reads texts, not for [activations]")
-    if not 0 < a.test_share < 1: raise InputError(f"{where}: test_share {a.test_share} must lie between 0 and 1")
     if a.scores: _one_of(a.scores, ('logits', 'probabilities'), f'{where}: scores')
     code,_,name = a.head.rpartition(':')
     if a.head and not (code and name.isidentifier()): raise InputError(f"{where}: head {a.head!r} is not written as 'module:function'")
@@ -334,12 +349,20 @@ def _check_unused(spec, where):
     "Refuse settings that would be passed over with the kind of model given."
     m,d = spec.model,spec.data
     def differs(given, names): return next((k for k in names if getattr(given, k) != getattr(type(given)(), k)), None)
-    if m.encoder and (k := differs(m, ('classes', 'dtype', 'device_map'))):
+    if m.encoder and (k := differs(m, ('classes', 'label', 'dtype', 'device_map'))):
         raise InputError(f"{where}: [model] {k} cannot be given for an encoder: it learns the classes of the texts, in float32, on one"
                          " device")
     if not m.encoder and (k := differs(spec.training, ('epochs', 'lr', 'batch_size'))):
         raise InputError(f"{where}: [training] {k} is for an encoder; a {'classifier' if m.classifier else 'causal model'} is not trained")
     if d.test and (k := differs(d, ('test_share',))): raise InputError(f"{where}: [data] {k} is for a study without a test file")
+
+def _check_numbers(given, m, where):
+    "Refuse what cannot say what labels that are numbers are called."
+    if given == 'model' and not m.classifier:
+        raise InputError(f"{where} 'model' is for a classifier, whose classes have numbers already; give names in their order")
+    if isinstance(given, str) and given not in ('', 'model'): raise InputError(f"{where} {given!r} is neither 'model' nor a list of names")
+    if not all(isinstance(c, str) and c for c in given): raise InputError(f"{where} must be names in quotes")
+    if isinstance(given, list) and len({*given}) < len(given): raise InputError(f"{where} names one twice")
 
 # %% ../../nbs/58_spec.ipynb #99088896
 def _check_model(spec, where):
@@ -347,12 +370,12 @@ def _check_model(spec, where):
     m,p = spec.model,spec.prompt
     if sum(map(bool, (m.classifier, m.encoder, m.causal))) != 1:
         raise InputError(f"{where}: [model] needs either a classifier, an encoder or a causal model")
-    _one_of(m.readout, ('auto', *READOUTS), f'{where}: readout')
     if not all(isinstance(c, str) for c in m.classes): raise InputError(f"{where}: [model] classes must be names in quotes")
     if not m.causal:
         if p != PromptSpec(): raise InputError(f"{where}: [prompt] is for a causal model")
         return
-    if m.classes: raise InputError(f"{where}: a causal model has the classes of the texts; [model] classes cannot be given")
+    if k := 'classes' if m.classes else m.label and 'label':
+        raise InputError(f"{where}: a causal model has the classes of the texts; [model] {k} cannot be given")
     if m.readout not in ('auto', 'last'): raise InputError(f"{where}: a causal model is read at its last token, not {m.readout!r}")
     if p.shots < 0: raise InputError(f"{where}: [prompt] shots {p.shots} is negative")
     _one_of(p.scoring, ('auto', 'first', 'sum'), f'{where}: scoring')
@@ -367,21 +390,30 @@ def check_study(
     where:str='study', # Name for messages
 )->StudySpec: # The same, its preset filled in
     "Refuse what no model and no data could make right: unknown names, numbers out of range."
-    d,given = spec.data,bool(spec.activations.train)
-    if given: _check_given(spec, where)
+    spec = settle(_check_alone(spec, where), where)
+    _check_values(spec.method, where)
+    _check_names(spec, where)
+    return spec
+
+def _check_alone(spec, where):
+    "Refuse what is wrong whatever rankings, edits and presets there are."
+    d = spec.data
+    if spec.activations.train: _check_given(spec, where)
     elif spec.activations != ActivationsSpec(): raise InputError(f"{where}: [activations] names no train file")
     else:
         _check_model(spec, where)
         _check_unused(spec, where)
+        _check_numbers(d.numbers, spec.model, f'{where}: [data] numbers')
         if not d.train: raise InputError(f"{where}: [data] names no train file")
-    spec = settle(spec, where)
-    _check_method(spec.method, where, given)
+    _check_values(spec.method, where)
     if not 0 <= spec.seed < 2**32: raise InputError(f"{where}: seed {spec.seed} must lie between 0 and {2**32-1}")
-    if not 0 < d.test_share < 1: raise InputError(f"{where}: test_share {d.test_share} must lie between 0 and 1")
+    for share in (d.test_share, spec.activations.test_share):
+        if not 0 < share < 1: raise InputError(f"{where}: test_share {share} must lie between 0 and 1")
     for name in ('epochs', 'lr', 'batch_size'):
         if not getattr(spec.training, name) > 0: raise InputError(f"{where}: {name} must be above zero")
     if d.most < 0 or spec.model.max_length < 0: raise InputError(f"{where}: most and max_length cannot be negative")
     return spec
+
 
 # %% ../../nbs/58_spec.ipynb #28b97ed2
 def write_study(

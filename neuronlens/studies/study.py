@@ -12,6 +12,7 @@ import tempfile
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,12 @@ from ..edits.evidence import compare, intervals, intervals_memory
 from ..edits.planning import check_fractions, means_of, plan
 from ..edits.sweeps import PER_TEXT, changes_on
 from ..ground.core import InputError
-from ..ground.data import Texts, bbc_news, check, contradictions, distinct, read_texts, split, take
+from ..ground.data import Texts, bbc_news, check, contradictions, distinct, make_texts, read_texts, split, take
 from ..ground.files import sha256
 from ..ground.machine import need_memory
 from ..ground.progress import progress_bar
 from ..models.anatomy import anatomy, parse_site
-from ..models.model import Classifier, align, load_classifier, smollm2
+from ..models.model import Classifier, align, load_classifier, numbered, smollm2
 from ..models.prompt import Prompt, make_prompt
 from ..models.prompted import load_prompted, with_calibration
 from ..models.sites import find_site
@@ -55,7 +56,9 @@ def study_texts(
 )->tuple[Texts,Texts,dict]: # (train, test, counts to report)
     "Read, check and split the texts; texts that appear twice are kept once, training texts never return in the test."
     d = spec.data
-    def load(p): return bbc_news() if p == 'bbc_news' else read_texts(p, text=d.text, label=d.label, skip_empty=d.skip_empty)
+    def load(p):
+        if p == 'bbc_news': return _called(bbc_news(), d.numbers)
+        return _called(read_texts(p, text=d.text, label=d.label, skip_empty=d.skip_empty), d.numbers)
     whole = load(d.train)
     train,notes = distinct(whole),{'skipped_rows':whole.skipped}
     _check_names(train.classes, train.source)
@@ -80,6 +83,22 @@ def study_texts(
     else: train,test = split(check(train), d.test_share, seed=spec.seed)
     if 0 < d.most < len(train): train = take(train, np.sort(np.random.default_rng(spec.seed).permutation(len(train))[:d.most]))
     return check(train),test,notes | dict(texts_sha256=[train.digest, test.digest])
+
+# %% ../../nbs/60_study.ipynb #75c76772
+def _called(texts, names):
+    "Texts whose labels are numbers by the names of these, as if the file had them; 'model', whose names are not known yet: as they are."
+    if not names or names == 'model': return texts
+    own = numbered(texts, names)
+    return replace(make_texts(own.texts, [own.classes[i] for i in own.labels], source=own.source, rows=own.rows), skipped=texts.skipped)
+
+def of_model(
+    spec:StudySpec, # What was asked for
+    texts:Texts, # Of `study_texts`
+    clf:Classifier, # The model under study
+)->Texts: # With its names, where the study says that labels are its numbers
+    "Texts whose labels are the numbers of a model's classes, by the names of these."
+    return numbered(texts, clf.classes) if spec.data.numbers == 'model' else texts
+
 
 # %% ../../nbs/60_study.ipynb #2a35bccd
 def study_prompt(
@@ -117,7 +136,7 @@ def study_model(
     if m.encoder and site.block is None and site.stream.partition(':')[0] not in module_names(source, m.trust_remote_code):
         raise InputError(f"site {str(site)!r}: the encoder has no module of that path")
     if m.classifier: return load_classifier(source, m.classes or None, readout=m.readout, max_length=m.max_length or None,
-                                            dtype=m.dtype, device_map=m.device_map or None, **common)
+                                            dtype=m.dtype, device_map=m.device_map or None, label=m.label or None, **common)
     name = 'MiniLM' if m.encoder == 'minilm' else Path(m.encoder).name
     clf = fine_tune(source, train, epochs=t.epochs, lr=t.lr, batch_size=t.batch_size, max_length=m.max_length or None,
                     seed=spec.seed, name=f"{name} fine-tuned on {Path(train.source).name}", progress=progress, **common)
@@ -204,8 +223,9 @@ def _check_pair(train, test):
     for r in (train, test):
         if not (isinstance(r, Recording) and r.readout == GIVEN): raise InputError("recordings= are two that `nl.recording` made")
     if train.classes != test.classes: raise InputError(f"the recordings are of classes {train.classes} and {test.classes}"[:400])
-    (a,b),(c,d) = ((r.acts.shape[1], r.site) for r in (train, test))
-    if (a, b) != (c, d): raise InputError(f"the recordings are of {a} neurons at {b} and of {c} at {d}")
+    wide = ([(a.shape[1], s) for s,a in r.activations.items()] for r in (train, test))
+    for (a,b),(c,d) in zip_longest(*wide, fillvalue=(0, 'no other site')):
+        if (a, b) != (c, d): raise InputError(f"the recordings are of {a} neurons at {b} and of {c} at {d}")
     if absent := sorted({*range(len(train.classes))}-{*test.labels.tolist()}):
         raise InputError(f"the recording to measure on has no example of class {train.classes[absent[0]]!r}")
     _check_names(train.classes, train.provenance['model'])
@@ -215,8 +235,9 @@ def digest_of(
     rec:Recording, # Given activations
 )->str: # 64 hex digits
     "SHA-256 of activations, labels, answers and texts."
-    h = hashlib.sha256(json.dumps([rec.site, list(rec.classes), None if rec.texts is None else list(rec.texts)]).encode())
-    for a in (rec.acts, rec.labels, rec.probabilities, rec.rest):
+    sites = rec.sites if len(rec.sites) > 1 else rec.site
+    h = hashlib.sha256(json.dumps([sites, list(rec.classes), None if rec.texts is None else list(rec.texts)]).encode())
+    for a in (*rec.activations.values(), rec.labels, rec.probabilities, rec.rest):
         for i in range(0, 0 if a is None else len(a), BLOCK): h.update(np.ascontiguousarray(a[i:i+BLOCK]))
     return h.hexdigest()
 
@@ -239,7 +260,7 @@ def _run_given(spec, out, recordings, progress):
         outcome = changes_on(test, ivs, progress=progress)
         effects,sure = measure_effects(outcome),intervals(outcome, seed=spec.seed, progress=progress)
         notes |= dict(control=_against_control(spec, outcome, rankings))
-    probes = probe_layers({train.site:train.acts}, train.labels, {test.site:test.acts}, test.labels, classes=train.classes, seed=spec.seed,
+    probes = probe_layers(train.activations, train.labels, test.activations, test.labels, classes=train.classes, seed=spec.seed,
                           progress=progress) if m.layers else None
     if m.correct_only: notes |= dict(wrong_training_texts=len(train)-len(fit))
     if a.head: notes |= dict(model_files=_head_hash(a.head))
@@ -270,6 +291,7 @@ def run_study(
     clf,m = study_model(spec, train_texts, progress, prompt),spec.method
     site,layers = _sites(spec, clf)
     _check_names(clf.classes, clf.source)
+    train_texts,test_texts = (of_model(spec, t, clf) for t in (train_texts, test_texts))
     read = [str(site), *(s for s in layers if s != str(site))]
     train = record(clf, train_texts, read, progress=progress, cache=True)
     if spec.prompt.calibrate: train = answered_by(clf := calibrated(clf, train), train)
@@ -344,13 +366,13 @@ def reopened(
         clf = study_model(spec, train, progress, prompt)
         bar.update(1)
     if spec.prompt.calibrate: clf = _calibrated_as(clf, study.train, train)
-    texts,about = (align(train, clf), align(test, clf)),(study.train.provenance,study.test.provenance)
+    texts,about = [align(of_model(spec, t, clf), clf) for t in (train, test)],(study.train.provenance,study.test.provenance)
     for t,p in zip(texts, about, strict=True):
         if p.get('texts_sha256', t.digest) != t.digest: raise InputError(f"{t.source} no longer holds the texts of this study")
     if about[0].get('model_sha256', clf.sha256) != clf.sha256: raise InputError(f"{clf.source} is no longer the model of this study")
     parts = zip(('train', 'test'), texts, about, strict=True)
     known = {k:replace(getattr(study, k), hashes=t.hashes) for k,t,p in parts if 'texts_sha256' in p} # Which an older version did not note
-    return replace(study, clf=clf, texts=texts, **known)
+    return replace(study, clf=clf, texts=tuple(texts), **known)
 
 # %% ../../nbs/60_study.ipynb #47cd1d35
 def _reopened_given(study, trusted):
