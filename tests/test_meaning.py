@@ -23,6 +23,7 @@ from sklearn.metrics import (
 from sklearn.metrics.pairwise import cosine_similarity
 from statsmodels.stats.multitest import multipletests
 
+import neuronlens as nl
 from neuronlens.arrays.formulas import JOIN, OPERATORS, Formula, common, packed, search_formulas
 from neuronlens.arrays.margins import error_margins, wilson
 from neuronlens.arrays.predicates import Predicates, text_predicates, token_predicates
@@ -264,7 +265,7 @@ def test_saved_scores_are_refused_when_they_do_not_fit(tmp_path):
     columns = rng.random((90, 6)) < .4
     found = search_formulas(of(columns)[:50], columns[:50, :2], names=['a', 'b'], progress=False)
     s = score_formulas(found, of(columns)[50:], columns[50:, :2], draws=50)
-    back = FormulaScores.load(s.save(tmp_path/'s.safetensors', dict(model='m')))
+    back = nl.load(s.save(tmp_path/'s.safetensors', dict(model='m')))
     pd.testing.assert_frame_equal(back.to_frame(), s.to_frame())
     assert back.formulas == s.formulas and (back.n, back.draws, back.level, back.seed) == (40, 50, .95, 0)
     replace(s, formulas=s.formulas[:1]).save(tmp_path/'t.safetensors')

@@ -25,6 +25,7 @@ from ..arrays.overlap import SetOverlap, set_overlap
 from ..arrays.probing import LayerProbes
 from ..arrays.ranges import Ranges, fit_ranges
 from ..arrays.saliency import Ranking, rank
+from ..arrays.scores import FormulaScores
 from ..arrays.statistics import ClassStatistics, class_statistics
 from ..edits.attribution import ATTRIBUTIONS
 from ..edits.edit import Intervention
@@ -384,7 +385,7 @@ def load_study(
 # %% ../../nbs/59_saved.ipynb #5a7e0006
 def load(
     path:str|Path, # A file that a result was saved in, or the folder of a study
-): # A `Ranking`, `Ranges`, `Intervention`, `Edit`, `Effects`, `Evidence`, `Recording`, `Summary` or `Study`
+): # A `Ranking`, `Ranges`, `Intervention`, `Edit`, `Effects`, `Evidence`, `FormulaScores`, `Recording`, `Summary` or `Study`
     "What was saved, as it was; refuses what is missing, damaged, or none of these."
     if (path := known_path(path)).is_dir(): return load_study(path)
     kind = _kind(path)
@@ -392,7 +393,7 @@ def load(
     return KINDS[kind](path)
 
 # %% ../../nbs/59_saved.ipynb #5a7e0007
-KINDS = {c.__name__:c.load for c in (Ranking, Ranges, Intervention, Edit, Effects, Evidence)}
+KINDS = {c.__name__:c.load for c in (Ranking, Ranges, Intervention, Edit, Effects, Evidence, FormulaScores)}
 KINDS |= dict(Recording=load_recording, Summary=load_summary)
 
 def _kind(path):
