@@ -16,6 +16,7 @@ import neuronlens as nl
 from neuronlens.arrays.distributions import compare_fits, fit_distributions
 from neuronlens.arrays.firing import firing_matrix
 from neuronlens.arrays.formulas import search_formulas
+from neuronlens.arrays.gates import learn_gate
 from neuronlens.arrays.margins import error_margins
 from neuronlens.arrays.matching import ranking_agreement
 from neuronlens.arrays.overlap import pair_overlap, polysemantic_counts, set_overlap
@@ -126,7 +127,7 @@ def results(acts):
     yield matched_table(choose(e), changes(N=300, fractions=(.5, 1.)), draws=20, flips=99)
     p = text_predicates([f'text {i % 2} {i % 3}' for i in range(120)])
     found = search_formulas(p, y == 1, progress=False)
-    yield from (p, found, score_formulas(found, p, y == 1, draws=20), error_margins(a, y, s))
+    yield from (p, found, score_formulas(found, p, y == 1, draws=20), error_margins(a, y, s), learn_gate(a, y, s, sets[1], 1))
 
 
 def test_every_result(acts):

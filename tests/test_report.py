@@ -69,7 +69,7 @@ def contrast(page, selector):
 def test_the_page_is_legible(name, how, page, offline, pictures, figures):
     "Nothing is asked for, nothing complains; only boxes scroll sideways; every figure is there and explained; links lead somewhere."
     shown, trouble = offline(page, **how)
-    shown.screenshot(path=pictures/f'report-{name}.png', full_page=True)
+    shown.screenshot(path=pictures/f'report-{name}.png', full_page=True, scale='css') # A long page on a fine screen is too large to take
     assert not trouble
     assert shown.evaluate('document.documentElement.scrollWidth <= document.documentElement.clientWidth')
     images = shown.evaluate('[...document.images].map(i => [i.naturalWidth, i.clientWidth, i.width, i.alt, i.getAttribute("width")])')

@@ -293,7 +293,6 @@ def save_study(
     if write_outcome(study, out/'recording'/'outcome.safetensors'): files.append('recording/outcome.safetensors')
     about = {p:getattr(study, p).provenance for p in ('train', 'test')} | dict(notes=study.notes, versions=versions())
     about |= dict(seed=study.spec.seed, decides=_decides(study.spec), files={f:sha256([out/f]) for f in files})
-    if made := made_of(study.spec, study.notes.get('texts_sha256', ())): about |= dict(made_of=made)
     with atomic(out/'provenance.json') as p: p.write_text(_seal(about))
     return out
 

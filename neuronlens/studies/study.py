@@ -311,6 +311,7 @@ def run_study(
                   control=_against_control(spec, outcome, rankings))
     if m.correct_only: notes |= dict(wrong_training_texts=len(train)-len(fit))
     if spec.model.trust_remote_code: notes |= dict(model_files=files)
+    if made := made_of(spec, notes['texts_sha256']): notes |= dict(made_of=made)
     study = Study(spec, train, test, statistics, rankings, ranges, measure_effects(outcome), probes, notes,
                   intervals(outcome, seed=spec.seed, progress=progress), tokens, clf,
                   (align(train_texts, clf), align(test_texts, clf)), outcome)
@@ -324,7 +325,7 @@ def finished(
 )->Study|None: # Without model and texts; None: the folder does not hold it, or anything that it follows from has changed since
     "The study that a folder holds, if running it again would make the same files."
     told,spec = sealed_provenance(Path(out)),check_study(_full_paths(spec, Path.cwd()))
-    if spec.activations.train or told is None or not (was := told[0].get('made_of')): return None
+    if spec.activations.train or told is None or not (was := told[0]['notes'].get('made_of')): return None
     if made_of(spec, study_texts(spec)[2]['texts_sha256']) != was: return None
     try: return load_study(out)
     except InputError: return None
