@@ -178,7 +178,7 @@ def test_jedi_completes():
 
 CHECKED = """import neuronlens as nl
 reveal_type(nl.fit_ranges)
-reveal_type(nl.Setting('sports').vote)
+reveal_type(nl.Setting('sports').fraction)
 reveal_type(nl.load_classifier('x'))
 """
 WRONG = "import neuronlens as nl\nnl.rnk(3)\nnl.load_classifier(3)\n"
