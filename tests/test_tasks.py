@@ -32,7 +32,7 @@ def swept(study):
 @pytest.fixture(scope="module")
 def edit(study):
     clf, _, _, rec, _ = study
-    return nl.make_edit(clf, nl.grid(rec, concept=["food"])[-1:])
+    return nl.make_edit(clf, [iv for iv in nl.grid(rec, concept=["food"], edit="zero") if iv.condition == "range"])
 
 
 def test_two_rankings_and_two_ranges_at_matched_erasure(swept):
@@ -95,14 +95,17 @@ def test_an_edit_saved_loaded_and_put_on_a_pipeline(study, edit, bert, tmp_path)
     want = nl.ablate(clf, test[:6], edit.interventions, progress=False).after[0]
     got = [[next(x["score"] for x in said if x["label"] == c) for c in clf.classes] for said in edited]
     np.testing.assert_allclose(got, want, atol=1e-5)
+    assert abs(np.array(got)-nl.ablate(clf, test[:6], edit.interventions, progress=False).before).max() > .01
 
 
 def test_the_edit_in_half_precision_and_beside_an_adapter(study, edit):
     peft = pytest.importorskip("peft", reason="peft is not installed")
     clf, _, test, _, _ = study
-    half = copy.deepcopy(clf.model).bfloat16()
-    asked = clf.tokenizer(test.texts[0], return_tensors="pt", return_token_type_ids=False)
-    with torch.no_grad(), edit.on(half): assert half(**asked).logits.isfinite().all()
+    half, out = copy.deepcopy(clf.model).bfloat16(), nl.ablate(clf, test, edit.interventions, progress=False)
+    most = abs(out.after[0]-out.before).sum(1).argmax() # The text that the edit moves furthest
+    asked = clf.tokenizer(test.texts[most], return_tensors="pt", return_token_type_ids=False)
+    with torch.no_grad(), edit.on(half): got = half(**asked).logits.float().softmax(-1)[0].numpy()
+    assert 4*abs(got-out.after[0][most]).sum() < abs(out.after[0][most]-out.before[most]).sum()
     about = peft.LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"])
     lora = nl.model.make_classifier(peft.get_peft_model(copy.deepcopy(clf.model), about).eval(), clf.tokenizer, clf.classes)
     np.testing.assert_allclose(nl.record(lora, test, progress=False).acts, nl.record(clf, test, progress=False).acts, atol=1e-5)

@@ -197,22 +197,33 @@ class Formulas(Tabled):
     def __repr__(self): return f"Formulas({len(self.names)} ranges, {self.n} rows searched, length {self.length}, not yet tested)"
 
 # %% ../../nbs/38_formulas.ipynb #a78e0058
-def need_masks(
+def mask_columns(
     masks, # `[N]` or `[N, M]` of True and False: rows in range
+    n:int, # N, rows that there are
+    ranges:int|None=None, # M; None: any number
+)->np.ndarray: # `[N, M]` bool
+    "Which rows are in which range."
+    masks = as_array(masks, what='masks')
+    masks = masks[:,None] if masks.ndim == 1 else masks
+    want = n,masks.shape[-1] if ranges is None else ranges
+    if masks.shape != want or not np.isin(masks, (0, 1)).all():
+        of = 'ranges' if ranges is None else f'{ranges} ranges'
+        raise InputError(f"masks must be [{n} rows, {of}] of True and False, got {masks.dtype} {masks.shape}")
+    return masks.astype(bool)
+
+def need_masks(
+    masks, # As in `mask_columns`
     names, # M names, or None
     n:int, # Rows that there are
 )->tuple: # `[N, M]` bool, M names
     "Which rows are in which range; refused where none is, or all are."
-    masks = as_array(masks, what='masks')
-    masks = masks[:,None] if masks.ndim == 1 else masks
-    if masks.ndim != 2 or len(masks) != n or not np.isin(masks, (0, 1)).all():
-        raise InputError(f"masks must be [{n} rows, ranges] of True and False, got {masks.dtype} {masks.shape}")
+    masks = mask_columns(masks, n)
     names = class_names(range(masks.shape[1]) if names is None else names, masks.shape[1])
     if not names: raise InputError("no range to explain")
     inside = masks.sum(0)
     for said,bad in (("no row", inside == 0), ("every row", inside == n)):
         if bad.any(): raise InputError(f"{said} of {n} lies in range {names[bad.argmax()]!r:.60}: there is nothing to tell apart")
-    return masks.astype(bool),names
+    return masks,names
 
 # %% ../../nbs/38_formulas.ipynb #a347275a
 def search_formulas(

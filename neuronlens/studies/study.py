@@ -21,7 +21,7 @@ from ..arrays.probing import probe_layers
 from ..edits.attribution import ATTRIBUTIONS, attribute
 from ..edits.effects import measure_effects
 from ..edits.evidence import compare, intervals, intervals_memory
-from ..edits.planning import check_fractions, means_of, plan
+from ..edits.planning import check_fractions, check_taught, means_of, plan
 from ..edits.sweeps import PER_TEXT, changes_on
 from ..ground.core import InputError
 from ..ground.data import Texts, bbc_news, check, contradictions, distinct, make_texts, read_texts, split, take
@@ -160,11 +160,12 @@ def _against_control(spec, outcome, rankings):
 
 # %% ../../nbs/60_study.ipynb #7db44e3e
 def _sites(spec, clf):
-    "The site under study and the blocks to probe; refuses a fraction that is less than a neuron."
+    "The site under study and the blocks to probe; refuses a fraction that is less than a neuron, and a vote that cannot learn."
     L,m = len(anatomy(clf.model)),spec.method
     site = find_site(clf.model, m.site)
     D = anatomy(clf.model).width(site)
     check_fractions(m.fraction, D, site)
+    check_taught(m.vote, m.scope, m.fitted_at, clf.readout == 'mean')
     return site,[f'residual.{b}' for b in range(L)] if m.layers else []
 
 def _check_size(spec, test):
