@@ -322,3 +322,13 @@ def test_it_is_said(planted):
     assert MethodSpec(vote="weighted(0.9)").vote == "weighted(0.9)"
     assert "where enough lie in range together (weighted(0.9))" in words_of(Setting("a", vote="weighted(0.9)"), 3, 12)
     assert isinstance(planned(planted, vote="weighted")[1], Intervention)
+
+
+def test_a_study_says_before_it_reads_that_a_vote_has_nothing_to_learn_from(bert, data, monkeypatch):
+    "At the mean over tokens votes learn from a recording of means, which a study makes that reads these."
+    monkeypatch.setattr("neuronlens.studies.study.record", lambda *a, **k: pytest.fail("it was recorded"))
+    method = dict(vote="weighted", scope="text", fitted_at="tokens", layers=False)
+    given = dict(data=dict(train=str(data.train), test=str(data.test)), model=dict(classifier=str(bert)), method=method)
+    with pytest.raises(InputError, match="give means=, or a recording with readout 'mean'"): nl.run_study(nl.spec.parse_study(given))
+    with pytest.raises(pytest.fail.Exception, match="it was recorded"):
+        nl.run_study(nl.spec.parse_study(given | dict(model=dict(classifier=str(bert), readout="mean"))))
