@@ -161,7 +161,7 @@ def test_pages_are_easy_to_read():
     assert sum(n > 1 for _, n in cells) <= .11*len(cells) # Helpers of a few lines stand together
     shown = [ok for p in rooms for ok in met(p).values()]
     assert sum(shown) >= .85*len(shown)
-    assert sum(len(import_module(at).__all__) for at in neuronlens._AT.values()) <= 270 # 230 and what is moving in
+    assert sum(len(import_module(at).__all__) for at in neuronlens._AT.values()) <= 300 # 230 and what is moving in
     assert max(len(json.loads(p.read_text(encoding="utf-8"))["cells"]) for p in rooms) <= 70
 
 
