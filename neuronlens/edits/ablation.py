@@ -6,6 +6,7 @@
 __all__ = ['Outcome', 'ablate', 'edited_acts', 'firing', 'answers_to']
 
 # %% ../../nbs/40_ablation.ipynb #d452c803
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
@@ -187,7 +188,7 @@ def reads_recording(
 
 # %% ../../nbs/40_ablation.ipynb #c71a4b53
 @torch.inference_mode()
-def _ablate_recorded(clf, acts, ivs, done, room=1<<20):
+def _ablate_recorded(clf, acts, ivs, done, room=1<<21):
     "Interventions at the last block on `acts [N, D]`, what the head reads: (which, rows, `[S, n, C]`, fires `[S, n]`)."
     wide = max(acts.shape[1], len(clf.classes))
     step = max(1, min(len(acts), room//wide))
@@ -219,9 +220,10 @@ def _placed(ivs, clf):
     "The interventions with sites counted from 0 and tensors where the activations of their site are, still shared."
     check_interventions(ivs)
     if isinstance(clf, Head): return _before_head(ivs, clf)
-    a,moved,out = anatomy(clf.model),{},[]
+    a,moved,out,places = anatomy(clf.model),{},[],{}
     for iv in ivs:
-        device = _device_of(clf, site := find_site(clf.model, iv.setting.site))
+        if (name := iv.setting.site) not in places: places[name] = (site := find_site(clf.model, name)),_device_of(clf, site)
+        site,device = places[name]
         for t in tensors_of(iv):
             if (id(t), device) not in moved: moved[id(t), device] = t.to(device)
         out.append(with_tensors(iv, lambda t, device=device: moved[id(t), device], site=site))
@@ -300,12 +302,12 @@ def _pieces(clf, texts, ivs, recording, readout, tokens, progress):
     last = Site('residual', len(anatomy(clf.model))-1)
     fast = recording is not None and recording.readout == readout and reads_recording(clf, recording, [])
     near = [i for i,iv in enumerate(ivs) if fast and iv.site == last and not _asks_tokens(iv)]
-    far = [i for i in range(len(ivs)) if i not in set(near)]
+    far = sorted({*range(len(ivs))}-{*near})
     with _bar(clf, texts, [ivs[i] for i in near], [ivs[i] for i in far], recording, progress) as bar:
         if recording is not None: yield None,np.arange(len(texts)),recording.probabilities,None
         if near:
-            parts = _ablate_recorded(clf, recording.at(str(last)), [ivs[i] for i in near],
-                                     lambda site, n: bar.update(n*_share_of_pass(clf, site)))
+            share = _share_of_pass(clf, last)
+            parts = _ablate_recorded(clf, recording.at(str(last)), [ivs[i] for i in near], lambda site, n: bar.update(n*share))
             for which,rows,p,f in parts:
                 which,p = np.array(near)[which],p.cpu().numpy()
                 _finite_after(p, [ivs[i] for i in which], texts.rows[rows], clf)
@@ -379,7 +381,8 @@ def stood_for(
 # %% ../../nbs/40_ablation.ipynb #2fbf67cc
 def _bar(clf, texts, near, far, recording, progress):
     "A progress bar that counts passes of the whole model over a text, so that the time left is about right."
-    passes = sum(_share_of_pass(clf, iv.site) for iv in [*near, *far])+bool(far or recording is None)
+    at = Counter(iv.site for iv in [*near, *far])
+    passes = sum(n*_share_of_pass(clf, site) for site,n in at.items())+bool(far or recording is None)
     return progress_bar(what='ablating', total=passes*len(texts), show=progress,
                         bar_format='{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left')
 

@@ -188,7 +188,7 @@ def estimate(
     return Estimate(len(every), len({iv.site for iv in every}), len(texts), seconds, _memory(clf, every, texts))
 
 # %% ../../nbs/44_sweeps.ipynb #58c74ccd
-def _memory(clf, ivs, texts, room=1<<20):
+def _memory(clf, ivs, texts, room=1<<21):
     "Bytes that a grid holds at a time: states and stacks of a batch, salient sets and ranges, sums."
     widths,tokens = anatomy(clf.model).widths,token_budget(clf.device)
     sites = {s for iv in ivs for s in (iv.site, before(iv.site))}
