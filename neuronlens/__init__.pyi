@@ -129,6 +129,7 @@ from .views import plot_erasure as plot_erasure
 from .views import plot_overlap as plot_overlap
 from .views import plot_sweeps as plot_sweeps
 from .views import plots as plots
+from .views import slider as slider
 from .views import widgets as widgets
 from .views import workbook as workbook
 from .studies import check as check

@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 import nbformat
 import numpy as np
 import pytest
-from conftest import WORDS
+from conftest import WORDS, axe
 
 TUTORIALS = Path(__file__).resolve().parents[1]/'nbs/tutorials'
 KERNEL = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
@@ -116,8 +116,7 @@ class Lab:
 
     def press(self, name, key, times=1, within=None):
         "Move the first slider of this name that can be seen, with the keyboard."
-        row = (within or self.page).locator('.widget-slider:visible').filter(has=self.page.get_by_text(name, exact=True)).first
-        row.locator('.noUi-handle').first.focus()
+        (within or self.page).locator('input[type=range]:visible').and_(self.page.get_by_label(name, exact=True)).first.focus()
         for _ in range(times): self.page.keyboard.press(key)
 
     def type(self, text, within=None):
@@ -156,8 +155,9 @@ def lab(server, browser):
 
 
 SMALL = """from html import escape
-from ipywidgets import HTML, FloatSlider, VBox
-tau, said = FloatSlider(value=2.5, min=.5, max=4, step=.1, description='tau'), HTML()
+from ipywidgets import HTML, VBox
+from neuronlens.views.slider import Slider
+tau, said = Slider(value=2.5, min=.5, max=4, step=.1, description='tau'), HTML()
 def show(_): said.value = f'<p class="said">{escape("<b>tau</b>")} is {tau.value:.1f}</p>'
 tau.observe(show, 'value')
 show(None)
@@ -248,7 +248,7 @@ def test_the_first_tutorial(lab, demo, pictures):
     "Every cell runs; its neuron and its text answer the keyboard with the numbers of the library."
     page = lab('first_concept.ipynb')
     page.run_all()
-    outputs = page.page.locator('.jp-Cell:has(.widget-slider)')
+    outputs = page.page.locator('.jp-Cell:has(.nl-slider)')
     neuron, text = outputs.nth(0), outputs.nth(1)
     neuron.scroll_into_view_if_needed()
     card = neuron.locator('.widget-html-content .nl-view')
@@ -319,7 +319,7 @@ def test_every_view_on_untrusted_data(lab, untrusted, pictures):
     page.run_all()
     def bars(): return [b.get_attribute('aria-label') for b in page.page.locator('svg[role=img]:visible').all()]
     def tab(name): page.page.get_by_role('tab', name=name, exact=True).click()
-    page.page.locator('.jp-OutputArea .widget-slider:visible').first.wait_for(timeout=120_000)
+    page.page.locator('.jp-OutputArea .nl-slider:visible').first.wait_for(timeout=120_000)
     page.page.screenshot(path=pictures/'lab-tab-neuron.png')
     tab('Erase')
     page.wait_for('target accuracy')
@@ -390,6 +390,8 @@ def test_views_survive(lab, untrusted, pictures, app):
     page.page.wait_for_timeout(1000)
     assert visible(page, '.nl-still') == 0 and visible(page, '.nl-gone') == 0
     assert visible(page, '.nl-here') == len(EACH)-1 # Layers has nothing to move
+    found = axe(page.page, '.nl-live') # Every control has a name, sliders too
+    assert not found, found
     page.js('await nb.context.save()')
     page.js('await nb.sessionContext.session.kernel.restart()')
     page.page.locator('.nl-gone:visible').first.wait_for(timeout=60_000)
@@ -413,7 +415,7 @@ def test_views_survive(lab, untrusted, pictures, app):
 
 
 IN_SIGHT = """() => { const rect = q => [...document.querySelectorAll(q)].filter(e => e.offsetParent)[0].getBoundingClientRect();
-    const side = rect('.nl-live .nl-side'), area = rect('.nl-live .nl-area'), tau = rect('.nl-side .noUi-handle');
+    const side = rect('.nl-live .nl-side'), area = rect('.nl-live .nl-area'), tau = rect('.nl-side .nl-slider');
     return {area: [area.top, area.bottom], tau: [tau.top, tau.bottom], beside: side.right < area.left+2} }"""
 
 

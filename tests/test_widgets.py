@@ -37,6 +37,7 @@ from neuronlens.views.cards import card, figure_html, spans
 from neuronlens.views.erase_view import EraseView
 from neuronlens.views.inspect import NeuronView, TextView, neuron_html, text_html
 from neuronlens.views.overlap_view import OverlapView
+from neuronlens.views.slider import Slider
 from neuronlens.views.widgets import KINDS, MEANINGS, View, both_outputs, choice, offer, slider
 from neuronlens.views.workbook import LayersView
 
@@ -218,11 +219,11 @@ def below(box):
 
 
 def test_controls_are_labelled(study):
-    "Every control of either view is a standard widget with a visible label and a tooltip, and says what it is set to."
+    "Every control of either view is a widget with a visible label and a tooltip, and says what it is set to."
     for view in (NeuronView(study), TextView(study)):
         for name, w in view.controls.items():
             assert isinstance(w, ipw.Widget) and w.description and w.tooltip, name
-            if isinstance(w, ipw.FloatSlider): assert w.number.description == w.description # What a screen reader names
+            if isinstance(w, Slider): assert w.number.description == w.description # What a screen reader names
         assert view.values == {k: w.value for k, w in view.controls.items()}
         shown = [w.value if isinstance(w, ipw.HTML) else w.description for box in view.body.children[0].children for w in below(box)]
         titles = [re.sub("<[^>]*>", "", s) for s in shown if s.startswith("<h4")]

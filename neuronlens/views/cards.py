@@ -174,7 +174,7 @@ text-overflow:ellipsis}
 .nl-live .nl-side .widget-inline-hbox:has([type=number]){flex-wrap:nowrap}
 .nl-live .nl-side .widget-inline-hbox:has([type=number])>.widget-label{flex:1 1 auto;align-self:end}
 .nl-live .nl-side .widget-inline-hbox>input[type=number]{flex:0 0 4.6em}
-.nl-live .nl-side .widget-slider>.widget-label{display:none} .nl-live .nl-side .widget-slider{height:24px;padding:0 6px}
+.nl-live .nl-side .nl-slider{height:24px;margin:1px 2px;overflow:visible}
 .nl-live .widget-html-content{line-height:1.35;width:100%}
 .nl-live .nl-means,.nl-live .nl-hint{font-size:11px;line-height:1.3;color:var(--jp-ui-font-color2,#555);white-space:normal}
 .nl-live .nl-area{container-type:inline-size} .nl-area .nl-view{overflow-x:visible}

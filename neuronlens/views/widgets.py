@@ -20,6 +20,7 @@ from ..edits.live import places_of_fit
 from ..ground.core import InputError
 from ..ground.setting import COVERS, SCOPES, format_kind, parse_kind, said_vote
 from .cards import HINT, LIVE, STILL, card, cut, portable, sentence
+from .slider import slider
 
 # %% ../../nbs/52_widgets.ipynb #widg0001
 MEANINGS = dict(
@@ -90,21 +91,6 @@ def _explain(w):
     said = w.means(w.value) if isinstance(w.value, str) else ''
     w.note.value = f'<div class="nl-means">{escape(said)}</div>' if said else ''
 
-# %% ../../nbs/52_widgets.ipynb #ec8b6692
-def slider(
-    label:str, # Visible label
-    low:float, # Least value
-    high:float, # Greatest
-    value:float, # The present one
-    step:float=.1, # Between two values
-    tip:str='', # Tooltip
-)->ipw.FloatSlider:
-    "A number to slide, with a field `number` to type it in, which screen readers name; the two move together in the browser."
-    w = ipw.FloatSlider(value=value, min=low, max=high, step=step, description=label, tooltip=tip or label, readout=False, **_WIDE)
-    w.number = ipw.BoundedFloatText(value=value, min=low, max=high, step=step, description=label, tooltip=tip or label, **_WIDE)
-    w.links = ipw.jslink((w, 'value'), (w.number, 'value')),ipw.link((w, 'disabled'), (w.number, 'disabled'))
-    return w
-
 # %% ../../nbs/52_widgets.ipynb #6386130f
 def offer(
     w:ipw.Dropdown, # A list to choose from
@@ -171,9 +157,9 @@ class View:
         draw, # Pure function: called with the values by name, returns HTML
     ):
         self.controls,self._draw,self._busy,self.heard = dict(controls),draw,False,None
-        self.picture = ipw.HTML()
+        self.picture = ipw.HTML(tabbable=True) # What holds it scrolls, so the keyboard must reach it
         side = ipw.VBox([panel(self.controls).add_class('nl-panel'), ipw.HTML(HINT).add_class('nl-foot')]).add_class('nl-side')
-        self.area = ipw.VBox([self.picture], tabbable=True).add_class('nl-area') # It scrolls, so the keyboard must reach it
+        self.area = ipw.VBox([self.picture]).add_class('nl-area')
         self.body = ipw.VBox([side, self.area] if self.controls else [self.area], layout=_OPEN)
         if self.controls: self.body.add_class('nl-body')
         self.box = ipw.VBox([ipw.HTML(LIVE), self.body], layout=_OPEN).add_class('nl-live')
