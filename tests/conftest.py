@@ -308,11 +308,13 @@ def offline(browser):
     for c in contexts: c.close()
 
 
-def axe(page, within=None):
-    "What axe-core, which comes with axe-playwright-python, finds serious or critical: {rule: (how often, what, an element)}."
+def axe(page, within=None, only=None):
+    """What axe-core, which comes with axe-playwright-python, finds serious or critical: {rule: (how often, what, an element)};
+    `only` names rules, None: all."""
     found = pytest.importorskip('axe_playwright_python', reason='axe-playwright-python is not installed')
     page.evaluate((Path(found.__file__).parent/'axe.min.js').read_text(encoding='utf-8'))
-    wrong = page.evaluate("(within) => axe.run(within ?? document, {resultTypes: ['violations']}).then(r => r.violations)", within)
+    options = {'resultTypes': ['violations']} | ({} if only is None else {'runOnly': only})
+    wrong = page.evaluate("([within, options]) => axe.run(within ?? document, options).then(r => r.violations)", [within, options])
     wrong = [v for v in wrong if v['impact'] in ('serious', 'critical')]
     return {v['id']: (len(v['nodes']), v['help'], *{(n['html'][:160], n['failureSummary'][-140:]) for n in v['nodes'][:3]}) for v in wrong}
 

@@ -203,14 +203,14 @@ SOME = ['index.html', 'search.html', 'tutorials/first_concept.html', 'tutorials/
 
 @pytest.mark.parametrize('theme', ['light', 'dark'])
 def test_accessible(site, offline, theme):
-    "axe-core finds nothing serious or critical on pages of every kind, at a desk and on a phone."
-    found = {}
+    "axe-core finds nothing serious or critical on pages of every kind, at a desk and on a phone; dark differs in its colours alone."
+    found,only = {},['color-contrast', 'link-in-text-block'] if theme == 'dark' else None
     for p in SOME:
         page,_ = offline(site/p, color_scheme=theme, viewport=dict(width=1400, height=900))
         if p == 'search.html': page.fill('#query', 'erase a concept')
-        found |= {f'{p} {k}':v for k,v in axe(page).items()}
+        found |= {f'{p} {k}':v for k,v in axe(page, only=only).items()}
         page.set_viewport_size(dict(width=390, height=844))
-        found |= {f'{p} on a phone {k}':v for k,v in axe(page).items()}
+        found |= {f'{p} on a phone {k}':v for k,v in axe(page, only=only).items()}
     assert not found, '\n'.join(f'{k}: {v}' for k,v in found.items())
 
 
