@@ -1,6 +1,7 @@
 "What a range means: predicates, formulas, their scores and margins, against brute force, other libraries, plants and nulls."
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -272,3 +273,23 @@ def test_saved_scores_are_refused_when_they_do_not_fit(tmp_path):
     replace(s, formulas=s.formulas[:1]).save(tmp_path/'t.safetensors')
     with pytest.raises(InputError, match='its parts do not fit together'): FormulaScores.load(tmp_path/'t.safetensors')
     with pytest.raises(InputError, match='give a name that ends in'): s.save(tmp_path/'s.csv')
+
+
+def test_stored_results_are_complete():
+    "results/meaning.csv: every set as large as the one it stands beside, scores that belong together, and what the page says of them."
+    df = pd.read_csv(Path(__file__).resolve().parents[1]/'results'/'meaning.csv', dtype=dict(lo=str, hi=str))
+    assert [*df] == ('dataset model site neuron kind lo hi support formula length iou pearson precision recall chance_iou'
+                     ' random_model_iou').split()
+    assert not df.duplicated(['dataset', 'site', 'neuron', 'kind']).any()
+    assert df.groupby(['dataset', 'site']).neuron.nunique().between(23, 24).all() # One unit is the same on most texts
+    assert df.groupby('dataset').site.nunique().eq(6).all() and df.dataset.unique()[0] == 'bbc' and df.length.between(1, 3).all()
+    wide = df.pivot(index=['dataset', 'site', 'neuron'], columns='kind')
+    own = wide['support']
+    for like, kind in (('above like class', 'class'), ('end like class', 'class'), ('end like bin', 'bin'), ('chance', 'bin')):
+        assert (abs(own[like]-own[kind]).dropna() < 1e-3).mean() > .99 # But for that unit
+    both = df[(df.precision > 0) & (df.recall > 0)]
+    assert abs(both.iou-1/(1/both.precision+1/both.recall-1)).max() < .01
+    assert df.random_model_iou.isna().eq(df.kind == 'chance').all()
+    mean = df.groupby(['dataset', 'kind']).iou.mean().unstack()
+    assert (abs(mean['chance']-df[df.kind == 'chance'].groupby('dataset').chance_iou.mean()) < .01).all()
+    assert (mean['inner bin'] < mean['end like bin']).all() and (mean['class'] < mean['end like class']+.01).all()

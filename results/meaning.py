@@ -1,0 +1,163 @@
+"""Are ranges better explained than whole neurons? `python results/meaning.py` (BBC News, which the package brings), or
+`NEURONLENS_DATA=folder python results/meaning.py results/emotion.toml` for a study file of an encoder; some minutes each.
+
+24 neurons a site, drawn once, of the residual and the mlp site of three blocks. Every row of the table is one set of texts in which a
+neuron lies, cut by its activations on training texts; a formula of words, of at most three predicates, is searched for it on training texts
+and scored on test texts. The kinds of set:
+
+    above             the highest 5 % of its activations: the whole neuron, as the field has it
+    class             the posterior range of the class that the neuron separates best (d-prime)
+    above like class  as many of its highest activations as that range has: the whole neuron at equal support
+    end like class    as many of its highest or of its lowest ones, whichever the training texts explain better
+    bin               the best of ten bins of equal mass, chosen on training texts
+    inner bin         the best of the eight bins that are no end, chosen likewise
+    above like bin    the highest bin; end like bin: the highest or the lowest, whichever the training texts explain better
+    chance            the best of ten bins of a neuron whose rows were shuffled
+
+chance_iou is the IoU of the formula of the same search on shuffled rows, on shuffled test rows; random_model_iou that of the same search
+on a randomly initialised copy of the model, its neuron in range on as many texts at the same ranks. pearson is the correlation of formula
+and being in range. The rows replace those of the data set in results/meaning.csv.
+"""
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from neuronlens.arrays.formulas import search_formulas
+from neuronlens.arrays.predicates import text_predicates
+from neuronlens.arrays.ranges import fit_ranges, inside
+from neuronlens.arrays.saliency import rank
+from neuronlens.arrays.scores import score_formulas
+from neuronlens.ground.data import balance
+from neuronlens.models.model import align
+from neuronlens.models.training import example_classifier, example_texts
+from neuronlens.records.recording import record
+from neuronlens.records.untrained import untrained_recording
+from neuronlens.studies.spec import read_study
+from neuronlens.studies.study import study_model, study_texts
+
+HERE = Path(__file__).resolve().parent
+BLOCKS, EACH, BINS, LENGTH, LEAST, SEED = (1, 3, 5), 24, 10, 3, 20, 0
+MOST = dict(train=3000, test=1500) # Texts at most
+
+
+def data_of(study):
+    "(name, classifier, training and test texts)."
+    if study is None: return "bbc", example_classifier(), *example_texts()
+    train, test, _ = study_texts(spec := read_study(study))
+    clf = study_model(spec, train, progress=False)
+    return Path(study).stem, clf, *(balance(t, n//len(t.classes), seed=SEED) for t, n in zip((train, test), MOST.values(), strict=True))
+
+
+def sets_of(x, y, lo, hi):
+    "Dict of kind to (lo, hi `[K]`) of the sets of one neuron `x [N]` that is in the range lo, hi of its class."
+    order = np.sort(x)
+    inf, own, N = np.float32([np.inf]), int(inside(x[:, None], lo[None], hi[None]).sum()), len(x)
+    def top(n): return order[[N-n]], inf
+    out = {"above": top(round(N/20))}
+    if 0 < own < N:
+        used = lo <= hi
+        out |= {"class": (lo[used], hi[used]), "above like class": top(own), "below like class": (-inf, order[[own-1]])}
+    cuts = [order[[b*N//BINS]] for b in range(1, BINS)]
+    lows, highs = [-inf, *cuts], [*(np.nextafter(c, -inf) for c in cuts), inf]
+    return out | {f"bin {b}": ends for b, ends in enumerate(zip(lows, highs, strict=True))}
+
+
+def masks_of(acts, ends):
+    "`[N, M]` which activations lie in which set; `ends` are (neuron, kind, lo, hi)."
+    return np.stack([inside(acts[:, [j]], lo[None], hi[None])[:, 0] for j, _, lo, hi in ends], 1)
+
+
+def searched(recs, predicates, site, ends):
+    "Formulas found on training texts and their scores on test texts."
+    masks = [masks_of(r.at(site), ends) for r in recs]
+    found = search_formulas(predicates[0], masks[0], length=LENGTH, seed=SEED, progress=False)
+    return found, score_formulas(found, predicates[1], masks[1], metrics=("iou", "pearson"), draws=1, seed=SEED).to_frame()
+
+
+def picked(table, iou):
+    "Of the sets of one neuron, those that are told: bins and ends by what the training texts say (`iou`)."
+    at = dict(zip(table.kind, iou, strict=True))
+    def best(kinds): return max(kinds, key=at.get)
+    bins = [f"bin {b}" for b in range(BINS)]
+    out = {"above": "above"} if "above" in at else {}
+    if all(b in at for b in bins): # Not for a unit that is the same on many texts
+        out |= {"bin": best(bins), "inner bin": best(bins[1:-1]), "above like bin": bins[-1], "end like bin": best([bins[0], bins[-1]])}
+    if {"class", "above like class", "below like class"} <= {*at}:
+        out |= {"class": "class", "above like class": "above like class",
+                "end like class": best(["above like class", "below like class"])}
+    return {kind: np.flatnonzero(table.kind == of)[0] for kind, of in out.items()}
+
+
+def site_rows(site, recs, null, predicates, name, model):
+    "All rows of one site."
+    train = recs[0].at(site)
+    scores, ranges = rank(train, recs[0].labels, "dprime").scores, fit_ranges(train, recs[0].labels, "posterior")
+    drawn = np.sort(np.random.default_rng(SEED).choice(train.shape[1], EACH, replace=False))
+    ends = []
+    for j in drawn:
+        c = scores[:, j].argmax()
+        ends += [(j, kind, lo, hi) for kind, (lo, hi) in sets_of(train[:, j], recs[0].labels, ranges.lo[c, j], ranges.hi[c, j]).items()]
+    masks = [masks_of(r.at(site), ends) for r in (*recs, *null)]
+    ok = np.all([m.any(0) & ~m.all(0) for m in masks], 0)
+    ends = [e for e, fine in zip(ends, ok, strict=True) if fine]
+    (found, table), (other, untrained) = (searched(r, predicates, site, ends) for r in (recs, null))
+    table["kind"], table["neuron"], table["searched"] = [e[1] for e in ends], [e[0] for e in ends], found.iou
+    table["lo"], table["hi"] = (["|".join(f"{v:.5g}" for v in e[i]) for e in ends] for i in (2, 3))
+    table["support"], rows = found.in_range/len(train), []
+    for j in drawn:
+        own = np.flatnonzero(table.neuron == j)
+        mine, theirs, by_chance = (picked(table.iloc[own], x[own]) for x in (found.iou, other.iou, found.chance_iou[:, 0]))
+        for kind, i in mine.items():
+            rows.append(table.iloc[own[i]].to_dict() | dict(kind=kind, random_model_iou=untrained.iou.iloc[own[theirs[kind]]]))
+        if "bin" not in by_chance: continue
+        i = own[by_chance["bin"]]
+        shuffled = score_formulas(found_chance(found, i), predicates[1], masks_of(recs[1].at(site), [ends[i]])[turn(len(recs[1]))],
+                                  metrics=("iou", "pearson"), draws=1, seed=SEED).to_frame().iloc[0]
+        rows.append(table.iloc[i].to_dict() | shuffled.to_dict() | dict(kind="chance", lo="", hi="", random_model_iou=np.nan))
+    rows = pd.DataFrame(rows).assign(dataset=name, model=model, site=site)
+    return rows[["dataset", "model", "site", "neuron", "kind", "lo", "hi", "support", "formula", "length", "iou", "pearson", "precision",
+                 "recall", "chance_iou", "random_model_iou"]]
+
+
+def turn(n): return np.random.default_rng(SEED+1).permutation(n)
+
+
+def found_chance(found, i):
+    "What was found for one shuffled set, as if it were one."
+    return replace(found, names=("chance",), formulas=(found.chance[i][0],), chance=(found.chance[i],), iou=found.chance_iou[i],
+                   chance_iou=found.chance_iou[[i]], in_range=found.in_range[[i]])
+
+
+def main(study):
+    name, clf, *texts = data_of(study)
+    sites = [f"{part}.{b}" for b in BLOCKS for part in ("residual", "mlp")]
+    recs = [record(clf, t, sites, progress=False, cache=True) for t in texts]
+    null = [untrained_recording(clf, t, r, seed=SEED, progress=False) for t, r in zip(texts, recs, strict=True)]
+    texts = [align(t, clf) for t in texts]
+    made = text_predicates(texts[0], least=LEAST)
+    predicates = made, text_predicates(texts[1], like=made)
+    print(name, [len(t) for t in texts], len(made.names), "predicates", flush=True)
+    model = "MiniLM" if study is None else read_study(study).title.partition(" on ")[0]
+    table = []
+    for site in sites:
+        table.append(site_rows(site, recs, null, predicates, name, model))
+        means = table[-1].groupby("kind", sort=False)[["iou", "chance_iou", "random_model_iou"]].mean()
+        print(site, means.round(3).to_string(), flush=True)
+    table = pd.concat(table, ignore_index=True)
+    path = HERE/"meaning.csv"
+    if path.exists():
+        old = pd.read_csv(path, dtype=dict(lo=str, hi=str))
+        table = pd.concat([old[old.dataset != name], table], ignore_index=True)
+        table = table.sort_values("dataset", key=lambda c: c != "bbc", kind="stable")
+    floats = table.select_dtypes("float").columns
+    table[floats] = table[floats].round(4)
+    table.to_csv(path, index=False)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition(";")[0])
+    parser.add_argument("study", nargs="?")
+    main(parser.parse_args().study)
