@@ -71,9 +71,11 @@ from .arrays import distributions as distributions
 from .arrays import firing as firing
 from .arrays import formulas as formulas
 from .arrays import gates as gates
+from .arrays import groups as groups
 from .arrays import margins as margins
 from .arrays import matching as matching
 from .arrays import meaning as meaning
+from .arrays import modes as modes
 from .arrays import overlap as overlap
 from .arrays import predicates as predicates
 from .arrays import probing as probing
@@ -98,6 +100,7 @@ from .records import sources as sources
 from .records import store as store
 from .records import summary as summary
 from .records import tokens as tokens
+from .records import untrained as untrained
 from .edits import ablation as ablation
 from .edits import attached as attached
 from .edits import attribution as attribution
@@ -106,6 +109,7 @@ from .edits import edit as edit
 from .edits import effects as effects
 from .edits import erasure as erasure
 from .edits import evidence as evidence
+from .edits import explaining as explaining
 from .edits import farm as farm
 from .edits import language as language
 from .edits import live as live
