@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/38_asks.ipynb #8b2ad076
+# %% ../../nbs/38_asks.ipynb #6ce0df17
 import math
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ..ground.core import InputError, as_array
-from ..ground.scopes import leaves, sites_asked
+from ..ground.scopes import leaves, sites_asked, who_asks
 from ..models.anatomy import STREAMS, parse_site
 
-# %% ../../nbs/38_asks.ipynb #cb897c5a
+# %% ../../nbs/38_asks.ipynb #6c9c0b34
 class Votes(NamedTuple):
     "What every neuron of a site adds to a weighted vote, and how much is enough: of a `Gate`, so that sums are exact."
     weights:Tensor # `[D]` float32; 0 where it has no say
@@ -37,7 +38,7 @@ def ask_of(neurons, lo, hi, weights=None, least=None)->Ask: # As it was
     if (weights is None) != (least is None): raise InputError("a gate has weights and no threshold, or the other way round")
     return Ask(neurons, lo, hi, None if weights is None else Votes(weights, least))
 
-# %% ../../nbs/38_asks.ipynb #85018568
+# %% ../../nbs/38_asks.ipynb #f02a71b0
 def within(
     x:Tensor, # `[..., D]` activations
     lo:Tensor, # `[D, K]` float32 lower ends, inclusive
@@ -54,7 +55,7 @@ def read_at(x, weights):
     w = (weights/weights.sum(1, keepdim=True)).to(x.device)[...,None]
     return torch.where(w > 0, x.float()*w, 0.).sum(1, keepdim=True)
 
-# %% ../../nbs/38_asks.ipynb #cb3f916a
+# %% ../../nbs/38_asks.ipynb #c1861c56
 def enough(
     found:Tensor, # `[..., D]` bool from `within`
     gate:Tensor, # `[..., D]` bool, those of them that are asked
@@ -72,7 +73,26 @@ def open_at(ask:Ask, x:Tensor, vote)->Tensor: # `[...]` bool
     asked = found[...,ask.neurons]
     return enough(found, asked, len(ask.neurons), vote, ask.votes)[...,0]
 
-# %% ../../nbs/38_asks.ipynb #dc8c5981
+# %% ../../nbs/38_asks.ipynb #9d2a7e7f
+class Asking:
+    "What an intervention says of its scope."
+    @cached_property
+    def scope(self)->str:
+        "'position' or 'text'; where else, and whose gates, its setting says."
+        return who_asks(self.setting.scope)
+
+    @cached_property
+    def elsewhere(self)->tuple[str,...]:
+        "Other sites at which it asks."
+        return sites_asked(self.setting.scope, self.setting.site)
+
+def asked_by(scope, asks)->tuple[Ask,...]: # None where nobody else is asked
+    "The gates that a scope asks; refused where they are not as many."
+    if not (n := len(leaves(scope))): return ()
+    if len(asks) != n: raise InputError(f"scope {scope!r} asks {n} gates, which `grid` plans, not {len(asks)}")
+    return tuple(asks)
+
+# %% ../../nbs/38_asks.ipynb #9d74e2e9
 def check_below(
     scope:str, # Of an edit
     site:str, # Where it acts, counted from 0
@@ -87,7 +107,7 @@ def check_below(
         if depth(other) >= depth(site):
             raise InputError(f"scope {scope!r} asks at {other}, which is not below {site}, where the edit is: it comes too late")
 
-# %% ../../nbs/38_asks.ipynb #1bd3a2c6
+# %% ../../nbs/38_asks.ipynb #f6d317c6
 def wrong_ask(ask:Ask, weighted:bool)->str: # ''
     "What is wrong with a gate, or ''."
     k,D = ask.neurons,len(ask.lo)
@@ -98,14 +118,14 @@ def wrong_ask(ask:Ask, weighted:bool)->str: # ''
     fine = ask.votes is None or [list(t.shape) for t in ask.votes] == [[D], [1]] and all(t.isfinite().all() for t in ask.votes)
     return '' if fine and weighted == (ask.votes is not None) else "the weights of a gate do not belong to its vote"
 
-# %% ../../nbs/38_asks.ipynb #dbdc42a8
+# %% ../../nbs/38_asks.ipynb #07d2ec1c
 def check_widths(scope, site, asks, width): # `width(site)`: neurons of a site of the model
     "Refuse gates of more or fewer neurons than their sites have."
     for leaf,ask in zip(leaves(scope), asks, strict=True):
         at = leaf.site or site
         if (n := len(ask.lo)) != (D := width(parse_site(at))): raise InputError(f"a gate at {at} has ranges of {n} neurons, not {D}")
 
-# %% ../../nbs/38_asks.ipynb #7718d21f
+# %% ../../nbs/38_asks.ipynb #0ae1bac8
 def asks_tokens(iv)->bool: return iv.scope == 'text' and iv.fitted_at == 'tokens' # Whether it asks the mean over the tokens of a text
 
 def of_rows(iv)->bool: return not asks_tokens(iv) and not iv.elsewhere # Whether it asks nothing but the row that it edits
@@ -119,7 +139,7 @@ def _where(positions, weights):
     "Positions of a classified text that may be edited, `[N, T]` bool; None: all. A text is all prompt."
     return {'readout':weights > 0, 'generated':torch.zeros_like(weights, dtype=torch.bool)}.get(positions)
 
-# %% ../../nbs/38_asks.ipynb #47340ca9
+# %% ../../nbs/38_asks.ipynb #1f6f242a
 def rows_seen(
     sites:tuple, # Other sites that are asked
     n:int, # Rows that are edited

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .asks import Ask, Votes, ask_of, check_below, enough, open_at, read_at, within, wrong_ask
+from .asks import Ask, Asking, Votes, ask_of, asked_by, check_below, enough, open_at, read_at, within, wrong_ask
 from .partners import aura, exchange, partner
 from ..ground.core import InputError, as_array, class_labels, drawing
 from ..ground.files import built, read_result, write_result
-from ..ground.scopes import leaves, opened, sites_asked, who_asks
+from ..ground.scopes import leaves, opened
 from neuronlens.ground.setting import (
     SETTINGS,
     Setting,
@@ -178,7 +178,7 @@ def register_edit(
 # %% ../../nbs/39_edit.ipynb #f0123e01
 def _warn(old, now): warnings.warn(f"{old} is called {now} since 0.3 and goes with 0.4", DeprecationWarning, stacklevel=3)
 
-class _Former:
+class _Former(Asking):
     "Fields by the names that they had until 0.2."
     @property
     def kind(self)->str:
@@ -209,11 +209,9 @@ class Intervention(_Former):
         "Keywords change fields of the setting, so that `dataclasses.replace(iv, vote=.5)` does what it says."
         if not isinstance(setting, Setting): raise InputError(f"an intervention needs a `Setting`, got {type(setting).__name__}")
         if changed: setting = replace(setting, **{k:str(v) if k == 'site' else v for k,v in changed.items()})
-        if len(asks := asks if (others := leaves(setting.scope)) else ()) != len(others):
-            raise InputError(f"scope {setting.scope!r} asks {len(others)} gates, which `grid` plans, not {len(asks)}")
-        if asks or not weighted_vote(setting.vote): votes = None
+        if (asks := asked_by(setting.scope, asks)) or not weighted_vote(setting.vote): votes = None
         elif not isinstance(votes, Votes): raise InputError(f"vote {setting.vote!r} needs weights, which `plan` learns")
-        for k,v in dict(setting=setting, neurons=neurons, lo=lo, hi=hi, state=state, votes=votes, asks=tuple(asks)).items():
+        for k,v in dict(setting=setting, neurons=neurons, lo=lo, hi=hi, state=state, votes=votes, asks=asks).items():
             object.__setattr__(self, k, v)
 
     @cached_property
@@ -227,18 +225,11 @@ class Intervention(_Former):
         return torch.zeros(len(self.lo), dtype=torch.bool, device=self.lo.device).index_fill(0, self.neurons, True)
 
     width = property(lambda self: len(self.lo)) # Neurons of the site
-    scope = property(lambda self: who_asks(self.setting.scope)) # 'position' or 'text'; where else, and whose gates, the setting says
-
-    @cached_property
-    def elsewhere(self)->tuple[str,...]:
-        "Other sites at which it asks."
-        return sites_asked(self.setting.scope, self.setting.site)
 
     def __call__(self, x:Tensor, where:Tensor|None=None, asked:Tensor|None=None, of:Tensor|None=None, seen=None)->tuple[Tensor,Tensor]:
         """Edited copy of `[..., D]`, and what was edited, a bool of that shape; `where` `[...]` bool allows positions; `asked`
-        `[..., D]` bool is the gate where others than these activations were asked, as with `scope` 'text'; `of` `[N, 1, D]`
-        is what stands for every text, where the edit gives all positions of a text the same; `seen` has what stands at other
-        sites, by their names, where gates are read there."""
+        `[..., D]` bool is the gate where others than these activations were asked, as with `scope` 'text'; `of` `[N, 1, D]` is what
+        stands for every text, where all its positions get the same; `seen` what stands at other sites that are asked, by name."""
         gate = gate_of(self, x, seen=seen) if asked is None else asked.expand(x.shape)
         if where is not None: gate = gate & where[...,None]
         return edited(self, x, gate, of),gate

@@ -128,14 +128,13 @@ class Parts:
         return Ask(own, *self.gate(c, kind), votes)
 
     def _ask(self, s:Setting, concept, vote):
-        mean = check_taught(vote, who_asks(s.scope), s.fitted_at, self.means is not None)
-        c = class_number(concept or s.concept, self.statistics.classes)
+        mean,c = check_taught(vote, who_asks(s.scope), s.fitted_at, self.means is not None),class_number(concept, self.statistics.classes)
         return self.asked(c, s.ranking, s.fraction, s.range, vote, s.condition == 'random', s.seed, mean)
 
     def __call__(self, setting:Setting)->Intervention:
         others,name = leaves(setting.scope),parse_edit(setting.edit)[0]
-        own = self._ask(setting, '', 0. if others else setting.vote)
-        asks = [self.elsewhere.get(leaf.site, self)._ask(setting, leaf.concept, setting.vote) for leaf in others]
+        own = self._ask(setting, setting.concept, 0. if others else setting.vote)
+        asks = [self.elsewhere.get(leaf.site, self)._ask(setting, leaf.concept or setting.concept, setting.vote) for leaf in others]
         of = class_number(setting.concept, self.statistics.classes),*((name, setting.seed) if name in FROM_ACTS else ('', 0))
         return Intervention(setting, *own[:3], self.state(*of), own.votes, asks)
 

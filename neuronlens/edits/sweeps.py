@@ -53,6 +53,7 @@ def _parts(train, tokens, site, rankings, ranges, at, seed, elsewhere=None):
     own = of.at(site),of.labels,means_of(train, site),elsewhere
     return Parts(st, _ranked(train, site, rankings, seed), [*{r.name:r for r in fitted}.values()], *own),fitted
 
+# %% ../../nbs/44_sweeps.ipynb #0dfa8c7a
 def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, there, **kw):
     "The interventions at one site; `there(site, fitted_at)` makes what is known of others, where gates are read there."
     check_fractions(fractions, train.at(site).shape[1], site)
