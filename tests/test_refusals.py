@@ -29,6 +29,7 @@ WRAPPED = { # Sentences that only say where another one, which has an entry of i
     "*: *": "a source, a setting or an intervention, and what is wrong with it",
     "*, row *: *": "a file of questions and the row",
     "*, for concept *: *": "what `information_left` read through an edit",
+    "scope *: *": "a scope, and what of it cannot be read",
     "*: range *: *": "the range of a study file, tried on sixteen numbers",
     "*: [prompt] *": "the prompt of a study file, made as a trial"}
 REPEATED = { # Places that raise what was said elsewhere

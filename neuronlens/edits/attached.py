@@ -24,7 +24,7 @@ from .edit import asked_of, by_text, tensors_of, with_tensors
 from .language import _asked, _Columns, _refuse_answers
 from .portable import Edit, differences
 from ..ground.core import InputError, some_rows
-from ..models.anatomy import anatomy
+from ..models.anatomy import anatomy, parse_site
 from ..models.batches import Batch, readout_weights
 from ..models.hooks import heard, hooked, prompt_columns
 from ..models.model import Classifier
@@ -36,7 +36,7 @@ class _Texts:
     "The texts of one pass of a classifier, and where each is read."
     def __init__(self, facts, model, kw):
         self.facts,self.model,self.ids,self.mask = facts,model,kw.get('input_ids'),kw.get('attention_mask')
-        x,self.held = self.ids if self.ids is not None else kw['inputs_embeds'],{}
+        x,self.held,self.seen = self.ids if self.ids is not None else kw['inputs_embeds'],{},{}
         self.shape,cache = tuple(x.shape[:2]),kw.get('past_key_values')
         self.flat = self.mask is None or isinstance(self.mask, Tensor) and tuple(self.mask.shape) == self.shape
         self.attended = torch.ones(self.shape, dtype=torch.bool, device=x.device) if self.mask is None or not self.flat else self.mask != 0
@@ -50,7 +50,7 @@ class _Texts:
         "What an edit asks a text once, see `asked_of`."
         mean = iv.scope == 'text' and iv.fitted_at == 'tokens'
         readout = None if mean and not by_text(iv) else self.weights(self.facts['readout'])
-        return asked_of(iv, x, readout, self.weights('mean') if mean else None)
+        return asked_of(iv, x, readout, self.weights('mean') if mean else None, self.seen)
 
     def weights(self, readout):
         "`[N, T]`, how much each token counts for its text."
@@ -173,7 +173,8 @@ class Running:
             self._ivs = _placed(list(edit.interventions), reads)
         speaks,self._moved,self._sums = self._inner.get_output_embeddings() is not None,{},[{} for _ in self._ivs]
         self._prompts,self._anatomy = _Prompts(self._inner, self._ivs, edit.model) if speaks else None,a
-        sites = dict.fromkeys(iv.site for iv in self._ivs)
+        self._read = {s for iv in self._ivs for s in iv.elsewhere} # Where gates are read
+        sites = dict.fromkeys([*(iv.site for iv in self._ivs), *map(parse_site, self._read)])
         with ExitStack() as stack:
             stack.enter_context(heard(model, self._enter, self._leave))
             stack.enter_context(hooked(self._inner, {s:partial(self._edit, s) for s in sites}))
@@ -254,10 +255,11 @@ def _edit(running, site, x):
         if now and (asked := once.get('asked')) is not None:
             _count(running, i, asked[:,0].sum(-1, dtype=torch.int32), torch.ones(len(x), dtype=torch.bool, device=x.device))
         if not acts: continue
-        x,gate = iv(x, None if where is None else where.to(x.device), **once)
+        x,gate = iv(x, None if where is None else where.to(x.device), **once, seen=texts.seen)
         if iv.scope == 'position':
             live = texts.attended.to(x.device)
             _count(running, i, gate.sum(-1, dtype=torch.int32), live if where is None else live & where.to(x.device))
+    if str(site) in running._read: texts.seen[str(site)] = x
     return x
 
 def _count(running, i, edited, live):

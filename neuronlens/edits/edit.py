@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .asks import Ask, Asking, Votes, ask_of, asked_by, check_below, enough, open_at, read_at, within, wrong_ask
 from .partners import aura, exchange, partner
 from ..ground.core import InputError, as_array, class_labels, drawing
 from ..ground.files import built, read_result, write_result
+from ..ground.scopes import leaves, opened
 from neuronlens.ground.setting import (
     SETTINGS,
     Setting,
@@ -47,11 +49,6 @@ class Neurons(NamedTuple):
     near:Tensor|None=None # `[R, D]` the concept's texts that `partner` looks for, from its mean, in `reach`
     reach:Tensor|None=None # How far that is in each neuron; infinite where it has no say
     auroc:Tensor|None=None # Area under the curve of the neuron as a detector of the concept, for `aura`
-
-class Votes(NamedTuple):
-    "What every neuron of a site adds to a weighted vote, and how much is enough: of a `Gate`, so that sums are exact."
-    weights:Tensor # `[D]` float32; 0 where it has no say
-    least:Tensor # `[1]` float32
 
 class Affine(NamedTuple):
     "An edit that is an affine map of all neurons of a site."
@@ -181,7 +178,7 @@ def register_edit(
 # %% ../../nbs/39_edit.ipynb #f0123e01
 def _warn(old, now): warnings.warn(f"{old} is called {now} since 0.3 and goes with 0.4", DeprecationWarning, stacklevel=3)
 
-class _Former:
+class _Former(Asking):
     "Fields by the names that they had until 0.2."
     @property
     def kind(self)->str:
@@ -206,14 +203,15 @@ class Intervention(_Former):
     hi:Tensor # `[D, K]` float32 upper ends, inclusive
     state:Neurons|Affine # What the edit may know of the site, each `[D]`, or the map that it is
     votes:Votes|None=None # Whose range counts how much, where the vote is weighted; else None
+    asks:tuple[Ask,...]=() # Gates that are asked in the place of its own, as the scope has them; none: its own
 
-    def __init__(self, setting, neurons, lo, hi, state, votes=None, **changed):
+    def __init__(self, setting, neurons, lo, hi, state, votes=None, asks=(), **changed):
         "Keywords change fields of the setting, so that `dataclasses.replace(iv, vote=.5)` does what it says."
         if not isinstance(setting, Setting): raise InputError(f"an intervention needs a `Setting`, got {type(setting).__name__}")
         if changed: setting = replace(setting, **{k:str(v) if k == 'site' else v for k,v in changed.items()})
-        if not weighted_vote(setting.vote): votes = None
+        if (asks := asked_by(setting.scope, asks)) or not weighted_vote(setting.vote): votes = None
         elif not isinstance(votes, Votes): raise InputError(f"vote {setting.vote!r} needs weights, which `plan` learns")
-        for k,v in zip(('setting', 'neurons', 'lo', 'hi', 'state', 'votes'), (setting, neurons, lo, hi, state, votes), strict=True):
+        for k,v in dict(setting=setting, neurons=neurons, lo=lo, hi=hi, state=state, votes=votes, asks=asks).items():
             object.__setattr__(self, k, v)
 
     @cached_property
@@ -228,11 +226,11 @@ class Intervention(_Former):
 
     width = property(lambda self: len(self.lo)) # Neurons of the site
 
-    def __call__(self, x:Tensor, where:Tensor|None=None, asked:Tensor|None=None, of:Tensor|None=None)->tuple[Tensor,Tensor]:
+    def __call__(self, x:Tensor, where:Tensor|None=None, asked:Tensor|None=None, of:Tensor|None=None, seen=None)->tuple[Tensor,Tensor]:
         """Edited copy of `[..., D]`, and what was edited, a bool of that shape; `where` `[...]` bool allows positions; `asked`
-        `[..., D]` bool is the gate where others than these activations were asked, as with `scope` 'text'; `of` `[N, 1, D]`
-        is what stands for every text, where the edit gives all positions of a text the same."""
-        gate = together(self, within(x, self.lo, self.hi)) if asked is None else asked.expand(x.shape)
+        `[..., D]` bool is the gate where others than these activations were asked, as with `scope` 'text'; `of` `[N, 1, D]` is what
+        stands for every text, where all its positions get the same; `seen` what stands at other sites that are asked, by name."""
+        gate = gate_of(self, x, seen=seen) if asked is None else asked.expand(x.shape)
         if where is not None: gate = gate & where[...,None]
         return edited(self, x, gate, of),gate
 
@@ -241,11 +239,11 @@ class Intervention(_Former):
     def load(path): return load_intervention(path)
 
     def __repr__(self):
-        vote = f', vote {said_vote(self.vote)}' if self.vote else ''
+        vote = (f', vote {said_vote(self.vote)}' if self.vote else '')+(f', {self.setting.scope}' if self.asks else '')
         return f"Intervention({self.condition} {self.range}{vote}, {self.edit}, concept {self.concept}, {len(self.neurons)} neurons)"
 
 for _k in SETTINGS:
-    if _k != 'site': setattr(Intervention, _k, property(attrgetter(f'setting.{_k}')))
+    if _k not in ('site', 'scope'): setattr(Intervention, _k, property(attrgetter(f'setting.{_k}')))
 
 # %% ../../nbs/39_edit.ipynb #7bbc942f
 def said_edit(
@@ -277,8 +275,9 @@ def _wrong(iv, seen):
     if not (k.dtype == torch.int64 and k.ndim == 1): return f"neurons are {k.dtype} of shape {list(k.shape)}, not whole numbers `[k]`"
     if len(k) and not 0 <= int(k.min()) <= int(k.max()) < D: return f"neuron {int(k.min()) if k.min() < 0 else int(k.max())} is none of {D}"
     if len(k.unique()) < len(k): return "a neuron is named twice"
-    try: check_when(iv.vote, iv.fitted_at, iv.positions, iv.covers, iv.scope)
+    try: check_when(iv.vote, iv.fitted_at, iv.positions, iv.covers, iv.scope) or check_below(iv.setting.scope, iv.setting.site)
     except InputError as e: return str(e)
+    if why := next(filter(None, (wrong_ask(a, bool(weighted_vote(iv.vote))) for a in iv.asks)), ''): return why
     if {id(iv.lo), id(iv.hi), *map(id, iv.state), *map(id, iv.votes or ())} <= seen: return ''
     if not (iv.lo.ndim == 2 and iv.lo.shape == iv.hi.shape): return f"lo {list(iv.lo.shape)} and hi {list(iv.hi.shape)} are not `[D, K]`"
     if iv.lo.isnan().any() or iv.hi.isnan().any(): return "an end of a range is no number"
@@ -306,7 +305,8 @@ def tensors_of(
     iv:Intervention, # One intervention
 )->list[Tensor]: # Those it holds, shared with others or not
     "The tensors of an intervention."
-    return [iv.neurons, iv.lo, iv.hi, *(t for t in (*iv.state, *(iv.votes or ())) if t is not None)]
+    asked = [t for a in iv.asks for t in (*a[:3], *(a.votes or ()))]
+    return [iv.neurons, iv.lo, iv.hi, *(t for t in (*iv.state, *(iv.votes or ())) if t is not None), *asked]
 
 def with_tensors(
     iv:Intervention, # One intervention
@@ -314,8 +314,9 @@ def with_tensors(
     **changed, # Fields of its setting that change
 )->Intervention: # The same otherwise
     "An intervention with other tensors, such as the same on a device."
-    of = {k:type(v)(*(None if t is None else to(t) for t in v)) for k in ('state', 'votes') if (v := getattr(iv, k)) is not None}
-    return replace(iv, neurons=to(iv.neurons), lo=to(iv.lo), hi=to(iv.hi), **of, **changed)
+    def all_of(held): return held and type(held)(*(all_of(t) if isinstance(t, Votes) else t if t is None else to(t) for t in held))
+    return replace(iv, neurons=to(iv.neurons), lo=to(iv.lo), hi=to(iv.hi), state=all_of(iv.state), votes=all_of(iv.votes),
+                   asks=tuple(map(all_of, iv.asks)), **changed)
 
 # %% ../../nbs/39_edit.ipynb #97fdc985
 def save_intervention(
@@ -326,6 +327,7 @@ def save_intervention(
     "An intervention as a file: its setting, neurons, ranges, weights of its vote and the state of its edit."
     state = {f'state.{k}':t for k,t in iv.state._asdict().items() if t is not None}
     state |= {f'votes.{k}':t for k,t in (iv.votes._asdict() if iv.votes else {}).items()}
+    state |= {f'asks.{i}.{k}':t for i,a in enumerate(iv.asks) for k,t in a.held().items()}
     arrays = {k:t.cpu().numpy() for k,t in (dict(neurons=iv.neurons, lo=iv.lo, hi=iv.hi) | state).items()}
     return write_result(path, 'Intervention', arrays, asdict(iv.setting), provenance)
 
@@ -338,26 +340,11 @@ def load_intervention(
     state,votes = ({k.removeprefix(p):v for k,v in t.items() if k.startswith(p)} for p in ('state.', 'votes.'))
     state = built(Affine if 'matrix' in state else Neurons, path, **state)
     votes = built(Votes, path, **votes) if votes else None
-    iv = Intervention(built(Setting, path, **about), t['neurons'], t['lo'], t['hi'], state, votes)
+    setting = built(Setting, path, **about)
+    held = [{k.removeprefix(p):v for k,v in t.items() if k.startswith(p := f'asks.{i}.')} for i in range(len(leaves(setting.scope)))]
+    iv = Intervention(setting, t['neurons'], t['lo'], t['hi'], state, votes, [built(ask_of, path, **h) for h in held])
     if why := _wrong(iv, set()): raise InputError(f"{path} is no Intervention: {why}")
     return iv
-
-# %% ../../nbs/39_edit.ipynb #7274fb11
-def within(
-    x:Tensor, # `[..., D]` activations
-    lo:Tensor, # `[D, K]` float32 lower ends, inclusive
-    hi:Tensor, # `[D, K]` float32 upper ends, inclusive
-)->Tensor: # `[..., D]` bool
-    "Which activations lie in any interval of their neuron."
-    x = x.float()
-    found = (x >= lo[:,0]) & (x <= hi[:,0])
-    for k in range(1, lo.shape[1]): found |= (x >= lo[:,k]) & (x <= hi[:,k])
-    return found
-
-def read_at(x, weights):
-    "The weighted mean of the positions of every text, `[N, 1, D]` float32."
-    w = (weights/weights.sum(1, keepdim=True)).to(x.device)[...,None]
-    return torch.where(w > 0, x.float()*w, 0.).sum(1, keepdim=True)
 
 # %% ../../nbs/39_edit.ipynb #a9635f15
 def together(
@@ -367,17 +354,22 @@ def together(
     "Which salient activations are edited: those in range, where enough of their fellows are."
     gate = found & iv.salient
     if not iv.vote: return gate
-    if iv.votes is not None: enough = (found*iv.votes.weights).sum(-1, keepdim=True) >= iv.votes.least
-    else: enough = gate.sum(-1, keepdim=True, dtype=torch.int32) >= math.ceil(iv.vote*len(iv.neurons)-1e-9)
-    return (iv.salient if iv.covers == 'salient' else gate) & enough
+    return (iv.salient if iv.covers == 'salient' else gate) & enough(found, gate, len(iv.neurons), iv.vote, iv.votes)
 
-def gate_of_text(
+def gate_of(
     iv:Intervention, # One intervention
-    x:Tensor, # `[N, T, D]` activations
-    weights:Tensor, # `[N, T]` how much each position is asked, bool or float, 0 or more: the readout, or the tokens of each text
-)->Tensor: # `[N, 1, D]` bool
-    "Which salient neurons are edited at all positions of a text: the gate, asked once on its weighted mean."
-    return together(iv, within(read_at(x, weights), iv.lo, iv.hi))
+    x:Tensor, # `[..., D]` activations at its site
+    weights:Tensor|None=None, # `[N, T]` how much each position is asked for its text, bool or float, 0 or more; None: each for itself
+    seen:dict|None=None, # Other sites to the activations there `[..., E]`, where gates are read there
+)->Tensor: # `[..., D]` bool; `[N, 1, D]` where texts are asked
+    "Which salient activations are edited: by its own gate, or where what the scope asks is open."
+    asked = lambda h: h if weights is None else read_at(h, weights)
+    if not iv.asks: return together(iv, within(asked(x), iv.lo, iv.hi))
+    sites = [leaf.site or iv.setting.site for leaf in leaves(iv.setting.scope)]
+    at = (seen or {}) | {iv.setting.site:x}
+    if far := [s for s in sites if s not in at]: raise InputError(f"{said_edit(iv)}: a gate is read at {far[0]}, which is not at hand here")
+    opens = [open_at(a, asked(at[s]), iv.vote) for s,a in zip(sites, iv.asks, strict=True)]
+    return opened(iv.setting.scope, opens)[...,None] & iv.salient
 
 # %% ../../nbs/39_edit.ipynb #0cc70f16
 def replacement(
@@ -398,9 +390,10 @@ def asked_of(
     x:Tensor, # `[N, T, D]` activations
     readout:Tensor, # `[N, T]` how much each position counts for the readout
     tokens:Tensor, # `[N, T]` how much for the mean over tokens
+    seen:dict|None=None, # As for `gate_of`
 )->dict: # Arguments of the intervention; none where every position is asked for itself, and edited by itself
     "What an intervention asks of a text once: its gate, and what decides which text is put in its place."
-    out = {} if iv.scope == 'position' else dict(asked=gate_of_text(iv, x, tokens if iv.fitted_at == 'tokens' else readout))
+    out = {} if iv.scope == 'position' else dict(asked=gate_of(iv, x, tokens if iv.fitted_at == 'tokens' else readout, seen))
     return out | (dict(of=read_at(x, readout)) if by_text(iv) else {})
 
 def asker(iv:Intervention)->str: return "scope 'text'" if iv.scope == 'text' else f"edit {iv.edit!r}" # Who asks, for a complaint

@@ -18,6 +18,7 @@ import torch
 from safetensors.numpy import load, save
 
 from .ablation import _placed, interventions_on
+from .asks import ask_of
 from .edit import BUILT_IN, Affine, Intervention, Neurons, Votes, check_interventions, parse_edit
 from .effects import MEASURES, Effects, aims_of, effects_of, tally
 from ..ground.core import InputError
@@ -65,7 +66,8 @@ def packed(
             arrays[str(numbers[id(t)])] = t.detach().cpu().contiguous().numpy()
         return numbers[id(t)]
     told = [[asdict(iv.setting), isinstance(iv.state, Affine), list(map(place, (iv.neurons, iv.lo, iv.hi, *iv.state))),
-             *([list(map(place, iv.votes))] if iv.votes else [])] for iv in interventions]
+             *([list(map(place, iv.votes or ()))] if iv.votes or iv.asks else []),
+             *([[{k:place(t) for k,t in a.held().items()} for a in iv.asks]] if iv.asks else [])] for iv in interventions]
     return save(arrays | {'settings':np.frombuffer(json.dumps(told).encode(), np.uint8)})
 
 # %% ../../nbs/44_farm.ipynb #985811e4
@@ -76,10 +78,11 @@ def unpacked(
     arrays = load(data)
     told = json.loads(arrays.pop('settings').tobytes())
     tensors = {int(k):torch.from_numpy(np.array(a)) for k,a in arrays.items()} | {-1:None}
-    def one(about, is_affine, places, votes=None):
+    def one(about, is_affine, places, votes=None, asks=()):
         neurons,lo,hi,*state = (tensors[i] for i in places)
         votes = votes and Votes(*(tensors[i] for i in votes))
-        return Intervention(Setting(**about), neurons, lo, hi, (Affine if is_affine else Neurons)(*state), votes)
+        return Intervention(Setting(**about), neurons, lo, hi, (Affine if is_affine else Neurons)(*state), votes or None,
+                            [ask_of(**{k:tensors[i] for k,i in a.items()}) for a in asks])
     return [one(*x) for x in told]
 
 # %% ../../nbs/44_farm.ipynb #fa44000d

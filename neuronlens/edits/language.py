@@ -19,12 +19,12 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from .ablation import _placed
-from .edit import Intervention, asked_of, asker, by_text, check_interventions, said_edit, together, within
+from .edit import Intervention, asked_of, asker, by_text, check_interventions, gate_of, said_edit
 from ..ground.core import InputError, need_number, some_rows
 from ..ground.data import Texts
 from ..ground.progress import progress_bar
 from ..ground.setting import POSITIONS, class_number
-from ..models.anatomy import Site
+from ..models.anatomy import Site, parse_site
 from ..models.batches import Encoded, batches, each_batch, encode, last_attended, proven, readout_weights, token_budget
 from ..models.hooks import hooked, run
 from ..models.model import Classifier, align
@@ -49,12 +49,13 @@ class _Columns:
     "Which columns the running pass sees, and where the prompt of every row ends."
     def __init__(self, length=None, mask=None):
         self.length,self.readout,self.at,self.attended,self.handed = length,None,None,None,(None, 0)
-        self.gates = {} # Of interventions that ask a text once, by what was asked of its prompt
+        self.gates,self.seen = {},{} # Of interventions that ask a text once, what was asked of its prompt; what stands where gates are read
         self.given = None if mask is None else last_attended(torch.as_tensor(mask).cpu())
 
     def enter(self, module, args, kw):
         "A hook ahead of the model: nothing is changed."
         kw = dict(zip(('input_ids',), args, strict=False)) | kw
+        self.seen.clear()
         x,cache,mask = kw.get('input_ids'),kw.get('past_key_values'),kw.get('attention_mask')
         n,t = (kw['inputs_embeds'] if x is None else x).shape[:2]
         past = self._passed(kw) if cache is None else int(cache.get_seq_length())
@@ -109,26 +110,29 @@ def _asked(columns, iv, x):
     if here.all():
         by_tokens = iv.scope == 'text' and iv.fitted_at == 'tokens'
         if by_tokens and at[0] > 0: raise InputError(f"{said_edit(iv)}: the prompt must be read in one pass")
-        known[id(iv)] = asked_of(iv, x, at == ends[:,None], columns.attended & (at <= ends[:,None]))
+        known[id(iv)] = asked_of(iv, x, at == ends[:,None], columns.attended & (at <= ends[:,None]), columns.seen)
     elif here.any() or id(iv) not in known or len(x) % len(next(iter(known[id(iv)].values()))):
         raise InputError(f"{said_edit(iv)}: {asker(iv)} asks at the end of the prompt, which this pass does not hold for every row")
     return {k:t.repeat_interleave(len(x)//len(t), 0) for k,t in known[id(iv)].items()}
 
 # %% ../../nbs/48_language.ipynb #caaf9b02
-def _edits(ivs, where, ask):
-    "One function per site that makes all its edits in their order; `where(positions)` says where, `ask(iv, x)` what a text was asked."
-    sites = {}
+def _edits(ivs, where, ask, seen):
+    """One function per site that makes all its edits in their order; `where(positions)` says where, `ask(iv, x)` what a text was asked;
+    into `seen` goes what then stands where gates are read."""
+    sites,read = {},{s for iv in ivs for s in iv.elsewhere}
     for iv in ivs: sites.setdefault(iv.site, []).append(iv)
-    def through(own):
+    for s in read: sites.setdefault(parse_site(s), [])
+    def through(site, own):
         def fn(x):
             for iv in own:
                 here,once = where(iv.positions),ask(iv, x)
                 if here is not None and x.shape[1] == 1: here = here.any(1, keepdim=True) # One vector a text is at all of its positions
-                if here is None: x = iv(x, **once)[0]
-                elif here.any(): x = iv(x, here.to(x.device), **once)[0]
+                if here is None: x = iv(x, **once, seen=seen)[0]
+                elif here.any(): x = iv(x, here.to(x.device), **once, seen=seen)[0]
+            if site in read: seen[site] = x
             return x
         return fn
-    return {site:through(own) for site,own in sites.items()}
+    return {site:through(str(site), own) for site,own in sites.items()}
 
 # %% ../../nbs/48_language.ipynb #831e2ea1
 def _not_finite(model, ivs, rows):
@@ -167,7 +171,7 @@ def editing(
         z = out[0] if isinstance(out, tuple) else out.logits
         bad = ~z.amax(-1).isfinite().cpu() & columns.attended[:,-z.shape[1]:]
         if bad.any(): raise InputError(_not_finite(module, ivs, bad.any(1).nonzero()[:,0]+1))
-    with hooked(model, _edits(ivs, columns, partial(_asked, columns)), columns.enter, leave): yield
+    with hooked(model, _edits(ivs, columns, partial(_asked, columns), columns.seen), columns.enter, leave): yield
 
 # %% ../../nbs/48_language.ipynb #4f1907b6
 def _on_classifier(model, ivs, length, mask):
@@ -265,16 +269,17 @@ def firing_by_position(
     def work(batch):
         w = readout_weights(batch, clf.readout).to(clf.device)
         rest = ((batch.mask == 1) & ~batch.special).to(clf.device) & (w == 0)
-        seen,labels = run(clf, batch, list({iv.site for iv in ivs})),texts.labels[batch.rows]
-        return np.array([[_by_class(s, p.float(), labels, C) for p in (w, rest)] for s in (_shares(iv, seen[iv.site]) for iv in ivs)])
+        sites = {s for iv in ivs for s in (iv.site, *map(parse_site, iv.elsewhere))}
+        seen,labels = {str(s):x for s,x in run(clf, batch, list(sites)).items()},texts.labels[batch.rows]
+        return np.array([[_by_class(s, p.float(), labels, C) for p in (w, rest)] for s in (_shares(iv, seen) for iv in ivs)])
     with progress_bar(what='reading', total=len(texts), unit='text', show=progress) as bar:
         for _,part in each_batch(clf, encode(clf, texts.texts, texts), work, tokens=tokens, bar=bar): sums += part.reshape(sums.shape)
     return pd.DataFrame([_fired(i, iv, c, clf.classes, s) for i,(iv, s) in enumerate(zip(ivs, sums, strict=True)) for c in range(C)])
 
 # %% ../../nbs/48_language.ipynb #e87be838
-def _shares(iv, x):
-    "Share of the salient activations `[N, T]` that would be edited; 1 for a linear edit."
-    return together(iv, within(x, iv.lo, iv.hi)).sum(-1)/max(1, len(iv.neurons))
+def _shares(iv, seen):
+    "Share of the salient activations `[N, T]` that would be edited, by what stands at every site; 1 for a linear edit."
+    return gate_of(iv, seen[str(iv.site)], seen=seen).sum(-1)/max(1, len(iv.neurons))
 
 def _by_class(share, weights, labels, C):
     "Weighted sums of `share [N, T]` over the texts of every class, and the weights' sums, each `[C]`."

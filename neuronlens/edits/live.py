@@ -29,6 +29,7 @@ from .planning import means_of, plan
 from ..ground.core import InputError
 from ..ground.data import Texts, take
 from ..ground.setting import Setting, format_kind
+from ..models.anatomy import parse_site
 from ..models.batches import each_batch, encode, read, readout_weights
 from ..models.hooks import run
 from ..models.model import Classifier
@@ -188,17 +189,20 @@ def edit_text(
     if iv is None: raise InputError("none of the interventions has the condition 'range'")
     one = Texts([text], np.zeros(1, np.int64), clf.classes, 'the text')
     encoded,site = encode(clf, one.texts, one),find_site(clf.model, iv.site)
-    (batch,x), = each_batch(clf, encoded, lambda b: run(clf, b, [site])[site])
+    (batch,states), = each_batch(clf, encoded, lambda b: run(clf, b, [site, *map(parse_site, iv.elsewhere)]))
     there,weights = batch.mask[0] == 1,readout_weights(batch, clf.readout).cpu()
-    x,where,answers = x[0].cpu().expand(len(there), -1)[there],_where(iv.positions, weights),dict(base=None)
+    seen = {str(s):h[0].cpu().expand(len(there), -1)[there] for s,h in states.items()}
+    x,where,answers = seen[str(site)],_where(iv.positions, weights),dict(base=None)
     for which,_,p,_ in interventions_on(clf, one, interventions, progress=False):
         answers |= dict(base=p[0]) if which is None else {interventions[i].condition:q[0] for i,q in zip(which, p, strict=True)}
     weights = weights[0, there]
     of = readout_weights(batch, 'mean' if iv.fitted_at == 'tokens' else clf.readout).cpu()[:,there]
-    new,gate = (t[0] for t in iv(x[None], None if where is None else where[:,there], **asked_of(iv, x[None], weights[None], of)))
+    seen = {s:h[None] for s,h in seen.items()}
+    once = asked_of(iv, x[None], weights[None], of, seen)
+    new,gate = (t[0] for t in iv(x[None], None if where is None else where[:,there], **once, seen=seen))
     return EditedText(tuple(_token(clf.tokenizer, i) for i in batch.ids[0][there].tolist()),
-        firing(replace(iv, vote=0., covers='range'), x.float().numpy()), gate.sum(-1).numpy(), weights.numpy(), answers, clf.classes, iv,
-        _edited_neurons(iv, x, new, gate, weights), bool(encoded.cut))
+        firing(replace(iv, vote=0., covers='range', scope='position'), x.float().numpy()), gate.sum(-1).numpy(), weights.numpy(),
+        answers, clf.classes, iv, _edited_neurons(iv, x, new, gate, weights), bool(encoded.cut))
 
 # %% ../../nbs/48_live.ipynb #e1a94d0e
 def _token(tokenizer, i):
@@ -280,8 +284,8 @@ class LiveEffects(Planner):
         return sorted({iv.fraction for iv in ivs}-{iv.fraction for iv in ivs if _key(iv) not in self.answers})
 
 # %% ../../nbs/48_live.ipynb #e2b01d00
-def _key(iv): return (iv.concept, iv.condition, iv.ranking, iv.fraction, iv.range, iv.edit, iv.vote, iv.scope, iv.fitted_at, iv.positions,
-                      iv.covers, iv.seed)
+def _key(iv): return (iv.concept, iv.condition, iv.ranking, iv.fraction, iv.range, iv.edit, iv.vote, iv.setting.scope, iv.fitted_at,
+                      iv.positions, iv.covers, iv.seed)
 
 # %% ../../nbs/48_live.ipynb #a3dbe8e3
 FRACTIONS = (.05, .1, .2, .3, .5, .65, .8, 1.)

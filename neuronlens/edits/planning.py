@@ -17,9 +17,11 @@ from ..arrays.gates import learn_gate
 from ..arrays.ranges import Ranges
 from ..arrays.saliency import Ranking
 from ..arrays.statistics import ClassStatistics
+from .asks import Ask, check_below
 from .edit import FROM_ACTS, Intervention, Neurons, Votes, parse_edit, rest_quantiles
 from .partners import auroc_of, auxiliary_rows, partner_rows, within_sd
 from ..ground.core import InputError, drawing, need_number, need_whole
+from ..ground.scopes import leaves, sites_asked, who_asks
 from ..ground.setting import Setting, check_when, class_number, format_kind, formerly, weighted_vote
 from ..models.anatomy import Site, parse_site
 
@@ -73,17 +75,28 @@ def _learned(taught, ends, neurons, classes, c, vote, seed):
     weights[neurons] = gate.weights
     return Votes(_tensor(weights), _tensor([gate.least]))
 
+# %% ../../nbs/40_planning.ipynb #c8021cff
+def check_asked(
+    scope:str, # Of an edit
+    site:str, # Where it acts
+    known, # Sites of which something is known
+): # Nothing
+    "Refuse a scope that asks where nothing was recorded, or above the edit."
+    check_below(scope, site)
+    if unknown := [s for s in sites_asked(scope, site) if s not in known]:
+        raise InputError(f"scope {scope!r} asks at {unknown[0]}, where nothing is known: give `grid` a recording that holds {unknown[0]}")
+
 # %% ../../nbs/40_planning.ipynb #077c9459
 class Parts:
     "What the settings at one site share: salient sets, gates, what edits may know. Each is made once, when a setting needs it."
-    def __init__(self, statistics, rankings, ranges, acts=None, labels=None, means=None):
+    def __init__(self, statistics, rankings, ranges, acts=None, labels=None, means=None, elsewhere=None):
         _together(statistics, rankings, ranges)
         for what,xs in (('rankings', rankings), ('ranges', ranges)):
             names = [x.name for x in xs]
             if twice := [n for n in names if names.count(n) > 1]: raise InputError(f"two {what} are called {twice[0]!r}")
-        self.statistics,self.acts,self.labels,self.means = statistics,acts,labels,means
+        self.statistics,self.acts,self.labels,self.means,self.elsewhere = statistics,acts,labels,means,elsewhere or {}
         self.rankings,self.ranges = ({x.name:x for x in xs} for xs in (rankings, ranges))
-        for name in ('salient', 'drawn', 'gate', 'votes', 'state'): setattr(self, name, cache(getattr(self, f'_{name}')))
+        for name in ('salient', 'drawn', 'gate', 'votes', 'state', 'asked'): setattr(self, name, cache(getattr(self, f'_{name}')))
 
     def _salient(self, ranking, fraction): return torch.as_tensor(self.rankings[ranking].salient(fraction))
     def _drawn(self, c, seed, k): return torch.as_tensor(drawing(seed, c).permutation(self.statistics.mean.shape[1]))[:k].sort().values
@@ -107,15 +120,23 @@ class Parts:
         else: more = auroc_of(*of) if edit == 'aura' else {}
         return Neurons(*map(_tensor, known), **{k:_tensor(a) for k,a in more.items()})
 
+    def _asked(self, c, ranking, fraction, kind, vote, drawn, seed, mean):
+        "The gate of a concept: its salient neurons, or as many `drawn` ones, in their ranges."
+        salient = self.salient(ranking, fraction)
+        own = self.drawn(c, seed, salient.shape[1]) if drawn else salient[c]
+        votes = self.votes(c, kind, vote, seed, mean, own.numpy().tobytes()) if weighted_vote(vote) else None
+        return Ask(own, *self.gate(c, kind), votes)
+
+    def _ask(self, s:Setting, concept, vote):
+        mean,c = check_taught(vote, who_asks(s.scope), s.fitted_at, self.means is not None),class_number(concept, self.statistics.classes)
+        return self.asked(c, s.ranking, s.fraction, s.range, vote, s.condition == 'random', s.seed, mean)
+
     def __call__(self, setting:Setting)->Intervention:
-        c,salient = class_number(setting.concept, self.statistics.classes),self.salient(setting.ranking, setting.fraction)
-        own = self.drawn(c, setting.seed, salient.shape[1]) if setting.condition == 'random' else salient[c]
-        name = parse_edit(setting.edit)[0]
-        state = self.state(c, *((name, setting.seed) if name in FROM_ACTS else ('', 0)))
-        mean = check_taught(setting.vote, setting.scope, setting.fitted_at, self.means is not None)
-        learned = setting.range,setting.vote,setting.seed,mean,own.numpy().tobytes()
-        votes = self.votes(c, *learned) if weighted_vote(setting.vote) else None
-        return Intervention(setting, own, *self.gate(c, setting.range), state, votes)
+        others,name = leaves(setting.scope),parse_edit(setting.edit)[0]
+        own = self._ask(setting, setting.concept, 0. if others else setting.vote)
+        asks = [self.elsewhere.get(leaf.site, self)._ask(setting, leaf.concept or setting.concept, setting.vote) for leaf in others]
+        of = class_number(setting.concept, self.statistics.classes),*((name, setting.seed) if name in FROM_ACTS else ('', 0))
+        return Intervention(setting, *own[:3], self.state(*of), own.votes, asks)
 
 # %% ../../nbs/40_planning.ipynb #aa9cb537
 @formerly(fitted='fitted_at', fractions='fraction', concepts='concept')
@@ -135,23 +156,25 @@ def plan(
     labels:np.ndarray|None=None, # `[N]` class of each
     fitted_at:str='readout', # What statistics and ranges are of: activations at the 'readout', or of all 'tokens'
     covers:str='range', # What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
-    scope:str='position', # Who is asked: every 'position' for itself, or the 'text' once for all of them
+    scope:str='position', # Who is asked: every 'position' for itself, or the 'text' once; or other gates, as in `grid`
     preset:str='', # Name of the preset that the ranges are of, for the table
     controls:int=1, # How many times the random neurons are drawn, with seeds from `seed` on
     means:tuple|None=None, # `[n, D]` mean over tokens of n texts, and `[n]` class of each: what a weighted vote of a text at tokens needs
+    elsewhere:dict|None=None, # Sites below this one to `Parts` there, where `scope` asks at other sites; `grid` makes them
 )->list[Intervention]: # Concepts x rankings x fractions x edits x (full, and range and random for each range and vote)
     "The interventions of a study; the same random neurons are the control of every ranking."
     site,(C,D),_ = parse_site(site),statistics.mean.shape,drawing(seed) # Which refuses what is no seed
     edits,votes = [format_kind(*parse_edit(e)) for e in _listed(edit)],_listed(vote)
     concepts,out = [class_number(c, statistics.classes) for c in (range(C) if concept is None else _listed(concept))],[]
     rankings,fractions = _listed(rankings),_listed(fraction)
-    for v in votes: check_when(v, fitted_at, positions, covers, scope)
+    check_asked(scope, str(site), elsewhere or {})
+    for v in votes: check_when(v, fitted_at, positions, covers, who_asks(scope))
     check_fractions(fractions, D, site)
     if (of := [e for e in edits if e in FROM_ACTS]) and (acts is None or labels is None):
         raise InputError(f"edit {of[0]!r} draws from activations: give plan acts= and labels=")
     if (by := [v for v in votes if weighted_vote(v)]) and (acts is None or labels is None):
         raise InputError(f"vote {by[0]!r} learns from activations: give plan acts= and labels=")
-    made = Parts(statistics, rankings, _listed(ranges), acts, labels, means)
+    made = Parts(statistics, rankings, _listed(ranges), acts, labels, means, elsewhere)
     same = dict(site=str(site), positions=positions, seed=seed, fitted_at=fitted_at)
     gates = [(r.name, dict(vote=v if isinstance(v, str) else float(v), covers=covers, scope=scope)) for r in _listed(ranges) for v in votes]
     for r,f,c,e in product(rankings, fractions, concepts, edits):

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from .ablation import _placed
+from .asks import ask_of
 from neuronlens.edits.edit import (
     Affine,
     Intervention,
@@ -131,8 +132,11 @@ def _check_kept(iv):
     held = {k:t for k,t in (iv.state._asdict() | (iv.votes._asdict() if iv.votes else {})).items() if t is not None}
     if odd := [k for k,t in dict(lo=iv.lo, hi=iv.hi, **held).items() if t.dtype != torch.float32 or t.ndim != shapes.get(k, 2)]:
         raise InputError(f"{said_edit(iv)}: {odd[0]} is no float32 of {shapes.get(odd[0], 2)} axes")
+    if any(t.dtype != torch.float32 for a in iv.asks for t in (a.lo, a.hi, *(a.votes or ()))):
+        raise InputError(f"{said_edit(iv)}: the ranges or weights of a gate are no float32")
     if odd := [k for k,t in held.items() if not t.isfinite().all()]: raise InputError(f"{said_edit(iv)}: {odd[0]} is not finite")
-    if not 1 <= (K := iv.lo.shape[1]) <= _MOST_PARTS: raise InputError(f"{said_edit(iv)}: {K} intervals of a neuron are none, or too many")
+    if odd := [K for a in (iv, *iv.asks) if not 1 <= (K := a.lo.shape[1]) <= _MOST_PARTS]:
+        raise InputError(f"{said_edit(iv)}: {odd[0]} intervals of a neuron are none, or too many")
     if affine: fits = iv.edit == 'affine' and iv.state.matrix.shape == (iv.width, iv.width)
     else: fits = parse_edit(iv.edit)[0] != 'resample' or iv.state.rest is not None and len(iv.state.rest) > 1
     if not fits or type(iv.seed) is not int or iv.seed < 0: raise InputError(f"{said_edit(iv)}: what the edit needs to know is not there")
@@ -154,6 +158,7 @@ def save_edit(
     for iv in edit.interventions:
         state = {k:kept(t) for k,t in iv.state._asdict().items() if t is not None}
         votes = dict(votes={k:kept(t) for k,t in iv.votes._asdict().items()}) if iv.votes else {}
+        if iv.asks: votes = dict(asks=[{k:kept(t) for k,t in a.held().items()} for a in iv.asks])
         said.append(dict(setting=asdict(iv.setting), neurons=kept(iv.neurons), lo=kept(iv.lo), hi=kept(iv.hi), state=state) | votes)
     arrays |= {'weights.names':np.frombuffer('\n'.join(edit.names).encode(), np.uint8), 'weights.marks':edit.marks}
     data = _packed(arrays, _said('Edit', dict(interventions=said, model=edit.model), edit.provenance))
@@ -242,7 +247,7 @@ def _interventions_of(given, arrays):
         state = {k:tensor(v) for k,v in one['state'].items()}
         kind,votes = Affine if 'matrix' in state else Neurons,{k:tensor(v) for k,v in one.get('votes', {}).items()}
         iv = Intervention(_setting_of(one['setting']), *(tensor(one[k]) for k in ('neurons', 'lo', 'hi')), kind(**state),
-                          Votes(**votes) if votes else None)
+                          Votes(**votes) if votes else None, [ask_of(**{k:tensor(v) for k,v in a.items()}) for a in one.get('asks', [])])
         check_interventions([iv])
         _check_kept(iv)
         parse_site(iv.setting.site)

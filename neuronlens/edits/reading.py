@@ -23,7 +23,7 @@ from .questions import MultipleChoice, Question, question_prompt
 from ..ground.core import InputError, drawing, need_number
 from ..ground.progress import progress_bar
 from ..ground.tables import Tabled
-from ..models.anatomy import Site, anatomy
+from ..models.anatomy import Site, anatomy, parse_site
 from ..models.batches import each_batch, last_attended
 from ..models.hooks import EMBEDDING, answer, before, run
 from ..models.prompt import _readable
@@ -86,11 +86,11 @@ def _depth(site): return -1 if site == EMBEDDING else site.block
 
 def _from(ivs, last):
     "The highest state from which a pass can resume to reach all these sites; `last` where nothing is edited."
-    return min((before(iv.site) for iv in ivs), key=_depth, default=last)
+    return min((before(s) for iv in ivs for s in (iv.site, *map(parse_site, iv.elsewhere))), key=_depth, default=last)
 
-def _at_end(iv, x, mask, ends):
+def _at_end(iv, x, mask, ends, seen):
     "What an intervention asks of a text once, where all of it is prompt."
-    return asked_of(iv, x, torch.arange(mask.shape[1]) == ends[:,None], mask == 1)
+    return asked_of(iv, x, torch.arange(mask.shape[1]) == ends[:,None], mask == 1, seen)
 
 def _tops(clf, batch, conditions):
     "(number of the condition, output of the last block `[N, T, D]`) for lists of placed interventions; edits share the pass below them."
@@ -99,7 +99,8 @@ def _tops(clf, batch, conditions):
     columns = torch.arange(batch.mask.shape[1])
     states = run(clf, batch, list({last, *starts}))
     for i,(ivs,at) in enumerate(zip(conditions, starts, strict=True)):
-        edits = _edits(ivs, lambda p: allowed(p, columns, ends), lambda iv, x: _at_end(iv, x, batch.mask, ends))
+        seen = {}
+        edits = _edits(ivs, lambda p: allowed(p, columns, ends), lambda iv, x, s=seen: _at_end(iv, x, batch.mask, ends, s), seen)
         if at != last: yield i,run(clf, batch, [last], start=(at, states[at]), edits=edits)[last]
         else: yield i,edits[last](states[last]) if ivs else states[last]
 

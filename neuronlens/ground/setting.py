@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .core import InputError, need_number
+from .scopes import SCOPES, spelled_scope, who_asks
 
 # %% ../../nbs/06_setting.ipynb #2e13a103
 class Kind(NamedTuple):
@@ -95,9 +96,8 @@ def formerly(
         return call
     return of
 
-
 # %% ../../nbs/06_setting.ipynb #a78b6f0f
-SCOPES,COVERS = ('position', 'text'),('range', 'salient')
+COVERS = 'range','salient'
 
 # %% ../../nbs/06_setting.ipynb #f6816f23
 POSITIONS,FITTED = ('all', 'readout', 'prompt', 'generated'),('readout', 'tokens')
@@ -112,7 +112,7 @@ class Setting:
     fraction:float=.5 # Which: share of the neurons of the site, above 0, at most 1
     range:str='gaussian(2.5)' # When: the kind of range
     vote:float|str=0. # When: least share of the salient neurons in range together, 0 to 1; or 'weighted', where they count by weight
-    scope:str='position' # When: every position asks for itself, or the 'text' is asked once for all of its positions
+    scope:str='position' # When: every position asks for itself, or the 'text' once for all; and where else, and whose gates (`scopes`)
     fitted_at:str='readout' # When: what ranges are fitted on, one of `FITTED`
     positions:str='all' # When: where it may act, one of `POSITIONS`
     edit:str='mean' # What: the edit
@@ -124,7 +124,8 @@ class Setting:
         for k in ('range', 'edit'): object.__setattr__(self, k, spelled(getattr(self, k)))
         if kind := weighted_vote(self.vote): object.__setattr__(self, 'vote', str(kind))
         if not 0 < need_number(fraction=self.fraction) <= 1: raise InputError(f"fraction {self.fraction} is outside 0 to 1")
-        check_when(self.vote, self.fitted_at, self.positions, self.covers, self.scope)
+        object.__setattr__(self, 'scope', spelled_scope(self.scope, self.covers))
+        check_when(self.vote, self.fitted_at, self.positions, self.covers, who_asks(self.scope))
 
     def __str__(self): return ', '.join(f'{k} {v:g}' if isinstance(v, float) else f'{k} {v}' for k,v in asdict(self).items() if v != '')
 
@@ -170,8 +171,7 @@ def settings_grid(
     "All combinations of some values of every field."
     known = [f.name for f in fields(Setting)]
     if strange := [k for k in lists if k not in known]: raise InputError(f"a setting has no {strange[0]!r}; it has {', '.join(known)}")
-    many = dict(concept=concepts) | lists
-    of = {k:list(v) if isinstance(v, list|tuple) else [v] for k,v in many.items()}
+    of = {k:list(v) if isinstance(v, list|tuple) else [v] for k,v in (dict(concept=concepts) | lists).items()}
     return [Setting(**dict(zip(of, values, strict=True))) for values in product(*of.values())]
 
 # %% ../../nbs/06_setting.ipynb #e4c2c5d4
