@@ -50,6 +50,7 @@ from .ground import machine as machine
 from .ground import progress as progress
 from .ground import refusals as refusals
 from .ground import rounding as rounding
+from .ground import scopes as scopes
 from .ground import setting as setting
 from .ground import tables as tables
 from .models import anatomy as anatomy
@@ -102,6 +103,7 @@ from .records import summary as summary
 from .records import tokens as tokens
 from .records import untrained as untrained
 from .edits import ablation as ablation
+from .edits import asks as asks
 from .edits import attached as attached
 from .edits import attribution as attribution
 from .edits import choice as choice
@@ -892,7 +894,7 @@ def register_edit(change):
         "edit ... gives ... for ..."
     """
 
-def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | list[Ranges], site: Site | str, *, fraction: list[float]=..., edit: str | list[str]=..., vote: float | str | list=..., concept: list | None=..., positions: str=..., seed: int=..., acts: np.ndarray | None=..., labels: np.ndarray | None=..., fitted_at: str=..., covers: str=..., scope: str=..., preset: str=..., controls: int=..., means: tuple | None=...) -> list[Intervention]:
+def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | list[Ranges], site: Site | str, *, fraction: list[float]=..., edit: str | list[str]=..., vote: float | str | list=..., concept: list | None=..., positions: str=..., seed: int=..., acts: np.ndarray | None=..., labels: np.ndarray | None=..., fitted_at: str=..., covers: str=..., scope: str=..., preset: str=..., controls: int=..., means: tuple | None=..., elsewhere: dict | None=...) -> list[Intervention]:
     """The interventions of a study; the same random neurons are the control of every ranking.
 
     Parameters
@@ -926,13 +928,15 @@ def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | 
     covers : str, default 'range'
         What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
     scope : str, default 'position'
-        Who is asked: every 'position' for itself, or the 'text' once for all of them
+        Who is asked: every 'position' for itself, or the 'text' once; or other gates, as in `grid`
     preset : str, default ''
         Name of the preset that the ranges are of, for the table
     controls : int, default 1
         How many times the random neurons are drawn, with seeds from `seed` on
     means : tuple | None, default None
         `[n, D]` mean over tokens of n texts, and `[n]` class of each: what a weighted vote of a text at tokens needs
+    elsewhere : dict | None, default None
+        Sites below this one to `Parts` there, where `scope` asks at other sites; `grid` makes them
 
     Returns
     -------
@@ -1074,7 +1078,7 @@ def shuffled_labels(labelled, seed: int=...):
     The same with its labels in another order; class sizes stay
     """
 
-def grid(train: Recording, *, ranking: str | list[str]=..., fraction: float | list[float]=..., range: str | list[str]=..., edit: str | list[str]=..., vote: float | str | list=..., site: str | list[str] | None=..., concept: list | None=..., positions: str=..., seed: int=..., fitted_at: str | list[str]=..., tokens: Recording | None=..., covers: str=..., scope: str=..., controls: int=...) -> list[Intervention]:
+def grid(train: Recording, *, ranking: str | list[str]=..., fraction: float | list[float]=..., range: str | list[str]=..., edit: str | list[str]=..., vote: float | str | list=..., site: str | list[str] | None=..., concept: list | None=..., positions: str=..., seed: int=..., fitted_at: str | list[str]=..., tokens: Recording | None=..., covers: str=..., scope: str=..., gate_site: str=..., gates: str=..., controls: int=...) -> list[Intervention]:
     """All interventions of a grid: concept x ranking x fraction x range x edit x site.
 
     Parameters
@@ -1107,6 +1111,10 @@ def grid(train: Recording, *, ranking: str | list[str]=..., fraction: float | li
         What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
     scope : str, default 'position'
         Who is asked: every 'position' for itself, or the 'text' once for all of them
+    gate_site : str, default ''
+        A recorded site below, where the gate is read, of the neurons that are salient there; '': that of the edit
+    gates : str, default ''
+        Whose gates, joined, as 'own and not sport' (see `scopes`); '': the concept's own
     controls : int, default 1
         How many times the random neurons are drawn, with seeds from `seed` on
 

@@ -14,6 +14,7 @@ from html import escape
 import numpy as np
 import torch
 
+from .asks import _where, asks_tokens, by_site, check_widths, of_rows, rows_seen
 from neuronlens.edits.edit import (
     LOOKED_UP,
     Intervention,
@@ -21,7 +22,7 @@ from neuronlens.edits.edit import (
     by_text,
     check_interventions,
     finite_edit,
-    gate_of_text,
+    gate_of,
     looked_up,
     read_at,
     replacement,
@@ -36,7 +37,7 @@ from ..ground.data import Texts
 from ..ground.machine import need_memory
 from ..ground.progress import progress_bar
 from ..ground.setting import POSITIONS, class_number
-from ..models.anatomy import Site, anatomy
+from ..models.anatomy import Site, anatomy, parse_site
 from ..models.batches import Batch, each_batch, encode, first_attended, fitting, last_attended, readout_weights, token_budget
 from ..models.hooks import answer, before, head_reads, level, logits, run, shots_again
 from ..models.model import Classifier, align
@@ -71,19 +72,15 @@ def _order(ivs):
     def place(i): return places.setdefault(id(ivs[i].lo), len(places)),ivs[i].edit,ivs[i].seed
     return sorted(range(len(ivs)), key=place)
 
-def _where(positions, weights):
-    "Positions of a classified text that may be edited, `[N, T]` bool; None: all. A text is all prompt."
-    return {'readout':weights > 0, 'generated':torch.zeros_like(weights, dtype=torch.bool)}.get(positions)
-
 def _value(iv, x, gate, weights):
     "What is put in, `[N, T, D]`: for all activations, or, where it has to be looked up, for those of an open gate."
     if iv.edit not in LOOKED_UP: return replacement(iv, x).contiguous()
     return looked_up(iv, x, gate, read_at(x, weights) if by_text(iv) else None)
 
 # %% ../../nbs/40_ablation.ipynb #800d3ca3
-def _stacks(x, weights, ivs, room, tokens=None):
+def _stacks(x, weights, ivs, room, tokens=None, seen=None):
     """Edited copies of `x [N, T, D]`, a few at a time: which, `[S, N, T, D]`, and how much each fires at the readout, `[S, N]`;
-    `weights` and `tokens [N, T]` say what of a text is asked where that is asked once."""
+    `weights` and `tokens [N, T]` say what of a text is asked where that is asked once; `seen` what stands at other sites, by name."""
     of = found = made = value = fine = None
     tokens = weights if tokens is None else tokens
     order,allowed = _order(ivs),{p:_where(p, weights) for p in POSITIONS}
@@ -92,8 +89,11 @@ def _stacks(x, weights, ivs, room, tokens=None):
         stack,fires = x.new_empty(len(which), *x.shape),torch.ones(len(which), len(x), device=x.device)
         for s,i in enumerate(which):
             iv,where = ivs[i],allowed[ivs[i].positions]
-            if iv.lo is not of: of,found = iv.lo,within(x, iv.lo, iv.hi)
-            gate = together(iv, found) if iv.scope == 'position' else gate_of_text(iv, x, tokens if iv.fitted_at == 'tokens' else weights)
+            if iv.scope == 'text': gate = gate_of(iv, x, tokens if iv.fitted_at == 'tokens' else weights, seen)
+            elif iv.asks: gate = gate_of(iv, x, seen=seen)
+            else:
+                if iv.lo is not of: of,found = iv.lo,within(x, iv.lo, iv.hi)
+                gate = together(iv, found)
             share = gate.sum(-1, dtype=torch.int32)/max(1, len(iv.neurons)) # Into 64 bits it takes twenty times as long
             fires[s] = torch.where(weights > 0, share*weights, 0.).sum(1)
             if where is not None: gate = gate & where[...,None]
@@ -119,7 +119,7 @@ def _edited_shots(clf, site, ivs, states):
     "The model with its shots as each of these interventions leaves them; `states` are those of the unedited shots."
     if not any(_reaches_shots(clf, iv) for iv in ivs): return clf
     x = states[site]
-    which,stack,_ = next(_stacks(x, x.new_zeros(x.shape[:2]), ivs, len(ivs)))
+    which,stack,_ = next(_stacks(x, x.new_zeros(x.shape[:2]), ivs, len(ivs), seen=_named(states)))
     h = stack[np.argsort(which)].flatten(0, 1)
     at = before(site, anatomy(clf.model))
     return shots_again(clf, len(ivs), **_going_on(site, h, at, states[at]))
@@ -145,30 +145,27 @@ def _at_head(a, hidden, mask):
 
 def _of_top(a, site): return getattr(a.place(site), 'base', site) if site.block is None else site # Of latents, what they are of
 
-def _asks_tokens(iv): return iv.scope == 'text' and iv.fitted_at == 'tokens'
-
-def _by_site(ivs):
-    "Indices of the interventions at every site."
-    out = {}
-    for i,iv in enumerate(ivs): out.setdefault(iv.site, []).append(i)
-    return out
+def _named(states): return {str(s):x for s,x in states.items()}
 
 # %% ../../nbs/40_ablation.ipynb #771d41c5
 def _ablate_batch(clf, batch, ivs, readout, room, base=True, done=lambda site, n: None):
     "The unedited answers of a batch as (None, `[N, C]`, None), then (which, `[S, N, C]`, fires `[S, N]`) of all interventions."
-    a,w,sites = anatomy(clf.model),readout_weights(batch, readout).to(clf.device),_by_site(ivs)
+    a,w,sites = anatomy(clf.model),readout_weights(batch, readout).to(clf.device),by_site(ivs)
     last,needed = Site('residual', len(a)-1),{s for site in sites for s in (site, before(site, a))}
+    needed |= {parse_site(s) for iv in ivs for s in iv.elsewhere}
     states,P = run(clf, batch, needed | ({last} if base else set())),clf.past*any(_reaches_shots(clf, iv) for iv in ivs)
     of_shots = run(*clf.shots_alone(1), needed) if P else {}
     if base: yield None,answer(clf, states[last], batch.mask).softmax(-1),None
     done(None, 1)
     for site,at in sites.items():
         x,below = states[site],states[before(site, a)]
-        lone = _of_top(a, site) == last and readout == head_reads(clf) and not any(_asks_tokens(ivs[i]) for i in at)
+        lone = _of_top(a, site) == last and readout == head_reads(clf) and not any(asks_tokens(ivs[i]) for i in at)
         stack_size = max(1, room//((len(x) if lone else batch.ids.numel())+P))
-        if lone: x,below = (_at_head(a, h, batch.mask) for h in (x, below))
+        seen = {s:h for s,h in _named(states).items() if any(s in ivs[i].elsewhere for i in at)}
+        if lone: x,below,*others = (_at_head(a, h, batch.mask) for h in (x, below, *seen.values()))
+        if lone: seen = dict(zip(seen, others, strict=True))
         weights,every = (fitting(v, x) for v in (w, readout_weights(batch, 'mean').to(x.device)))
-        for which,stack,fires in _stacks(x, weights.to(x.device), [ivs[i] for i in at], stack_size, every):
+        for which,stack,fires in _stacks(x, weights.to(x.device), [ivs[i] for i in at], stack_size, every, seen):
             own = _edited_shots(clf, site, [ivs[at[i]] for i in which], of_shots)
             p = _above(own, None if lone else batch, site, stack, below)
             yield [at[i] for i in which],p,fires
@@ -184,7 +181,7 @@ def reads_recording(
     if isinstance(clf, Head): return clf.site in rec.sites
     a = anatomy(clf.model)
     last = Site('residual', len(a)-1)
-    return str(last) in rec.sites and rec.readout == head_reads(clf) and all(iv.site == last and not _asks_tokens(iv) for iv in ivs)
+    return str(last) in rec.sites and rec.readout == head_reads(clf) and all(iv.site == last and of_rows(iv) for iv in ivs)
 
 # %% ../../nbs/40_ablation.ipynb #c71a4b53
 @torch.inference_mode()
@@ -232,6 +229,7 @@ def _placed(ivs, clf):
             raise InputError(f"{said_edit(iv)}: shots are read before the text that {asker(iv)} asks; edit positions 'readout'")
         if iv.width != (D := a.width(iv.site)):
             raise InputError(f"an intervention at {iv.site} has ranges of {iv.width} neurons, the site has {D}")
+        check_widths(iv.setting.scope, str(iv.site), iv.asks, a.width)
         _aimed(iv, clf.classes)
     return out
 
@@ -247,6 +245,7 @@ def _before_head(ivs, head):
     for iv in ivs:
         at = iv.setting.site
         if at != head.site: raise InputError(f"{said_edit(iv)}: the head reads {head.site}, so an edit at {at} has no answer")
+        if iv.elsewhere: raise InputError(f"{said_edit(iv)}: a gate is read at {iv.elsewhere[0]}, and the head knows of {head.site} alone")
         if iv.width != head.width:
             raise InputError(f"an intervention at {at} has ranges of {iv.width} neurons, the site has {head.width}")
         _aimed(iv, head.classes)
@@ -287,7 +286,7 @@ def _alike(ivs):
     out = {}
     for i,iv in enumerate(ivs):
         own = [t if t is None else id(t) for t in tensors_of(iv)]
-        asks = iv.scope,iv.scope == 'text' and iv.fitted_at
+        asks = iv.setting.scope,iv.scope == 'text' and iv.fitted_at
         own[0] = asks,iv.vote,iv.covers,iv.neurons.sort().values.cpu().numpy().tobytes()
         out.setdefault((iv.concept, iv.setting.site, iv.edit, iv.positions, iv.seed, *own), []).append(i)
     return list(out.values())
@@ -301,7 +300,7 @@ def _pieces(clf, texts, ivs, recording, readout, tokens, progress):
     if recording is not None: _checked_recording(clf, texts, recording)
     last = Site('residual', len(anatomy(clf.model))-1)
     fast = recording is not None and recording.readout == readout and reads_recording(clf, recording, [])
-    near = [i for i,iv in enumerate(ivs) if fast and iv.site == last and not _asks_tokens(iv)]
+    near = [i for i,iv in enumerate(ivs) if fast and iv.site == last and of_rows(iv)]
     far = sorted({*range(len(ivs))}-{*near})
     with _bar(clf, texts, [ivs[i] for i in near], [ivs[i] for i in far], recording, progress) as bar:
         if recording is not None: yield None,np.arange(len(texts)),recording.probabilities,None
@@ -407,10 +406,11 @@ def _far(clf, texts, ivs, number, base, readout, tokens, bar):
 def edited_acts(
     iv:Intervention, # One intervention
     acts:np.ndarray, # `[N, D]` activations at its site, each at a readout
+    seen:dict|None=None, # Other sites to the activations of the same rows there, where gates are read there
 )->np.ndarray: # `[N, D]` float32, a copy
     "The activations that an intervention leaves; those of 'generated' positions leave all as it is."
     x = _rows(iv, acts)
-    return x.numpy().copy() if iv.positions == 'generated' else iv(x)[0].numpy()
+    return x.numpy().copy() if iv.positions == 'generated' else iv(x, seen=rows_seen(iv.elsewhere, len(x), seen))[0].numpy()
 
 # %% ../../nbs/40_ablation.ipynb #cdcdee46
 def _rows(iv, acts):
@@ -419,14 +419,16 @@ def _rows(iv, acts):
     if x.ndim != 2 or x.shape[1] != iv.width: raise InputError(f"{iv!r} is for [examples, {iv.width}] activations, got {list(x.shape)}")
     return x
 
+
 # %% ../../nbs/40_ablation.ipynb #c5b499ee
 @torch.inference_mode()
 def firing(
     iv:Intervention, # One intervention
     acts:np.ndarray, # `[N, D]` activations at its site, at readouts or at any tokens
+    seen:dict|None=None, # As for `edited_acts`
 )->np.ndarray: # `[N]` float32, 0 to 1; 1 for a linear edit, 0 for an empty salient set
     "Share of the salient activations of every row that lie in range and would be edited."
-    gate = together(iv, within(_rows(iv, acts), iv.lo, iv.hi))
+    gate = gate_of(iv, x := _rows(iv, acts), seen=rows_seen(iv.elsewhere, len(x), seen))
     return (gate.sum(-1)/max(1, len(iv.neurons))).numpy()
 
 # %% ../../nbs/40_ablation.ipynb #1a096dab

@@ -9,6 +9,7 @@ __all__ = ['grid', 'interventions', 'Estimate', 'estimate', 'sweep', 'changes_on
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,14 +18,16 @@ from ..arrays.ranges import fit_ranges
 from ..arrays.saliency import rank
 from ..arrays.statistics import class_statistics
 from .ablation import _ablate_batch, _ablate_recorded, _alike, _placed, interventions_on, reads_recording, stood_for
+from .asks import of_rows
 from .edit import Intervention, parse_edit, tensors_of
 from .effects import MEASURES, Changes, Effects, aims_of, effects_of, judged, tally
-from .planning import Parts, _listed, check_fractions, means_of, plan
+from .planning import Parts, _listed, check_asked, check_fractions, means_of, plan
 from ..ground.core import InputError
 from ..ground.data import Texts, take
 from ..ground.files import said_size
 from ..ground.machine import need_memory
 from ..ground.progress import log, said_time, say, switched_off
+from ..ground.scopes import asked_scope, sites_asked, spelled_scope
 from ..ground.setting import Setting, format_kind, formerly
 from ..models.anatomy import Site, anatomy
 from ..models.batches import batches, encode, token_budget
@@ -43,14 +46,23 @@ def _fitted(of, site, ranges):
     st = class_statistics(of.at(site), of.labels, of.classes)
     return st,[fit_ranges(of.at(site), of.labels, r, classes=of.classes, statistics=st) for r in ranges]
 
-def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, **kw):
-    "The interventions at one site: salient neurons by the training recording, the rest fitted on it or on that of tokens."
+def _parts(train, tokens, site, rankings, ranges, at, seed, elsewhere=None):
+    "What settings at one site share: salient neurons by the training recording, all else by it or by that of tokens; and the ranges."
+    of = tokens if at == 'tokens' else train
+    st,fitted = _fitted(of, site, ranges)
+    own = of.at(site),of.labels,means_of(train, site),elsewhere
+    return Parts(st, _ranked(train, site, rankings, seed), [*{r.name:r for r in fitted}.values()], *own),fitted
+
+# %% ../../nbs/44_sweeps.ipynb #0dfa8c7a
+def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, there, **kw):
+    "The interventions at one site; `there(site, fitted_at)` makes what is known of others, where gates are read there."
     check_fractions(fractions, train.at(site).shape[1], site)
     ranked,out = _ranked(train, site, rankings, seed),[]
     for at in fitted_at:
         of = tokens if at == 'tokens' else train
         st,fitted = _fitted(of, site, ranges)
         own = dict(acts=of.at(site), labels=of.labels, means=means_of(train, site))
+        own |= dict(elsewhere={s:there(s, at) for s in sites_asked(kw['scope'], site)})
         out += plan(st, ranked, fitted, site, fraction=fractions, seed=seed, fitted_at=at, **own, **kw)
     return out
 
@@ -78,14 +90,20 @@ def grid(
     tokens:Recording|None=None, # Tokens of the training texts at the sites, by `record_tokens`
     covers:str='range', # What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
     scope:str='position', # Who is asked: every 'position' for itself, or the 'text' once for all of them
+    gate_site:str='', # A recorded site below, where the gate is read, of the neurons that are salient there; '': that of the edit
+    gates:str='', # Whose gates, joined, as 'own and not sport' (see `scopes`); '': the concept's own
     controls:int=1, # How many times the random neurons are drawn, with seeds from `seed` on
 )->list[Intervention]: # Every combination, with the whole neuron and the random control beside each
     "All interventions of a grid: concept x ranking x fraction x range x edit x site."
     _checked_fit(train, tokens, _listed(fitted_at))
-    kw = dict(edit=edit, vote=vote, concept=concept, positions=positions, covers=covers, scope=scope,
-              controls=controls)
+    scope,sites = asked_scope(scope, gate_site, gates),[str(s) for s in (train.sites if site is None else _listed(site))]
+    scope = spelled_scope(scope, covers)
+    kw = dict(edit=edit, vote=vote, concept=concept, positions=positions, covers=covers, scope=scope, controls=controls)
+    for s in sites: check_asked(scope, s, train.sites)
+    for g in {g for s in sites for g in sites_asked(scope, s)}: check_fractions(_listed(fraction), train.at(g).shape[1], g)
     lists = _listed(ranking),_listed(fraction),_listed(range),_listed(fitted_at)
-    return [iv for s in (train.sites if site is None else _listed(site)) for iv in _at_site(train, tokens, str(s), *lists, seed, **kw)]
+    there = cache(lambda s, at: _parts(train, tokens, s, lists[0], lists[2], at, seed)[0])
+    return [iv for s in sites for iv in _at_site(train, tokens, s, *lists, seed, there, **kw)]
 
 # %% ../../nbs/44_sweeps.ipynb #4c7f9f60
 def interventions(
@@ -96,31 +114,33 @@ def interventions(
 )->list[Intervention]: # One for each setting, in their order; their settings say every number
     "What settings come to on a model: salient neurons and ranges are found once for all that share them."
     settings,groups = _listed(settings),{}
-    for s in settings: _plannable(s)
+    for s in settings: _plannable(s, train)
     _checked_fit(train, tokens, {s.fitted_at for s in settings})
     for i,s in enumerate(settings): groups.setdefault((s.site, s.fitted_at, s.seed), []).append(i)
     out = [None]*len(settings)
     for (site,at,seed),own in groups.items():
         check_fractions({settings[i].fraction for i in own}, train.at(site).shape[1], site)
         names,kinds = (dict.fromkeys(getattr(settings[i], k) for i in own) for k in ('ranking', 'range'))
-        of = tokens if at == 'tokens' else train
-        st,ranges = _fitted(of, site, kinds)
+        there = {}
+        for g,f in dict.fromkeys((g, settings[i].fraction) for i in own for g in sites_asked(settings[i].scope, site)):
+            check_fractions([f], train.at(g).shape[1], g)
+            if g not in there: there[g] = _parts(train, tokens, g, names, kinds, at, seed)[0]
+        made,ranges = _parts(train, tokens, site, names, kinds, at, seed, there)
         fitted = dict(zip(kinds, ranges, strict=True))
-        known = of.at(site),of.labels,means_of(train, site)
-        made = Parts(st, _ranked(train, site, names, seed), [*{r.name:r for r in ranges}.values()], *known)
         for i in own:
             s = settings[i]
             out[i] = made(replace(s, range=fitted[s.range].name, edit=format_kind(*parse_edit(s.edit))))
     return out
 
 # %% ../../nbs/44_sweeps.ipynb #4c7f9f61
-def _plannable(s):
+def _plannable(s, train):
     "Refuse a setting that is nothing that can be planned."
     if not isinstance(s, Setting): raise InputError(f"settings are of type `Setting`, got {type(s).__name__}")
     if s.condition not in ('full', 'range', 'random'): raise InputError(f"condition {s.condition!r} is none of full, range, random")
     if s.condition == 'full' and s.range != 'full':
         raise InputError(f"condition 'full' edits whole neurons; its range is 'full', not {s.range!r}")
     parse_edit(s.edit)
+    check_asked(s.scope, s.site, train.sites)
 
 # %% ../../nbs/44_sweeps.ipynb #ccc398be
 @dataclass(frozen=True)
@@ -171,7 +191,8 @@ def estimate(
     ivs = [every[m[0]] for m in _alike(every)] # What does the same is done once
     last,nothing = Site('residual', len(anatomy(clf.model))-1),lambda site, n: None
     fast = recording is not None and recording.readout == clf.readout and reads_recording(clf, recording, [])
-    near,far,seconds = [iv for iv in ivs if fast and iv.site == last],[iv for iv in ivs if not (fast and iv.site == last)],0.
+    quick = [fast and iv.site == last and of_rows(iv) for iv in ivs]
+    near,far,seconds = [iv for iv,q in zip(ivs, quick, strict=True) if q],[iv for iv,q in zip(ivs, quick, strict=True) if not q],0.
     if near:
         some = [near[i+j] for i in range(0, len(near), max(4, -(-len(near)//5))) for j in range(min(4, len(near)-i))]
         trial = lambda: _ablate_recorded(clf, recording.at(str(last)), some, nothing)
