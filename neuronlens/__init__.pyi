@@ -65,6 +65,7 @@ from .models import trials as trials
 from .models import verbalizers as verbalizers
 from .models import weights as weights
 from .models import writing as writing
+from .arrays import axis as axis
 from .arrays import bins as bins
 from .arrays import density as density
 from .arrays import distributions as distributions
