@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/49_meant.ipynb #3e1e2d24
+# %% ../../nbs/49_meant.ipynb #dcc6b278
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,7 @@ from ..models.hooks import run
 from ..models.sites import find_site
 from ..records.given import GIVEN, Numbered
 
-# %% ../../nbs/49_meant.ipynb #f1cad23a
+# %% ../../nbs/49_meant.ipynb #eed03a81
 MOST = 4000 # Training and test texts that are read, each
 
 def needs_words(study): # A study with texts, or an `InputError`
@@ -33,7 +33,9 @@ def needs_words(study): # A study with texts, or an `InputError`
         raise InputError("this study has no texts at hand, so there are no words to say what a range means")
     return study
 
-# %% ../../nbs/49_meant.ipynb #6a4a98d8
+def _key(site, neuron, cut, range): return str(site),int(neuron),cut,range if cut == 'classes' else '' # What is remembered
+
+# %% ../../nbs/49_meant.ipynb #f30eda57
 @dataclass(frozen=True, eq=False)
 class Context:
     "A test text that is typical of a range."
@@ -43,7 +45,7 @@ class Context:
     tokens:tuple=() # As the model reads them; none: not known
     inside:tuple=() # For each token, whether its own activation lies in the range
 
-# %% ../../nbs/49_meant.ipynb #7636ab19
+# %% ../../nbs/49_meant.ipynb #ac6a0031
 def typical_rows(
     values, # `[N]` activations
     inside, # `[N, K]` which lie in which range
@@ -53,7 +55,7 @@ def typical_rows(
     def near(at): return np.sort(at[np.argsort(abs(values[at]-np.median(values[at])), kind='stable')[:k]]) if len(at) else at
     return [near(np.flatnonzero(own)) for own in np.asarray(inside).T]
 
-# %% ../../nbs/49_meant.ipynb #6af0980b
+# %% ../../nbs/49_meant.ipynb #f3c0ed59
 @torch.inference_mode()
 def token_values(
     study, # A `Study`
@@ -73,7 +75,7 @@ def token_values(
             out[int(rows[r])] = said,h[i, there, neuron].float().cpu().numpy()
     return out
 
-# %% ../../nbs/49_meant.ipynb #d5a55250
+# %% ../../nbs/49_meant.ipynb #7f24fec7
 def contexts_of(
     study, # A `Study`
     site:str, # A recorded site
@@ -91,7 +93,7 @@ def contexts_of(
         return Context(texts[r], study.classes[labels[r]], float(acts[r]), tokens, tuple(held.tolist()))
     return [[one(r, *ends) for r in own] for own,*ends in zip(chosen, told.lo, told.hi, strict=True)]
 
-# %% ../../nbs/49_meant.ipynb #f8e79072
+# %% ../../nbs/49_meant.ipynb #1c10f05a
 class MeaningSearch:
     "What the ranges of a study's neurons mean: its words are read once, and answers are remembered."
     def __init__(self,
@@ -121,10 +123,7 @@ class MeaningSearch:
         acts,labels = fitted_on(self.study, site)
         own = fit_ranges(acts[:,[neuron]], labels, range, classes=self.study.classes)
         return own.classes,own.lo[:,0],own.hi[:,0]
-
-    def known(self, *asked): return self.found.get(self.key(*asked)) # As of `axis`; None: not searched yet
-    def key(self, site, neuron, cut, range): return str(site),int(neuron),cut,range if cut == 'classes' else ''
-
+    def known(self, *asked): return self.found.get(_key(*asked)) # As of `axis`; None: not searched yet
     def axis(self,
         site:str, # A recorded site
         neuron:int, # Index at the site
@@ -133,7 +132,7 @@ class MeaningSearch:
         step=lambda what, done: None, # Called with what is done now, and which share is done
     ): # (`AxisMeaning`, contexts of each range); or the `InputError` that says why there is none
         "What the ranges of a neuron mean."
-        if (key := self.key(site, neuron, cut, range)) not in self.found:
+        if (key := _key(site, neuron, cut, range)) not in self.found:
             try: self.found[key] = self._search(*key, step)
             except InputError as e: self.found[key] = e
         return self.found[key]
@@ -146,7 +145,7 @@ class MeaningSearch:
         step('marking tokens', .9)
         return told,contexts_of(self.study, site, told, self.rows[1])
 
-# %% ../../nbs/49_meant.ipynb #adda892d
+# %% ../../nbs/49_meant.ipynb #5a4f163f
 def strongest_meanings(
     study, # A `Study`
     most:int=5, # Concepts

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MeaningView']
 
-# %% ../../nbs/53_meaning_view.ipynb #deb00141
+# %% ../../nbs/53_meaning_view.ipynb #8e16087b
 from functools import lru_cache
 from html import escape
 
@@ -16,13 +16,18 @@ from ..arrays.axis import AxisMeaning
 from ..edits.live import ranking_at, rankings_at
 from ..edits.meant import Context, MeaningSearch
 from ..ground.core import InputError
-from .cards import bar, canvas, card, cut, figure_html, sentence, table
+from .cards import canvas, card, cut, figure_html, sentence, table
 from .inspect import NeuronView
 from .plots import theme
 from .widgets import _WIDE, View, checked_study, choice, range_control, with_texts
 
-# %% ../../nbs/53_meaning_view.ipynb #00c623ab
+# %% ../../nbs/53_meaning_view.ipynb #86113b90
 def _better(s, k): return bool(s.low[k, 0] > s.chance[k, 0]) # Whether a formula beats chance; not where nothing is known
+
+def _wide(name, inner): # Scrolls, by keyboard, too
+    return f'<div tabindex="0" role="region" aria-label="{name}" style="overflow-x:auto">{inner}</div>'
+
+def _share(x): return f'{x:.0%}' if np.isfinite(x) else '–'
 
 def _score(s, k): return '–' if np.isnan(s.value[k, 0]) else f'{s.value[k, 0]:.2f} [{s.low[k, 0]:.2f}, {s.high[k, 0]:.2f}]'
 
@@ -45,26 +50,25 @@ def _axis_figure(told, most=14):
             ax.text(1.01, at[k], said, va='center', fontsize=8, transform=ax.get_yaxis_transform())
         ax.set(yticks=at, yticklabels=names, ylim=(-step*(K+.5), top), xlabel='activation')
         ax.text(1.01, at[0]+step*.9, 'IoU of its formula', fontsize=8, transform=ax.get_yaxis_transform())
-        ax.set_title(f'neuron {told.neuron}, n={len(x)} test texts', parse_math=False)
+        ax.set_title(f'neuron {told.neuron}, n={len(x)} test texts')
+        for t in ax.get_yticklabels(): t.set_parse_math(False) # Names from data
     return figure_html(ax, f'Histogram of neuron {told.neuron} over {len(x)} test texts, and {K} ranges below it: '+'; '.join(
         f'{n} IoU {s.value[k, 0]:.2f}, chance {s.chance[k, 0]:.2f}' for k,n in enumerate(told.names[:K])))
 
-# %% ../../nbs/53_meaning_view.ipynb #9fb28d86
+# %% ../../nbs/53_meaning_view.ipynb #2efd1b84
 def _formula_table(told):
     "Every range with its formula and what it is worth."
     s = told.scores
     def row(k):
         formula = escape(str(s.formulas[k]))
-        share = ratio_of(s.in_range[k], s.n)
-        return [escape(told.names[k]), f'{s.in_range[k]} ({share})', f'<b>{formula}</b>' if _better(s, k) else formula, _score(s, k),
-                f'{s.chance[k, 0]:.2f}', bar(s.precision[k]), bar(s.recall[k])]
+        return [escape(told.names[k]), f'{s.in_range[k]} ({_share(s.in_range[k]/s.n)})',
+                f'<b>{formula}</b>' if _better(s, k) else formula, _score(s, k), f'{s.chance[k, 0]:.2f}',
+                _share(s.precision[k]), _share(s.recall[k])]
     left = f'<p class="dim">Not explained, as they hold all training texts or none: {", ".join(cut(n, 40) for n in told.left_out)}.</p>'
-    return table(['range', 'test texts#', 'formula', 'IoU, 95% interval#', 'chance#', 'precision', 'recall'],
-                 [row(k) for k in range(len(told.names))], 'nl-formulas')+(left if told.left_out else '')
+    head = ['range', 'test texts#', 'formula', 'IoU, 95% interval#', 'chance#', 'precision#', 'recall#']
+    return _wide('Formulas', table(head, [row(k) for k in range(len(told.names))]))+(left if told.left_out else '')
 
-def ratio_of(a, b): return f'{a/b:.0%}' if b else '–' # A share in words
-
-# %% ../../nbs/53_meaning_view.ipynb #60622c5b
+# %% ../../nbs/53_meaning_view.ipynb #0e04e021
 MARK = 'background:#ffe08a;color:#000;border-radius:2px' # Here, for pages that have no style sheet
 
 def tokens_html(
@@ -73,7 +77,7 @@ def tokens_html(
 )->str:
     "A part of a text as tokens, those in the range marked."
     first = next((i for i,held in enumerate(c.inside) if held and i), 0)
-    start = max(0, first-6)
+    start = max(0, min(first-6, len(c.tokens)-most))
     out = '… ' if start else ''
     for i,t in enumerate(c.tokens[start:start+most], start):
         joined = t.startswith('##') and len(t) > 2
@@ -81,7 +85,7 @@ def tokens_html(
         out += ('' if joined or i == start else ' ')+(f'<mark style="{MARK}">{said}</mark>' if c.inside[i] else said)
     return out+(' …' if len(c.tokens) > start+most else '')
 
-# %% ../../nbs/53_meaning_view.ipynb #010805d6
+# %% ../../nbs/53_meaning_view.ipynb #dadbdffb
 def _contexts_table(told, contexts):
     "The typical texts of every range."
     def row(c): return [cut(c.concept, 30), f'{c.value:.2f}', tokens_html(c) if c.tokens else cut(c.text)]
@@ -94,7 +98,7 @@ def _contexts_table(told, contexts):
            'Tokens are not known here: whole texts whose activation lies in the range.')
     return f'<h4>Typical texts</h4><p class="dim">{how}</p>'+table(['class', 'activation#', 'text'], body, 'nl-texts')
 
-# %% ../../nbs/53_meaning_view.ipynb #4a206720
+# %% ../../nbs/53_meaning_view.ipynb #7409fb7e
 def word_html(
     told:AxisMeaning, # Ranges of a neuron
     word:str, # A word; text from a reader
@@ -110,9 +114,9 @@ def word_html(
     head = ['range', 'test texts with it, in range#', 'of all texts#', 'lift, 95% interval#', 'p, adjusted#', 'in the formula']
     return (f'<h4>Ranges that fire on {cut(word, 40)}</h4><p class="dim">Lift: share of the texts with it that lie in the range, over'
             f' that of all texts; 1 is chance. p: hypergeometric, that it fires more often, adjusted for {len(df)} ranges (Holm).</p>'
-            +table(head, rows))
+            +_wide('Ranges that fire on the word', table(head, rows)))
 
-# %% ../../nbs/53_meaning_view.ipynb #88fe2803
+# %% ../../nbs/53_meaning_view.ipynb #d9103258
 def meaning_html(
     told:AxisMeaning, # Ranges of a neuron
     contexts:list, # Of `contexts_of`: typical texts of each range
@@ -129,10 +133,11 @@ def meaning_html(
     return card(f'<p><b>{escape(said)}</b></p><p class="dim">{escape(how)}</p>', word_html(told, word) if word else '', _axis_figure(told),
                 _formula_table(told), _contexts_table(told, contexts))
 
-# %% ../../nbs/53_meaning_view.ipynb #6d332538
+# %% ../../nbs/53_meaning_view.ipynb #926db21a
 PARTS = [('5 parts, as many texts in each', 'quantile(5)'), ('10 parts, as many texts in each', 'quantile(10)'), ('5 clusters',
          'kmeans(5)'), ('ranges of the classes', 'classes')]
 ASK = 'Not searched yet. The button searches formulas for the ranges of this neuron; it takes a few seconds the first time.'
+UNASKED = 'No formula was searched when this was drawn: run the cell, and press Search in the view.'
 
 def words_said(
     told:AxisMeaning, # Ranges of a neuron
@@ -142,7 +147,7 @@ def words_said(
     leaves = [kinds.get(name, ('', '')) for f in told.scores.formulas for _,name in f.steps]
     return [*dict.fromkeys(str(key) for kind,key in leaves if kind == 'word')]
 
-# %% ../../nbs/53_meaning_view.ipynb #02ef600f
+# %% ../../nbs/53_meaning_view.ipynb #c3c339ea
 class WordBar:
     "A button that searches, where it is, and a button for every word of the formulas."
     def __init__(self, search, pick):
@@ -162,7 +167,7 @@ class WordBar:
             for b in self.words.children: b.on_click(lambda b: self.pick(b.description))
         for b in self.words.children: b.button_style = 'info' if b.description == chosen else ''
 
-# %% ../../nbs/53_meaning_view.ipynb #b73eac63
+# %% ../../nbs/53_meaning_view.ipynb #e5a5ae7f
 class MeaningView(NeuronView):
     "What a neuron means in each of its ranges. Controls: cut, word, site, ranking, concept, neuron, range; `search` searches."
     def __init__(self,
@@ -199,6 +204,7 @@ class MeaningView(NeuronView):
         self.redraw()
         return self
 
+    def static(self): return super().static().replace(escape(ASK), escape(UNASKED))
     def redraw(self):
         super().redraw()
         found = self.asked.known(*self.which(**self.values))

@@ -103,6 +103,8 @@ def _or_why(kind, study):
         if study.test.readout != GIVEN: raise
         return Without(study, str(e))
 
+def _tab(name): return property(lambda book: book.view(name)) # A view of a workbook as an attribute
+
 # %% ../../nbs/54_workbook.ipynb #work0001
 class Workbook:
     "The live views of a study as tabs: neuron, erase, text, overlap, layers, meaning. They share what is chosen."
@@ -112,15 +114,13 @@ class Workbook:
     ):
         self.study = s = opened(checked_study(study), trust_remote_code)
         self._make,self._views = dict(neuron=lambda: NeuronView(s), erase=lambda: _or_why(EraseView, s), text=lambda: _or_why(TextView, s),
-            overlap=lambda: OverlapView(s, self.open_neuron), layers=lambda: LayersView(s),
-            meaning=lambda: _or_why(MeaningView, s)),{}
+            overlap=lambda: OverlapView(s, self.open_neuron), layers=lambda: LayersView(s), meaning=lambda: _or_why(MeaningView, s)),{}
         self.selection = Selection(concept=s.classes[0])
         self.tabs = w.Tab([w.VBox([w.Label('…')]) for _ in self._make], titles=[k.capitalize() for k in self._make], selected_index=0)
         self.tabs.observe(lambda _: self.show(), names='selected_index')
         self.show()
 
-    neuron,erase,text,overlap,layers,meaning = (property(lambda self, k=k: self.view(k)) for k in ('neuron', 'erase', 'text', 'overlap',
-        'layers', 'meaning'))
+    neuron,erase,text,overlap,layers,meaning = map(_tab, ('neuron', 'erase', 'text', 'overlap', 'layers', 'meaning'))
 
     def view(self, name:str):
         "A view by its name, with what is chosen; made if it was not yet."
