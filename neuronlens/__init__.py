@@ -66,7 +66,7 @@ _NAMES = { # Room: the names that most users need
 _ROOMS = { # Floor: its rooms, also found without it
     "ground": "core refusals files progress data cache rounding setting machine tables",
     "models": "trials batches weights model prompt verbalizers anatomy prompted hooks sites writing latents training",
-    "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing predicates formulas scores margins meaning axis gates overlap matching profile",
+    "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing predicates formulas scores margins meaning axis corners gates overlap matching profile",
     "records": "provenance remote fingerprint store shards sources given recording calibration summary tokens cluster",
     "edits": "partners edit planning ablation attribution effects evidence farm sweeps erasure presets choice questions language portable attached reading live states meant",
     "views": "drawing plots plot_effects plot_erasure plot_sweeps plot_overlap cards charts widgets inspect erase_view overlap_view meaning_view workbook explorer",

@@ -12,6 +12,7 @@ from test_workbook import folder, run  # noqa: F401
 
 import neuronlens as nl
 from neuronlens.arrays.axis import cut_axis, explain_axis, held_by, part_names, ranges_that_mean
+from neuronlens.arrays.corners import range_independence
 from neuronlens.arrays.formulas import search_formulas
 from neuronlens.arrays.predicates import text_predicates
 from neuronlens.arrays.ranges import fit_ranges
@@ -157,6 +158,37 @@ def test_a_neuron_that_never_changes():
 def test_typical_rows_by_hand():
     v = np.array([0, 1, 2, 3, 10., 11])
     assert [r.tolist() for r in typical_rows(v, np.c_[v < 5, v > 5, v > 99], 1)] == [[1], [4], []]
+
+
+# --- corners of a joint range
+
+
+def test_corners_by_hand():
+    "Cell by cell in a loop; turning an axis turns the corners, and order of examples nothing."
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 150))
+    got, n, bins = range_independence(a, b, bins=7, corner=3, shuffles=20), 0, 7
+    def cell(v, x): return min(bins-1, int(bins*(v-x.min())/(x.max()-x.min())))
+    held = {(cell(v, a), cell(w, b)) for v, w in zip(a, b, strict=True)}
+    for i in (*range(3), *range(4, 7)):
+        for j in (*range(3), *range(4, 7)): n += (i, j) in held
+    assert got.occupied == pytest.approx(n/36)
+    other, at = range_independence(-a, b, bins=7, corner=3, shuffles=20), rng.permutation(150)
+    np.testing.assert_allclose([other['low, low'], other['high, high']], [got['high, low'], got['low, high']])
+    assert range_independence(a[at], b[at], bins=7, corner=3, shuffles=20).occupied == got.occupied
+
+
+def test_a_bounded_sum_is_found_and_independence_is_not():
+    "A corner that is cut off is seen; independent pairs are called so as often as p says."
+    rng, seen = np.random.default_rng(1), []
+    for _ in range(40): seen.append(range_independence(*rng.normal(size=(2, 200)), shuffles=40).p)
+    assert np.mean(np.array(seen) <= .05) <= .15
+    x, y = rng.uniform(-1, 1, (2, 800))
+    own = range_independence(x[x+y < .8], y[x+y < .8])
+    assert own.p < .05 and own['high, high'] < 1 and own['low, low'] == 1 and own.chance > own.occupied
+    wrong = {'a has 800 examples and b has 3': (x, y[:3]), 'b has one value throughout': (x, x*0), 'a must be one value': (x[None], y)}
+    for said, bad in wrong.items():
+        with pytest.raises(InputError, match=said): range_independence(*bad)
 
 
 # --- the view

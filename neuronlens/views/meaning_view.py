@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MeaningView']
 
-# %% ../../nbs/53_meaning_view.ipynb #8e16087b
+# %% ../../nbs/53_meaning_view.ipynb #9ecbbbe1
 from functools import lru_cache
 from html import escape
 
@@ -21,7 +21,7 @@ from .inspect import NeuronView
 from .plots import theme
 from .widgets import _WIDE, View, checked_study, choice, range_control, with_texts
 
-# %% ../../nbs/53_meaning_view.ipynb #86113b90
+# %% ../../nbs/53_meaning_view.ipynb #b864bcb8
 def _better(s, k): return bool(s.low[k, 0] > s.chance[k, 0]) # Whether a formula beats chance; not where nothing is known
 
 def _wide(name, inner): # Scrolls, by keyboard, too
@@ -55,7 +55,7 @@ def _axis_figure(told, most=14):
     return figure_html(ax, f'Histogram of neuron {told.neuron} over {len(x)} test texts, and {K} ranges below it: '+'; '.join(
         f'{n} IoU {s.value[k, 0]:.2f}, chance {s.chance[k, 0]:.2f}' for k,n in enumerate(told.names[:K])))
 
-# %% ../../nbs/53_meaning_view.ipynb #2efd1b84
+# %% ../../nbs/53_meaning_view.ipynb #1301a1d8
 def _formula_table(told):
     "Every range with its formula and what it is worth."
     s = told.scores
@@ -68,7 +68,7 @@ def _formula_table(told):
     head = ['range', 'test texts#', 'formula', 'IoU, 95% interval#', 'chance#', 'precision#', 'recall#']
     return _wide('Formulas', table(head, [row(k) for k in range(len(told.names))]))+(left if told.left_out else '')
 
-# %% ../../nbs/53_meaning_view.ipynb #0e04e021
+# %% ../../nbs/53_meaning_view.ipynb #47d92cad
 MARK = 'background:#ffe08a;color:#000;border-radius:2px' # Here, for pages that have no style sheet
 
 def tokens_html(
@@ -85,7 +85,7 @@ def tokens_html(
         out += ('' if joined or i == start else ' ')+(f'<mark style="{MARK}">{said}</mark>' if c.inside[i] else said)
     return out+(' …' if len(c.tokens) > start+most else '')
 
-# %% ../../nbs/53_meaning_view.ipynb #dadbdffb
+# %% ../../nbs/53_meaning_view.ipynb #78f85694
 def _contexts_table(told, contexts):
     "The typical texts of every range."
     def row(c): return [cut(c.concept, 30), f'{c.value:.2f}', tokens_html(c) if c.tokens else cut(c.text)]
@@ -98,7 +98,7 @@ def _contexts_table(told, contexts):
            'Tokens are not known here: whole texts whose activation lies in the range.')
     return f'<h4>Typical texts</h4><p class="dim">{how}</p>'+table(['class', 'activation#', 'text'], body, 'nl-texts')
 
-# %% ../../nbs/53_meaning_view.ipynb #7409fb7e
+# %% ../../nbs/53_meaning_view.ipynb #53528a37
 def word_html(
     told:AxisMeaning, # Ranges of a neuron
     word:str, # A word; text from a reader
@@ -116,7 +116,7 @@ def word_html(
             f' that of all texts; 1 is chance. p: hypergeometric, that it fires more often, adjusted for {len(df)} ranges (Holm).</p>'
             +_wide('Ranges that fire on the word', table(head, rows)))
 
-# %% ../../nbs/53_meaning_view.ipynb #d9103258
+# %% ../../nbs/53_meaning_view.ipynb #49f44b5b
 def meaning_html(
     told:AxisMeaning, # Ranges of a neuron
     contexts:list, # Of `contexts_of`: typical texts of each range
@@ -133,7 +133,7 @@ def meaning_html(
     return card(f'<p><b>{escape(said)}</b></p><p class="dim">{escape(how)}</p>', word_html(told, word) if word else '', _axis_figure(told),
                 _formula_table(told), _contexts_table(told, contexts))
 
-# %% ../../nbs/53_meaning_view.ipynb #926db21a
+# %% ../../nbs/53_meaning_view.ipynb #92e6ac4d
 PARTS = [('5 parts, as many texts in each', 'quantile(5)'), ('10 parts, as many texts in each', 'quantile(10)'), ('5 clusters',
          'kmeans(5)'), ('ranges of the classes', 'classes')]
 ASK = 'Not searched yet. The button searches formulas for the ranges of this neuron; it takes a few seconds the first time.'
@@ -147,7 +147,7 @@ def words_said(
     leaves = [kinds.get(name, ('', '')) for f in told.scores.formulas for _,name in f.steps]
     return [*dict.fromkeys(str(key) for kind,key in leaves if kind == 'word')]
 
-# %% ../../nbs/53_meaning_view.ipynb #c3c339ea
+# %% ../../nbs/53_meaning_view.ipynb #f61b5058
 class WordBar:
     "A button that searches, where it is, and a button for every word of the formulas."
     def __init__(self, search, pick):
@@ -167,7 +167,7 @@ class WordBar:
             for b in self.words.children: b.on_click(lambda b: self.pick(b.description))
         for b in self.words.children: b.button_style = 'info' if b.description == chosen else ''
 
-# %% ../../nbs/53_meaning_view.ipynb #e5a5ae7f
+# %% ../../nbs/53_meaning_view.ipynb #4e62e866
 class MeaningView(NeuronView):
     "What a neuron means in each of its ranges. Controls: cut, word, site, ranking, concept, neuron, range; `search` searches."
     def __init__(self,
