@@ -359,6 +359,33 @@ def test_a_search_is_bounded(study):
     assert usual(study) == usual(study) and WORDS
 
 
+# --- the tutorial
+
+
+@pytest.mark.slow
+def test_what_the_tutorial_claims():
+    "Election belongs to one end; at least two ranges are far above chance and of different topics; so are most neurons drawn at random."
+    from neuronlens.models.training import example_texts
+    from neuronlens.records.recording import example_recordings
+    (train, test), texts = example_recordings(progress=False), example_texts()
+    words = text_predicates(texts[0], least=30, ngrams=1)
+    words = words, text_predicates(texts[1], like=words, ngrams=1)
+    strongest, second = nl.rank(train, 'dprime').order[train.classes.index('politics'), :10], []
+    for j in strongest:
+        lo, hi = cut_axis(train.acts[:, j], 'quantile(5)')
+        inside = held_by(train.acts[:, j], lo[:, None], hi[:, None])
+        second.append(np.sort(search_formulas(words[0], inside, shuffles=0, progress=False).iou)[-2])
+    def far(j):
+        told = explain_axis(train, test, int(j), predicates=words, draws=200, progress=False)
+        s = told.scores
+        return told, np.flatnonzero(s.low[:, 0] > 2*s.chance[:, 0])
+    told, at = far(strongest[np.argmax(second)])
+    assert told.about('election').range[0] in (told.names[0], told.names[-1]) and len(at) >= 2
+    most = [np.bincount(test.labels[told.inside[:, k]], minlength=5).argmax() for k in at]
+    assert len(set(most)) >= 2
+    assert np.mean([len(far(j)[1]) >= 2 for j in np.random.default_rng(0).choice(train.acts.shape[1], 10, replace=False)]) > .5
+
+
 # --- in a browser
 
 

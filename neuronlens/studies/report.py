@@ -253,7 +253,7 @@ measured here.</p>{% endif %}
 {{ '</div>'|safe if many }}
 {% if meant %}<h2 id="meaning">What they mean</h2>
 <p>{{ meant_said }}</p>
-{{ table(meant, meant_names, 'Formulas of the strongest neurons, each in the range of its concept. In brackets: 95% bootstrap intervals.',
+{{ table(meant, meant_names, 'Formulas of the strongest neurons, each in the range of its concept. In brackets: 95% intervals.',
 'formula') }}{% endif %}
 <h2 id="shared">What the concepts share</h2>
 <div class="maps">{% for f in figures if f.name in ('overlap', 'ranges', 'firing') %}{{ figure(f) }}{% endfor %}</div>
