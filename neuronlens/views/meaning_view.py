@@ -17,9 +17,8 @@ from ..edits.live import ranking_at, rankings_at
 from ..edits.meant import Context, MeaningSearch
 from ..ground.core import InputError
 from .cards import canvas, card, cut, figure_html, sentence, table
-from .inspect import NeuronView
 from .plots import theme
-from .widgets import _WIDE, View, checked_study, choice, range_control, with_texts
+from .widgets import _WIDE, View, checked_study, choice, offer, range_control, with_texts
 
 # %% ../../nbs/53_meaning_view.ipynb #b864bcb8
 def _better(s, k): return bool(s.low[k, 0] > s.chance[k, 0]) # Whether a formula beats chance; not where nothing is known
@@ -167,8 +166,17 @@ class WordBar:
             for b in self.words.children: b.on_click(lambda b: self.pick(b.description))
         for b in self.words.children: b.button_style = 'info' if b.description == chosen else ''
 
+# %% ../../nbs/53_meaning_view.ipynb #78cfc161
+def neurons_in_order(study, ranking, concept): # [(what the list says, number)], the most salient for the concept first
+    names,order = study.test.names,ranking.order[study.classes.index(concept)]
+    return [(f"{f'{names[j]}, ' if names is not None else ''}neuron {j} (rank {i})", j) for i,j in enumerate(order.tolist(), 1)]
+
+def place_of(study, ranking, concept, neuron): # In words
+    order = ranking.order[study.classes.index(concept)]
+    return f'rank {int(np.flatnonzero(order == neuron)[0])+1} of {len(order)} for {concept} by {ranking.name}'
+
 # %% ../../nbs/53_meaning_view.ipynb #4e62e866
-class MeaningView(NeuronView):
+class MeaningView(View):
     "What a neuron means in each of its ranges. Controls: cut, word, site, ranking, concept, neuron, range; `search` searches."
     def __init__(self,
         study, # A `Study` with its texts
@@ -185,17 +193,19 @@ class MeaningView(NeuronView):
             ranking=choice('ranking', rankings_at(study, sites[0]), tip='What orders the neurons'),
             concept=choice('concept', study.classes, tip='Class that the neurons are ordered for'),
             neuron=choice('neuron', [], tip='Most salient first'), range=range_control(study))
-        View.__init__(self, controls, self.draw)
+        super().__init__(controls, self.draw)
         self.area.children = (self.bar.box, self.picture)
 
     def adapt(self, name):
-        super().adapt(name)
-        own,off = self.controls['range'],self.values['cut'] != 'classes'
+        v,own = self.values,self.controls['range']
+        if name == 'site': offer(self.controls['ranking'], rankings_at(self.study, v['site']))
+        if name in ('site', 'ranking', 'concept'):
+            offer(self.controls['neuron'], neurons_in_order(self.study, self._ranking(v['site'], v['ranking']), v['concept']))
+            self.controls['neuron'].index = 0 # The strongest
+        off = v['cut'] != 'classes'
         own.disabled = own.kind.disabled = off
         own.tau.disabled = off or own.kind.value != 'gaussian'
-
     def which(self, site, neuron, cut, range, **_): return site,neuron,cut,range # What is searched, of the values
-
     def search(self):
         "Search what the ranges of the chosen neuron mean, if that was not done, and show it."
         self.bar.go.disabled = True
@@ -214,7 +224,5 @@ class MeaningView(NeuronView):
         found = self.asked.known(*self.which(site, neuron, **how))
         if found is None: return card(f'<p>{escape(ASK)}</p>')
         if isinstance(found, InputError): raise found
-        order = self._ranking(site, ranking).order[self.study.classes.index(concept)]
-        place = f'rank {int(np.flatnonzero(order == neuron)[0])+1} of {len(order)} for {concept} by {ranking}'
-        n,m = map(len, self.asked.rows)
+        (n,m),place = map(len, self.asked.rows),place_of(self.study, self._ranking(site, ranking), concept, neuron)
         return meaning_html(*found, place, f'Words of {n:,} training texts searched, scored on {m:,} test texts.', word)
