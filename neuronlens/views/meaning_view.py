@@ -20,7 +20,7 @@ from .cards import canvas, card, cut, figure_html, sentence, table
 from .plots import theme
 from .widgets import _WIDE, View, checked_study, choice, offer, range_control, with_texts
 
-# %% ../../nbs/53_meaning_view.ipynb #b864bcb8
+# %% ../../nbs/53_meaning_view.ipynb #b64bd1d1
 def _better(s, k): return bool(s.low[k, 0] > s.chance[k, 0]) # Whether a formula beats chance; not where nothing is known
 
 def _wide(name, inner): # Scrolls, by keyboard, too
@@ -30,6 +30,7 @@ def _share(x): return f'{x:.0%}' if np.isfinite(x) else '–'
 
 def _score(s, k): return '–' if np.isnan(s.value[k, 0]) else f'{s.value[k, 0]:.2f} [{s.low[k, 0]:.2f}, {s.high[k, 0]:.2f}]'
 
+# %% ../../nbs/53_meaning_view.ipynb #b864bcb8
 def _axis_figure(told, most=14):
     "A histogram of the test texts, and every range below it."
     s,K,x = told.scores,min(len(told.names), most),told.values
