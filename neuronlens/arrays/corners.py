@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['range_independence']
 
-# %% ../../nbs/44_corners.ipynb #b5118224
+# %% ../../nbs/44_corners.ipynb #8dbe5a2a
 import numpy as np
 import pandas as pd
 
 from ..ground.core import InputError, as_array, drawing, need_finite, need_whole
 
-# %% ../../nbs/44_corners.ipynb #4231a177
+# %% ../../nbs/44_corners.ipynb #11ba6bdc
 def occupied(
     a:np.ndarray, # `[N]` cell of each example in one direction, 0 to bins-1
     b:np.ndarray, # `[N]` cell in the other
@@ -24,7 +24,7 @@ def occupied(
     ends = slice(corner),slice(bins-corner, bins)
     return np.array([[held[i, j].mean() for j in ends] for i in ends])
 
-# %% ../../nbs/44_corners.ipynb #2f5bc95b
+# %% ../../nbs/44_corners.ipynb #9257ff08
 def cells_of(
     x, # `[N]` activations
     bins:int, # Cells
@@ -37,7 +37,7 @@ def cells_of(
     if not len(x) or x.min() == x.max(): raise InputError(f"{what} has one value throughout, so its range has no ends")
     return np.minimum((bins*(x-x.min())/(x.max()-x.min())).astype(int), bins-1)
 
-# %% ../../nbs/44_corners.ipynb #214e079d
+# %% ../../nbs/44_corners.ipynb #afc3895f
 def range_independence(
     a, # `[N]` activations of a neuron, or any value of N examples
     b, # `[N]` of another, on the same examples
