@@ -66,7 +66,9 @@ from .models import trials as trials
 from .models import verbalizers as verbalizers
 from .models import weights as weights
 from .models import writing as writing
+from .arrays import axis as axis
 from .arrays import bins as bins
+from .arrays import corners as corners
 from .arrays import density as density
 from .arrays import distributions as distributions
 from .arrays import firing as firing
@@ -115,6 +117,7 @@ from .edits import explaining as explaining
 from .edits import farm as farm
 from .edits import language as language
 from .edits import live as live
+from .edits import meant as meant
 from .edits import partners as partners
 from .edits import planning as planning
 from .edits import portable as portable
@@ -129,6 +132,7 @@ from .views import drawing as drawing
 from .views import erase_view as erase_view
 from .views import explorer as explorer
 from .views import inspect as inspect
+from .views import meaning_view as meaning_view
 from .views import overlap_view as overlap_view
 from .views import plot_effects as plot_effects
 from .views import plot_erasure as plot_erasure
@@ -1431,7 +1435,7 @@ def language_effects(model: torch.nn.Module, tokenizer: object, conditions: dict
     """
 
 def explore(study, trust_remote_code: bool=...) -> Workbook:
-    """Look into a study: tabs Neuron, Erase, Text, Overlap and Layers.
+    """Look into a study: tabs Neuron, Erase, Text, Overlap, Layers and Meaning.
 
     Parameters
     ----------

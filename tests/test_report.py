@@ -76,7 +76,7 @@ def test_the_page_is_legible(name, how, page, offline, pictures, figures):
     assert len(images) == len(figures) and all(i[0] > 300 and i[3].strip() for i in images)
     if name == 'phone': assert all(i[1] == int(i[4]) for i in images) # Letters keep their size, the box scrolls
     links = shown.evaluate('[...document.querySelectorAll("a")].map(a => !!document.querySelector(a.getAttribute("href")))')
-    assert links == [True]*8
+    assert links == [True]*9
     assert shown.evaluate('parseFloat(getComputedStyle(document.body).fontSize)') >= 16
     body, ground = contrast(shown, 'body')
     assert body > 7 and (ground < .05 if name == 'dark' else ground > .9)

@@ -277,7 +277,7 @@ def book(study):
 def test_tabs_are_made_when_shown(study):
     "Only the first is there at first; a selected one appears, and its values can be read."
     book = wb.explore(study)
-    assert list(book.values) == ['neuron'] and book.tabs.titles == ('Neuron', 'Erase', 'Text', 'Overlap', 'Layers')
+    assert list(book.values) == ['neuron'] and book.tabs.titles == ('Neuron', 'Erase', 'Text', 'Overlap', 'Layers', 'Meaning')
     book.tabs.selected_index = 3
     assert list(book.values) == ['neuron', 'overlap'] and book.tabs.children[3].children == (book.overlap.box,)
     book.erase.set(concept='tool', range='gaussian(1.5)')
@@ -372,7 +372,7 @@ def test_names_from_data_are_harmless(book, tmp_path, offline, pictures):
     for scheme in ('light', 'dark'):
         page, trouble = offline(tmp_path/'book.html', viewport=dict(width=1000, height=800), color_scheme=scheme)
         page.screenshot(path=pictures/f'workbook-{scheme}.png', full_page=True)
-        assert trouble == [] and page.locator('h3').all_inner_texts() == ['Neuron', 'Erase', 'Text', 'Overlap', 'Layers']
+        assert trouble == [] and page.locator('h3').all_inner_texts() == [*book.tabs.titles]
         assert page.get_by_text(BAD).count() and not page.locator('img[src="x"]').count()
         ink, ground = page.evaluate("""() => { const s = document.querySelector('svg text'), c = getComputedStyle(s).fill;
             let e = s.parentElement; while (getComputedStyle(e).backgroundColor === 'rgba(0, 0, 0, 0)') e = e.parentElement;

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/61_findings.ipynb #8174ec6e
 import numpy as np
 
+from ..edits.meant import strongest_meanings
 from ..records.given import GIVEN
 from .saved import Study
 
@@ -161,3 +162,24 @@ def _fared(study):
     def said(base, now): return (f"target accuracy {base.target_accuracy:.2f}, edited {now.target_accuracy:.2f};"
                                  f" disturbance {now.disturbance:.2f}")
     return [said(rows[c, 'base'], rows[c, 'range']) if (c, 'range') in rows else '' for c in study.classes]
+
+# %% ../../nbs/61_findings.ipynb #b271710c
+MEANT = ('concept', 'neuron', 'range', 'texts_in_it', 'formula', 'iou', 'chance', 'precision', 'recall') # Columns
+
+def meanings(
+    study:Study, # A finished study
+)->dict: # meant: rows; meant_names: their columns; meant_said: a sentence; without texts no rows
+    "Formulas of the strongest neurons, tested on the test texts."
+    from neuronlens.views.cards import spans
+    if (found := strongest_meanings(study)) is None: return dict(meant=[], meant_names=MEANT, meant_said='')
+    who,s = found
+    def row(i, c, j):
+        ends = spans(study.ranges.lo[c, j], study.ranges.hi[c, j])
+        said = study.classes[c],str(j),ends,int(s.in_range[i]),str(s.formulas[i])
+        own = dict(zip(MEANT, (*said, *map(float, (s.value[i, 0], s.chance[i, 0], s.precision[i], s.recall[i]))), strict=True))
+        return own | dict(sure={'iou':f'[{s.low[i, 0]:.3f}, {s.high[i, 0]:.3f}]'} if s.low[i, 0] == s.low[i, 0] else {})
+    n = int((s.low[:,0] > s.chance[:,0]).sum())
+    said = ("A formula of words says when a neuron lies in its range. Each was searched on training texts and scored on"
+            f" {s.n:,} test texts: IoU is the share of the texts in range, or of which it holds, for which both are true. Chance is what"
+            f" the same search finds on shuffled texts. {n} of {len(who)} beat it.")
+    return dict(meant=[row(i, *w) for i,w in enumerate(who)], meant_names=MEANT, meant_said=said)

@@ -25,7 +25,7 @@ from ..ground.files import atomic
 from ..ground.progress import progress_bar
 from ..ground.setting import SETTINGS
 from ..records.given import GIVEN
-from .findings import _alt, _fared, headline, noticed
+from .findings import _alt, _fared, headline, meanings, noticed
 from .saved import Study
 from .spec import MEMORY, study_toml
 from ..views.explorer import asset, explorer_data, explorer_html
@@ -251,6 +251,10 @@ measured here.</p>{% endif %}
 {% if c.texts %}{{ table(c.texts, ('where', 'class', 'activation', 'text'), 'Test ' ~ kind_of ~ ' around the range of neuron ' ~ c.neuron ~
 ': nearest to the class mean, and nearest to the range outside it.' ~ read, 'text') }}{% endif %}{{ '</details>'|safe if many }}{% endfor %}
 {{ '</div>'|safe if many }}
+{% if meant %}<h2 id="meaning">What they mean</h2>
+<p>{{ meant_said }}</p>
+{{ table(meant, meant_names, 'Formulas of the strongest neurons, each in the range of its concept. In brackets: 95% intervals.',
+'formula') }}{% endif %}
 <h2 id="shared">What the concepts share</h2>
 <div class="maps">{% for f in figures if f.name in ('overlap', 'ranges', 'firing') %}{{ figure(f) }}{% endfor %}</div>
 {% if layers %}<h2 id="layers">What each block knows</h2>{% for f in figures if f.name == 'layers' %}{{ figure(f) }}{% endfor %}
@@ -315,7 +319,8 @@ def _near(study, c, k=3, most=None):
 
 # %% ../../nbs/62_report.ipynb #3c0ba3ad
 CONTENTS = dict(done='What was done', happened='What happened', explore='Explore it', concepts='Concept by concept',
-                neurons='Neurons and ranges', shared='What the concepts share', layers='What each block knows', again='To repeat it')
+                neurons='Neurons and ranges', meaning='What they mean', shared='What the concepts share',
+                layers='What each block knows', again='To repeat it')
 _LAYERS = ('site', 'accuracy', 'low', 'high', 'control', 'selectivity', 'majority') # Columns of that table
 
 def _counts(study):
@@ -364,7 +369,7 @@ def _tables(study):
     probes,show = study.probes and study.probes.to_frame(),('fraction', *MEASURES)
     C,fared = len(study.classes),_fared(study)
     few = (3, None) if C <= FIGURES else (3, 6) if C <= 100 else (1, 6) # Texts on either side; other classes named
-    return dict(**_effect_tables(study), macro_names=('condition', *show),
+    return dict(**_effect_tables(study), **meanings(study), macro_names=('condition', *show),
         row_names=('concept', 'condition', 'n_target', 'n_auxiliary', *MEASURES),
         near=[dict(name=name, instead=_instead(study, c), fared=fared[c], **_near(study, c, *few))
               for c,name in enumerate(study.classes)],
@@ -403,7 +408,7 @@ def report_html(
         n_blocks_note=about['dtype'].removeprefix('torch.'), n_train=len(study.train), n_test=len(study.test), classes=study.classes,
         site=study.train.site, readout=study.train.readout, rankings=m.ranking, edit=m.edit, kind=study.ranges.name,
         scripts=scripts, setting=_setting(study), how=_how(study), intervals=_sure(study), found=headline(study),
-        contents=[(k, v) for k,v in CONTENTS.items() if tables.get(dict(layers='layers', concepts='macro').get(k), True)],
+        contents=[(k, v) for k,v in CONTENTS.items() if tables.get(dict(layers='layers', concepts='macro', meaning='meant').get(k), True)],
         toml=study_toml(study.spec),
         provenance=json.dumps({p:getattr(study, p).provenance for p in ('train', 'test')}, indent=1), many=many, policy=policy,
         most_rows=1000 if many else len(tables['all']), named=named, kind_of=kind_of(study), given=kind_of(study) == 'examples',

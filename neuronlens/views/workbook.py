@@ -16,6 +16,7 @@ from ..records.given import GIVEN
 from .cards import card, cut, figure_html, table
 from .erase_view import EraseView
 from .inspect import NeuronView, TextView
+from .meaning_view import MeaningView
 from .overlap_view import OverlapView
 from .plot_sweeps import plot_probes
 from .widgets import View, checked_study, opened, set_controls, show_both
@@ -102,22 +103,24 @@ def _or_why(kind, study):
         if study.test.readout != GIVEN: raise
         return Without(study, str(e))
 
+def _tab(name): return property(lambda book: book.view(name)) # A view of a workbook as an attribute
+
 # %% ../../nbs/54_workbook.ipynb #work0001
 class Workbook:
-    "The live views of a study as tabs: neuron, erase, text, overlap, layers. They share what is chosen."
+    "The live views of a study as tabs: neuron, erase, text, overlap, layers, meaning. They share what is chosen."
     def __init__(self,
         study, # A `Study`
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
         self.study = s = opened(checked_study(study), trust_remote_code)
         self._make,self._views = dict(neuron=lambda: NeuronView(s), erase=lambda: _or_why(EraseView, s), text=lambda: _or_why(TextView, s),
-            overlap=lambda: OverlapView(s, self.open_neuron), layers=lambda: LayersView(s)),{}
+            overlap=lambda: OverlapView(s, self.open_neuron), layers=lambda: LayersView(s), meaning=lambda: _or_why(MeaningView, s)),{}
         self.selection = Selection(concept=s.classes[0])
         self.tabs = w.Tab([w.VBox([w.Label('…')]) for _ in self._make], titles=[k.capitalize() for k in self._make], selected_index=0)
         self.tabs.observe(lambda _: self.show(), names='selected_index')
         self.show()
 
-    neuron,erase,text,overlap,layers = (property(lambda self, k=k: self.view(k)) for k in ('neuron', 'erase', 'text', 'overlap', 'layers'))
+    neuron,erase,text,overlap,layers,meaning = map(_tab, ('neuron', 'erase', 'text', 'overlap', 'layers', 'meaning'))
 
     def view(self, name:str):
         "A view by its name, with what is chosen; made if it was not yet."
@@ -159,5 +162,5 @@ def explore(
     study, # A `Study`, as `run_study` or `load_study` gives it
     trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
 )->Workbook:
-    "Look into a study: tabs Neuron, Erase, Text, Overlap and Layers."
+    "Look into a study: tabs Neuron, Erase, Text, Overlap, Layers and Meaning."
     return Workbook(study, trust_remote_code)
