@@ -6,7 +6,7 @@ mean, another text's values, the values of a partner, AURA's factors, or go thro
 and covariance of the others. Beside them LEACE and whole neurons. Ranges, partners and maps are learned on training texts, nothing is
 chosen on test texts, and they are read once. The rows replace those of the data set in results/erasure.csv.
 
-Column `condition` says which rows are controls of `mean`, `exchange` and `partner`: `half` of the neurons, the salient ones by d-prime,
+Column `condition` says which rows are controls of `exchange` and `partner`: `half` of the neurons, the salient ones by d-prime,
 beside `random half` (all neurons are the same set, drawn or not); `rotated`, in five bases; `placebo`; `unrelated`, for whom the gate
 opens; `random model`, the same encoder with weights drawn anew, whose answers mean nothing and are left empty; and `floor`, what readers
 found that learned on shuffled labels.
@@ -37,7 +37,7 @@ HERE = Path(__file__).resolve().parent
 READERS = ("linear", "forest", "svm", "mlp")
 VOTE = .5
 EDITS = ("mean", "exchange", "partner", "aura")
-HELD = EDITS[:3] # Against controls
+HELD = ("exchange", "partner") # Against controls
 HOW = dict(range="posterior(0.2)", vote=VOTE, covers="salient")
 
 
@@ -101,7 +101,7 @@ def controls(train, of, bases):
         out |= {(e, name, 0): applied(ivs) for e, ivs in by_edit([iv for iv in half if iv.condition == condition]).items()}
     for e, ivs in of.items():
         out |= {(e, "placebo", 0): placebo(ivs), (e, "unrelated", 0): unrelated(ivs)}
-        out |= {(e, "rotated", s): rotated(ivs, train, s) for s in range(bases) if e != "mean"} # One point is the same in any basis
+        out |= {(e, "rotated", s): rotated(ivs, train, s) for s in range(bases)}
     return out
 
 
@@ -128,7 +128,7 @@ def table_of(every, test, length, clf=None, **kw):
     if kw.get("floors", True):
         floor = left.per_class("floor")
         floor["edit"] = floor.edit.str.replace("|range|", "|floor|").str.replace("|base|", "|floor|")
-        table = pd.concat([table, floor[floor.edit.str.contains(r"^(?:none|mean|exchange|partner)\|floor", regex=True)]])
+        table = pd.concat([table, floor[floor.edit.str.contains(r"^(?:none|exchange|partner)\|floor", regex=True)]])
     table = table.rename(columns={f"auc_{k}": f"information_{k}" for k in READERS} | {"kept_length": "kept_other"})
     told = pd.DataFrame([keys.get(k, (k.partition("|")[0], "floor", 0)) for k in table.edit], columns=["edit", "condition", "draw"])
     return pd.concat([told, table.drop(columns=["edit", *(f"balanced_{k}" for k in READERS)]).reset_index(drop=True)], axis=1)

@@ -109,7 +109,8 @@ def test_only_the_edit_erases():
                 half=partial(edited_acts, half[0]))
     left = remains(ways, new.acts, new.labels, concept=[1], readers=("linear", "svm"), draws=20, floors=False)
     best = left.macro().set_index("edit")[["auc_linear", "auc_svm"]].max(axis=1)
-    assert best["exchange"] < .68 and best["rotated"] < .68 and min(best[["placebo", "unrelated", "half"]]) > .75
+    assert best["exchange"] < .66 and best["rotated"] < .66 and best["unrelated"] > best["exchange"]+.05 # Half of the texts are other ones
+    assert min(best[["placebo", "half"]]) > .75
     readers = left.frame.measure.str.startswith(("auc", "balanced"))
     assert left.frame.floor[readers].isna().all() and left.frame.floor[~readers].notna().all()
 
@@ -141,7 +142,7 @@ def test_what_is_no_list_of_one_site_is_refused():
         with pytest.raises(InputError, match="an intervention is needed, got str"): control(["mean"])
     assert placebo([]) == unrelated([]) == []
     with pytest.raises(InputError, match="one basis is of one site, got none"): rotated([], rec)
-    with pytest.raises(InputError, match="one basis is of one site, got given.acts, residual.1"):
+    with pytest.raises(InputError, match="one basis is of one site, got given.0, residual.1"):
         rotated([iv, replace(iv, site="residual.1")], rec)
     with pytest.raises(InputError, match="for .examples, 32. activations, got"): placebo([iv])[0](rec.acts[:, :3])
     with pytest.raises(InputError, match="condition"): rotated([linear_edit("1", "map", iv.site, np.eye(32), np.zeros(32))], rec)

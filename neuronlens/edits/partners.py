@@ -39,12 +39,13 @@ def _lengths(sd, mean): return torch.where(sd > STILL*mean.abs(), sd, torch.inf)
 # %% ../../nbs/38_partners.ipynb #e7c38007
 def _picked(scores, rows):
     "The row with the highest of `scores [n, R]`; a mixture that varies as a row does, where others are as high but for `BAND`."
-    top,at = scores.topk(min(4, len(rows)), -1)
-    out,near = rows[at[:,0]],(BAND-(top[:,:1]-top)).clamp(min=0)
-    if (mixed := (near > 0).sum(-1) > 1).any():
-        w,middle = near[mixed],rows.mean(0)
+    best,first = scores.max(-1, keepdim=True)
+    out,mixed = rows[first[:,0]],(scores > best-BAND).sum(-1, dtype=torch.int32) > 1
+    if mixed.any(): # One text in thirty
+        top,at = scores[mixed].topk(min(4, len(rows)), -1)
+        w,middle = (BAND-(top[:,:1]-top)).clamp(min=0),rows.mean(0)
         w = w/w.square().sum(-1, keepdim=True).sqrt()
-        out[mixed] = middle+(w[...,None]*(rows[at[mixed]]-middle)).sum(1)
+        out[mixed] = middle+(w[...,None]*(rows[at]-middle)).sum(1)
     return out
 
 # %% ../../nbs/38_partners.ipynb #da5a0d71
