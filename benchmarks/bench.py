@@ -1,6 +1,6 @@
 """Speed and memory of neuronlens beside what a user would do otherwise, in one process, as ratios.
 
-    python benchmarks/bench.py [part ...]      parts: sweep rerun shots record farm gpu arrays meaning growth start serve; all without
+    python benchmarks/bench.py [part ...]      parts: sweep rerun shots erase record farm gpu arrays meaning growth start serve; all without
 
 Writes `results.csv` (name, ours, other, ratio, target, met), `growth.csv` and `machine.json` beside this file. Every figure is
 the median of at least five measurements that take turns with those of the other side; `ratio` is ours over other, and `met` says
@@ -138,6 +138,32 @@ def bench_shots(n=4):
         ours, other = race(lambda i=ivs: effects_on(clf, test, i, progress=False), lambda i=ivs: effects_on(whole, test, i, progress=False))
         name = f"{site} of SmolLM2: {n} interventions, {len(clf.shared)} tokens of shots once against in every text, {len(test)} texts (s)"
         yield row(name, ours, other, .5)
+
+
+def bench_erase():
+    "a: edits that look up another text, and AURA, against the mean under the same gate: recorded readouts, and tokens of a middle block."
+    import numpy as np
+
+    from neuronlens.edits.sweeps import effects_on, grid
+    from neuronlens.ground.data import take
+    from neuronlens.models.training import example_texts
+    from neuronlens.records.recording import record
+    from neuronlens.records.tokens import record_tokens
+    clf, train, test, texts = example()
+    last, edits = len(clf.model.base_model.encoder.layer)-1, ("mean", "exchange", "partner", "aura")
+    middle, few = f"residual.{last//2+1}", take(texts, np.arange(0, len(texts), 14))
+    rec = record(clf, example_texts()[0], middle, progress=False)
+    tokens = record_tokens(clf, example_texts()[0], middle, progress=False)
+
+    def under(rec, **kw):
+        how = dict(edit=list(edits), range="posterior(0.2)", vote=.5, covers="salient", fraction=1., site=rec.site) | kw
+        return {e: [iv for iv in grid(rec, **how) if (iv.condition, iv.edit) == ("range", e)] for e in edits}
+
+    near, far = under(train), under(rec, fitted_at="tokens", tokens=tokens, concept=rec.classes[:1])
+    for name, ivs, of, kw in ((f"last block, {len(texts)} recorded texts", near, texts, dict(recording=test)),
+                              (f"tokens of block {last//2+1}, {len(few)} texts", far, few, {})):
+        mean, *others = race(*(lambda i=ivs[e], of=of, kw=kw: effects_on(clf, of, i, progress=False, **kw) for e in edits), rounds=9)
+        for e, ours in zip(edits[1:], others, strict=True): yield row(f"{name}: {e} against the mean of the same gate (s)", ours, mean, 1.2)
 
 
 # --- b: recording
@@ -502,8 +528,8 @@ def bench_serve():
         yield row("a request that SmolLM2 goes on from by 16 tokens with an edit against without, on loopback (s)", ours, other, 1.05)
 
 
-PARTS = dict(sweep=bench_sweep, rerun=bench_rerun, shots=bench_shots, record=bench_record, farm=bench_farm, gpu=bench_gpu,
-             arrays=bench_arrays, meaning=bench_meaning, growth=bench_growth, start=bench_start, serve=bench_serve)
+PARTS = dict(sweep=bench_sweep, rerun=bench_rerun, shots=bench_shots, erase=bench_erase, record=bench_record, farm=bench_farm,
+             gpu=bench_gpu, arrays=bench_arrays, meaning=bench_meaning, growth=bench_growth, start=bench_start, serve=bench_serve)
 
 
 def machine():

@@ -5,8 +5,15 @@ Last block, all neurons, posterior(0.2) ranges, half of all neurons must be in r
 mean, another text's values, the values of a partner, AURA's factors, or go through the affine map that gives the concept's texts mean
 and covariance of the others. Beside them LEACE and whole neurons. Ranges, partners and maps are learned on training texts, nothing is
 chosen on test texts, and they are read once. The rows replace those of the data set in results/erasure.csv.
+
+Column `condition` says which rows are controls of `exchange` and `partner`: `half` of the neurons, the salient ones by d-prime,
+beside `random half` (all neurons are the same set, drawn or not); `rotated`, in five bases; `placebo`; `unrelated`, for whom the gate
+opens; `random model`, the same encoder with weights drawn anew, whose answers mean nothing and are left empty; and `floor`, what readers
+found that learned on shuffled labels.
+`--most N` reads that many test texts of each class at most, `--bases N` turns N times, 0 leaves out all controls.
 """
 import argparse
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +22,7 @@ import pandas as pd
 import torch
 
 from neuronlens.edits.ablation import answers_to, edited_acts
+from neuronlens.edits.controls import placebo, rotated, unrelated
 from neuronlens.edits.edit import linear_edit
 from neuronlens.edits.erasure import leace, remains, unedited
 from neuronlens.edits.sweeps import grid
@@ -29,6 +37,8 @@ HERE = Path(__file__).resolve().parent
 READERS = ("linear", "forest", "svm", "mlp")
 VOTE = .5
 EDITS = ("mean", "exchange", "partner", "aura")
+HELD = ("exchange", "partner") # Against controls
+HOW = dict(range="posterior(0.2)", vote=VOTE, covers="salient")
 
 
 def affine_map(own, rest, ridge=1e-3):
@@ -43,11 +53,11 @@ def affine_map(own, rest, ridge=1e-3):
     return A, to-A@mean
 
 
-def data_of(study):
+def data_of(study, most=500):
     "(name, classifier, training and test texts)."
     if study is None: return "bbc", example_classifier(), *example_texts()
     train, test, _ = study_texts(spec := read_study(study))
-    return Path(study).stem, study_model(spec, train, progress=False), train, balance(test, 500, seed=0)
+    return Path(study).stem, study_model(spec, train, progress=False), train, balance(test, most, seed=0)
 
 
 def through(clf, acts, labels, c, change):
@@ -58,44 +68,99 @@ def through(clf, acts, labels, c, change):
                 broken=(after[right].argmax(1) != labels[right]).mean())
 
 
+def by_edit(ivs, edits=HELD):
+    "Interventions of each edit, one for each concept."
+    return {e: [iv for iv in ivs if iv.edit == e] for e in edits}
+
+
+def applied(ivs): return [partial(edited_acts, iv) for iv in ivs]
+
+
 def ways(train):
-    "Every edit, a function for each concept."
-    how = dict(range="posterior(0.2)", vote=VOTE, covers="salient", fraction=1., site=train.site)
-    ivs = [iv for iv in grid(train, edit=list(EDITS), **how) if iv.condition == "range"]
-    out = {e: [partial(edited_acts, iv) for iv in ivs if iv.edit == e] for e in EDITS}
-    gates = [iv for iv in ivs if iv.edit == "mean"]
-    maps = [affine_map(train.acts[train.labels == c], train.acts[train.labels != c]) for c in range(len(train.classes))]
+    "Every edit, (edit, condition, draw) to a function for each concept; and the interventions that have controls."
+    C = len(train.classes)
+    of = by_edit([iv for iv in grid(train, edit=list(EDITS), fraction=1., site=train.site, **HOW) if iv.condition == "range"], EDITS)
+    maps = [affine_map(train.acts[train.labels == c], train.acts[train.labels != c]) for c in range(C)]
     def moved(iv, m, acts):
         gate = iv(torch.as_tensor(acts))[1].numpy()
         return np.where(gate, (acts@m[0].T+m[1]).astype(np.float32), acts)
-    return out | {"affine": [partial(moved, iv, m) for iv, m in zip(gates, maps, strict=True)]}
-
-
-def main(study):
-    name, clf, *texts = data_of(study)
-    train, test = example_recordings() if study is None else (record(clf, t, progress=False, cache=True) for t in texts)
-    C, every = len(train.classes), ways(train)
-    whole = [iv for iv in grid(train, edit="mean", fraction=1., site=train.site) if iv.condition == "full"]
-    every |= {"whole neurons": [partial(edited_acts, iv) for iv in whole], "none": [unedited]*C}
+    out = {(e, "range", 0): applied(ivs) for e, ivs in of.items()}
+    out["affine", "range", 0] = [partial(moved, iv, m) for iv, m in zip(of["mean"], maps, strict=True)]
+    out["whole neurons", "full", 0] = applied(iv for iv in grid(train, edit="mean", fraction=1., site=train.site) if iv.condition == "full")
+    out["none", "base", 0] = [unedited]*C
     lines = [leace(train.acts, train.labels, c) for c in range(C)]
-    every["leace"] = [partial(edited_acts, linear_edit(train.classes[m.concept], "leace", train.site, m.matrix, m.bias)) for m in lines]
+    out["leace", "leace", 0] = applied(linear_edit(train.classes[m.concept], "leace", train.site, m.matrix, m.bias) for m in lines)
+    return out, {e: of[e] for e in HELD}
+
+
+def controls(train, of, bases):
+    "The same, with neurons, axes, direction or texts left to chance."
+    half = grid(train, edit=list(HELD), fraction=.5, site=train.site, **HOW)
+    out = {}
+    for condition, name in (("range", "half"), ("random", "random half")):
+        out |= {(e, name, 0): applied(ivs) for e, ivs in by_edit([iv for iv in half if iv.condition == condition]).items()}
+    for e, ivs in of.items():
+        out |= {(e, "placebo", 0): placebo(ivs), (e, "unrelated", 0): unrelated(ivs)}
+        out |= {(e, "rotated", s): rotated(ivs, train, s) for s in range(bases)}
+    return out
+
+
+def drawn_model(clf, texts, most=1000):
+    "Recordings of the same encoder with weights drawn anew, fewer texts to learn from."
+    torch.manual_seed(0)
+    fresh = replace(clf, model=type(clf.model)(clf.model.config).eval(), sha256="", state="")
+    few = balance(texts[0], most//len(clf.classes), seed=0)
+    return [record(fresh, t, progress=False) for t in (few, texts[1])]
+
+
+def table_of(every, test, length, clf=None, **kw):
+    "A row for each edit, condition, draw and concept; with `floors` those of readers that learned on shuffled labels, too."
+    keys = {f"{e}|{condition}|{draw}": (e, condition, draw) for e, condition, draw in every}
+    fs = dict(zip(keys, every.values(), strict=True))
+    left = remains(fs, test.acts, test.labels, classes=test.classes, others=dict(length=length), **kw)
+    rows = []
+    for key, fs in zip(keys, every.values(), strict=True):
+        for c, f in enumerate(fs):
+            hit, own = (f(test.acts) != test.acts).any(1), test.labels == c
+            rows.append(dict(edit=key, concept=test.classes[c], opens=hit[own].mean(), opens_others=hit[~own].mean())
+                        | (through(clf, test.acts, test.labels, c, f) if clf else {}))
+    table = pd.DataFrame(rows).merge(left.per_class(), on=["edit", "concept"])
+    if kw.get("floors", True):
+        floor = left.per_class("floor")
+        floor["edit"] = floor.edit.str.replace("|range|", "|floor|").str.replace("|base|", "|floor|")
+        table = pd.concat([table, floor[floor.edit.str.contains(r"^(?:none|exchange|partner)\|floor", regex=True)]])
+    table = table.rename(columns={f"auc_{k}": f"information_{k}" for k in READERS} | {"kept_length": "kept_other"})
+    told = pd.DataFrame([keys.get(k, (k.partition("|")[0], "floor", 0)) for k in table.edit], columns=["edit", "condition", "draw"])
+    return pd.concat([told, table.drop(columns=["edit", *(f"balanced_{k}" for k in READERS)]).reset_index(drop=True)], axis=1)
+
+
+def main(study, most, bases):
+    name, clf, *texts = data_of(study, most)
+    train, test = example_recordings() if study is None else (record(clf, t, progress=False, cache=True) for t in texts)
     length = [len(t.split()) for t in align(texts[1], clf).texts]
-    left = remains(every, test.acts, test.labels, classes=test.classes, others=dict(length=length))
-    told = pd.DataFrame([dict(edit=e, concept=test.classes[c]) | through(clf, test.acts, test.labels, c, f)
-                         for e, fs in every.items() for c, f in enumerate(fs)])
-    table = told.merge(left.per_class(), on=["edit", "concept"]).rename(columns={f"auc_{k}": f"information_{k}" for k in READERS})
-    table = table.rename(columns={"kept_length": "kept_other"}).drop(columns=[f"balanced_{k}" for k in READERS])
+    every, of = ways(train)
+    parts = [table_of(every, test, length, clf, floors=bases > 0)]
+    if bases:
+        parts.append(table_of(controls(train, of, bases), test, length, clf, floors=False))
+        small, seen = drawn_model(clf, texts)
+        _, of = ways(small)
+        chance = {(e, "random model", 0): applied(ivs) for e, ivs in of.items()}
+        parts.append(table_of({("none", "random model", 0): [unedited]*len(train.classes)} | chance, seen, length, floors=False))
+    table = pd.concat(parts, ignore_index=True)
     table.insert(0, "dataset", name)
-    table.insert(3, "vote", [VOTE if e in (*EDITS, "affine") else 0. for e in table.edit])
+    table.insert(5, "vote", [VOTE if e in (*EDITS, "affine") else 0. for e in table.edit])
     path = HERE/"erasure.csv"
     if path.exists():
         old = pd.read_csv(path)
         table = pd.concat([old[old.dataset != name], table], ignore_index=True)
     table.round(5).to_csv(path, index=False)
-    print(table[table.dataset == name].drop(columns=["dataset", "concept", "vote"]).groupby("edit", sort=False).mean().round(4).to_string())
+    told = table[table.dataset == name].drop(columns=["dataset", "concept", "vote", "draw"])
+    print(told.groupby(["edit", "condition"], sort=False).mean().round(3).to_string())
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition(";")[0])
     parser.add_argument("study", nargs="?")
-    main(parser.parse_args().study)
+    parser.add_argument("--most", type=int, default=500)
+    parser.add_argument("--bases", type=int, default=5)
+    main(**vars(parser.parse_args()))

@@ -249,6 +249,7 @@ def remains(
     draws:int=1000, # Bootstrap draws of the texts that are read
     seed:int=0, # Of halves, readers, shuffles and draws
     level:float=.95, # Coverage of the intervals, 0 to 1
+    floors:bool=True, # Readers learn on shuffled labels, too, which takes as long again; False: their floors are NaN
 )->Remains:
     "What fresh readers still find of each concept in edited activations, and what is kept of its texts beside it."
     acts,y,names = labelled(acts, labels, classes)
@@ -262,7 +263,7 @@ def remains(
             try: x = labelled(f(acts), y, names)[0]
             except InputError as e: raise InputError(f"{name}, for concept {names[c]!r}: {e}") from None
             if x.shape != acts.shape: raise InputError(f"edit {name!r} gives activations {x.shape} for {acts.shape}")
-            found = [*_found(x, y == c, learn, readers, draws, seed), *_kept(acts, x, y == c, learn, others or {}, draws, seed)]
+            found = [*_found(x, y == c, learn, readers, draws, seed, floors), *_kept(acts, x, y == c, learn, others or {}, draws, seed)]
             rows += [dict(concept=names[c], edit=name) | _bounds(*one, level) for one in found]
     return Remains(pd.DataFrame(rows), draws, seed, level)
 
@@ -298,7 +299,7 @@ def _scaled(a, b):
     return ((a-mean)/scale).astype(np.float32),((b-mean)/scale).astype(np.float32)
 
 # %% ../../nbs/45_erasure.ipynb #e7c50006
-def _found(x, y, learn, readers, draws, seed):
+def _found(x, y, learn, readers, draws, seed, floors):
     "What each reader finds: (measure, value, `[B]` drawn values, floor, n)."
     (a,b),gold = _scaled(x[learn], x[~learn]),y[~learn]
     mixed,w,once = drawing(seed, 1).permutation(y[learn]),draw_texts(gold.astype(int), draws, seed),np.ones((1, len(gold)))
@@ -307,9 +308,9 @@ def _found(x, y, learn, readers, draws, seed):
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter('ignore') # Of a perceptron that would go on learning
         for k in readers:
-            told,floor = (np.asarray(READERS[k](a, t, b, seed), np.float64) for t in (y[learn], mixed))
+            told,*floor = (np.asarray(READERS[k](a, t, b, seed), np.float64) for t in (y[learn], mixed)[:1+floors])
             for name,f in dict(auc=area, balanced=balanced).items():
-                yield f'{name}_{k}',f(told, once)[0],f(told, w),f(floor, once)[0],len(gold)
+                yield f'{name}_{k}',f(told, once)[0],f(told, w),f(floor[0], once)[0] if floors else np.nan,len(gold)
 
 # %% ../../nbs/45_erasure.ipynb #e7c50007
 def _kept(x, z, y, learn, others, draws, seed):

@@ -14,6 +14,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..ground.core import InputError, as_array, class_labels, drawing
 from ..ground.machine import need_memory
@@ -38,12 +39,13 @@ def _lengths(sd, mean): return torch.where(sd > STILL*mean.abs(), sd, torch.inf)
 # %% ../../nbs/38_partners.ipynb #e7c38007
 def _picked(scores, rows):
     "The row with the highest of `scores [n, R]`; a mixture that varies as a row does, where others are as high but for `BAND`."
-    top,at = scores.topk(min(4, len(rows)), -1)
-    out,near = rows[at[:,0]],(BAND-(top[:,:1]-top)).clamp(min=0)
-    if (mixed := (near > 0).sum(-1) > 1).any():
-        w,middle = near[mixed],rows.mean(0)
+    best,first = scores.max(-1, keepdim=True)
+    out,mixed = rows[first[:,0]],(scores > best-BAND).sum(-1, dtype=torch.int32) > 1
+    if mixed.any(): # One text in thirty
+        top,at = scores[mixed].topk(min(4, len(rows)), -1)
+        w,middle = (BAND-(top[:,:1]-top)).clamp(min=0),rows.mean(0)
         w = w/w.square().sum(-1, keepdim=True).sqrt()
-        out[mixed] = middle+(w[...,None]*(rows[at[mixed]]-middle)).sum(1)
+        out[mixed] = middle+(w[...,None]*(rows[at]-middle)).sum(1)
     return out
 
 # %% ../../nbs/38_partners.ipynb #da5a0d71
@@ -91,11 +93,21 @@ def auxiliary_rows(
 def partner(x:Tensor, about, seed:int=0)->Tensor:
     "The values of the partner of one of the concept's rows near the activation, drawn among the nearest few."
     if about.near is None: raise InputError("edit 'partner' needs matched rows, `about.near` and `about.rows`")
-    size = about.near.square().sum(-1)
-    return _drawn(x, about, seed, lambda p: 2*((p-about.mean)/about.reach)@about.near.T-size)
+    rows,at,size = _once(about.near)
+    return _drawn(x, about, seed, lambda p: (2*((p-about.mean)/about.reach)@rows.T-size)[:,at])
 
 # %% ../../nbs/38_partners.ipynb #e7c38014
 BLOCK,NEIGHBOURS = 2048,2 # Rows that are matched at once; how far down the list of its neighbours a row draws
+SEEN = WeakTensorKeyDictionary() # Of `near`: its version, and what `_once` says of it
+
+def _once(near):
+    "The rows of `near [R, D]` without repeats, which lie together: `[U, D]`, which of them every row is, and their squared lengths."
+    version = 0 if near.is_inference() else near._version
+    if near not in SEEN or SEEN[near][0] != version:
+        new = torch.ones(len(near), dtype=torch.bool, device=near.device)
+        new[1:] = (near[1:] != near[:-1]).any(1)
+        SEEN[near] = version,(near[new], new.cumsum(0)-1, near[new].square().sum(-1))
+    return SEEN[near][1]
 
 def _matched(own, rest):
     "For every row of `own [n, D]` its partner among `rest [n, D]`, by the least sum of squared distances."

@@ -21,6 +21,7 @@ def plot_remains(
     ax=None, # Axes to draw on; None: a new figure
     *,
     at:float=.6, # AUC below which the concept counts as erased, marked by a line
+    controls:list|tuple=(), # Names of edits that are controls: their marks are hollow
     source:str='', # Model and data, for the title
 ):
     "What the best reader finds of the concept against the share of the text that is kept, every edit a point; returns the axes."
@@ -29,15 +30,16 @@ def plot_remains(
     readers = [c for c in frame if c.startswith('auc_')]
     if not readers: raise InputError(f"the table has no column 'auc_..'; it has {', '.join(map(str, frame))}")
     top,low,kept = frame[readers].max(axis=1),frame[readers].min(axis=1),frame.kept_r2
+    if strange := sorted({*controls}-{*frame.edit}): raise InputError(f"control {strange[0]!r} is no edit of the table")
     names = [e if 'concept' not in frame else f'{e}, {c}' for e,c in zip(frame.edit, frame.get('concept', frame.edit), strict=True)]
     colors = sns.color_palette('colorblind', len(frame))
     with _canvas(ax, 5.8, 4.2) as ax:
         _off_axes(ax)
         ax.axhline(.5, color='.6', lw=.8)
         ax.axhline(at, color='.4', lw=1, ls=':')
-        for x,a,b,color,mark in zip(kept, low, top, colors, _MARKERS*len(frame), strict=False):
+        for x,a,b,color,mark,e in zip(kept, low, top, colors, _MARKERS*len(frame), frame.edit, strict=False):
             ax.plot([x, x], [a, b], color=color, lw=1.2, alpha=.7, clip_on=False)
-            ax.plot(x, b, mark, color=color, ms=7, clip_on=False)
+            ax.plot(x, b, mark, color=color, ms=7, clip_on=False, mfc='white' if e in controls else color)
         ax.set(xlim=(min(0, kept.min())-.03, max(1, kept.max())), ylim=(min(.45, low.min()-.02), 1.01))
         ax.set(xlabel='kept: R2 of the unedited activation, from the edited one', ylabel=f'left: AUC of the best of {len(readers)} readers')
         for y,said in ((.5, 'chance'), (at, f'aim: {at:g}')):
