@@ -109,6 +109,7 @@ from .edits import asks as asks
 from .edits import attached as attached
 from .edits import attribution as attribution
 from .edits import choice as choice
+from .edits import controls as controls
 from .edits import edit as edit
 from .edits import effects as effects
 from .edits import erasure as erasure
