@@ -415,7 +415,7 @@ def edited_acts(
 # %% ../../nbs/40_ablation.ipynb #cdcdee46
 def _rows(iv, acts):
     "Activations as a tensor; refused where they are not of the intervention's site."
-    x = torch.as_tensor(as_array(acts, np.float32))
+    x = torch.as_tensor(np.ascontiguousarray(as_array(acts, np.float32))) # Reversed rows, too
     if x.ndim != 2 or x.shape[1] != iv.width: raise InputError(f"{iv!r} is for [examples, {iv.width}] activations, got {list(x.shape)}")
     return x
 
