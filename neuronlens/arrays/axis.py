@@ -192,6 +192,7 @@ def predicate_of(
         raise InputError(f"no predicate says {str(word)!r:.60}: it is too rare, or no word; there are {len(predicates.names)}, see `names`")
     return found[0]
 
+# %% ../../nbs/43_axis.ipynb #835b9255
 def said_in(formula, word, name, predicates):
     "'yes' where a formula has the predicate, or a sequence of words with the word; 'not' where it does so after AND NOT alone; else ''."
     keys = dict(zip(predicates.names, predicates.leaves, strict=True))

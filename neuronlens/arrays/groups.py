@@ -28,6 +28,7 @@ def word_vectors(
     svd = TruncatedSVD(min(8, min(x.shape)-1), random_state=0).fit(x)
     return lambda some: svd.transform(count.transform(some))
 
+# %% ../../nbs/41_groups.ipynb #83cbf721
 def _vectors(embed, texts):
     "`[n, d]` float64 of length 1, from any function of texts."
     x = as_array(embed(list(texts)), np.float64, 'embed')
@@ -47,6 +48,7 @@ def dealt(
     flat = [flat[i] for i in rng.permutation(len(flat))]
     return [' '.join(flat[a:b]) for a,b in zip(ends[:-1], ends[1:], strict=True)]
 
+# %% ../../nbs/41_groups.ipynb #245568a8
 def kmeans_of(x, k, rng, starts=6):
     "Centres `[k, d]` with the least squared distance of some starts; None where groups stay empty."
     best = None
@@ -95,6 +97,7 @@ def silhouettes(
 # %% ../../nbs/41_groups.ipynb #26bd51cf
 def excess(score, chance): return score-chance.mean(0) # Silhouettes above the mean of the deals
 
+# %% ../../nbs/41_groups.ipynb #baa397f4
 def groups_of(
     texts, # n texts in range
     embed, # Function of texts to `[n, d]`, or None: `word_vectors` of them

@@ -39,6 +39,7 @@ class Contexts(NamedTuple):
 
 OTHERS = 2000 # Windows out of range that are drawn to compare with
 
+# %% ../../nbs/42_modes.ipynb #3a1d2c44
 def contexts_of(
     texts, # N texts, or N lists of tokens
     inside, # `[N]` of texts, or `[T]` of all tokens one after the other: True in range
@@ -71,6 +72,7 @@ def _top(p, mask, k):
     best = np.argsort(-z, kind='stable')[:min(k, max(1, words.sum()))]
     return Formula(tuple(('OR' if i else '', p.names[j]) for i,j in enumerate(best)))
 
+# %% ../../nbs/42_modes.ipynb #a3c2728b
 def search_ngrams(
     predicates, # `Predicates` of N texts
     masks, # `[N, M]` bool
@@ -158,12 +160,14 @@ def _distances(way, texts, centres):
     if not texts: return np.zeros((0, len(centres)))
     return np.linalg.norm(_vectors(way, texts)[:,None]-centres, axis=2)
 
+# %% ../../nbs/42_modes.ipynb #93e83190
 def _masks(inside, far):
     "`[N, K]` bool: in range and nearest to which centre."
     out = np.zeros((len(inside), far.shape[1]), bool)
     out[np.flatnonzero(inside), far.argmin(1)] = True
     return out
 
+# %% ../../nbs/42_modes.ipynb #02d3167d
 def _typical(texts, far, most=3):
     "Of each group the texts nearest to its centre."
     near,order = far.argmin(1),np.argsort(far, axis=0, kind='stable')

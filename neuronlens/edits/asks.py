@@ -24,6 +24,7 @@ class Votes(NamedTuple):
     weights:Tensor # `[D]` float32; 0 where it has no say
     least:Tensor # `[1]` float32
 
+# %% ../../nbs/38_asks.ipynb #fc1f7cd5
 class Ask(NamedTuple):
     "A gate: who is asked, in which ranges. Where, and of which concept, the scope says."
     neurons:Tensor # `[k]` int64 indices of those that are asked
@@ -33,6 +34,7 @@ class Ask(NamedTuple):
 
     def held(self)->dict: return dict(zip(('neurons', 'lo', 'hi', 'weights', 'least'), (*self[:3], *(self.votes or ())), strict=False))
 
+# %% ../../nbs/38_asks.ipynb #bb2e35cb
 def ask_of(neurons, lo, hi, weights=None, least=None)->Ask: # As it was
     "The inverse of `Ask.held`."
     if (weights is None) != (least is None): raise InputError("a gate has weights and no threshold, or the other way round")
@@ -50,6 +52,7 @@ def within(
     for k in range(1, lo.shape[1]): found |= (x >= lo[:,k]) & (x <= hi[:,k])
     return found
 
+# %% ../../nbs/38_asks.ipynb #f0f19c55
 def read_at(x, weights):
     "The weighted mean of the positions of every text, `[N, 1, D]` float32."
     w = (weights/weights.sum(1, keepdim=True)).to(x.device)[...,None]
@@ -67,6 +70,7 @@ def enough(
     if votes is not None: return (found*votes.weights).sum(-1, keepdim=True) >= votes.least
     return gate.sum(-1, keepdim=True, dtype=torch.int32) >= math.ceil(vote*k-1e-9)
 
+# %% ../../nbs/38_asks.ipynb #7067cbbe
 def open_at(ask:Ask, x:Tensor, vote)->Tensor: # `[...]` bool
     "Where a gate is open, of activations `[..., D]` at its site."
     found = within(x.to(ask.lo.device), ask.lo, ask.hi)
@@ -86,6 +90,7 @@ class Asking:
         "Other sites at which it asks."
         return sites_asked(self.setting.scope, self.setting.site)
 
+# %% ../../nbs/38_asks.ipynb #80c46d1f
 def asked_by(scope, asks)->tuple[Ask,...]: # None where nobody else is asked
     "The gates that a scope asks; refused where they are not as many."
     if not (n := len(leaves(scope))): return ()
@@ -128,13 +133,16 @@ def check_widths(scope, site, asks, width): # `width(site)`: neurons of a site o
 # %% ../../nbs/38_asks.ipynb #0ae1bac8
 def asks_tokens(iv)->bool: return iv.scope == 'text' and iv.fitted_at == 'tokens' # Whether it asks the mean over the tokens of a text
 
+# %% ../../nbs/38_asks.ipynb #b6dfbdb0
 def of_rows(iv)->bool: return not asks_tokens(iv) and not iv.elsewhere # Whether it asks nothing but the row that it edits
 
+# %% ../../nbs/38_asks.ipynb #ae075528
 def by_site(ivs)->dict: # Site to the numbers of the interventions there
     out = {}
     for i,iv in enumerate(ivs): out.setdefault(iv.site, []).append(i)
     return out
 
+# %% ../../nbs/38_asks.ipynb #1220e087
 def _where(positions, weights):
     "Positions of a classified text that may be edited, `[N, T]` bool; None: all. A text is all prompt."
     return {'readout':weights > 0, 'generated':torch.zeros_like(weights, dtype=torch.bool)}.get(positions)

@@ -26,14 +26,17 @@ def _through(iv, acts):
     x = _rows(iv, acts)
     return *(t.numpy() for t in (x, *iv(x))),
 
+# %% ../../nbs/46_controls.ipynb #1922995d
 def _chance(seed, row): return drawing(seed, int.from_bytes(blake2b((row+0.).tobytes(), digest_size=8).digest(), 'big')) # -0 is 0
 
+# %% ../../nbs/46_controls.ipynb #84016e51
 def _need_list(ivs):
     "The interventions; one alone is refused."
     if not isinstance(ivs, list|tuple): raise InputError("a control takes a list of interventions and gives a list of functions")
     check_interventions(ivs)
     return ivs
 
+# %% ../../nbs/46_controls.ipynb #c6b36d6f
 def _each(ivs, change, *more): return [partial(change, iv, *more) for iv in _need_list(ivs)]
 
 # %% ../../nbs/46_controls.ipynb #8da63661
@@ -56,8 +59,10 @@ def _basis(D, seed):
     q,r = np.linalg.qr(drawing(seed, D).normal(size=(D, D)))
     return q*np.sign(np.diag(r))
 
+# %% ../../nbs/46_controls.ipynb #3c9f0ac9
 def _turn(acts, basis): return (np.asarray(acts, np.float64)@basis).astype(np.float32)
 
+# %% ../../nbs/46_controls.ipynb #056a4ad6
 def _turned(iv, basis, acts):
     "Edited in another basis and turned back."
     x = _rows(iv, acts).numpy()

@@ -50,6 +50,7 @@ class Piles(NamedTuple):
     just_outside:list
     far_outside:list
 
+# %% ../../nbs/49_explaining.ipynb #53e5753d
 def piles(
     texts, # N texts
     far, # `[N]`, as of `range_distance`
@@ -83,6 +84,7 @@ def sentence_encoder(
 # %% ../../nbs/49_explaining.ipynb #ec1c0e7c
 def likeness(encoder, sentence, vectors): return vectors@_unit(encoder, [sentence])[0] # `[N]`, of `[N, d]` texts of length 1
 
+# %% ../../nbs/49_explaining.ipynb #c98fa36a
 def _unit(encoder, texts):
     "`[n, d]` float64 of length 1."
     x = as_array(encoder(list(texts)), np.float64, 'encoder')
@@ -93,6 +95,7 @@ def _unit(encoder, texts):
 
 SHUFFLES = 200 # How often the rows are shuffled for the chance of a sentence
 
+# %% ../../nbs/49_explaining.ipynb #1009aeca
 def separation(
     like, # `[N]`, as of `likeness`
     inside, # `[N]` bool
@@ -157,6 +160,7 @@ def _worded(formula):
     "What a formula asks for, as words for an encoder."
     return ', '.join(name.strip("'") for op,name in formula.steps if op != 'AND NOT')
 
+# %% ../../nbs/49_explaining.ipynb #c22ae386
 def _by_formula(by, texts, far, least, length, draws, seed):
     "Sentence of a formula or of n-grams, and its scores."
     made = text_predicates(texts[0], least=least)

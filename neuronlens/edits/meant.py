@@ -33,6 +33,7 @@ def needs_words(study): # A study with texts, or an `InputError`
         raise InputError("this study has no texts at hand, so there are no words to say what a range means")
     return study
 
+# %% ../../nbs/49_meant.ipynb #8589eaff
 def _key(site, neuron, cut, range): return str(site),int(neuron),cut,range if cut == 'classes' else '' # What is remembered
 
 # %% ../../nbs/49_meant.ipynb #f30eda57

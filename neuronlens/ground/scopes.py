@@ -23,6 +23,7 @@ class Leaf(NamedTuple):
     concept:str='' # Class whose gate it is; '': that of the edit
     site:str='' # Where it is read; '': where the edit is
 
+# %% ../../nbs/05_scopes.ipynb #4283fefc
 class Scope(NamedTuple):
     "A scope taken apart."
     who:str # 'position' or 'text'
@@ -35,6 +36,7 @@ class Scope(NamedTuple):
 # %% ../../nbs/05_scopes.ipynb #acefafd1
 def _leaves(gate): return (gate,) if isinstance(gate, Leaf) else tuple(dict.fromkeys(x for part in gate[1:] for x in _leaves(part)))
 
+# %% ../../nbs/05_scopes.ipynb #63f0cd0e
 def _said(gate, site):
     "A gate in words; `site` is where gates are read that do not say where."
     if isinstance(gate, Leaf):
@@ -94,14 +96,17 @@ def parse_scope(
 # %% ../../nbs/05_scopes.ipynb #bf9c355c
 def who_asks(scope)->str: return scope if scope in SCOPES else parse_scope(str(scope)).who # 'position' or 'text'
 
+# %% ../../nbs/05_scopes.ipynb #873a0000
 def leaves(scope)->tuple[Leaf,...]: # None: the gate of the edit itself, where the edit is
     "The gates that a scope asks, each once, as they come."
     return () if scope in SCOPES or (gate := parse_scope(str(scope)).gate) == Leaf() else _leaves(gate)
 
+# %% ../../nbs/05_scopes.ipynb #c6d07ef7
 def sites_asked(scope, site:str)->tuple[str,...]: # Each once
     "The other sites at which an edit at `site` asks."
     return tuple(dict.fromkeys(leaf.site for leaf in leaves(scope) if leaf.site not in ('', site)))
 
+# %% ../../nbs/05_scopes.ipynb #b77e90d3
 def opened(scope, opens): # As each of them
     "Whether what a scope asks for is open, of what each of its `leaves` says."
     of = dict(zip(leaves(scope), opens, strict=True))
@@ -122,6 +127,7 @@ def spelled_scope(
                          " give covers 'salient'")
     return scope
 
+# %% ../../nbs/05_scopes.ipynb #593ad699
 def asked_scope(scope, gate_site, gates)->str: # Of the three arguments of `grid`
     "A scope with the site where its gates are read, and whose they are."
     if (gate_site or gates) and scope not in SCOPES: raise InputError(f"scope {scope!r} says itself which gates are asked, and where")

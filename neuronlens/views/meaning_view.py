@@ -23,11 +23,14 @@ from .widgets import _WIDE, View, checked_study, choice, offer, range_control, w
 # %% ../../nbs/53_meaning_view.ipynb #b64bd1d1
 def _better(s, k): return bool(s.low[k, 0] > s.chance[k, 0]) # Whether a formula beats chance; not where nothing is known
 
+# %% ../../nbs/53_meaning_view.ipynb #309cad68
 def _wide(name, inner): # Scrolls, by keyboard, too
     return f'<div tabindex="0" role="region" aria-label="{name}" style="overflow-x:auto">{inner}</div>'
 
+# %% ../../nbs/53_meaning_view.ipynb #386d070c
 def _share(x): return f'{x:.0%}' if np.isfinite(x) else '–'
 
+# %% ../../nbs/53_meaning_view.ipynb #415ed7e7
 def _score(s, k): return '–' if np.isnan(s.value[k, 0]) else f'{s.value[k, 0]:.2f} [{s.low[k, 0]:.2f}, {s.high[k, 0]:.2f}]'
 
 # %% ../../nbs/53_meaning_view.ipynb #b864bcb8
@@ -172,6 +175,7 @@ def neurons_in_order(study, ranking, concept): # [(what the list says, number)],
     names,order = study.test.names,ranking.order[study.classes.index(concept)]
     return [(f"{f'{names[j]}, ' if names is not None else ''}neuron {j} (rank {i})", j) for i,j in enumerate(order.tolist(), 1)]
 
+# %% ../../nbs/53_meaning_view.ipynb #0cad1946
 def place_of(study, ranking, concept, neuron): # In words
     order = ranking.order[study.classes.index(concept)]
     return f'rank {int(np.flatnonzero(order == neuron)[0])+1} of {len(order)} for {concept} by {ranking.name}'
