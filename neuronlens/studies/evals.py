@@ -31,7 +31,8 @@ def _last_states(clf, batch, ivs, ends):
     "Output of the last block `[N, T, D]`, edited; the prompt of every row goes up to its column of `ends [N]`."
     last,columns = Site('residual', len(anatomy(clf.model))-1),torch.arange(batch.mask.shape[1])
     prompt = batch.mask*(columns <= ends[:,None])
-    edits = _edits(ivs, lambda p: allowed(p, columns, ends), lambda iv, x: _at_end(iv, x, prompt, ends))
+    seen = {} # What stands where gates are read
+    edits = _edits(ivs, lambda p: allowed(p, columns, ends), lambda iv, x: _at_end(iv, x, prompt, ends, seen), seen)
     return run(clf, batch, [last], edits=edits)[last]
 
 # %% ../../nbs/63_evals.ipynb #e7a10008
