@@ -47,9 +47,10 @@ def state_of_checkout():
 
 
 SLOW = {'test_site.py': 'site', 'test_cluster.py': 'ray', 'test_farm.py': 'ray'} # Fixtures that render every page, or start Ray
-LONG = ['12_prompted', '13_writing', '22_summary', '26_cluster', '39_attribution', '44_farm', '44_sweeps', '48_language', '49_reading',
-        '52_plot_sweeps', '11_verbalizers', '63_evals', 'gallery', 'explore', 'howto/compare_two_models']
-LONG += [f'tutorials/{name}' for name in ('below_the_last_block', 'erasing', 'prompted_model', 'put_it_to_work', 'trust', 'your_own')]
+LONG = ['12_prompted', '13_writing', '22_summary', '26_cluster', '39_attribution', '42_modes', '44_farm', '44_sweeps', '48_language',
+        '49_reading', '52_plot_sweeps', '11_verbalizers', '63_evals', 'gallery', 'explore', 'howto/compare_two_models']
+LONG += [f'tutorials/{name}' for name in ('below_the_last_block', 'erasing', 'prompted_model', 'prove_it', 'put_it_to_work', 'trust',
+                                          'your_own')]
 LONG += [f'howto/{name}' for name in ('erase_while_it_writes', 'keep_an_edit_on', 'edit_sae_latents', 'a_policy_that_plays',
                                       'latents_of_a_sparse_autoencoder')]
 LONG_PAGES = {f'test_page[{name}]' for name in LONG} # Ray, SmolLM2, whole studies
