@@ -118,6 +118,20 @@ def make_frame(n, seed, classes=CLASSES):
     return pd.DataFrame(rows, columns=['text', 'label'])
 
 
+@pytest.fixture
+def forgotten():
+    "What a test registers is gone after it."
+    from neuronlens.arrays import ranges, saliency
+    from neuronlens.edits import edit
+    held = [saliency.FROM_STATISTICS, saliency.FROM_ACTIVATIONS, ranges.FROM_STATISTICS, ranges.FROM_ACTIVATIONS, ranges.DEFAULTS,
+            edit.EDITS, edit.NUMBERS]
+    before = [dict(d) for d in held]
+    yield
+    for d, old in zip(held, before, strict=True):
+        d.clear()
+        d.update(old)
+
+
 @pytest.fixture(scope='session')
 def frame():
     "20 texts of every class to fit on."

@@ -69,6 +69,7 @@ def test_a_neuron_that_means_two_things():
     train, test = pair()
     told = explain_axis(train, test, 0, 'kmeans(3)', draws=100, progress=False)
     s = told.scores
+    assert "coffee" in told.to_latex() and "\\toprule" in told.to_latex()
     assert str(s.formulas[2]) == "'coffee' AND NOT 'milk'" and "'tea'" in str(s.formulas[0])
     assert s.value[2, 0] == 1 and (s.low > s.chance)[[0, 2], 0].all() and s.chance[2, 0] < .5
     turned = np.random.default_rng(2).permutation(len(train))

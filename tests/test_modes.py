@@ -47,6 +47,7 @@ def test_planted_modes_are_found():
     texts, fires = planted(1)
     modes = find_modes(texts, fires, deals=5, draws=50)
     words = [{name.strip("'") for _, name in f.steps} for f in modes.ngrams.formulas]
+    assert "\\toprule" in modes.to_latex()
     assert len(modes) == 2 and sorted(({*SEA} >= w, {*SKY} >= w) for w in words) == [(False, True), (True, False)]
     assert modes.trained.tolist() == [60, 60] or abs(modes.trained-60).max() < 8
     assert (modes.formulas.value[:, 0] > modes.formulas.chance[:, 0]+.2).all()
@@ -136,6 +137,7 @@ def test_explanations_are_worth_what_they_are():
     (a, x), (b, y) = of_the_sea(2), of_the_sea(3)
     def by(word): return explain_texts((a, b), (x, y), 3, np.inf, by=lambda *shown: word, encoder=counts, draws=100)
     right, wrong = by("ship wave port sail"), by("cloud wing")
+    assert "ship wave port sail" in right.to_latex()
     assert right.area > .95 and right.low > right.chance > .5 and wrong.area < .2
     for how in ("formula", "ngrams"):
         e = explain_texts((a, b), (x, y), 3, np.inf, by=how, encoder=counts, draws=100)

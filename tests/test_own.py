@@ -5,25 +5,13 @@ import torch
 from conftest import make_frame
 
 import neuronlens as nl
-from neuronlens import edit, ranges, saliency
+from neuronlens import edit, saliency
 from neuronlens.ground.core import InputError
 from neuronlens.ground.data import make_texts
 from neuronlens.models.model import load_classifier
 from neuronlens.records.recording import record
 
-pytestmark = pytest.mark.usefixtures("one_thread", "own_cache")
-REGISTRIES = [(saliency, ("FROM_STATISTICS", "FROM_ACTIVATIONS")), (ranges, ("FROM_STATISTICS", "FROM_ACTIVATIONS", "DEFAULTS")),
-              (edit, ("EDITS", "NUMBERS"))]
-
-
-@pytest.fixture(autouse=True)
-def forgotten():
-    "What a test registers is gone after it."
-    before = [(d := getattr(m, n), dict(d)) for m, names in REGISTRIES for n in names]
-    yield
-    for d, old in before:
-        d.clear()
-        d.update(old)
+pytestmark = pytest.mark.usefixtures("one_thread", "own_cache", "forgotten")
 
 
 @pytest.fixture

@@ -788,7 +788,7 @@ def test_a_study_says_its_cost_before(bert, data, monkeypatch, caplog):
     monkeypatch.setattr(sweeps, 'say_estimate', lambda *a, kept, real=sweeps.say_estimate, **kw: real(*a, kept=kept+5_000_000_000, **kw))
     caplog.set_level('INFO', 'neuronlens')
     def begun(*a, **kw): # Only after the estimate was said
-        assert '9 interventions at 1 site on 36 texts: about' in caplog.messages[-1] and '5.0 GB of memory' in caplog.messages[-1]
+        assert '9 interventions at 1 site on 36 texts: about' in caplog.messages[-1] and '5.1 GB of memory' in caplog.messages[-1]
         raise EOFError
     monkeypatch.setattr(sweeps, 'interventions_on', begun)
     with pytest.raises(EOFError): room.run_study(spec)

@@ -54,6 +54,7 @@ def test_a_table_for_a_paper(swept):
     assert said.startswith("\\begin{table}") and "\\toprule" in said and "Effects \\& more" in said
 
 
+@pytest.mark.usefixtures("forgotten")
 def test_own_ranking_range_and_edit_by_name(study):
     clf, _, test, rec, _ = study
     @nl.register_ranking
