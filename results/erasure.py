@@ -13,7 +13,6 @@ found that learned on shuffled labels.
 `--most N` reads that many test texts of each class at most, `--bases N` turns N times, 0 leaves out all controls.
 """
 import argparse
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from neuronlens.ground.data import balance
 from neuronlens.models.model import align
 from neuronlens.models.training import example_classifier, example_texts
 from neuronlens.records.recording import example_recordings, record
+from neuronlens.records.untrained import random_copy
 from neuronlens.studies.spec import read_study
 from neuronlens.studies.study import study_model, study_texts
 
@@ -107,10 +107,8 @@ def controls(train, of, bases):
 
 def drawn_model(clf, texts, most=1000):
     "Recordings of the same encoder with weights drawn anew, fewer texts to learn from."
-    torch.manual_seed(0)
-    fresh = replace(clf, model=type(clf.model)(clf.model.config).eval(), sha256="", state="")
     few = balance(texts[0], most//len(clf.classes), seed=0)
-    return [record(fresh, t, progress=False) for t in (few, texts[1])]
+    return [record(random_copy(clf), t, progress=False) for t in (few, texts[1])]
 
 
 def table_of(every, test, length, clf=None, **kw):

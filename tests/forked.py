@@ -5,9 +5,7 @@ import signal
 import time
 
 PRELOAD = ["torch", "transformers.models.auto.modeling_auto", "transformers.modeling_utils", "transformers.tokenization_utils_tokenizers",
-           "transformers.models.bert.modeling_bert", "transformers.models.bert.tokenization_bert", "transformers.processing_utils",
-           "pandas", "scipy.stats", "sklearn.linear_model", "matplotlib.pyplot", "seaborn", "ipywidgets", "anywidget",
-           "ipykernel.kernelapp", "ipykernel.debugger", "IPython.extensions.storemagic"]
+           "pandas", "scipy.stats", "sklearn.linear_model", "matplotlib.pyplot", "seaborn", "ipywidgets", "ipykernel.kernelapp"]
 
 
 def serve(argv, cwd, env):

@@ -1,5 +1,6 @@
 """A language model as lm-eval asks it: as its own model of Hugging Face does without an edit, and as our own measures do with one."""
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ from conftest import make_frame, make_tokenizer
 from test_language import fitted, states_at, tiny_lm, two_edits
 from tiny import BEYOND, clear, touched
 
+from neuronlens.edits.asks import Ask
 from neuronlens.edits.language import editing, generate
 from neuronlens.edits.portable import load_edit
 from neuronlens.edits.questions import Question, question_prompt
@@ -61,11 +63,18 @@ def test_as_their_own_model(spoken):
     assert not touched(model)
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
-def test_edited(spoken, positions):
+def gated_below(model):
+    "The second of the edits for as long as half of the neurons of the first are in range: its gate is read two sites below."
+    low, high = two_edits(model, "all")
+    how = dict(scope=f"position at {low.setting.site}", vote=.5, covers="salient")
+    return [replace(high, asks=[Ask(low.neurons, low.lo, low.hi)], **how)]
+
+
+@pytest.mark.parametrize("edits", [*POSITIONS, "gated below"])
+def test_edited(spoken, edits):
     "The context is the prompt: by whole passes over one text at a time, edited at the positions meant."
     model, tok = spoken
-    ivs = two_edits(model, positions)
+    ivs = two_edits(model, edits) if edits in POSITIONS else gated_below(model)
     ours, plain = likelihoods(lm_eval_model(model, tok, ivs, tokens=60), PAIRS[:32]), likelihoods(lm_eval_model(model, tok), PAIRS[:32])
     want, greedy = [], []
     for a, b in PAIRS[:32]:

@@ -1,17 +1,24 @@
 """Modes of a range: planted ones are found, nulls are one. Sentences about a range: scored on texts that nobody looked at."""
 import numpy as np
 import pytest
+import torch
 from conftest import FILLER as SMALL
 from conftest import WORDS, make_tokenizer
 from sklearn.cluster import KMeans
-from sklearn.metrics import silhouette_score
+from tiny import BEYOND
 
 from neuronlens.arrays.formulas import Formula
-from neuronlens.arrays.groups import dealt, groups_of, kmeans_of, silhouette, silhouettes
+from neuronlens.arrays.groups import dealt, groups_of, kmeans_of, silhouettes
 from neuronlens.arrays.modes import contexts_of, find_modes, search_ngrams
 from neuronlens.arrays.predicates import text_predicates
 from neuronlens.edits.explaining import explain_texts, model_explainer, piles, range_distance
 from neuronlens.ground.core import InputError
+from neuronlens.ground.data import make_texts
+from neuronlens.ground.rounding import agree, apart
+from neuronlens.models.prompt import Prompt
+from neuronlens.models.prompted import make_prompted
+from neuronlens.records.recording import record
+from neuronlens.records.untrained import random_copy, untrained_recording
 
 SEA, SKY, FILLER = ["ship", "wave", "port", "sail"], ["cloud", "wing", "star", "rain"], [f"w{i}" for i in range(12)]
 
@@ -19,16 +26,12 @@ SEA, SKY, FILLER = ["ship", "wave", "port", "sail"], ["cloud", "wing", "star", "
 def said(rng, words, n, each=8): return [" ".join(rng.choice(words, each)) for _ in range(n)]
 
 
-def test_silhouettes_of_scikit_learn():
-    "For any groups, one of a single row among them; k-means comes as low as scikit-learn's."
+def test_groups_of_rows():
+    "k-means comes as low as scikit-learn's; rows that are one, or two, are not parted further."
     rng = np.random.default_rng(0)
     for k in (2, 3, 5):
-        x, own = rng.normal(size=(60, 4)), np.r_[np.arange(k), rng.integers(0, k, 60-k)]
-        far = np.linalg.norm(x[:, None]-x, axis=2)
-        assert silhouette(far, own) == pytest.approx(silhouette_score(x, own), abs=1e-9)
-        alone = (np.arange(60) == 7).astype(int)
-        assert silhouette(far, alone) == pytest.approx(silhouette_score(x, alone), abs=1e-9)
-        x[:, 0] += 6*own
+        x = rng.normal(size=(60, 4))
+        x[:, 0] += 6*np.r_[np.arange(k), rng.integers(0, k, 60-k)]
         centres = kmeans_of(x, k, rng)
         cost = (np.linalg.norm(x[:, None]-centres, axis=2).min(1)**2).sum()
         assert cost <= KMeans(k, n_init=4, random_state=0).fit(x).inertia_*1.02
@@ -172,3 +175,23 @@ def test_a_language_model_explains():
     def count(some): return np.array([[t.count(c) for c in "abcdefghijklmnop"] for t in some])+1e-6
     e = explain_texts(texts, [rng.random(60), rng.random(60)], .6, 1, by=ask, encoder=count, rounds=1, draws=50, most=3)
     assert e.by == "model_says" and e.low < e.chance and len(e.rounds) == 1
+
+
+def test_an_untrained_copy_reads_its_own_shots():
+    "Of a prompted model whose shots were computed before, too; nothing is drawn from the numbers of others."
+    from test_prompt import byte_tokenizer, language_model
+
+    prompt = Prompt("{text}\n", ("a", "b", "c"), ("cat", "rice", "nail"), (("a dog", 0), ("bread", 1)))
+    how = dict(scoring="first", source="tiny")
+    clf = make_prompted(language_model("llama"), byte_tokenizer(), prompt, sha256="w", **how)
+    texts, state = make_texts(["a cat", "some soup", "red nail", "b", "c", "d"], [*"abcabc"]), torch.random.get_rng_state()
+    copy = random_copy(clf, 1)
+    assert clf.past and (torch.random.get_rng_state() == state).all() and (copy.sha256, copy.weights, copy.state) == ("", "", "")
+    got, want = (record(c, texts, "residual.1", answers=False, progress=False)
+                 for c in (copy, make_prompted(copy.model, byte_tokenizer(), prompt, **how)))
+    agree(got.acts, want.acts, copy.model)
+    assert apart(got.acts, record(clf, texts, "residual.1", answers=False, progress=False).acts, copy.model) > BEYOND
+    learned = record(clf, texts, "residual.1", progress=False)
+    null = untrained_recording(clf, texts, learned, seed=1, progress=False)
+    assert (np.sort(null.acts, 0) == np.sort(learned.acts, 0)).all() and (np.argsort(null.acts, 0) == np.argsort(got.acts, 0)).all()
+    with pytest.raises(InputError, match="only a model has an untrained copy, got Recording"): untrained_recording(learned, texts, learned)

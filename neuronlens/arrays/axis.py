@@ -14,12 +14,12 @@ import pandas as pd
 from scipy.stats import hypergeom
 
 from .bins import clusters
-from .formulas import mask_columns, search_formulas
+from .formulas import mask_columns
 from .margins import wilson
-from .meaning import _pair_of, own_texts
+from .meaning import held_out, said_of
 from .predicates import Predicates, text_predicates
 from .ranges import Ranges, inside, neuron_numbers
-from .scores import FormulaScores, score_formulas
+from .scores import FormulaScores
 from .separation import ratio
 from .testing import holm
 from ..ground.core import InputError, need_whole
@@ -105,13 +105,7 @@ def axis_meaning(
     ends:tuple, # (names, lo, hi) of K ranges: lo and hi `[K, J]`
     values:tuple, # (`[N]` of the train texts, `[M]` of the test texts) activations of the neuron
     predicates:tuple, # (of the train texts, of the test texts)
-    *,
-    length:int=3, # Most predicates in a formula
-    beam:int=10, # How many formulas are kept in each round
-    shuffles:int=1, # How often the same search is made on shuffled rows, for chance
-    draws:int=1000, # Bootstrap samples of the test texts
-    seed:int=0, # Of shuffles and draws
-    progress:bool=True, # Show a progress bar
+    **how, # As for `explain_axis`
 )->AxisMeaning:
     "Formulas of ranges that are given by their ends."
     (names,lo,hi),masks = ends,[held_by(v, *ends[1:]) for v in values]
@@ -119,9 +113,7 @@ def axis_meaning(
     if not some.any():
         raise InputError(f"every range of neuron {neuron} holds all {len(masks[0])} training texts or none: there is nothing to tell apart")
     kept,left = ([n for n,s in zip(names, some, strict=True) if s == want] for want in (True, False))
-    train,test = (m[:,some] for m in masks)
-    found = search_formulas(predicates[0], train, names=kept, length=length, beam=beam, shuffles=shuffles, seed=seed, progress=progress)
-    scores = score_formulas(found, predicates[1], test, draws=draws, seed=seed)
+    scores = held_out(predicates, [m[:,some] for m in masks], kept, **how)
     return AxisMeaning(int(neuron), cut, lo[some], hi[some], scores, np.asarray(values[1], np.float32), predicates[1], tuple(left))
 
 # %% ../../nbs/43_axis.ipynb #e65cb6bf
@@ -149,13 +141,7 @@ def explain_axis(
 )->AxisMeaning:
     "One neuron's axis cut into ranges, each with its best formula, its score on the test texts, and chance beside it."
     neuron, = neuron_numbers([neuron], train.acts.shape[1]).tolist()
-    if predicates is None:
-        both = [own_texts(r, t, side) for r,t,side in zip((train, test), _pair_of(texts), ('train', 'test'), strict=True)]
-        made = text_predicates(both[0], least=least)
-        predicates = made,text_predicates(both[1], like=made)
-    for p,rec,side in zip(predicates, (train, test), ('train', 'test'), strict=True):
-        if not isinstance(p, Predicates) or len(p) != len(rec):
-            raise InputError(f"the predicates of the {side} recording must be `Predicates` of its {len(rec)} texts, got {p!r:.60}")
+    predicates = said_of(train, test, texts, predicates, least)
     values = train.acts[:,neuron],test.acts[:,neuron]
     return axis_meaning(neuron, cut.name if isinstance(cut, Ranges) else cut, axis_ends(values[0], cut, neuron), values, predicates, **how)
 

@@ -11,6 +11,7 @@ from scipy.cluster.vq import ClusterError, kmeans2
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import silhouette_score
 from sklearn.preprocessing import normalize
 
 from .predicates import WORD
@@ -29,11 +30,11 @@ def word_vectors(
     return lambda some: svd.transform(count.transform(some))
 
 # %% ../../nbs/41_groups.ipynb #83cbf721
-def _vectors(embed, texts):
-    "`[n, d]` float64 of length 1, from any function of texts."
-    x = as_array(embed(list(texts)), np.float64, 'embed')
+def unit_rows(embed, texts, what='embed'):
+    "`[n, d]` float64 of length 1, from any function of texts; `what` is what messages call it."
+    x = as_array(embed(list(texts)), np.float64, what)
     if x.ndim != 2 or len(x) != len(texts):
-        raise InputError(f"embed= must give one row of numbers for each of {len(texts)} texts, got {x.shape}")
+        raise InputError(f"{what}= must give one row of numbers for each of {len(texts)} texts, got {x.shape}")
     need_finite(x)
     return normalize(x)
 
@@ -59,21 +60,6 @@ def kmeans_of(x, k, rng, starts=6):
         if best is None or cost < best[0]: best = cost,centres
     return None if best is None else best[1]
 
-# %% ../../nbs/41_groups.ipynb #d83ca251
-def silhouette(
-    far:np.ndarray, # `[n, n]` distances
-    own:np.ndarray, # `[n]` int64, the group of each row, from 0
-)->float: # -1 to 1
-    "Mean silhouette (Rousseeuw 1987); a group of one row counts 0."
-    to = np.eye(own.max()+1)[own]
-    size,row = to.sum(0),np.arange(len(own))
-    mean = far@to/np.maximum(size, 1)
-    near = mean[row, own]*size[own]/np.maximum(size[own]-1, 1)
-    mean[row, own] = np.inf
-    mean[:,size == 0] = np.inf
-    other = mean.min(1)
-    return float(np.where(size[own] > 1, (other-near)/np.maximum(np.maximum(other, near), 1e-12), 0).mean())
-
 # %% ../../nbs/41_groups.ipynb #5046a702
 LOOKED_AT = 1000 # Most rows whose distances are computed
 
@@ -91,7 +77,7 @@ def silhouettes(
         own = np.unique(cdist(some, centres).argmin(1), return_inverse=True)[1]
         if not own.any(): break
         found.append(centres)
-        score[k-2] = silhouette(far, own)
+        score[k-2] = silhouette_score(far, own, metric='precomputed') # Rousseeuw 1987
     return score,found
 
 # %% ../../nbs/41_groups.ipynb #26bd51cf
@@ -109,10 +95,10 @@ def groups_of(
     "As many groups as stand furthest above chance."
     rng = drawing(seed, 3)
     way = embed or word_vectors(texts)
-    x = _vectors(way, texts)
+    x = unit_rows(way, texts)
     score,found = silhouettes(x, most, seed)
     others = [dealt(texts, rng) for _ in range(deals)]
-    chance = np.stack([silhouettes(_vectors(embed or word_vectors(o), o), most, seed)[0] for o in others])
+    chance = np.stack([silhouettes(unit_rows(embed or word_vectors(o), o), most, seed)[0] for o in others])
     few = np.array([np.bincount(cdist(x, c).argmin(1), minlength=len(c)).min() < least for c in found], bool)
     above = np.where(few, -2, excess(score, chance)[:len(found)])
     of_deals = np.array([excess(chance[d], np.delete(chance, d, 0)).max(initial=0) for d in range(deals)])

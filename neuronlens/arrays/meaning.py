@@ -39,6 +39,32 @@ def _pair_of(texts):
         raise InputError(f"texts must be two, those of the train and of the test recording, not {type(texts).__name__}")
     return texts
 
+# %% ../../nbs/41_meaning.ipynb #f3ec406d
+def said_of(train, test, texts, predicates, least): # As for `explain_ranges`
+    "(`Predicates` of the training texts, the same of the test texts): those given, or those of the words."
+    if predicates is None:
+        both = [own_texts(r, t, side) for r,t,side in zip((train, test), _pair_of(texts), ('train', 'test'), strict=True)]
+        made = text_predicates(both[0], least=least)
+        predicates = made,text_predicates(both[1], like=made)
+    for p,rec,side in zip(predicates, (train, test), ('train', 'test'), strict=True):
+        if not isinstance(p, Predicates) or len(p) != len(rec):
+            raise InputError(f"the predicates of the {side} recording must be `Predicates` of its {len(rec)} texts, got {p!r:.60}")
+    return predicates
+
+# %% ../../nbs/41_meaning.ipynb #f3ec406e
+def held_out(
+    predicates:tuple, # (of N training texts, of M test texts)
+    masks, # (`[N, K]`, `[M, K]`) bool, which of the texts lie in which of K ranges
+    names, # Of the K ranges
+    *,
+    draws:int=1000, # Bootstrap samples of the test texts
+    seed:int=0, # Of shuffles and draws
+    **how, # `length`, `beam`, `shuffles`, `progress` as for `search_formulas`
+)->FormulaScores:
+    "Formulas searched on training texts and scored on test texts."
+    found = search_formulas(predicates[0], masks[0], names=names, seed=seed, **how)
+    return score_formulas(found, predicates[1], masks[1], draws=draws, seed=seed)
+
 # %% ../../nbs/41_meaning.ipynb #ceffb121
 def explain_ranges(
     train, # `Recording` whose texts are searched
@@ -60,14 +86,8 @@ def explain_ranges(
     "For each neuron's range the best formula, with its score on the test texts and chance beside it."
     need_alike(ranges=ranges, train=tuple(train.classes), test=tuple(test.classes))
     c,neurons = class_number(concept, ranges.classes),neuron_numbers(neurons, train.acts.shape[1])
-    if predicates is None:
-        both = [own_texts(r, t, side) for r,t,side in zip((train, test), _pair_of(texts), ('train', 'test'), strict=True)]
-        made = text_predicates(both[0], least=least)
-        predicates = made,text_predicates(both[1], like=made)
-    for p,rec,side in zip(predicates, (train, test), ('train', 'test'), strict=True):
-        if not isinstance(p, Predicates) or len(p) != len(rec):
-            raise InputError(f"the predicates of the {side} recording must be `Predicates` of its {len(rec)} texts, got {p!r:.60}")
+    predicates = said_of(train, test, texts, predicates, least)
     masks = [ranges.contains(rec.acts, c, neurons) for rec in (train, test)]
     names = [f'{ranges.classes[c]}, neuron {j}' for j in neurons]
-    found = search_formulas(predicates[0], masks[0], names=names, length=length, beam=beam, shuffles=shuffles, seed=seed, progress=progress)
-    return score_formulas(found, predicates[1], masks[1], draws=draws, seed=seed)
+    how = dict(length=length, beam=beam, shuffles=shuffles, draws=draws, seed=seed, progress=progress)
+    return held_out(predicates, masks, names, **how)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .formulas import Formula, Formulas, mask_columns, need_masks, search_formulas
-from .groups import _vectors, excess, groups_of
+from .groups import excess, groups_of, unit_rows
 from .meaning import _pair_of
 from .predicates import _listed, _mark, text_predicates
 from .scores import FormulaScores, score_formulas
@@ -158,7 +158,7 @@ def find_modes(
 def _distances(way, texts, centres):
     "`[n, K]` of each text from each centre."
     if not texts: return np.zeros((0, len(centres)))
-    return np.linalg.norm(_vectors(way, texts)[:,None]-centres, axis=2)
+    return np.linalg.norm(unit_rows(way, texts)[:,None]-centres, axis=2)
 
 # %% ../../nbs/42_modes.ipynb #93e83190
 def _masks(inside, far):

@@ -184,8 +184,10 @@ def reads_recording(
     return str(last) in rec.sites and rec.readout == head_reads(clf) and all(iv.site == last and of_rows(iv) for iv in ivs)
 
 # %% ../../nbs/40_ablation.ipynb #c71a4b53
+ROOM = 1<<21 # Most numbers in a stack of edited rows
+
 @torch.inference_mode()
-def _ablate_recorded(clf, acts, ivs, done, room=1<<21):
+def _ablate_recorded(clf, acts, ivs, done, room=ROOM):
     "Interventions at the last block on `acts [N, D]`, what the head reads: (which, rows, `[S, n, C]`, fires `[S, n]`)."
     wide = max(acts.shape[1], len(clf.classes))
     step = max(1, min(len(acts), room//wide))
@@ -316,7 +318,7 @@ def _pieces(clf, texts, ivs, recording, readout, tokens, progress):
 
 # %% ../../nbs/40_ablation.ipynb #cf7539c6
 @torch.inference_mode()
-def _through_given(head, ivs, rec, progress, room=1<<20):
+def _through_given(head, ivs, rec, progress, room=ROOM):
     "The same of a head and given activations: every row is edited and answered for itself."
     acts,wide = rec.at(head.site),max(head.width, len(head.classes))
     step = max(1, min(len(acts), room//wide))

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.preprocessing import normalize
 
 from ..arrays.formulas import search_formulas
+from ..arrays.groups import unit_rows
 from ..arrays.meaning import _pair_of
 from ..arrays.modes import search_ngrams
 from ..arrays.predicates import _listed, text_predicates
@@ -82,17 +82,9 @@ def sentence_encoder(
     return vectors
 
 # %% ../../nbs/49_explaining.ipynb #ec1c0e7c
-def likeness(encoder, sentence, vectors): return vectors@_unit(encoder, [sentence])[0] # `[N]`, of `[N, d]` texts of length 1
+def likeness(encoder, sentence, vectors): return vectors@unit_rows(encoder, [sentence], 'encoder')[0] # `[N]`, of `[N, d]` texts of length 1
 
 # %% ../../nbs/49_explaining.ipynb #c98fa36a
-def _unit(encoder, texts):
-    "`[n, d]` float64 of length 1."
-    x = as_array(encoder(list(texts)), np.float64, 'encoder')
-    if x.ndim != 2 or len(x) != len(texts):
-        raise InputError(f"encoder= must give one row of numbers for each of {len(texts)} texts, got {x.shape}")
-    need_finite(x)
-    return normalize(x)
-
 SHUFFLES = 200 # How often the rows are shuffled for the chance of a sentence
 
 # %% ../../nbs/49_explaining.ipynb #1009aeca
@@ -141,7 +133,7 @@ def _refined(by, texts, far, encoder, rounds, most, rng):
     "Sentences made from one half of the texts, with their areas on the other half, until one is no better than the one before it."
     at = rng.permutation(len(texts))
     shown,judged = np.sort(at[:len(at)//2]),np.sort(at[len(at)//2:])
-    mine,vectors = [texts[i] for i in shown],_unit(encoder, texts)
+    mine,vectors = [texts[i] for i in shown],unit_rows(encoder, texts, 'encoder')
     out,first = [],((), ())
     for _ in range(rounds):
         said = by(*piles(mine, far[shown], most, rng, first))
@@ -197,7 +189,7 @@ def explain_texts(
     elif by in ('formula', 'ngrams'): formula,scores = _by_formula(by, texts, far, least, length, draws, seed)
     else: raise InputError(f"by={by!r:.60} is neither 'formula' nor 'ngrams' nor a function of three lists of texts")
     sentence = max(tried, key=lambda r: r[1])[0] if tried else str(formula)
-    like = likeness(encoder, sentence if tried else _worded(formula), _unit(encoder, texts[1]))
+    like = likeness(encoder, sentence if tried else _worded(formula), unit_rows(encoder, texts[1], 'encoder'))
     who = by if isinstance(by, str) else getattr(by, '__name__', type(by).__name__)
     inside = far[1] == 0
     return Explanation(sentence, who, *separation(like, inside, draws, seed), scores, tried, int(inside.sum()), len(inside))

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 
 from ..arrays.axis import AxisMeaning, axis_ends, axis_meaning
-from ..arrays.formulas import search_formulas
+from ..arrays.meaning import held_out
 from ..arrays.predicates import text_predicates
 from ..arrays.ranges import fit_ranges
-from ..arrays.scores import score_formulas
 from .live import _token, even_sample, fitted_on
 from ..ground.core import InputError
 from ..ground.data import take
@@ -164,5 +163,4 @@ def strongest_meanings(
     except InputError: return None # No word is common enough
     if not who: return None
     names = [f'{study.classes[c]}, neuron {j}' for c,j in who]
-    found = search_formulas(both[0], masks[0][:,some], names=names, seed=study.spec.seed, progress=False)
-    return who,score_formulas(found, both[1], masks[1][:,some], draws=500, seed=study.spec.seed)
+    return who,held_out(both, [m[:,some] for m in masks], names, draws=500, seed=study.spec.seed, progress=False)

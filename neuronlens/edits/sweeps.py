@@ -17,7 +17,7 @@ import torch
 from ..arrays.ranges import fit_ranges
 from ..arrays.saliency import rank
 from ..arrays.statistics import class_statistics
-from .ablation import _ablate_batch, _ablate_recorded, _alike, _placed, interventions_on, reads_recording, stood_for
+from .ablation import ROOM, _ablate_batch, _ablate_recorded, _alike, _placed, interventions_on, reads_recording, stood_for
 from .asks import of_rows
 from .edit import Intervention, parse_edit, tensors_of
 from .effects import MEASURES, Changes, Effects, aims_of, effects_of, judged, tally
@@ -209,7 +209,7 @@ def estimate(
     return Estimate(len(every), len({iv.site for iv in every}), len(texts), seconds, _memory(clf, every, texts))
 
 # %% ../../nbs/44_sweeps.ipynb #58c74ccd
-def _memory(clf, ivs, texts, room=1<<21):
+def _memory(clf, ivs, texts, room=ROOM):
     "Bytes that a grid holds at a time: states and stacks of a batch, salient sets and ranges, sums."
     widths,tokens = anatomy(clf.model).widths,token_budget(clf.device)
     sites = {s for iv in ivs for s in (iv.site, before(iv.site))}

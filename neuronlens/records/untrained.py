@@ -38,7 +38,8 @@ def random_copy(
         torch.manual_seed(seed)
         model = type(clf.model)(copy.deepcopy(clf.model.config))
     model = model.to(clf.device, clf.model.dtype).eval()
-    return replace(clf, model=model, source=f'{clf.source}, randomly initialised ({seed})', sha256='', state='', latents=())
+    fresh = {k:'' for k in ('sha256', 'state', 'weights') if hasattr(clf, k)} # No file holds these weights; shots it reads itself
+    return replace(clf.whole(), model=model, source=f'{clf.source}, randomly initialised ({seed})', latents=(), **fresh)
 
 # %% ../../nbs/23_untrained.ipynb #72a871fd
 def untrained_recording(
@@ -50,6 +51,7 @@ def untrained_recording(
     progress:bool=True, # Show a progress bar
 )->Recording: # Without answers
     "The recording of a randomly initialised copy at the same sites, with the model's values at each neuron's ranks."
+    if not isinstance(clf, Classifier): raise InputError(f"only a model has an untrained copy, got {type(clf).__name__}")
     texts = align(texts, clf)
     if len(texts) != len(rec) or not same_texts(rec, texts): raise InputError("the recording is of other texts")
     other = record(random_copy(clf, seed), texts, rec.sites, readout=rec.readout, answers=False, progress=progress)

@@ -26,9 +26,11 @@ from neuronlens.views.widgets import (
     edit_controls,
     fit_control,
     gate_controls,
+    neurons_in_order,
     offer,
     opened,
     opens_at,
+    place_of,
     range_control,
     rest,
     slider,
@@ -103,17 +105,14 @@ class NeuronView(View):
     def neurons(self):
         "(name, number) of every neuron of the site, most salient for the concept first."
         v = self.values
-        order = self._ranking(v['site'], v['ranking']).order[self.study.classes.index(v['concept'])]
-        def name(j): return '' if self.study.test.names is None else f'{self.study.test.names[j]}, '
-        return [(f'{name(j)}neuron {j} (rank {i})', j) for i,j in enumerate(order.tolist(), 1)]
+        return neurons_in_order(self.study, self._ranking(v['site'], v['ranking']), v['concept'])
 
     def range_of(self, site, concept, neuron, range, fitted_at=None):
         "The `NeuronProfile` of these settings."
         return neuron_at(self.study, site, concept, neuron, range, fitted_at)
 
     def draw(self, site, ranking, concept, neuron, **when):
-        order = self._ranking(site, ranking).order[self.study.classes.index(concept)]
-        place = f'rank {int(np.flatnonzero(order == neuron)[0])+1} of {len(order)} for {concept} by {ranking}'
+        place = place_of(self.study, self._ranking(site, ranking), concept, neuron)
         return neuron_html(self.range_of(site, concept, neuron, **when), place)
 
 # %% ../../nbs/53_inspect.ipynb #6eeef155

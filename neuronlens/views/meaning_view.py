@@ -18,7 +18,7 @@ from ..edits.meant import Context, MeaningSearch
 from ..ground.core import InputError
 from .cards import canvas, card, cut, figure_html, sentence, table
 from .plots import theme
-from .widgets import _WIDE, View, checked_study, choice, offer, range_control, with_texts
+from .widgets import _WIDE, View, checked_study, choice, neurons_in_order, offer, place_of, range_control, with_texts
 
 # %% ../../nbs/53_meaning_view.ipynb #b64bd1d1
 def _better(s, k): return bool(s.low[k, 0] > s.chance[k, 0]) # Whether a formula beats chance; not where nothing is known
@@ -169,16 +169,6 @@ class WordBar:
             self.words.children = [ipw.Button(description=x, tooltip=f'Which ranges fire on {x}', layout={'width': 'auto'}) for x in words]
             for b in self.words.children: b.on_click(lambda b: self.pick(b.description))
         for b in self.words.children: b.button_style = 'info' if b.description == chosen else ''
-
-# %% ../../nbs/53_meaning_view.ipynb #78cfc161
-def neurons_in_order(study, ranking, concept): # [(what the list says, number)], the most salient for the concept first
-    names,order = study.test.names,ranking.order[study.classes.index(concept)]
-    return [(f"{f'{names[j]}, ' if names is not None else ''}neuron {j} (rank {i})", j) for i,j in enumerate(order.tolist(), 1)]
-
-# %% ../../nbs/53_meaning_view.ipynb #0cad1946
-def place_of(study, ranking, concept, neuron): # In words
-    order = ranking.order[study.classes.index(concept)]
-    return f'rank {int(np.flatnonzero(order == neuron)[0])+1} of {len(order)} for {concept} by {ranking.name}'
 
 # %% ../../nbs/53_meaning_view.ipynb #4e62e866
 class MeaningView(View):

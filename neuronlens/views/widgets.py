@@ -381,6 +381,16 @@ def edit_controls(
 # %% ../../nbs/52_widgets.ipynb #8250e4ca
 def rest(view): view.controls['covers'].disabled = not view.controls['vote'].value # Without a vote only neurons in range can be edited
 
+# %% ../../nbs/52_widgets.ipynb #widg0030
+def neurons_in_order(study, ranking, concept): # [(what the list says, number)], the most salient for the concept first
+    names,order = study.test.names,ranking.order[study.classes.index(concept)]
+    return [(f"{'' if names is None else f'{names[j]}, '}neuron {j} (rank {i})", j) for i,j in enumerate(order.tolist(), 1)]
+
+# %% ../../nbs/52_widgets.ipynb #widg0031
+def place_of(study, ranking, concept, neuron): # In words
+    order = ranking.order[study.classes.index(concept)]
+    return f'rank {int(np.flatnonzero(order == neuron)[0])+1} of {len(order)} for {concept} by {ranking.name}'
+
 # %% ../../nbs/52_widgets.ipynb #widg0009
 def opens_at(
     study, # A study
