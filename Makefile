@@ -9,7 +9,7 @@ export NEURONLENS_CACHE ?= $(CURDIR)/build/cache
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 READY  := $(VENV)/.ready
 
-.PHONY: help demo test test-slow test-all test-gpu test-kernels test-masks test-models test-mutants lab site bench prepare results paper clean
+.PHONY: help demo test test-slow test-all test-deep test-gpu test-kernels test-masks test-models test-mutants lab site bench prepare results paper clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -27,15 +27,18 @@ demo: $(READY) ## Run the worked example into demo/: which neurons carry which B
 
 test: $(READY) ## Lint, run the notebooks and the tests, but for the long ones; the last line says how many passed
 	@$(BIN)/ruff check --quiet nbs tests benchmarks results site
-	@$(PYTEST) -m "not slow and not models" --junitxml=build/test.xml
+	@$(PYTEST) -m "not slow and not deep" --junitxml=build/test.xml
 
-test-slow: $(READY) ## The long tests: faults by the hundred, growth, the large data sets, Ray, the site, every architecture
-	@$(PYTEST) -m "slow or models" --junitxml=build/test-slow.xml
+test-slow: $(READY) ## The long tests: tutorials and other long pages, growth, browsers, Ray, the site, an eighth of all architectures
+	@$(PYTEST) -m "slow and not deep" --junitxml=build/test-slow.xml
 
 test-all: ## Both; the last line counts them together
 	@rm -f build/test.xml build/test-slow.xml
 	@status=0; $(MAKE) --no-print-directory --keep-going test test-slow || status=$$?; \
 	    $(PYTHON) tests/totals.py build/test.xml build/test-slow.xml || status=$$?; exit $$status
+
+test-deep: $(READY) ## By the hundred: every architecture, kills, study files, pages of the site; and the studies of real data sets
+	@$(PYTEST) -m deep --junitxml=build/test-deep.xml
 
 test-gpu: $(READY) ## The same numbers on a graphics processor: float32, bfloat16, spread by device_map; skipped where there is none
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs tests/test_gpu.py -m gpu

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from long import long_names
 
 TOP = Path(__file__).resolve().parents[1]
 HOME = Path(os.environ.setdefault('NEURONLENS_REAL_HOME', str(Path.home()))) # Workers inherit what their parent found
@@ -47,24 +48,22 @@ def state_of_checkout():
 
 
 SLOW = {'test_site.py': 'site', 'test_cluster.py': 'ray', 'test_farm.py': 'ray'} # Fixtures that render every page, or start Ray
-LONG = ['12_prompted', '13_writing', '22_summary', '26_cluster', '39_attribution', '42_modes', '44_farm', '44_sweeps', '48_language',
-        '49_reading', '52_plot_sweeps', '11_verbalizers', '63_evals', 'gallery', 'explore', 'howto/compare_two_models']
-LONG += [f'tutorials/{name}' for name in ('below_the_last_block', 'erasing', 'prompted_model', 'prove_it', 'put_it_to_work', 'trust',
-                                          'your_own')]
-LONG += [f'howto/{name}' for name in ('erase_while_it_writes', 'keep_an_edit_on', 'edit_sae_latents', 'a_policy_that_plays',
-                                      'latents_of_a_sparse_autoencoder')]
-LONG_PAGES = {f'test_page[{name}]' for name in LONG} # Ray, SmolLM2, whole studies
 WANTS = {'test_page[63_evals]': ('lm_eval', "lm-eval is not installed (extra `evals`)")} # Pages that show another package
 
 
 FIRST = ('test_emotion.py::', 'test_page[14_training]', 'test_lab.py::', 'test_site.py::', 'test_cluster.py::') # What takes longest
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """What takes such a fixture is slow. Two workers shall end together, and not wait for each other: what trains comes first, pages,
     most of which want the example classifier, come last."""
+    listed, files = long_names(), {i.path.name for i in items}
+    gone = {n for n in listed if n.partition('::')[0] in files}-{f'{i.path.name}::{i.name}' for i in items}
+    whole = not any('::' in a for a in config.args)
+    if whole and gone: raise pytest.UsageError(f'tests/long.txt names what is no more ({min(gone)}): tests/long.py writes it')
     for item in items:
-        if SLOW.get(item.path.name) in getattr(item, 'fixturenames', ()) or item.name in LONG_PAGES: item.add_marker(pytest.mark.slow)
+        named = f'{item.path.name}::{item.name}'
+        if SLOW.get(item.path.name) in getattr(item, 'fixturenames', ()) or named in listed: item.add_marker(pytest.mark.slow)
         package, why = WANTS.get(item.name, ('pytest', ''))
         if find_spec(package) is None: item.add_marker(pytest.mark.skip(reason=why))
     def place(item):

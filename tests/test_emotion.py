@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow # It trains on 8,000 texts
+pytestmark = pytest.mark.deep # It trains on 8,000 texts
 TOP = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("NEURONLENS_DATA") or TOP.parent / "shared/data")
 

@@ -889,7 +889,7 @@ def test_an_uncached_classifier_knows_its_weights(encoder, frame, own_cache):
     assert list(clf.changed) == ['changed']
 
 
-@pytest.mark.parametrize('n, seed', [(3, 0), pytest.param(100, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('n, seed', [(2, 0), pytest.param(15, 1, marks=pytest.mark.slow), pytest.param(100, 2, marks=pytest.mark.deep)])
 def test_a_killed_study_runs_again_to_the_same_bytes(n, seed, tmp_path):
     hit, wrong = kills(n, seed, tmp_path)
     assert wrong == [] and hit > n/2

@@ -15,6 +15,7 @@ from textwrap import dedent
 
 import docstrings
 import pytest
+from readme import readme
 
 import neuronlens as nl
 
@@ -185,14 +186,31 @@ WRONG = "import neuronlens as nl\nnl.rnk(3)\nnl.load_classifier(3)\n"
 
 
 def checked(tool, code, folder):
+    "What a type checker says of some code. An editable installation is nothing that it finds: the checkout is named."
     (folder/"x.py").write_text(code)
     env = os.environ | dict(MYPYPATH=str(TOP), PYTHONPATH=str(TOP))
     return subprocess.run([*tool, "x.py"], cwd=folder, env=env, capture_output=True, text=True).stdout
 
 
+@pytest.fixture(scope="module")
+def mypy(tmp_path_factory):
+    "What is imported is read once for all of them."
+    return [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", tmp_path_factory.mktemp("mypy")]
+
+
 @pytest.mark.slow
-def test_mypy_sees_types(tmp_path):
-    tool = [sys.executable, "-m", "mypy", "--follow-imports=silent", f"--cache-dir={tmp_path/'cache'}"]
+def test_the_ten_lines_are_typed(mypy, tmp_path):
+    "mypy --strict passes on the example of the README, and knows what it ends in."
+    ten = re.search(r"(import neuronlens as nl\n)```.*?```python\n(train_texts.*?)```", readme(), flags=re.S)
+    code = ten[1]+ten[2].rstrip().removesuffix("effects")+"reveal_type(effects)\n"
+    said = checked(mypy, code, tmp_path)
+    assert "Success: no issues" in said and 'Revealed type is "neuronlens.edits.effects.Effects"' in said, said
+    assert "Found 1 error" in checked(mypy, code.replace("'dprime'", "5"), tmp_path) # A number is no ranking
+
+
+@pytest.mark.slow
+def test_mypy_sees_types(mypy, tmp_path):
+    tool = mypy
     said = checked(tool, CHECKED, tmp_path)
     assert '-> neuronlens.arrays.ranges.Ranges"' in said and re.search('"(builtins.)?float"', said) and "models.model.Classifier" in said
     said = checked(tool, WRONG, tmp_path)

@@ -1,4 +1,5 @@
-"""Every architecture against plain transformers (`tests/models.py`): a few here, all others with `-m models`; and cases that went wrong."""
+"""Every architecture against plain transformers (`tests/models.py`): a few here, some among the long tests, all with `make test-deep`;
+and cases that went wrong."""
 import copy
 import re
 from dataclasses import replace
@@ -48,8 +49,11 @@ def check(name, role, quick=False):
 def test_few(name): assert check(name, FEW[name], quick=True)
 
 
-@pytest.mark.models
-@pytest.mark.parametrize("name, role", [x for x in ALL if x not in FEW.items()])
+OTHERS = [x for x in ALL if x not in FEW.items()]
+EIGHTH = [pytest.param(*x, marks=pytest.mark.deep if i % 8 else pytest.mark.slow) for i, x in enumerate(OTHERS)]
+
+
+@pytest.mark.parametrize("name, role", EIGHTH)
 def test_all(name, role): check(name, role)
 
 

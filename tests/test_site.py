@@ -75,11 +75,18 @@ FACTS = """() => ({h1: document.querySelectorAll('h1').length, lang: document.do
     body: document.querySelector('article').innerText.length, paper: getComputedStyle(document.body).backgroundColor})"""
 
 
-def test_pages_open_alone(site, offline):
+SOME = ['index.html', 'search.html', 'tutorials/first_concept.html', 'howto/erase_while_it_writes.html', 'ranges.html', 'workbook.html',
+        'explore.html', 'tutorials/erasing.html', 'howto/activations_as_npy.html', 'where.html', 'glossary.html', 'speed.html',
+        'gallery.html', 'errors.html'] # Pages of every kind; the first ones stand for the others where each takes long
+FEW = pytest.param(SOME[:7], id='some'), pytest.param(SOME[7:], id='more', marks=pytest.mark.deep)
+
+
+@pytest.mark.parametrize('pages', [pytest.param(SOME, id='some'), pytest.param(PAGES, id='all', marks=pytest.mark.deep)])
+def test_pages_open_alone(site, offline, pages):
     "Every page opens from file:// without a request, an error or a warning, light and dark, fits desk and phone; pictures have words."
     page,trouble = offline(site/'index.html', viewport=dict(width=1400, height=900))
     papers = set()
-    for p in [*PAGES, 'search.html', 'genindex.html']:
+    for p in {*pages, 'search.html', 'genindex.html'}:
         page.set_viewport_size(dict(width=1400, height=900))
         page.goto((site/p).as_uri())
         facts = page.evaluate(FACTS)
@@ -196,16 +203,12 @@ def test_menu_names_are_distinct(site):
     assert len(names) == len(PAGES) and len(set(names)) == len(names), [n for n in names if names.count(n) > 1]
 
 
-SOME = ['index.html', 'search.html', 'tutorials/first_concept.html', 'tutorials/erasing.html', 'howto/erase_while_it_writes.html',
-        'howto/activations_as_npy.html', 'where.html', 'ranges.html', 'glossary.html', 'workbook.html', 'speed.html', 'explore.html',
-        'gallery.html', 'errors.html']
-
-
+@pytest.mark.parametrize('pages', FEW)
 @pytest.mark.parametrize('theme', ['light', 'dark'])
-def test_accessible(site, offline, theme):
+def test_accessible(site, offline, theme, pages):
     "axe-core finds nothing serious or critical on pages of every kind, at a desk and on a phone; dark differs in its colours alone."
     found,only = {},['color-contrast', 'link-in-text-block'] if theme == 'dark' else None
-    for p in SOME:
+    for p in pages:
         page,_ = offline(site/p, color_scheme=theme, viewport=dict(width=1400, height=900))
         if p == 'search.html': page.fill('#query', 'erase a concept')
         found |= {f'{p} {k}':v for k,v in axe(page, only=only).items()}

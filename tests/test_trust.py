@@ -222,7 +222,7 @@ def test_generated_study_files_through_the_command(cli, bert, data, tmp_path):
     assert count[0] and count[2]
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_a_thousand_generated_study_files(cli, bert, data, tmp_path):
     count = through_the_command(cli, bert, data, tmp_path, (1000, 11))
     assert count[0] > 50 and count[2] > 300
