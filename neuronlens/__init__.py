@@ -69,8 +69,8 @@ _ROOMS = { # Floor: its rooms, also found without it
     "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing predicates formulas scores margins meaning groups modes axis corners gates overlap matching profile",
     "records": "provenance remote fingerprint store shards sources given recording calibration summary untrained tokens cluster",
     "edits": "partners asks edit planning ablation attribution effects evidence farm sweeps erasure controls presets choice questions language portable attached explaining reading live states meant",
-    "views": "drawing plots plot_effects plot_erasure plot_sweeps plot_overlap cards slider charts widgets inspect erase_view overlap_view meaning_view workbook explorer",
-    "studies": "verify spec saved study findings report serve check evals cli",
+    "views": "drawing plots plot_effects plot_erasure plot_meaning plot_sweeps plot_overlap cards slider charts widgets inspect erase_view overlap_view meaning_view workbook explorer",
+    "studies": "fields door verify spec saved study findings report serve check evals cli",
 }
 _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "ground.data": "Texts make_texts", "ground.setting": "settings_grid", "models.model": "Classifier smollm2", "models.prompt": "Prompt",
@@ -83,7 +83,7 @@ _LATER = { # Names offered here until 0.2, and where they are; they go with 0.4
     "edits.evidence": "over_seeds", "edits.sweeps": "interventions", "edits.choice": "matched", "edits.erasure": "mean_projection readability", "edits.presets": "preset",
     "edits.reading": "multiple_choice perplexity", "edits.questions": "read_questions", "views.inspect": "NeuronView TextView",
     "views.erase_view": "EraseView", "views.overlap_view": "OverlapView", "views.workbook": "LayersView Workbook",
-    "studies.saved": "Study", "studies.spec": "StudySpec",
+    "studies.saved": "Study", "studies.fields": "StudySpec",
 }
 _MOVED = { # Modules by the paths they had until 0.2: where else than in the room of that name their contents are
     "data": "core files machine", "cache": "files", "model": "weights batches trials", "statistics": "quantiles core",

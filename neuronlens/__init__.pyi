@@ -32,8 +32,8 @@ from .models.prompt import Prompt
 from .models.prompted import Prompted
 from .records.given import Recording
 from .records.summary import Summary
+from .studies.fields import StudySpec
 from .studies.saved import Study
-from .studies.spec import StudySpec
 from .views.workbook import Workbook
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -137,6 +137,7 @@ from .views import meaning_view as meaning_view
 from .views import overlap_view as overlap_view
 from .views import plot_effects as plot_effects
 from .views import plot_erasure as plot_erasure
+from .views import plot_meaning as plot_meaning
 from .views import plot_overlap as plot_overlap
 from .views import plot_sweeps as plot_sweeps
 from .views import plots as plots
@@ -145,7 +146,9 @@ from .views import widgets as widgets
 from .views import workbook as workbook
 from .studies import check as check
 from .studies import cli as cli
+from .studies import door as door
 from .studies import evals as evals
+from .studies import fields as fields
 from .studies import findings as findings
 from .studies import report as report
 from .studies import saved as saved

@@ -1,5 +1,7 @@
 """Are ranges better explained than whole neurons? `python results/meaning.py` (BBC News, which the package brings), or
-`NEURONLENS_DATA=folder python results/meaning.py results/emotion.toml` for a study file of an encoder; some minutes each.
+`NEURONLENS_DATA=folder python results/meaning.py results/emotion.toml` for a study file of an encoder; some minutes each. With `wikitext2`
+in the place of the study file: MLP units of SmolLM2 at the tokens of WikiText-2, 12 a block of three, searched on one half of the articles
+and scored on the other; predicates of tokens, and no classes.
 
 24 neurons a site, drawn once, of the residual and the mlp site of three blocks. Every row of the table is one set of texts in which a
 neuron lies, cut by its activations on training texts; a formula of words, of at most three predicates, is searched for it on training texts
@@ -19,19 +21,23 @@ on a randomly initialised copy of the model, its neuron in range on as many text
 and being in range. The rows replace those of the data set in results/meaning.csv.
 """
 import argparse
+import os
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import torch
 
 from neuronlens.arrays.formulas import search_formulas
-from neuronlens.arrays.predicates import text_predicates
+from neuronlens.arrays.predicates import text_predicates, token_predicates
 from neuronlens.arrays.ranges import fit_ranges, inside
 from neuronlens.arrays.saliency import rank
 from neuronlens.arrays.scores import score_formulas
 from neuronlens.ground.data import balance
-from neuronlens.models.model import align
+from neuronlens.models.model import align, load_language_model, smollm2
 from neuronlens.models.training import example_classifier, example_texts
 from neuronlens.records.recording import record
 from neuronlens.records.untrained import untrained_recording
@@ -100,6 +106,12 @@ def site_rows(site, recs, null, predicates, name, model):
     for j in drawn:
         c = scores[:, j].argmax()
         ends += [(j, kind, lo, hi) for kind, (lo, hi) in sets_of(train[:, j], recs[0].labels, ranges.lo[c, j], ranges.hi[c, j]).items()]
+    return told_rows(site, recs, null, predicates, ends, name, model, np.arange(train.shape[1]))
+
+
+def told_rows(site, recs, null, predicates, ends, name, model, which):
+    "The rows of sets at a site; `which[j]` is the name of neuron j."
+    train = recs[0].at(site)
     masks = [masks_of(r.at(site), ends) for r in (*recs, *null)]
     ok = np.all([m.any(0) & ~m.all(0) for m in masks], 0)
     ends = [e for e, fine in zip(ends, ok, strict=True) if fine]
@@ -107,17 +119,17 @@ def site_rows(site, recs, null, predicates, name, model):
     table["kind"], table["neuron"], table["searched"] = [e[1] for e in ends], [e[0] for e in ends], found.iou
     table["lo"], table["hi"] = (["|".join(f"{v:.5g}" for v in e[i]) for e in ends] for i in (2, 3))
     table["support"], rows = found.in_range/len(train), []
-    for j in drawn:
+    for j in dict.fromkeys(e[0] for e in ends):
         own = np.flatnonzero(table.neuron == j)
         mine, theirs, by_chance = (picked(table.iloc[own], x[own]) for x in (found.iou, other.iou, found.chance_iou[:, 0]))
         for kind, i in mine.items():
             rows.append(table.iloc[own[i]].to_dict() | dict(kind=kind, random_model_iou=untrained.iou.iloc[own[theirs[kind]]]))
         if "bin" not in by_chance: continue
         i = own[by_chance["bin"]]
-        shuffled = score_formulas(found_chance(found, i), predicates[1], masks_of(recs[1].at(site), [ends[i]])[turn(len(recs[1]))],
+        shuffled = score_formulas(found_chance(found, i), predicates[1], masks_of(recs[1].at(site), [ends[i]])[turn(len(predicates[1]))],
                                   metrics=("iou", "pearson"), draws=1, seed=SEED).to_frame().iloc[0]
         rows.append(table.iloc[i].to_dict() | shuffled.to_dict() | dict(kind="chance", lo="", hi="", random_model_iou=np.nan))
-    rows = pd.DataFrame(rows).assign(dataset=name, model=model, site=site)
+    rows = pd.DataFrame(rows).assign(dataset=name, model=model, site=site, neuron=lambda t: which[t.neuron])
     return rows[["dataset", "model", "site", "neuron", "kind", "lo", "hi", "support", "formula", "length", "iou", "pearson", "precision",
                  "recall", "chance_iou", "random_model_iou"]]
 
@@ -131,7 +143,67 @@ def found_chance(found, i):
                    chance_iou=found.chance_iou[[i]], in_range=found.in_range[[i]])
 
 
+def ranked_like(null, acts):
+    "The values of a model at the ranks of its untrained copy, neuron by neuron; both `[N, K]`."
+    return np.take_along_axis(np.sort(acts, 0), null.argsort(0).argsort(0), 0)
+
+
+def held(acts): return SimpleNamespace(at=lambda site: acts) # As a recording of one site
+
+
+def articles():
+    "Two lists of paragraphs of WikiText-2: of every other article."
+    text, parts, k = (Path(os.environ["NEURONLENS_DATA"])/"wikitext2/raw_wiki.test.raw").read_text(encoding="utf-8"), ([], []), 0
+    for line in map(str.strip, text.splitlines()):
+        if re.fullmatch(r"= [^=].* =", line): k += 1
+        elif len(line.split()) >= 20 and not line.startswith("="): parts[k % 2].append(line)
+    return parts
+
+
+@torch.inference_mode()
+def units_of(model, ids, drawn):
+    "Dict of site to `[N, K]` what drawn units of its block put out at every token but the first of a text, which every model treats apart."
+    kept = {s: [] for s in drawn}
+    hooks = [model.get_submodule(s.removesuffix(":in")).register_forward_pre_hook(
+        lambda m, a, s=s: kept[s].append(a[0][0, 1:, drawn[s]].float().numpy())) for s in drawn]
+    for row in ids: model(torch.tensor([row]))
+    for h in hooks: h.remove()
+    return {s: np.concatenate(x) for s, x in kept.items()}
+
+
+def of_tokens(blocks=(5, 15, 25), units=12, most=(24_000, 12_000), length=64):
+    "The rows of SmolLM2 on WikiText-2."
+    model, tok = load_language_model(smollm2(), device="cpu")
+    torch.manual_seed(SEED)
+    null = type(model)(model.config).eval()
+    ids = [[] for _ in most]
+    for part, n, out in zip(articles(), most, ids, strict=True):
+        for t in part:
+            if sum(len(i)-1 for i in out) < n: out.append(tok(t).input_ids[:length])
+    tokens = [[tok.convert_ids_to_tokens(i[1:]) for i in part] for part in ids]
+    made = token_predicates(tokens[0], least=LEAST)
+    predicates, rows = (made, token_predicates(tokens[1], like=made)), []
+    def some(b): return np.sort(np.random.default_rng(b).choice(model.config.intermediate_size, units, replace=False))
+    drawn = {f"model.layers.{b}.mlp.down_proj:in": some(b) for b in blocks}
+    print("wikitext2", [len(p) for p in predicates], len(made.names), "predicates", flush=True)
+    acts, other = ([units_of(m, part, drawn) for part in ids] for m in (model, null))
+    for site, which in drawn.items():
+        of = [held(a[site]) for a in acts]
+        copies = [held(ranked_like(n[site], a[site])) for n, a in zip(other, acts, strict=True)]
+        x = acts[0][site]
+        nothing = np.float32([np.inf]), np.float32([-np.inf]) # No class, so no range of one
+        ends = [(j, kind, lo, hi) for j in range(units) for kind, (lo, hi) in sets_of(x[:, j], None, *nothing).items()]
+        rows.append(told_rows(site, of, copies, predicates, ends, "wikitext2", "SmolLM2", which))
+        print(site, rows[-1].groupby("kind", sort=False)[["iou", "chance_iou", "random_model_iou"]].mean().round(3).to_string(), flush=True)
+    return "wikitext2", rows
+
+
 def main(study):
+    write(*(of_tokens() if study == "wikitext2" else of_texts(study)))
+
+
+def of_texts(study):
+    "The rows of a classifier."
     name, clf, *texts = data_of(study)
     sites = [f"{part}.{b}" for b in BLOCKS for part in ("residual", "mlp")]
     recs = [record(clf, t, sites, progress=False, cache=True) for t in texts]
@@ -146,6 +218,11 @@ def main(study):
         table.append(site_rows(site, recs, null, predicates, name, model))
         means = table[-1].groupby("kind", sort=False)[["iou", "chance_iou", "random_model_iou"]].mean()
         print(site, means.round(3).to_string(), flush=True)
+    return name, table
+
+
+def write(name, table):
+    "In the place of the rows of the same data set."
     table = pd.concat(table, ignore_index=True)
     path = HERE/"meaning.csv"
     if path.exists():

@@ -21,6 +21,7 @@ from neuronlens import (  # noqa: E402  # noqa: E402
     overlap,
     plot_effects,
     plot_erasure,
+    plot_meaning,
     plot_overlap,
     plot_sweeps,
     plots,
@@ -30,7 +31,7 @@ from neuronlens import (  # noqa: E402  # noqa: E402
 from neuronlens import firing as fr  # noqa: E402
 from neuronlens import statistics as st  # noqa: E402
 
-PAGES = (plots, plot_overlap, plot_effects, plot_sweeps, plot_erasure)
+PAGES = (plots, plot_overlap, plot_effects, plot_sweeps, plot_erasure, plot_meaning)
 ENDS = ('png', 'svg', 'pdf')
 CLASSES = ('tea', 'a $coffee$ & <milk>', 'cocoa')
 
@@ -85,6 +86,8 @@ def recipes():
     probes = pd.DataFrame(dict(site=['residual.0', 'residual.1'], accuracy=[.7, .9], control=[.3, .35], majority=1/3))
     remains = pd.DataFrame(dict(edit=['no edit', 'mean', 'a partner'], auc_linear=[.99, .6, .5], auc_forest=[1., .99, .58],
                                 kept_r2=[.8, 0., .2]))
+    formulas = pd.DataFrame({'range': ['tea, neuron 3', 'a $coffee$ & <milk>'], 'formula': ["'$5' OR 'cup'", "'bean' AND NOT '<b>'"],
+                             'iou': [.7, .3], 'iou_low': [.6, .2], 'iou_high': [.8, .45], 'chance_iou': [.2, .22]})
     path = pd.DataFrame(dict(l1=[.3, .1, .01], used=[0, 3, 8], accuracy=[.3, .8, .9]))
     agreement = matching.ranking_agreement({n: saliency.rank(acts, labels, n, statistics=stats) for n in ('dprime', 'probeless')})
     return dict(
@@ -96,7 +99,7 @@ def recipes():
         plot_polysemantic=(overlap.polysemantic_counts(top, 8),), plot_agreement=(agreement,), plot_trade_off=(points,),
         plot_matched=(one,), plot_sweep=(here,), plot_blocks=(frame[frame.condition != 'random'],), plot_intervals=(sure,),
         plot_predicted=(replace(firing, rate=firing.rate*.9), firing), plot_collateral=(collateral(),),
-        plot_probe_path=(path,), plot_remains=(remains,))
+        plot_probe_path=(path,), plot_remains=(remains,), plot_formulas=(formulas,))
 
 
 def save_all(folder, *names):

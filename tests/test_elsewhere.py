@@ -362,6 +362,41 @@ def test_given_activations_and_studies():
                                  model=dict(classifier="a")))
 
 
+METHOD = dict(site="residual.-1", gate_site="residual.0", gates="own and not food", vote=.5, covers="salient", range="gaussian(1)",
+              ranking=["dprime"], fraction=[.5], layers=False)
+
+
+@pytest.mark.parametrize("more", [{}, dict(vote="weighted", scope="text"), dict(fitted_at="tokens", gates="")])
+def test_a_study_asks_elsewhere(more, make_study, tmp_path):
+    "By its file: what comes out is what `grid` plans; it is said, kept and loaded."
+    study = nl.run_study(nl.read_study(make_study(method=METHOD | more)), progress=False)
+    m, (texts, test) = study.spec.method, study.texts
+    sites = [study.train.site, "residual.0"]
+    train, tokens = record(study.clf, texts, sites, progress=False), nl.tokens.record_tokens(study.clf, texts, sites, progress=False)
+    ivs = grid(train, tokens=tokens, site=study.train.site, **{k: getattr(m, k) for k in (
+        "range", "ranking", "fraction", "vote", "covers", "scope", "gate_site", "gates", "fitted_at")})
+    want = measure_effects(ablate(study.clf, test, ivs, progress=False)).frame
+    got = study.effects.frame
+    assert "residual.0" in got.scope[got.condition == "range"].iloc[0] and got.scope.tolist() == want.scope.tolist()
+    for k in ("target_accuracy", "disturbance"): np.testing.assert_allclose(got[k], want[k], atol=1e-5)
+    nl.saved.save_study(study, tmp_path/"kept")
+    back = nl.load_study(tmp_path/"kept")
+    assert back.spec.method == m and back.effects.frame.scope.tolist() == got.scope.tolist()
+
+
+@pytest.mark.parametrize("more, says", [
+    (dict(site="residual.0", gate_site="residual.1"), "not below"), (dict(gate_site="residual.9"), "block"),
+    (dict(covers="range"), "give covers 'salient'"), (dict(gates="own and not foo"), "'foo'"),
+    (dict(ranking=["gradient_x_activation"]), "with a gate_site, take rankings of activations"),
+    (dict(gates="own and and"), "gate"), (dict(gate_site="latents"), "latents")])
+def test_a_study_that_cannot_ask_is_refused(more, says, make_study, monkeypatch):
+    "Before anything is recorded."
+    monkeypatch.setattr("neuronlens.studies.study.record", lambda *a, **k: pytest.fail("it was recorded"))
+    with pytest.raises(InputError, match=says): nl.run_study(nl.read_study(make_study(method=METHOD | more)), progress=False)
+    with pytest.raises(InputError, match="activations are of one place"):
+        nl.spec.parse_study(dict(activations=dict(train="a.npz"), method=dict(gate_site="residual.0", vote=.5, covers="salient")))
+
+
 def test_shots_are_gated_as_the_text_is():
     "A prompted model whose shots were computed before: a gate below opens at their positions, too; a text is asked too late for them."
     from test_prompt import byte_tokenizer, language_model

@@ -4,6 +4,7 @@ from dataclasses import replace
 from html import unescape
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import WORDS, axe
 from scipy.stats import fisher_exact
@@ -21,7 +22,10 @@ from neuronlens.edits.live import usual
 from neuronlens.edits.meant import MeaningSearch, strongest_meanings, token_values, typical_rows
 from neuronlens.ground.core import InputError
 from neuronlens.records.given import recording
+from neuronlens.studies.fields import MeaningSpec, StudySpec
 from neuronlens.studies.findings import meanings
+from neuronlens.studies.saved import load_study, save_study
+from neuronlens.studies.spec import parse_study
 from neuronlens.views.meaning_view import ASK, MeaningView, tokens_html, word_html, words_said
 
 
@@ -330,7 +334,7 @@ def test_activations_with_texts_and_without():
     bare = given(texts=False)
     with pytest.raises(InputError, match='no texts at hand'): MeaningView(bare)
     assert 'no texts at hand' in nl.explore(bare).meaning.html()
-    assert meanings(bare)['meant'] == [] and strongest_meanings(bare) is None
+    assert meanings(bare)['meant'] == [] and strongest_meanings(bare) is None and bare.meaning is None
 
 
 # --- the report
@@ -339,7 +343,8 @@ def test_activations_with_texts_and_without():
 def test_the_report_says_what_is_meant(study, tmp_path):
     "The strongest neuron of each concept in its range, with score, ends and chance; names and formulas from data are escaped."
     from neuronlens.studies.report import report_html
-    who, s = strongest_meanings(study)
+    s = study.meaning
+    who = [(study.classes.index(c), int(j)) for c, j in (n.rsplit(', neuron ', 1) for n in s.names)]
     assert [w[1] for w in who] == [int(study.salient[c][0]) for c, _ in who]
     shown = report_html(study, [])
     part = shown.split('<h2 id="meaning">')[1].split('<h2')[0]
@@ -349,8 +354,28 @@ def test_the_report_says_what_is_meant(study, tmp_path):
         assert np.isclose(s.value[i, 0], (y & f).sum()/max(1, (y | f).sum())) or not y.any()
         assert str(s.formulas[i]) in unescape(part)
     assert '<img src=x' not in part and 'href="#meaning"' in shown
-    alone = report_html(replace(study, texts=None), [])
+    assert report_html(replace(study, texts=None), []).count('id="meaning"') == 1 # What was found is kept
+    alone = report_html(replace(study, texts=None, meaning=None), [])
     assert 'id="meaning"' not in alone and 'href="#meaning"' not in alone
+
+
+def test_a_study_file_says_what_is_explained(tmp_path):
+    "How many concepts, neurons and steps; what was found is in the folder, as a table and whole; a changed number is refused."
+    s, asked = given(), MeaningSpec(concepts=1, neurons=2, length=1)
+    def run(meaning): return nl.run_study(StudySpec(meaning=meaning), recordings=(s.train, s.test), progress=False)
+    few, none = run(asked), run(replace(asked, concepts=0))
+    assert len(s.meaning.names) == 2 and len(few.meaning.names) == 2
+    assert {n.rsplit(', neuron ', 1)[0] for n in few.meaning.names} == {'even'} and max(len(f.steps) for f in few.meaning.formulas) == 1
+    save_study(few, tmp_path/'out')
+    back = load_study(tmp_path/'out')
+    assert back.meaning.to_frame().equals(few.meaning.to_frame()) and back.spec.meaning == asked
+    assert len(pd.read_csv(tmp_path/'out/meaning.csv')) == 2 and meanings(replace(back, texts=None))['meant']
+    assert none.meaning is None and strongest_meanings(none) is None
+    (tmp_path/'out/meaning.csv').write_text('x')
+    with pytest.raises(InputError, match='meaning.csv is not the file that this study wrote'): load_study(tmp_path/'out')
+    for wrong, says in ((dict(length=6), 'length 6 must lie between 1 and 5'), (dict(neurons=0), 'neurons 0 must be 1 or more'),
+                        (dict(concept=3), "no setting is called 'concept'")):
+        with pytest.raises(InputError, match=says): parse_study(dict(activations=dict(train='a.npz'), meaning=wrong))
 
 
 def test_a_search_is_bounded(study):

@@ -430,7 +430,7 @@ def test_a_view_of_odd_classes_is_xml_without_a_warning(name, recwarn):
 
 def test_figures_count_nothing():
     "No page of figures imports a room that counts, but where activations may be given instead of what was made of them."
-    lazy = dict(plots={'profile'}, plot_overlap={'overlap'}, plot_effects=set(), plot_sweeps=set(), plot_erasure=set())
+    lazy = dict(plots={'profile'}, plot_overlap={'overlap'}, plot_effects=set(), plot_sweeps=set(), plot_erasure=set(), plot_meaning=set())
     for page in figures.PAGES:
         tree, name = ast.parse(inspect.getsource(page)), page.__name__.rpartition('.')[2]
         found = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and (n.level or 'neuronlens' in n.module)]
@@ -443,7 +443,7 @@ def test_figures_that_moved_are_found():
     "With a warning that says where; what never was there is not."
     from neuronlens import plots
     for name, draw in FIGURES.items():
-        if name in plots.__all__ or name == 'plot_remains': continue # Which was never there
+        if name in plots.__all__ or name in ('plot_remains', 'plot_formulas'): continue # Which was never there
         with pytest.warns(DeprecationWarning, match=f'is {draw.__module__}.{name} now'): assert getattr(plots, name) is draw
     with pytest.raises(AttributeError, match='plot_nothing'): plots.plot_nothing  # noqa: B018
 

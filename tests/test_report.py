@@ -37,7 +37,7 @@ def hostile(study):
     texts = [replace(t, texts=[f'{BAD} {x}' for x in t.texts], classes=names) for t in study.texts]
     def own(rec): return replace(rec, classes=names, provenance=rec.provenance | dict(model=f'<b>{BAD}</b>'))
     found = {k: replace(getattr(study, k), classes=names) for k in ('statistics', 'ranges')}
-    return replace(study, train=own(study.train), test=own(study.test), texts=tuple(texts), **found,
+    return replace(study, train=own(study.train), test=own(study.test), texts=tuple(texts), **found, meaning=None,
                    rankings=[replace(r, classes=names) for r in study.rankings],
                    spec=replace(study.spec, title=f'</title><script>alert(1)</script>{BAD}'))
 

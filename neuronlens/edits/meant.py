@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/49_meant.ipynb #dcc6b278
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -109,7 +109,7 @@ class MeaningSearch:
         if self.read is None:
             texts,n = ([t.texts[i] for i in r] for t,r in zip(self.study.texts, self.rows, strict=True)),len(self.rows[0])
             step(f'reading {n:,} training texts', 0)
-            made = text_predicates(next(texts), least=max(3, n//60), ngrams=1)
+            made = text_predicates(next(texts), least=self.study.spec.meaning.least or max(3, n//60), ngrams=1)
             step(f'reading {len(self.rows[1]):,} test texts', .35)
             self.read = made,text_predicates(next(texts), like=made, ngrams=1)
         return self.read
@@ -140,27 +140,30 @@ class MeaningSearch:
     def _search(self, site, neuron, cut, range, step):
         both,ends = self.words(step),self.ends(site, neuron, cut, range)
         step('searching formulas', .6)
-        told = axis_meaning(neuron, range or cut, ends, self.values(site, neuron), both, draws=200, seed=self.study.spec.seed,
-            progress=False)
+        told = axis_meaning(neuron, range or cut, ends, self.values(site, neuron), both, length=self.study.spec.meaning.length, draws=200,
+            seed=self.study.spec.seed, progress=False)
         step('marking tokens', .9)
         return told,contexts_of(self.study, site, told, self.rows[1])
 
 # %% ../../nbs/49_meant.ipynb #5a4f163f
 def strongest_meanings(
-    study, # A `Study`
-    most:int=5, # Concepts
-    texts:int=2000, # Training and test texts that are read, each
-): # (list of (class number, neuron), `FormulaScores` in that order); None where there are no texts or no range tells any apart
+    study, # A `Study`; [meaning] of its file says how many concepts, neurons, texts and steps
+): # `FormulaScores` of names such as 'sport, neuron 12'; None where there are no texts or no range tells any apart
     "What the strongest neurons mean in the ranges of their concepts."
-    try: search = MeaningSearch(study, texts)
+    m = study.spec.meaning
+    if not m.concepts: return None
+    try: search = MeaningSearch(study, m.texts)
     except InputError: return None
     acts = [r.acts[rows] for r,rows in zip((study.train, study.test), search.rows, strict=True)]
-    who = [(c, int(study.salient[c][0])) for c in range(min(most, len(study.classes))) if len(study.salient[c])]
+    who = [(c, int(j)) for c in range(min(m.concepts, len(study.classes))) for j in study.salient[c][:m.neurons]]
     masks = [np.concatenate([study.ranges.contains(a, c, [j]) for c,j in who], 1) for a in acts]
     some = masks[0].any(0) & ~masks[0].all(0)
-    who = [w for w,s in zip(who, some, strict=True) if s]
+    names = [f'{study.classes[c]}, neuron {j}' for (c,j),s in zip(who, some, strict=True) if s]
     try: both = search.words()
     except InputError: return None # No word is common enough
-    if not who: return None
-    names = [f'{study.classes[c]}, neuron {j}' for c,j in who]
-    return who,held_out(both, [m[:,some] for m in masks], names, draws=500, seed=study.spec.seed, progress=False)
+    if not names: return None
+    how = dict(length=m.length, draws=500, seed=study.spec.seed, progress=False)
+    return held_out(both, [mask[:,some] for mask in masks], names, **how)
+
+# %% ../../nbs/49_meant.ipynb #a33afd1d
+def explained(study): return replace(study, meaning=strongest_meanings(study)) # A `Study` that says what its ranges mean

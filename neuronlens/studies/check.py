@@ -29,6 +29,7 @@ from ..ground.files import Damaged, check_room, read_sealed, said_size
 from ..ground.machine import free_memory
 from ..ground.progress import said_time, say, switched_off
 from ..ground.refusals import code_of
+from ..ground.scopes import sites_asked
 from ..models.anatomy import parse_site
 from ..models.batches import encode, pad
 from ..models.hooks import logits
@@ -38,8 +39,9 @@ from ..models.trials import most_tokens
 from ..models.weights import block_count, minilm, settings_hash
 from ..records.recording import _bare, _there, record
 from ..records.shards import disk_need, make_reading
+from .fields import StudySpec
 from .saved import check_folder, fit_study
-from .spec import StudySpec, _full_paths, check_study
+from .spec import _full_paths, check_study
 from .study import _check_names, _check_size, _sites, _source, of_model, study_model, study_prompt, study_texts
 
 # %% ../../nbs/63_check.ipynb #433b8888
@@ -251,8 +253,8 @@ def _asked(cost, spec, clf, new, texts, out, heard):
     cuts = [heard.ask(_cut, clf, t) for t in own if t is not None]
     cost = replace(cost, max_length=clf.max_length, cut=sum(c or 0 for c in cuts))
     if where is None or len(cuts) < 2 or None in cuts: return replace(cost, refusals=tuple(heard))
-    (site,layers),(train,test) = where,own
-    sites = [str(site), *(s for s in layers if s != str(site))]
+    (site,layers,asks),(train,test) = where,own
+    sites = list(dict.fromkeys([str(site), *layers, *sites_asked(asks, str(site))]))
     kept = not new and all(_in_cache(clf, t, sites) for t in own)
     if not switched_off(): say('reading a few texts, to see how long it takes')
     told = heard.ask(_steps, spec, clf, train, test, new, kept, sites, layers)

@@ -108,7 +108,7 @@ def _how(m):
     said = dict(preset=m.preset, vote=vote, positions=m.positions != 'all' and m.positions,
                 fitted_at=m.fitted_at != 'readout' and m.fitted_at,
                 covers=m.covers != 'range' and m.covers,
-                scope=m.scope != 'position' and m.scope, correct_only=m.correct_only and 'true')
+                scope=m.asks != 'position' and m.asks, correct_only=m.correct_only and 'true')
     return ''.join(f', {k} {v}' for k,v in said.items() if v)
 
 # %% ../../nbs/64_cli.ipynb #15dbf6a8

@@ -171,9 +171,10 @@ def meanings(
 )->dict: # meant: rows; meant_names: their columns; meant_said: a sentence; without texts no rows
     "Formulas of the strongest neurons, tested on the test texts."
     from neuronlens.views.cards import spans
-    if (found := strongest_meanings(study)) is None: return dict(meant=[], meant_names=MEANT, meant_said='')
-    who,s = found
-    def row(i, c, j):
+    s = strongest_meanings(study) if study.meaning is None else study.meaning
+    if s is None: return dict(meant=[], meant_names=MEANT, meant_said='')
+    def row(i, concept, j):
+        c,j = study.classes.index(concept),int(j)
         ends = spans(study.ranges.lo[c, j], study.ranges.hi[c, j])
         said = study.classes[c],str(j),ends,int(s.in_range[i]),str(s.formulas[i])
         own = dict(zip(MEANT, (*said, *map(float, (s.value[i, 0], s.chance[i, 0], s.precision[i], s.recall[i]))), strict=True))
@@ -181,5 +182,5 @@ def meanings(
     n = int((s.low[:,0] > s.chance[:,0]).sum())
     said = ("A formula of words says when a neuron lies in its range. Each was searched on training texts and scored on"
             f" {s.n:,} test texts: IoU is the share of the texts in range, or of which it holds, for which both are true. Chance is what"
-            f" the same search finds on shuffled texts. {n} of {len(who)} beat it.")
-    return dict(meant=[row(i, *w) for i,w in enumerate(who)], meant_names=MEANT, meant_said=said)
+            f" the same search finds on shuffled texts. {n} of {len(s.names)} beat it.")
+    return dict(meant=[row(i, *name.rsplit(', neuron ', 1)) for i,name in enumerate(s.names)], meant_names=MEANT, meant_said=said)

@@ -25,9 +25,10 @@ from ..ground.files import atomic
 from ..ground.progress import progress_bar
 from ..ground.setting import SETTINGS
 from ..records.given import GIVEN
+from .fields import MEMORY
 from .findings import _alt, _fared, headline, meanings, noticed
 from .saved import Study
-from .spec import MEMORY, study_toml
+from .spec import study_toml
 from ..views.explorer import asset, explorer_data, explorer_html
 
 # %% ../../nbs/62_report.ipynb #0180386f
@@ -293,6 +294,7 @@ def _how(study):
             'fitted on all tokens' if m.fitted_at == 'tokens' else '',
             'fitted on correctly answered texts' if m.correct_only else '',
             'and then all of them' if m.covers == 'salient' else '', 'asked once for a text' if m.scope == 'text' else '',
+            f'by the gate {m.asks!r}' if m.gate_site or m.gates else '',
             f'at positions: {m.positions}' if m.positions != 'all' else '', f'preset {m.preset}' if m.preset else '']
     return ''.join(f', {s}' for s in said if s)
 

@@ -42,7 +42,8 @@ from ..records.given import GIVEN, Recording, correct_only, texts_of
 from ..records.provenance import versions
 from ..records.recording import load_recording, save_recording
 from ..records.summary import load_summary
-from .spec import _TABLES, StudySpec, _commented, _full_paths, _said_tables, _with_paths, read_study, settle, write_study
+from .fields import _TABLES, StudySpec
+from .spec import _commented, _full_paths, _said_tables, _with_paths, read_study, settle, write_study
 from .verify import FILES, _seal, sealed_provenance
 
 # %% ../../nbs/59_saved.ipynb #b43fb4e1
@@ -62,6 +63,7 @@ class Study:
     tokens:Recording|None=None # Tokens of the training texts, where ranges are fitted on these
     clf:Classifier|None=None # The model under study; not saved, see `open`
     texts:tuple[Texts,Texts]|None=None # The training and the test texts, in the order of the recordings; not saved, see `open`
+    meaning:FormulaScores|None=None # What the strongest neurons mean in the ranges of their concepts; None: no texts, or not asked for
     outcome:Changes|None=None # What every edit did to every test text: of this `intervals` and `compare` are made; None: not kept
 
     def open(self, progress:bool=True, trust_remote_code:bool=False, *, train:str='', test:str='', model:str='')->'Study':
@@ -84,7 +86,6 @@ class Study:
     def overlap(self)->SetOverlap:
         "How much the salient sets of the classes share."
         return set_overlap(self.salient, self.test.acts.shape[1], self.classes)
-
     def firing(self)->Firing:
         "Which share of the salient activations of each class's test texts falls into each class's ranges."
         return firing_matrix(self.test.acts, self.test.labels, self.ranges, self.salient, self.classes)
@@ -179,10 +180,14 @@ def _written(out):
     "Whether the study file of a folder is as a run leaves it."
     try: given = tomllib.loads(text := (out/'study.toml').read_text(encoding='utf-8'))
     except (OSError, ValueError, RecursionError): return False
-    tables = ['method', 'activations'] if 'activations' in given else [t for t in _TABLES if t != 'activations']
-    return list(given) == ['title', 'seed', *tables] and text in (_commented(plain := tomli_w.dumps(given)), plain)
+    tables = ['method', 'activations', 'meaning'] if 'activations' in given else [t for t in _TABLES if t != 'activations']
+    known = ['title', 'seed', *tables]
+    return list(given) in (known, [t for t in known if t != 'meaning']) and text in (_commented(plain := tomli_w.dumps(given)), plain)
 
-def _decided(spec, about): return about.get('decides') == json.loads(json.dumps(_decides(spec)))
+def _decided(spec, about):
+    "Whether provenance says these settings; of those that an older version did not know, nothing."
+    now,usual = json.loads(json.dumps(_decides(spec))),_decides(StudySpec())
+    return bool(was := about.get('decides')) and was == {k:v for k,v in now.items() if k in was or v != usual.get(k)}
 
 # %% ../../nbs/59_saved.ipynb #c3a850d8
 def _check_folder(out, spec, texts):
@@ -291,6 +296,10 @@ def save_study(
     if scores := {r.name:r.scores for r in study.rankings if r.name in ATTRIBUTIONS}:
         write_arrays(out/'recording'/'rankings.safetensors', scores, dict(classes=list(study.classes), site=study.train.site))
         files.append('recording/rankings.safetensors')
+    if study.meaning:
+        write_table(study.meaning.to_frame(), out/'meaning.csv')
+        study.meaning.save(out/'recording'/'meaning.safetensors', study.train.provenance)
+        files += ['meaning.csv', 'recording/meaning.safetensors']
     if write_outcome(study, out/'recording'/'outcome.safetensors'): files.append('recording/outcome.safetensors')
     about = {p:getattr(study, p).provenance for p in ('train', 'test')} | dict(notes=study.notes, versions=versions())
     about |= dict(seed=study.spec.seed, decides=_decides(study.spec), files={f:sha256([out/f]) for f in files})
@@ -377,9 +386,10 @@ def load_study(
     own = about.get('files', FILES) # A table that it did not write is none of its own
     probes = load_probes(out/'layers.csv', len(train), len(test), train.classes, spec.seed) if 'layers.csv' in own else None
     effects = None if train.readout == GIVEN and 'effects.csv' not in own else load_effects(out/'effects.csv', **known)
-    name = 'recording/outcome.safetensors'
+    name,meant = (f'recording/{n}.safetensors' for n in ('outcome', 'meaning'))
     return Study(spec, train, test, statistics, rankings, ranges, effects, probes, about['notes'],
                  load_intervals(out/'intervals.csv', **known) if 'intervals.csv' in own else None, tokens, texts=texts,
+                 meaning=FormulaScores.load(out/meant) if meant in own else None,
                  outcome=read_outcome(out/name, effects, test) if name in own else None)
 
 # %% ../../nbs/59_saved.ipynb #5a7e0006

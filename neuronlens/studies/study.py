@@ -21,13 +21,16 @@ from ..arrays.probing import probe_layers
 from ..edits.attribution import ATTRIBUTIONS, attribute
 from ..edits.effects import measure_effects
 from ..edits.evidence import compare, intervals, intervals_memory
-from ..edits.planning import check_fractions, check_taught, means_of, plan
-from ..edits.sweeps import PER_TEXT, changes_on
+from ..edits.meant import explained
+from ..edits.planning import check_asked, check_fractions, check_taught, means_of, plan
+from ..edits.sweeps import PER_TEXT, _parts, changes_on
 from ..ground.core import InputError
 from ..ground.data import Texts, bbc_news, check, contradictions, distinct, make_texts, read_texts, split, take
 from ..ground.files import sha256
 from ..ground.machine import need_memory
 from ..ground.progress import progress_bar
+from ..ground.scopes import asked_scope, leaves, sites_asked
+from ..ground.setting import class_number
 from ..models.anatomy import anatomy, parse_site
 from ..models.model import Classifier, align, load_classifier, numbered, smollm2
 from ..models.prompt import Prompt, make_prompt
@@ -40,8 +43,9 @@ from ..records.given import GIVEN, Recording, correct_only, part_of, recording, 
 from ..records.recording import record
 from ..records.sources import BLOCK, read_labels
 from ..records.tokens import record_tokens
+from .fields import MEMORY, ActivationsSpec, StudySpec
 from .saved import Study, check_folder, fit_study, load_study, made_of, right_ones, save_study
-from .spec import MEMORY, ActivationsSpec, StudySpec, _full_paths, check_study
+from .spec import _full_paths, check_study
 from .verify import sealed_provenance
 
 # %% ../../nbs/60_study.ipynb #9eeedf11
@@ -143,13 +147,19 @@ def study_model(
     return clf if m.readout == 'auto' else replace(clf, readout=m.readout)
 
 # %% ../../nbs/60_study.ipynb #50e5d3d4
-def _asked(spec, clf, texts, train, progress):
+def _asked(spec, clf, texts, train, asks, progress):
     "What fitting needs beside a recording: tokens, if ranges are fitted on them, and the scores of rankings that run the model."
     m = spec.method
-    tokens = record_tokens(clf, texts, train.site, seed=spec.seed, progress=progress) if m.fitted_at == 'tokens' else None
+    read = [train.site, *sites_asked(asks, train.site)]
+    tokens = record_tokens(clf, texts, read, seed=spec.seed, progress=progress) if m.fitted_at == 'tokens' else None
     own = replace(train, provenance=train.provenance | {'texts_sha256':texts.digest}) # Where some texts are left out
     return tokens,{r:attribute(clf, texts, train.site, r, recording=own, progress=progress).scores
                    for r in m.ranking if r in ATTRIBUTIONS}
+
+def _elsewhere(spec, fit, tokens, asks):
+    "What is known of the sites below at which gates are read: salient neurons and ranges of their own."
+    m,at = spec.method,sites_asked(asks, fit.site)
+    return {s:_parts(fit, tokens, s, m.ranking, [m.kind], m.fitted_at, spec.seed)[0] for s in at}
 
 def _against_control(spec, outcome, rankings):
     "How the headline range differs from as many random neurons: measure to difference, low, high and p, macro."
@@ -160,13 +170,16 @@ def _against_control(spec, outcome, rankings):
 
 # %% ../../nbs/60_study.ipynb #7db44e3e
 def _sites(spec, clf):
-    "The site under study and the blocks to probe; refuses a fraction that is less than a neuron, and a vote that cannot learn."
+    "The site under study, the blocks to probe, who is asked; refuses a share of less than a neuron and a vote that cannot learn."
     L,m = len(anatomy(clf.model)),spec.method
-    site = find_site(clf.model, m.site)
-    D = anatomy(clf.model).width(site)
-    check_fractions(m.fraction, D, site)
+    site,gate = (find_site(clf.model, s) if s else '' for s in (m.site, m.gate_site))
+    for s in filter(None, (site, gate)): check_fractions(m.fraction, anatomy(clf.model).width(s), s)
     check_taught(m.vote, m.scope, m.fitted_at, clf.readout == 'mean')
-    return site,[f'residual.{b}' for b in range(L)] if m.layers else []
+    check_asked(asks := asked_scope(m.scope, gate, m.gates), str(site), [str(gate)])
+    if gate and (slow := [r for r in m.ranking if r in ATTRIBUTIONS]):
+        raise InputError(f"ranking {slow[0]!r} runs the model for {site} alone: with a gate_site, take rankings of activations")
+    for leaf in leaves(asks): class_number(leaf.concept or 0, clf.classes)
+    return site,[f'residual.{b}' for b in range(L)] if m.layers else [],asks
 
 def _check_size(spec, test):
     "Refuse a study whose effects and intervals need more memory than is free, before anything slow."
@@ -257,7 +270,7 @@ def _run_given(spec, out, recordings, progress):
     if test.head is not None:
         _check_size(spec, texts_of(test))
         ivs = plan(own, rankings, ranges, train.site, fraction=m.fraction, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
-                   acts=fit.acts, labels=fit.labels, covers=m.covers, scope=m.scope, preset=m.preset)
+                   acts=fit.acts, labels=fit.labels, covers=m.covers, scope=m.asks, preset=m.preset)
         outcome = changes_on(test, ivs, progress=progress)
         effects,sure = measure_effects(outcome),intervals(outcome, seed=spec.seed, progress=progress)
         notes |= dict(control=_against_control(spec, outcome, rankings))
@@ -266,7 +279,7 @@ def _run_given(spec, out, recordings, progress):
     if m.correct_only: notes |= dict(wrong_training_texts=len(train)-len(fit))
     if a.head: notes |= dict(model_files=_head_hash(a.head))
     said = None if train.texts is None or test.texts is None else (texts_of(train), texts_of(test))
-    study = Study(spec, train, test, statistics, rankings, ranges, effects, probes, notes, sure, None, test.head, said)
+    study = explained(Study(spec, train, test, statistics, rankings, ranges, effects, probes, notes, sure, None, test.head, said))
     if out is not None: save_study(study, out)
     return study
 
@@ -290,21 +303,21 @@ def run_study(
     prompt,train_texts = study_prompt(spec, train_texts)
     files = folder_hash(_source(spec.model)) if spec.model.trust_remote_code else '' # Before its code runs
     clf,m = study_model(spec, train_texts, progress, prompt),spec.method
-    site,layers = _sites(spec, clf)
+    site,layers,asks = _sites(spec, clf)
     _check_names(clf.classes, clf.source)
     train_texts,test_texts = (of_model(spec, t, clf) for t in (train_texts, test_texts))
-    read = [str(site), *(s for s in layers if s != str(site))]
+    read = list(dict.fromkeys([str(site), *layers, *sites_asked(asks, str(site))]))
     train = record(clf, train_texts, read, progress=progress, cache=True)
     if spec.prompt.calibrate: train = answered_by(clf := calibrated(clf, train), train)
     test = record(clf, test_texts, read, progress=progress, cache=True)
     fit,texts = train,train_texts
     if m.correct_only: texts,fit = take(train_texts, right_ones(train)),correct_only(train)
-    tokens,scores = _asked(spec, clf, texts, fit, progress)
+    tokens,scores = _asked(spec, clf, texts, fit, asks, progress)
     statistics,rankings,ranges,own = fit_study(spec, fit, tokens, scores)
     of = tokens or fit
     ivs = plan(own, rankings, ranges, site, fraction=m.fraction, edit=m.edit, vote=m.vote, positions=m.positions, seed=spec.seed,
-               acts=of.acts, labels=of.labels, fitted_at=m.fitted_at, covers=m.covers, scope=m.scope,
-               preset=m.preset, means=means_of(fit, site))
+               acts=of.acts, labels=of.labels, fitted_at=m.fitted_at, covers=m.covers, scope=asks,
+               preset=m.preset, means=means_of(fit, site), elsewhere=_elsewhere(spec, fit, tokens, asks))
     outcome = changes_on(clf, test_texts, ivs, recording=test, progress=progress)
     probes = probe_layers({s:train.at(s) for s in layers}, train.labels, {s:test.at(s) for s in layers}, test.labels,
                           classes=train.classes, seed=spec.seed, progress=progress) if layers else None
@@ -313,9 +326,9 @@ def run_study(
     if m.correct_only: notes |= dict(wrong_training_texts=len(train)-len(fit))
     if spec.model.trust_remote_code: notes |= dict(model_files=files)
     if made := made_of(spec, notes['texts_sha256']): notes |= dict(made_of=made)
-    study = Study(spec, train, test, statistics, rankings, ranges, measure_effects(outcome), probes, notes,
-                  intervals(outcome, seed=spec.seed, progress=progress), tokens, clf,
-                  (align(train_texts, clf), align(test_texts, clf)), outcome)
+    own = align(train_texts, clf),align(test_texts, clf)
+    study = explained(Study(spec, train, test, statistics, rankings, ranges, measure_effects(outcome), probes, notes,
+                            intervals(outcome, seed=spec.seed, progress=progress), tokens, clf, own, outcome=outcome))
     if out is not None: save_study(study, out)
     return study
 

@@ -17,7 +17,7 @@ from ..ground.core import InputError
 from ..ground.files import Damaged, known_path, read_arrays, read_header, read_json, read_sealed, sha256
 
 # %% ../../nbs/57_verify.ipynb #47d0cfad
-FILES = ('effects.csv', 'intervals.csv', 'report.html', 'recording', 'figures', 'layers.csv', 'provenance.json')
+FILES = ('effects.csv', 'intervals.csv', 'report.html', 'recording', 'figures', 'layers.csv', 'meaning.csv', 'provenance.json')
 _UNSEALED = {'train', 'test', 'notes', 'versions', 'seed', 'decides', 'files'} # What provenance.json said before it had a digest
 
 def _digest(about): return hashlib.sha256(json.dumps(about, indent=1).encode()).hexdigest()
