@@ -87,7 +87,9 @@ from .arrays import quantiles as quantiles
 from .arrays import ranges as ranges
 from .arrays import regions as regions
 from .arrays import saliency as saliency
+from .arrays import scale as scale
 from .arrays import scores as scores
+from .arrays import scrambling as scrambling
 from .arrays import separation as separation
 from .arrays import sparsity as sparsity
 from .arrays import statistics as statistics
