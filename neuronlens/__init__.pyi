@@ -119,6 +119,7 @@ from .edits import evidence as evidence
 from .edits import explaining as explaining
 from .edits import farm as farm
 from .edits import language as language
+from .edits import lens as lens
 from .edits import live as live
 from .edits import meant as meant
 from .edits import partners as partners

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['monosemantic_scale']
 
-# %% ../../nbs/44_scale.ipynb #a62e2e28
+# %% ../../nbs/44_scale.ipynb #eb4d69d9
 from dataclasses import dataclass, replace
 from html import escape
 
@@ -20,7 +20,7 @@ from ..ground.core import InputError, class_names, drawing, labelled, need_numbe
 from ..ground.files import built, read_result, write_result
 from ..ground.tables import Tabled
 
-# %% ../../nbs/44_scale.ipynb #2be9596c
+# %% ../../nbs/44_scale.ipynb #c86cfd9d
 def normal_scale(
     n:int, # Values in a sample; of more than 20,000 the ends of so many are given, which are a little too wide
     above:float, # Where the tail begins
@@ -37,7 +37,7 @@ def _scale_of(x, above):
     with np.errstate(invalid='ignore', divide='ignore'): phi = (x-x.mean(0))**2/np.where(still, np.nan, x.var(0))
     return phi,np.where(still, np.nan, (phi > above).mean(0)),np.quantile(phi, .99, axis=0),(phi**2).mean(0)
 
-# %% ../../nbs/44_scale.ipynb #aee71b1b
+# %% ../../nbs/44_scale.ipynb #8dc9f743
 @dataclass(frozen=True, eq=False)
 class MonosemanticScale(Tabled):
     "How far neurons are from their mean, seldom and where."
@@ -66,13 +66,13 @@ class MonosemanticScale(Tabled):
         return self.to_frame().sort_values('kurtosis', ascending=False, kind='stable').head(60)
 
     def __repr__(self):
-        k,dead = self.kurtosis,np.isnan(self.kurtosis).sum()
-        most,end = 'all still',self.normal[2,2]
-        if dead < len(k): most = f"median kurtosis {np.nanmedian(k):.2f}, {(k[k == k] > end).mean():.0%} above the {end:.2f} of a normal one"
-        return f"MonosemanticScale({len(k)} neurons, {most}{f', {dead} never change'*bool(dead)}, n={self.n})"
+        dead,end = np.isnan(self.kurtosis).sum(),self.normal[2,2]
+        known,said = self.kurtosis[~np.isnan(self.kurtosis)],'all still'
+        if len(known): said = f"median kurtosis {np.median(known):.2f}, {(known > end).mean():.0%} above a normal variable's {end:.2f}"
+        return f"MonosemanticScale({len(self.kurtosis)} neurons, {said}{f', {dead} never change'*bool(dead)}, n={self.n})"
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>{self.for_paper().head(8).to_html(index=False, float_format='%.3f')}"
 
-# %% ../../nbs/44_scale.ipynb #755618d7
+# %% ../../nbs/44_scale.ipynb #a1c3091c
 SCALES = ('far', 'top', 'kurtosis', 'by_concept', 'by_range', 'chance', 'normal')
 
 def _save(scale, path, provenance=None):
@@ -91,7 +91,7 @@ def _load(path):
     return replace(out, classes=class_names(out.classes))
 MonosemanticScale.save,MonosemanticScale.load = _save,staticmethod(_load)
 
-# %% ../../nbs/44_scale.ipynb #53d4164b
+# %% ../../nbs/44_scale.ipynb #d9ae279e
 @takes_recording
 def monosemantic_scale(
     acts, # A `Recording`; or `[N, D]` activations

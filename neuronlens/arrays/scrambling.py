@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['scrambled', 'scrambled_firing']
 
-# %% ../../nbs/44_scrambling.ipynb #844837f8
+# %% ../../nbs/44_scrambling.ipynb #674fe17a
 import re
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -25,7 +25,7 @@ from ..ground.data import Texts
 from ..ground.files import built, read_result, write_result
 from ..ground.tables import Tabled, with_ends
 
-# %% ../../nbs/44_scrambling.ipynb #33b19c42
+# %% ../../nbs/44_scrambling.ipynb #59f3fd78
 _GAPS = re.compile(r'(\s+)')
 
 def _one_scrambled(text, pool, seed):
@@ -39,7 +39,7 @@ def _one_scrambled(text, pool, seed):
     for i,w in zip(at, words, strict=True): parts[i] = w
     return ''.join(parts)
 
-# %% ../../nbs/44_scrambling.ipynb #67cd7cb5
+# %% ../../nbs/44_scrambling.ipynb #2ea56b5f
 def scrambled(
     texts, # `Texts`, or a list of them
     *,
@@ -53,7 +53,7 @@ def scrambled(
     if not isinstance(texts, Texts): return out
     return replace(texts, texts=out, source=f"{texts.source}, {'scrambled' if pool is None else 'words of others'}")
 
-# %% ../../nbs/44_scrambling.ipynb #5e0c1e80
+# %% ../../nbs/44_scrambling.ipynb #3985fae8
 def _share_ratio(hits, copies, draws, level, seed):
     "Of which texts `[N, k]` and copies are in range: real, scrambled, kept, ratio, its ends, those of chance, p; each `[k]`."
     n,both = len(hits),(hits & copies).sum(0)
@@ -71,7 +71,7 @@ def _share_ratio(hits, copies, draws, level, seed):
     with np.errstate(divide='ignore', invalid='ignore'): chance = [(both+c)/(r+s-both-c) for c in coins]
     return r/n,s/n,ratio(both, r),ratio(s, r),low,high,*chance,mcnemar(r-both, s-both)
 
-# %% ../../nbs/44_scrambling.ipynb #af9016be
+# %% ../../nbs/44_scrambling.ipynb #4fc223ec
 def paired_ks(
     a:np.ndarray, # `[N, k]` activations
     b:np.ndarray, # `[N, k]` of the copies
@@ -87,7 +87,7 @@ def paired_ks(
     own,null = far(np.ones(n, np.int32)),np.array([far(t) for t in turns])
     return own,null.mean(0),(1+(null >= own).sum(0))/(1+len(turns))
 
-# %% ../../nbs/44_scrambling.ipynb #6ba122fc
+# %% ../../nbs/44_scrambling.ipynb #a01cf7af
 OF_RANGES = ('real', 'scrambled', 'kept', 'ratio', 'ratio_low', 'ratio_high', 'chance_low', 'chance_high', 'p')
 OF_NEURONS = ('ks', 'ks_chance', 'ks_p')
 
@@ -129,7 +129,7 @@ class ScrambledFiring(Tabled):
     @staticmethod
     def load(path): return _load_firing(path) # Refuses a file that is missing, damaged or something else
 
-# %% ../../nbs/44_scrambling.ipynb #489df6ea
+# %% ../../nbs/44_scrambling.ipynb #934001f0
 def _load_firing(path):
     arrays,about = read_result(path, 'ScrambledFiring', (*OF_RANGES, *OF_NEURONS, 'neurons'))
     at = arrays.pop('neurons')
@@ -139,7 +139,7 @@ def _load_firing(path):
         raise InputError(f"{path} is no ScrambledFiring: its parts do not fit together")
     return replace(out, classes=class_names(out.classes))
 
-# %% ../../nbs/44_scrambling.ipynb #033f59c5
+# %% ../../nbs/44_scrambling.ipynb #d2bd892e
 def _both(real, scrambled):
     "Activations `[N, D]` of texts and of their copies."
     pair,out = dict(real=real, scrambled=scrambled),[]
@@ -156,7 +156,7 @@ def _both(real, scrambled):
         raise InputError(f"real and scrambled must be of the same texts and neurons, got shapes {out[0].shape} and {out[1].shape}")
     return out
 
-# %% ../../nbs/44_scrambling.ipynb #038ca396
+# %% ../../nbs/44_scrambling.ipynb #ed50f9b8
 def scrambled_firing(
     real, # A `Recording` of texts; or `[N, D]` activations
     scrambled, # The same of their scrambled copies, row by row

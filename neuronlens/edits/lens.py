@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['vocabulary_lens']
 
-# %% ../../nbs/49_lens.ipynb #d2e90341
+# %% ../../nbs/49_lens.ipynb #3899b87b
+from collections import Counter
 from dataclasses import dataclass
 from html import escape
 
@@ -15,7 +16,7 @@ import torch
 
 from ..arrays.ranges import neuron_numbers
 from .language import _speaker
-from ..ground.core import InputError, as_array, drawing, need_whole
+from ..ground.core import InputError, drawing, need_whole
 from ..ground.files import built, read_result, write_result
 from ..ground.tables import Tabled
 from ..models.anatomy import Site, _trial_rows, anatomy
@@ -24,28 +25,26 @@ from ..models.hooks import answer, run
 from ..models.sites import find_site
 from ..models.trials import alike, evaluating, quiet
 
-# %% ../../nbs/49_lens.ipynb #d3ed102f
+# %% ../../nbs/49_lens.ipynb #d48e1680
 def _column(model, a, site):
     "What each unit of an mlp or attention site writes, `[units, D]`, however its projection lays it."
     m = a.projection(site)
     w,wide = getattr(m, 'weight', None),a.widths['residual']
-    plain = isinstance(w, torch.Tensor) and w.is_floating_point() and w.device.type != 'meta' and type(m).__name__ in ('Linear', 'Conv1D')
-    if not plain or {*w.shape} != {wide, a.width(site)}:
-        raise InputError(f"site {str(site)!r} has no lens: its projection is no plain matrix ({type(m).__name__}); merge adapters, load it in float32")
+    plain = isinstance(w, torch.Tensor) and w.is_floating_point() and w.device.type != 'meta'
+    if not plain or type(m).__name__ not in ('Linear', 'Conv1D') or {*w.shape} != {wide, a.width(site)}:
+        raise InputError(f"site {str(site)!r} has no lens: its projection is no plain matrix ({type(m).__name__})")
     return (w if type(m).__name__ == 'Conv1D' else w.T).detach()
 
-# %% ../../nbs/49_lens.ipynb #c0c49354
+# %% ../../nbs/49_lens.ipynb #7dac3468
 def _trial(clf):
     "A batch of two rows of five tokens, for passes whose tokens do not matter."
-    ids = _trial_rows(clf.model).tolist()
-    return pad(ids, [[0]*5]*2, np.arange(2), fill=clf.pad_id)
+    return pad(_trial_rows(clf.model).tolist(), [[0]*5]*2, np.arange(2), fill=clf.pad_id)
 
 def _states(a, seed, size=30.):
     "Two rows of five random states with a mean, so large that the epsilon of a norm does not show."
-    gen = torch.Generator().manual_seed(seed)
-    return size*(torch.randn(2, 5, a.widths['residual'], generator=gen)+.5)
+    return size*(torch.randn(2, 5, a.widths['residual'], generator=torch.Generator().manual_seed(seed))+.5)
 
-# %% ../../nbs/49_lens.ipynb #b62708bd
+# %% ../../nbs/49_lens.ipynb #4fb6e299
 def _check_written(clf, a, site, directions, neurons):
     "Refuse a site whose units add something else to the stream than their columns."
     batch,out = _trial(clf),Site('residual', site.block)
@@ -62,9 +61,9 @@ def _check_written(clf, a, site, directions, neurons):
         return h
     got = run(clf, batch, [out], edits=still | {site:moved})[out]
     if not alike(got, plain+(by*adds).to(plain), clf.model):
-        raise InputError(f"site {str(site)!r} has no lens: its block does not hand on what its units write, as where a norm or a factor is behind them")
+        raise InputError(f"site {str(site)!r} has no lens: its block does not hand on what its units write, as behind a norm or a factor")
 
-# %% ../../nbs/49_lens.ipynb #3f172b98
+# %% ../../nbs/49_lens.ipynb #98d3a52d
 def _check_path(clf, a, block):
     "Refuse a model whose blocks above this one do something else to the stream than add to it."
     if block == len(a)-1: return
@@ -76,30 +75,28 @@ def _check_path(clf, a, block):
     if not alike(handed(one)-handed(two), one-two, clf.model):
         raise InputError(f"{type(clf.model).__name__} has no lens at block {block}: the blocks above do not only add to what it hands on")
 
-# %% ../../nbs/49_lens.ipynb #38af9234
+# %% ../../nbs/49_lens.ipynb #bbd15886
 def _norm_of(h): return h/h.pow(2).mean(-1, keepdim=True).sqrt()
 def _centred(v): return v-v.mean(-1, keepdim=True)
 NORMS = {'none':(lambda h: h, lambda v: v), 'RMS':(_norm_of, lambda v: v), 'LayerNorm':(lambda h: _norm_of(_centred(h)), _centred)}
 
 def _final_norm(clf, a):
-    "Name of the final norm, and its gain `[D]` float32: found by trying, on states of which the first row fits it and the second proves it."
+    "Name of the final norm, its gain `[D]` float32, where its output is: the first row of states fits the gain, the second proves it."
     w = clf.model.get_output_embeddings()
     door = find_site(clf.model, next(n for n,m in clf.model.named_modules() if m is w)+':in')
     h = _states(a, 0).to(clf.device, clf.model.dtype)
-    def seen(x): return run(clf, _trial(clf), [door], start=(Site('residual', len(a)-1), x))[door].float()
-    up,down = seen(h),seen(-h)
+    up,down = (run(clf, _trial(clf), [door], start=(Site('residual', len(a)-1), x))[door].float() for x in (h, -h))
     for name,(norm,_) in NORMS.items():
         n,odd,bias = norm(h.float()),(up-down)/2,(up+down)[0].mean(0)/2
         gain = (odd[0]*n[0]).sum(0)/n[0].pow(2).sum(0)
         if alike((gain*n+bias)[1], up[1], clf.model): return name,gain,door
     raise InputError(f"{type(clf.model).__name__} has no lens: between its last block and its unembedding is more than a norm")
 
-# %% ../../nbs/49_lens.ipynb #8cc25d1f
+# %% ../../nbs/49_lens.ipynb #dbf367e3
 def _unembedding(clf, a):
     "W_U `[V, D]` as it is, the gain `[D]`, and what the final norm does to a direction; proven to make the scores."
     m = clf.model.get_output_embeddings()
-    w = getattr(m, 'weight', None)
-    name = type(clf.model).__name__
+    w,name = getattr(m, 'weight', None),type(clf.model).__name__
     if type(m) is not torch.nn.Linear or not w.is_floating_point() or w.device.type == 'meta' or w.shape[1] != a.widths['residual']:
         raise InputError(f"{name} has no lens: its unembedding is no plain matrix ({type(m).__name__})")
     norm,gain,door = _final_norm(clf, a)
@@ -110,68 +107,65 @@ def _unembedding(clf, a):
         raise InputError(f"{name} has no lens: its scores are no product with its unembedding, as where they are capped or scaled")
     return w.detach(),gain,NORMS[norm][1],norm
 
-# %% ../../nbs/49_lens.ipynb #69de3f9e
+# %% ../../nbs/49_lens.ipynb #ed9ce172
 def _scores(w, x, vocabulary):
     "Scores `[n, V]` float32 of directions `[n, D]`, some rows of the matrix at a time."
     return torch.cat([x.to(w.device)@rows.float().T for rows in w[:vocabulary].split(8192)], 1)
 
 def _ends_of(w, x, k, vocabulary):
-    "Promoted and suppressed tokens `[n, k]` and their scores, and how alike the rows of each list are `[n]`, a few directions at a time."
+    "Promoted tokens and their scores, suppressed ones and theirs, each `[n, k]`, a few directions at a time."
+    out = []
     for some in x.split(128):
         z = _scores(w, some, vocabulary)
-        out = []
-        for sign in (1, -1):
-            top = (sign*z).topk(k)
-            rows = torch.nn.functional.normalize(w[top.indices].float(), dim=-1)
-            alike_ = (rows.sum(1).pow(2).sum(-1)-k)/max(1, k*(k-1)) # Mean over pairs, from the length of the sum
-            out += [top.indices, sign*top.values, alike_]
-        yield [t.cpu().numpy() for t in out]
+        up,down = z.topk(k),z.topk(k, largest=False)
+        out.append([t.cpu().numpy() for t in (up.indices, up.values, down.indices, down.values)])
+    return [np.concatenate(p) for p in zip(*out, strict=True)]
 
-def _all_ends(*given): return [np.concatenate(p) for p in zip(*_ends_of(*given), strict=True)]
-
-# %% ../../nbs/49_lens.ipynb #4a78188b
+# %% ../../nbs/49_lens.ipynb #23be2c1a
 IDS = ('promoted', 'suppressed')
-NUMBERS = ('norm', 'promoted_score', 'suppressed_score', 'likeness', 'random_top', 'random_low', 'random_likeness')
+NUMBERS = ('norm', 'promoted_score', 'suppressed_score', 'one_word', 'random_top', 'random_low', 'random_one_word')
 
 @dataclass(frozen=True, eq=False)
 class VocabularyLens(Tabled):
     "Tokens that neurons promote and suppress by themselves, beside random directions."
     site:str # Where the neurons are
     neurons:np.ndarray # `[n]` int64
-    arrays:dict # Token ids `[n, k]` of each of `IDS`; of `NUMBERS`: their scores, length `[n]`, likeness `[n]`, and of R directions of length 1
+    arrays:dict # Token ids `[n, k]` of each of `IDS`; their scores, length and `one_word` `[n]`; the same of R directions of length 1
     tokens:tuple # Every token of `arrays`, as text, in the order of `ids`
     ids:tuple # Their numbers
     final_norm:str # 'RMS', 'LayerNorm' or 'none'
     source:str # The model
 
-    def words(self, which, i): # 'promoted' or 'suppressed', and the row of a neuron
+    def words(self, which, i): # 'promoted' or 'suppressed', and a row
         "Tokens of one list as texts, the strongest first."
         of = dict(zip(self.ids, self.tokens, strict=True))
         return [of[int(t)] for t in self.arrays[which][i]]
 
     def to_frame(self):
-        "One row per neuron: both lists, the highest and lowest score, each with the 95 % quantile and p of chance, and likeness."
+        "One row per neuron: both lists, the highest and lowest score, each with the 95 % quantile and p of chance, and `one_word`."
         a,n = self.arrays,len(self.neurons)
         top,low,length = a['promoted_score'][:,0],a['suppressed_score'][:,0],a['norm']
         out = {'neuron':self.neurons, **{w:[' '.join(map(repr, self.words(w, i))) for i in range(n)] for w in IDS}}
         for name,x,by in (('promotes', top, a['random_top']), ('suppresses', -low, -a['random_low'])):
             far = (by >= (x/np.where(length > 0, length, 1))[:,None]).sum(1)
             out |= {name:x, f'chance_{name}':np.quantile(by, .95)*length, f'p_{name}':(1+far)/(1+len(by))}
-        return pd.DataFrame(out | dict(likeness=a['likeness'], chance_likeness=np.quantile(a['random_likeness'], .95)))
+        return pd.DataFrame(out | dict(one_word=a['one_word'], chance_one_word=np.quantile(a['random_one_word'], .95, method='higher')))
 
     def for_paper(self):
-        "The neurons with the most alike tokens first, at most 60."
-        return self.to_frame().sort_values('likeness', ascending=False, kind='stable').head(60)
+        "The neurons with the most tokens of one word first, at most 60."
+        return self.to_frame().sort_values(['one_word', 'p_promotes'], ascending=[False, True], kind='stable').head(60)
 
     def __repr__(self):
         f = self.to_frame()
-        p,l = (f.p_promotes < .05).mean(),(f.likeness > f.chance_likeness).mean()
-        return f"VocabularyLens({len(f)} neurons at {self.site}, {p:.0%} promote more than chance, {l:.0%} more alike, final norm {self.final_norm})"
+        p,l = (f.p_promotes < .05).mean(),(f.one_word > f.chance_one_word).mean()
+        said = f"{p:.0%} promote more than chance, {l:.0%} one word"
+        return f"VocabularyLens({len(f)} neurons at {self.site}, {said}, final norm {self.final_norm})"
     def _repr_html_(self):
         shown = self.for_paper().head(8).drop(columns=['suppressed', 'p_suppresses', 'suppresses', 'chance_suppresses'])
-        return f"<p>{escape(repr(self))} of {escape(self.source)}</p>{shown.to_html(index=False, float_format='%.3f')}"
+        with pd.option_context('display.max_colwidth', None): table = shown.to_html(index=False, float_format='%.3f')
+        return f"<p>{escape(repr(self))} of {escape(self.source)}</p>{table}"
 
-# %% ../../nbs/49_lens.ipynb #860ddffd
+# %% ../../nbs/49_lens.ipynb #a4a56418
 def _save(lens, path, provenance=None):
     "Write a .safetensors file; `provenance` is that of a recording of the same model. Returns the path."
     about = {k:getattr(lens, k) for k in ('site', 'tokens', 'ids', 'final_norm', 'source')}
@@ -182,18 +176,23 @@ def _load(path):
     arrays,about = read_result(path, 'VocabularyLens', (*IDS, *NUMBERS, 'neurons'))
     at = arrays.pop('neurons')
     out = built(VocabularyLens, path, neurons=at, arrays=arrays, **about)
-    if at.ndim != 1 or any(arrays[k].shape[:1] != at.shape for k in (*IDS, *NUMBERS[:4])) or not {*arrays['promoted'].flat, *arrays['suppressed'].flat} <= {*out.ids}:
+    known = {*arrays['promoted'].flat, *arrays['suppressed'].flat} <= {*out.ids} and len(out.ids) == len(out.tokens)
+    if at.ndim != 1 or not known or any(arrays[k].shape[:1] != at.shape for k in (*IDS, *NUMBERS[:4])):
         raise InputError(f"{path} is no VocabularyLens: its parts do not fit together")
     return out
 VocabularyLens.save,VocabularyLens.load = _save,staticmethod(_load)
 
-# %% ../../nbs/49_lens.ipynb #c3624970
+# %% ../../nbs/49_lens.ipynb #c5a1b362
 def _spelled(tokenizer, i):
     "A token as it stands in a text; as the tokenizer has it where it is a part of a letter."
     with quiet(): text = tokenizer.decode([i])
     return text if text and '\ufffd' not in text else str(tokenizer.convert_ids_to_tokens(i))
 
-# %% ../../nbs/49_lens.ipynb #df090463
+def _one_word(lists):
+    "Of each list of tokens the largest share that begins with the same four letters."
+    return np.array([max(Counter(t.strip().casefold()[:4] for t in l).values())/len(l) for l in lists])
+
+# %% ../../nbs/49_lens.ipynb #6be5d7c1
 @torch.inference_mode()
 def vocabulary_lens(
     model:torch.nn.Module, # Hugging Face causal language model
@@ -221,9 +220,11 @@ def vocabulary_lens(
     vocabulary = min(len(w), len(tokenizer)) # Rows behind the last token were never learned
     k,rng = need_whole(1, vocabulary, k=k),drawing(seed)
     x = torch.as_tensor(rng.normal(size=(need_whole(1, 10**5, directions=directions), w.shape[1])), dtype=torch.float32)
-    pair = [_all_ends(w, gain.to(w.device)*norm(v), k, vocabulary) for v in (own, torch.nn.functional.normalize(x).to(w.device))]
-    (up,top,like,down,low,_),(_,best,likely,_,worst,_) = pair
-    arrays = dict(promoted=up, suppressed=down, norm=own.norm(dim=1).cpu().numpy(), promoted_score=top, suppressed_score=low, likeness=like,
-                  random_top=best[:,0], random_low=worst[:,0], random_likeness=likely)
+    pair = [_ends_of(w, gain.to(w.device)*norm(v), k, vocabulary) for v in (own, torch.nn.functional.normalize(x).to(w.device))]
+    (up,top,down,low),(others,best,_,worst) = pair
+    text = {i:_spelled(tokenizer, i) for i in np.unique(np.concatenate([up, down, others])).tolist()}
+    one,by_chance = (_one_word([[text[i] for i in row] for row in x.tolist()]) for x in (up, others))
+    arrays = dict(promoted=up, suppressed=down, norm=own.norm(dim=1).cpu().numpy(), promoted_score=top, suppressed_score=low, one_word=one,
+                  random_top=best[:,0], random_low=worst[:,0], random_one_word=by_chance)
     ids = tuple(np.unique([up, down]).tolist())
-    return VocabularyLens(str(site), neurons, arrays, tuple(_spelled(tokenizer, i) for i in ids), ids, name, type(clf.model).__name__)
+    return VocabularyLens(str(site), neurons, arrays, tuple(text[i] for i in ids), ids, name, type(clf.model).__name__)
