@@ -21,7 +21,8 @@ MODULES = sorted((TOP / "neuronlens").rglob("*.py"))
 PAGES = sorted(p for p in (TOP / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 ARRAY_ROOMS = ("core", "rounding", "statistics", "quantiles", "testing", "probing", "sparsity", "saliency", "separation",
                "distributions", "density", "regions", "bins", "ranges", "firing", "predicates", "formulas", "scores", "margins", "meaning",
-               "groups", "modes", "axis", "corners", "overlap", "matching", "profile", "effects", "evidence", "erasure", "choice")
+               "groups", "modes", "axis", "corners", "scrambling", "scale", "overlap", "matching", "profile", "effects", "evidence",
+               "erasure", "choice")
 
 
 def loaded_by(code):
