@@ -87,7 +87,9 @@ from .arrays import quantiles as quantiles
 from .arrays import ranges as ranges
 from .arrays import regions as regions
 from .arrays import saliency as saliency
+from .arrays import scale as scale
 from .arrays import scores as scores
+from .arrays import scrambling as scrambling
 from .arrays import separation as separation
 from .arrays import sparsity as sparsity
 from .arrays import statistics as statistics
@@ -117,6 +119,7 @@ from .edits import evidence as evidence
 from .edits import explaining as explaining
 from .edits import farm as farm
 from .edits import language as language
+from .edits import lens as lens
 from .edits import live as live
 from .edits import meant as meant
 from .edits import partners as partners
