@@ -75,6 +75,7 @@ from .arrays import firing as firing
 from .arrays import formulas as formulas
 from .arrays import gates as gates
 from .arrays import groups as groups
+from .arrays import linguistics as linguistics
 from .arrays import margins as margins
 from .arrays import matching as matching
 from .arrays import meaning as meaning

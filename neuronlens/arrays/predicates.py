@@ -55,7 +55,7 @@ class Predicates(Tabled):
 
 # %% ../../nbs/37_predicates.ipynb #e30a4935
 SAID = dict(word="'{}'", first="begins with '{}'", sign="sign '{}'", has='{}', token="'{}'", after="after '{}'", before="before '{}'",
-            truth='{}', own='{}', part='continues a word') # How a predicate of each kind is called; those of two parts are called by both
+            truth='{}', own='{}', part='continues a word', many='{0[0]} {0[1]}') # How a predicate of each kind is called
 
 def _said(kind, key): # Such as "'election'", 'words < 80', 'class = sport'
     return SAID[kind].format(key) if kind in SAID else f"{key[0]} {key[1]} {key[2]}"
@@ -88,6 +88,17 @@ def _sides(name, x, keys=None):
     keys = [(name, side, t) for t in thresholds(x) for side in ('<', '>=')] if keys is None else keys
     with np.errstate(invalid='ignore'): return _stacked({k:x < k[2] if k[1] == '<' else x >= k[2] for k in keys}, len(x))
 
+# %% ../../nbs/37_predicates.ipynb #9391b4b0
+def _many_hot(name, column):
+    "Keys (name, value), and a column `[N, K]` for each value that stands in the sets of a column."
+    column = [frozenset() if not isinstance(s, set|frozenset) and pd.isna(s) is True else s for s in column]
+    if strange := [s for s in column if not isinstance(s, set|frozenset)]:
+        raise InputError(f"column {name!r:.60} of the table has sets and {strange[0]!r:.60}: give a set in every row, of one value, too")
+    codes = {v:j for j,v in enumerate(sorted({str(v) for s in column for v in s}))}
+    at = sorted({(i, codes[str(v)]) for i,s in enumerate(column) for v in s})
+    rows,cols = np.array(at, int).reshape(-1, 2).T
+    return [(name, v) for v in codes],sparse.csr_array((np.ones(len(rows), bool), (rows, cols)), shape=(len(column), len(codes)))
+
 # %% ../../nbs/37_predicates.ipynb #9391b4ae
 def _table_columns(table, n, known):
     "(kind, keys, columns) of every column of a table."
@@ -99,6 +110,7 @@ def _table_columns(table, n, known):
             x,keys = column.to_numpy(np.float64, na_value=np.nan),None
             if known is not None: keys = [k for k in known.get('number', ()) if k[0] == str(name)]
             yield 'number',*_sides(str(name), x, keys)
+        elif any(isinstance(v, set|frozenset) for v in column): yield 'many',*_many_hot(str(name), column)
         else:
             keys,held = _one_hot([None if pd.isna(v) else str(v) for v in column])
             yield 'value',[(str(name), '=', k) for k in keys],held
@@ -182,7 +194,7 @@ def text_predicates(
     labels=None, # `[N]` class of each, for predicates like "class = sport"; None: none of these
     classes=None, # Names of the classes; None: '0', '1', ..
     *,
-    table=None, # Dict or table of further columns with N rows: truth values, numbers, or anything with a few values
+    table=None, # Dict or table of further columns with N rows: truth values, numbers, anything with a few values, or sets
     own=None, # Dict of name to function of a text that gives True or False
     ngrams:int=2, # Longest sequence of words, 1 to 5
     least:int=5, # Minimum support: a predicate holds of this many texts or is left out
@@ -214,7 +226,7 @@ def _known(like, unit, labels, table, own):
     if like.unit != unit: raise InputError(f"like= has predicates of {like.unit}s, and these are {unit}s")
     known = {}
     for kind,key in like.leaves: known.setdefault(kind, []).append(key)
-    want = [*(k[0] for kind in ('number', 'value') for k in known.get(kind, ())), *known.get('truth', ()), *known.get('own', ())]
+    want = [*(k[0] for kind in ('number', 'value', 'many') for k in known.get(kind, ())), *known.get('truth', ()), *known.get('own', ())]
     have = {*map(str, own or ()), *map(str, () if table is None else table), *(['class'] if labels is not None else [])}
     if missing := [w for w in want if w not in have]:
         raise InputError(f"like= has predicates made of {missing[0]!r:.60}, which is not given here")
