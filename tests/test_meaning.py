@@ -261,6 +261,25 @@ def test_margins_of_other_libraries():
     assert METRICS[0] == 'iou'
 
 
+def test_sets_are_predicates_of_their_values():
+    "A column of sets holds of each value that stands in them, in any order; the same values for other texts."
+    rng = np.random.default_rng(4)
+    texts, genres = [f'{w} day' for w in rng.choice(['a', 'one', 'that'], 60)], ['drama', 'crime', 'war', 3]
+    held = rng.random((60, 4)) < .4
+    column = [frozenset(g for g, h in zip(genres, row, strict=True) if h) for row in held]
+    p = text_predicates(texts, table=dict(genre=column))
+    for g, own in zip(genres, held.T, strict=True): assert (p.column(f'genre {g}') == own).all()
+    assert p.to_frame().set_index('predicate').kind[['genre 3', 'genre war']].tolist() == ['many']*2
+    at = rng.permutation(60)
+    turned = text_predicates([texts[i] for i in at], table=dict(genre=[column[i] for i in at]))
+    assert turned.names == p.names and (turned.columns.toarray() == p.columns.toarray()[at]).all()
+    other = text_predicates(texts[:3], table=dict(genre=[{'war', 'love'}, None, set()]), like=p)
+    assert other.names == p.names and other.column('genre war').tolist() == [True, False, False]
+    with pytest.raises(InputError, match="like= has predicates made of 'genre'"): text_predicates(texts, like=p)
+    with pytest.raises(InputError, match="column 'genre' of the table has sets and 'war'"):
+        text_predicates(texts[:2], table=dict(genre=[{'war'}, 'war']))
+
+
 def test_saved_scores_are_refused_when_they_do_not_fit(tmp_path):
     "What was saved comes back; a file of something else, or of parts that do not belong together, does not."
     rng = np.random.default_rng(9)
