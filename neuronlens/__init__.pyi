@@ -1517,7 +1517,7 @@ def load(path: str | Path):
 
     Returns
     -------
-    A `Ranking`, `Ranges`, `Intervention`, `Edit`, `Effects`, `Evidence`, `FormulaScores`, `Recording`, `Summary` or `Study`
+    A `Ranking`, `Ranges`, `Intervention`, `Edit`, `Effects`, `Evidence`, `Recording`, `Summary` or `Study`, or a result about meaning
 
     Raises
     ------

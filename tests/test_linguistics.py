@@ -101,7 +101,8 @@ def test_a_pipeline_of_ones_own(spacy):
     t = linguistic_columns(texts, nlp=nlp, kinds='entity')
     assert t['entity'].tolist() == [{'TIER'}]*2 and t['entities'].tolist() == [1, 1]
     nlp.max_length = 15
-    with pytest.raises(InputError, match='text 1 has 17 characters, and the pipeline takes 15'): linguistic_columns(texts, nlp=nlp, kinds='entity')
+    with pytest.raises(InputError, match='text 1 has 17 characters, and the pipeline takes 15'):
+        linguistic_columns(texts, nlp=nlp, kinds='entity')
     nlp.max_length, nlp.tokenizer = 10**6, lambda text: spacy.tokens.Doc(nlp.vocab, words=text.lower().split())
     with pytest.raises(InputError, match='reads text 0 as another text'): linguistic_columns(texts, nlp=nlp, kinds='entity')
 

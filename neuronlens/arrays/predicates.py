@@ -17,6 +17,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 
 from ..ground.core import InputError, class_labels, need_whole, rows_of
+from ..ground.files import read_result, write_result
 from ..ground.tables import Tabled
 
 # %% ../../nbs/37_predicates.ipynb #363f0b7a
@@ -48,10 +49,45 @@ class Predicates(Tabled):
         n = self.support
         return pd.DataFrame({'predicate':self.names, 'kind':[k for k,_ in self.leaves], 'support':n, 'share':n/max(1, len(self))})
 
+    def save(self, path, provenance=None):
+        "Write a .safetensors file; `provenance` is that of the recording that it is about. Returns the path."
+        return write_result(path, 'Predicates', *held_predicates(self), provenance)
+
+    @staticmethod
+    def load(path):
+        "What was saved; refuses a file that is missing, damaged or something else."
+        return predicates_from(path, *read_result(path, 'Predicates', ('indptr', 'indices')))
+
     def __repr__(self): return f"Predicates({len(self.names)} of {len(self)} {self.unit}s)"
     def _repr_html_(self):
         top = self.to_frame().sort_values(['support', 'predicate'], ascending=[False, True]).head(6)
         return f"<p>{escape(repr(self))}, the most common</p>{top.to_html(index=False, float_format='%.3f')}"
+
+# %% ../../nbs/37_predicates.ipynb #9391b4b1
+def held_predicates(
+    p, # `Predicates`
+)->tuple: # Arrays, and the rest, ready for JSON
+    "What a file keeps of predicates: of each row the places of those that hold."
+    c = sparse.csr_array(p.columns, dtype=bool, copy=True)
+    c.eliminate_zeros()
+    c.sum_duplicates()
+    return {k:getattr(c, k).astype(np.int64) for k in ('indptr', 'indices')},dict(names=p.names, leaves=p.leaves, unit=p.unit)
+
+def predicates_from(
+    path, # Of the file, for messages
+    arrays:dict, # As of `held_predicates`
+    about:dict, # The rest
+)->Predicates:
+    "The inverse; refused where its parts do not fit together."
+    try:
+        names,(at,to) = tuple(about['names']),(arrays[k] for k in ('indptr', 'indices'))
+        leaves = tuple((kind, tuple(key) if isinstance(key, list) else key) for kind,key in about['leaves'])
+        columns = sparse.csr_array((np.ones(len(to), bool), to, at), shape=(len(at)-1, len(names)))
+        columns.check_format()
+        fit = len(leaves) == len(names) == len(set(names)) and about['unit'] in ('text', 'token') and at[-1] == len(to)
+    except (KeyError, TypeError, ValueError, IndexError): fit = False
+    if not fit: raise InputError(f"{path} is no Predicates: its parts do not fit together")
+    return Predicates(names, columns, leaves, about['unit'])
 
 # %% ../../nbs/37_predicates.ipynb #e30a4935
 SAID = dict(word="'{}'", first="begins with '{}'", sign="sign '{}'", has='{}', token="'{}'", after="after '{}'", before="before '{}'",
