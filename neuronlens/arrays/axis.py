@@ -111,8 +111,8 @@ def _axis_from(path, arrays, about):
         (lo,hi,values),neuron,cut = (arrays[k] for k in ('lo', 'hi', 'values')),need_whole(0, neuron=about['neuron']),about['cut']
         scores = scores_from(path, below('scores', arrays), about['scores'])
         predicates = predicates_from(path, below('predicates', arrays), about['predicates'])
-        fit = isinstance(cut, str) and lo.ndim == 2 and lo.shape == hi.shape and len(lo) == len(scores.names) and values.shape == (len(predicates),)
-        left_out = tuple(map(str, about['left_out']))
+        fit = lo.ndim == 2 and lo.shape == hi.shape and len(lo) == len(scores.names) and values.shape == (len(predicates),)
+        fit,left_out = fit and isinstance(cut, str),tuple(map(str, about['left_out']))
     except (KeyError, TypeError): fit = False
     if not fit: raise InputError(f"{path} is no AxisMeaning: its parts do not fit together")
     return AxisMeaning(neuron, cut, lo, hi, scores, values, predicates, left_out)
