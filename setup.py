@@ -31,8 +31,8 @@ setup(
     packages=find_packages(include=["neuronlens", "neuronlens.*"]),
     package_data={"neuronlens": ["py.typed", "__init__.pyi", "refusals.toml", "example.toml", "help.json", "views/*.js", "views/*.css"]},
     install_requires=cfg["requirements"].split(),
-    extras_require={extra: cfg[f"{extra}_requirements"].split() for extra in ("demo", "lm", "dev", "bench", "ray", "serve", "evals")
-                    if f"{extra}_requirements" in cfg},
+    extras_require={extra: cfg[f"{extra}_requirements"].split()
+                    for extra in ("demo", "lm", "dev", "bench", "ray", "serve", "evals", "linguistics") if f"{extra}_requirements" in cfg},
     entry_points={
         "console_scripts": ["neuronlens=neuronlens.studies.cli:main"],
         "nbdev": ["neuronlens=neuronlens._modidx:d"],

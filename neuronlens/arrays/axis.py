@@ -17,12 +17,13 @@ from .bins import clusters
 from .formulas import mask_columns
 from .margins import wilson
 from .meaning import held_out, said_of
-from .predicates import Predicates, text_predicates
+from .predicates import Predicates, held_predicates, predicates_from, text_predicates
 from .ranges import Ranges, inside, neuron_numbers
-from .scores import FormulaScores
+from .scores import FormulaScores, below, held_scores, scores_from, under
 from .separation import ratio
 from .testing import holm
 from ..ground.core import InputError, need_whole
+from ..ground.files import read_result, write_result
 from ..ground.setting import parse_kind
 from ..ground.tables import Tabled, with_ends
 
@@ -83,10 +84,38 @@ class AxisMeaning(Tabled):
         return out
 
     def for_paper(self): return self.scores.for_paper() # Range, formula, score with its interval, chance, precision and recall
+    def save(self, path, provenance=None):
+        "Write a .safetensors file; `provenance` is that of the recording that it is about. Returns the path."
+        return write_result(path, 'AxisMeaning', *_held_axis(self), provenance)
+
+    @staticmethod
+    def load(path):
+        "What was saved; refuses a file that is missing, damaged or something else."
+        return _axis_from(path, *read_result(path, 'AxisMeaning', ('lo', 'hi', 'values')))
+
     def about(self, word): return ranges_that_mean(word, self.scores, self.predicates, self.inside) # Which of these ranges mean it
     def __repr__(self): return f"AxisMeaning(neuron {self.neuron}, {len(self.names)} ranges by {self.cut}, n={len(self.values)})"
     def _repr_html_(self):
         return f"<p>{escape(repr(self))}</p>{with_ends(self.for_paper()).to_html(index=False, float_format='%.3f')}"
+
+# %% ../../nbs/43_axis.ipynb #8649e869
+def _held_axis(axis):
+    "Arrays, and the rest, ready for JSON."
+    (a,scores),(b,predicates) = held_scores(axis.scores),held_predicates(axis.predicates)
+    arrays = {k:getattr(axis, k) for k in ('lo', 'hi', 'values')} | under('scores', a) | under('predicates', b)
+    return arrays,{k:getattr(axis, k) for k in ('neuron', 'cut', 'left_out')} | dict(scores=scores, predicates=predicates)
+
+def _axis_from(path, arrays, about):
+    "The inverse; refused where its parts do not fit together."
+    try:
+        (lo,hi,values),neuron,cut = (arrays[k] for k in ('lo', 'hi', 'values')),need_whole(0, neuron=about['neuron']),about['cut']
+        scores = scores_from(path, below('scores', arrays), about['scores'])
+        predicates = predicates_from(path, below('predicates', arrays), about['predicates'])
+        fit = lo.ndim == 2 and lo.shape == hi.shape and len(lo) == len(scores.names) and values.shape == (len(predicates),)
+        fit,left_out = fit and isinstance(cut, str),tuple(map(str, about['left_out']))
+    except (KeyError, TypeError): fit = False
+    if not fit: raise InputError(f"{path} is no AxisMeaning: its parts do not fit together")
+    return AxisMeaning(neuron, cut, lo, hi, scores, values, predicates, left_out)
 
 # %% ../../nbs/43_axis.ipynb #8649e86a
 def held_by(

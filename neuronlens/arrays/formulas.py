@@ -14,6 +14,7 @@ import pandas as pd
 
 from .predicates import Predicates
 from ..ground.core import InputError, as_array, class_names, drawing, need_whole
+from ..ground.files import built, read_result, write_result
 from ..ground.progress import progress_bar
 from ..ground.tables import Tabled
 
@@ -194,7 +195,38 @@ class Formulas(Tabled):
         return pd.DataFrame({'range':self.names, 'formula':[str(f) for f in self.formulas], 'length':[len(f) for f in self.formulas],
             'in_range':self.in_range, 'searched_iou':self.iou, 'searched_chance_iou':chance})
 
+    def save(self, path, provenance=None):
+        "Write a .safetensors file; `provenance` is that of the recording that it is about. Returns the path."
+        return write_result(path, 'Formulas', *_held_formulas(self), provenance)
+
+    @staticmethod
+    def load(path):
+        "What was saved; refuses a file that is missing, damaged or something else."
+        return _formulas_from(path, *read_result(path, 'Formulas', FITS))
+
     def __repr__(self): return f"Formulas({len(self.names)} ranges, {self.n} rows searched, length {self.length}, not yet tested)"
+
+# %% ../../nbs/38_formulas.ipynb #a78e0057
+FITS = ('iou', 'chance_iou', 'in_range')
+
+def _held_formulas(found):
+    "Arrays, and the rest, ready for JSON."
+    said = dict(formulas=[f.steps for f in found.formulas], chance=[[f.steps for f in fs] for fs in found.chance])
+    return {k:getattr(found, k) for k in FITS},{k:getattr(found, k) for k in ('names', 'n', 'length', 'beam', 'seed')} | said
+
+def _formulas_from(path, arrays, about):
+    "The inverse; refused where its parts do not fit together."
+    def formula(steps): return Formula(tuple((op, name) for op,name in steps))
+    try:
+        about,own = about | dict(names=tuple(about['names'])),{k:arrays[k] for k in FITS}
+        about['formulas'] = tuple(map(formula, about['formulas']))
+        about['chance'] = tuple(tuple(map(formula, fs)) for fs in about['chance'])
+        fit = {len(about['formulas']), len(about['chance']), *map(len, own.values())} == {len(about['names'])}
+        fit = fit and {len(fs) for fs in about['chance']} == {own['chance_iou'].shape[1]}
+        fit = fit and all(isinstance(about[k], int) for k in ('n', 'length', 'beam', 'seed'))
+    except (KeyError, TypeError, ValueError, IndexError): fit = False
+    if not fit: raise InputError(f"{path} is no Formulas: its parts do not fit together")
+    return built(Formulas, path, **own, **about)
 
 # %% ../../nbs/38_formulas.ipynb #a78e0058
 def mask_columns(

@@ -19,6 +19,7 @@ from .separation import ratio
 from .statistics import takes_recording
 from .testing import holm
 from ..ground.core import InputError, as_array, labelled, need_number
+from ..ground.files import read_result, write_result
 from ..ground.tables import Tabled, with_ends
 
 # %% ../../nbs/40_margins.ipynb #bdc14f3e
@@ -51,11 +52,40 @@ class ErrorMargins(Tabled):
         order = (self.table.fpr-self.table.tpr).argsort(kind='stable')
         return self.table.iloc[order].drop(columns=['p', 'n']).head(60)
 
+    def save(self, path, provenance=None):
+        "Write a .safetensors file; `provenance` is that of the recording that it is about. Returns the path."
+        return write_result(path, 'ErrorMargins', *_held_margins(self), provenance)
+
+    @staticmethod
+    def load(path):
+        "What was saved; refuses a file that is missing, damaged or something else."
+        return _margins_from(path, *read_result(path, 'ErrorMargins', NUMBERS))
+
     def __repr__(self):
         tpr,fpr = self.table.tpr.mean(),self.table.fpr.mean()
         return f"ErrorMargins({self.kind}: {len(self.table)} rows, mean tpr {tpr:.3f}, mean fpr {fpr:.3f}, n={self.n})"
     def _repr_html_(self):
         return f"<p>{escape(repr(self))}</p>{with_ends(self.for_paper().head(8)).to_html(index=False, float_format='%.3f')}"
+
+# %% ../../nbs/40_margins.ipynb #09ee9a9c
+RATES = ('tpr', 'fpr', 'precision')
+NUMBERS = ('neuron', 'n', *(f'{r}{e}' for r in RATES for e in ('', '_low', '_high')), 'p', 'p_adjusted') # Columns
+
+def _held_margins(margins):
+    "Arrays, and the rest, ready for JSON."
+    said = {k:margins.table[k].tolist() for k in ('concept', 'range')}
+    return {k:margins.table[k].to_numpy() for k in NUMBERS},said | {k:getattr(margins, k) for k in ('n', 'kind', 'level')}
+
+def _margins_from(path, arrays, about):
+    "The inverse; refused where its parts do not fit together."
+    try:
+        said = {k:list(map(str, about[k])) for k in ('concept', 'range')}
+        table = pd.DataFrame(said | {k:arrays[k] for k in NUMBERS})
+        own = [about[k] for k in ('n', 'kind', 'level')]
+        fit = all(map(isinstance, own, (int, str, float)))
+    except (KeyError, TypeError, ValueError): fit = False
+    if not fit: raise InputError(f"{path} is no ErrorMargins: its parts do not fit together")
+    return ErrorMargins(table, *own)
 
 # %% ../../nbs/40_margins.ipynb #08ee9a9d
 def _concepts(concepts, labels, classes):

@@ -8,13 +8,15 @@ __all__ = ['explain_ranges']
 # %% ../../nbs/41_meaning.ipynb #f88389e9
 import numpy as np
 
+from .firing import needed
 from .formulas import search_formulas
+from .gates import learn_gate
 from .predicates import Predicates, text_predicates
 from .ranges import Ranges, neuron_numbers
 from .scores import FormulaScores, score_formulas
 from .statistics import need_alike
 from ..ground.core import InputError
-from ..ground.setting import class_number
+from ..ground.setting import class_number, said_vote, weighted_vote
 
 # %% ../../nbs/41_meaning.ipynb #c60fa259
 def own_texts(
@@ -65,6 +67,23 @@ def held_out(
     found = search_formulas(predicates[0], masks[0], names=names, seed=seed, **how)
     return score_formulas(found, predicates[1], masks[1], draws=draws, seed=seed)
 
+# %% ../../nbs/41_meaning.ipynb #ceffb120
+def gate_masks(
+    train, # `Recording` of N training texts
+    test, # `Recording` of M test texts
+    ranges:Ranges, # Of the same classes and neurons
+    c:int, # Number of the class
+    neurons:np.ndarray, # `[k]` those that vote
+    vote, # Share of them, or a weighted vote, which is learned on the training texts
+    seed:int, # Of what is learned
+)->list: # (`[N, 1]`, `[M, 1]`) bool
+    "At which texts the joint gate of the neurons opens."
+    if weighted_vote(vote):
+        gate = learn_gate(train.acts, train.labels, ranges, neurons, c, vote=vote, seed=seed)
+        return [gate.opens(r.acts)[:,None] for r in (train, test)]
+    need = needed(len(neurons), vote)
+    return [ranges.contains(r.acts, c, neurons).sum(1, keepdims=True) >= need for r in (train, test)]
+
 # %% ../../nbs/41_meaning.ipynb #ceffb121
 def explain_ranges(
     train, # `Recording` whose texts are searched
@@ -73,6 +92,7 @@ def explain_ranges(
     concept, # Name or number of the class whose ranges are asked for
     neurons, # `[k]` which neurons
     *,
+    vote=0., # Above 0: all of them as one joint gate, open where this share lies in range; or 'weighted'; 0: each by itself
     texts=None, # (texts of train, texts of test), lists or `Texts`; None: those that came with the recordings
     predicates=None, # (`Predicates` of train, the same of test), for others than words; None: `text_predicates`
     least:int=20, # Minimum support of the words
@@ -83,11 +103,14 @@ def explain_ranges(
     seed:int=0, # Of shuffles and draws
     progress:bool=True, # Show a progress bar
 )->FormulaScores:
-    "For each neuron's range the best formula, with its score on the test texts and chance beside it."
+    "For each neuron's range, or for their joint gate, the best formula, with its score on the test texts and chance beside it."
     need_alike(ranges=ranges, train=tuple(train.classes), test=tuple(test.classes))
     c,neurons = class_number(concept, ranges.classes),neuron_numbers(neurons, train.acts.shape[1])
     predicates = said_of(train, test, texts, predicates, least)
-    masks = [ranges.contains(rec.acts, c, neurons) for rec in (train, test)]
     names = [f'{ranges.classes[c]}, neuron {j}' for j in neurons]
+    if vote == 0: masks = [ranges.contains(rec.acts, c, neurons) for rec in (train, test)]
+    else:
+        masks = gate_masks(train, test, ranges, c, neurons, vote, seed)
+        names = [f'{ranges.classes[c]}, {len(neurons)} neurons, vote {said_vote(vote)}']
     how = dict(length=length, beam=beam, shuffles=shuffles, draws=draws, seed=seed, progress=progress)
     return held_out(predicates, masks, names, **how)

@@ -17,8 +17,9 @@ from .formulas import Formula, Formulas, mask_columns, need_masks, search_formul
 from .groups import excess, groups_of, unit_rows
 from .meaning import _pair_of
 from .predicates import _listed, _mark, text_predicates
-from .scores import FormulaScores, score_formulas
+from .scores import FormulaScores, below, held_scores, score_formulas, scores_from, under
 from ..ground.core import InputError, drawing, need_whole
+from ..ground.files import read_result, write_result
 from ..ground.tables import Tabled, with_ends
 
 # %% ../../nbs/42_modes.ipynb #8189cfde
@@ -115,6 +116,15 @@ class Modes(Tabled):
         return pd.DataFrame(said | dict(typical=[t[0] if t else '' for t in self.typical]))
 
     def for_paper(self): return self.to_frame().drop(columns=['typical'])
+    def save(self, path, provenance=None):
+        "Write a .safetensors file; `provenance` is that of the recording that it is about. Returns the path."
+        return write_result(path, 'Modes', *_held_modes(self), provenance)
+
+    @staticmethod
+    def load(path):
+        "What was saved; refuses a file that is missing, damaged or something else."
+        return _modes_from(path, *read_result(path, 'Modes', PARTS))
+
     def __repr__(self):
         n,above = self.trained.sum(),excess(self.silhouette, self.chance)
         if self.silhouette.max(initial=-1) <= -1: return f"Modes(1: too few different texts for more, n={n})"
@@ -123,6 +133,26 @@ class Modes(Tabled):
     def _repr_html_(self):
         table = with_ends(self.to_frame().assign(typical=lambda t: t.typical.str[:80]))
         return f"<p>{escape(repr(self))}</p>{table.to_html(index=False, float_format='%.3f')}"
+
+# %% ../../nbs/42_modes.ipynb #2f14a0ab
+PARTS = ('trained', 'centres', 'silhouette', 'chance') # Arrays of their own
+
+def _held_modes(modes):
+    "Arrays, and the rest, ready for JSON."
+    (a,f),(b,g) = held_scores(modes.formulas),held_scores(modes.ngrams)
+    arrays = {k:getattr(modes, k) for k in PARTS} | under('formulas', a) | under('ngrams', b)
+    return arrays,dict(formulas=f, ngrams=g, typical=modes.typical, seed=modes.seed)
+
+def _modes_from(path, arrays, about):
+    "The inverse; refused where its parts do not fit together."
+    try:
+        scores = [scores_from(path, below(k, arrays), about[k]) for k in ('formulas', 'ngrams')]
+        typical,own = tuple(tuple(map(str, t)) for t in about['typical']),[arrays[k] for k in PARTS]
+        fit = {len(typical), *map(len, own[:2])} == {len(s.names) for s in scores} and own[3].shape[1:] == own[2].shape
+        seed = need_whole(0, seed=about['seed'])
+    except (KeyError, TypeError): fit = False
+    if not fit: raise InputError(f"{path} is no Modes: its parts do not fit together")
+    return Modes(*scores, typical, *own, seed)
 
 # %% ../../nbs/42_modes.ipynb #2f14a0ac
 def find_modes(

@@ -17,6 +17,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 
 from ..ground.core import InputError, class_labels, need_whole, rows_of
+from ..ground.files import read_result, write_result
 from ..ground.tables import Tabled
 
 # %% ../../nbs/37_predicates.ipynb #363f0b7a
@@ -48,14 +49,49 @@ class Predicates(Tabled):
         n = self.support
         return pd.DataFrame({'predicate':self.names, 'kind':[k for k,_ in self.leaves], 'support':n, 'share':n/max(1, len(self))})
 
+    def save(self, path, provenance=None):
+        "Write a .safetensors file; `provenance` is that of the recording that it is about. Returns the path."
+        return write_result(path, 'Predicates', *held_predicates(self), provenance)
+
+    @staticmethod
+    def load(path):
+        "What was saved; refuses a file that is missing, damaged or something else."
+        return predicates_from(path, *read_result(path, 'Predicates', ('indptr', 'indices')))
+
     def __repr__(self): return f"Predicates({len(self.names)} of {len(self)} {self.unit}s)"
     def _repr_html_(self):
         top = self.to_frame().sort_values(['support', 'predicate'], ascending=[False, True]).head(6)
         return f"<p>{escape(repr(self))}, the most common</p>{top.to_html(index=False, float_format='%.3f')}"
 
+# %% ../../nbs/37_predicates.ipynb #9391b4b1
+def held_predicates(
+    p, # `Predicates`
+)->tuple: # Arrays, and the rest, ready for JSON
+    "What a file keeps of predicates: of each row the places of those that hold."
+    c = sparse.csr_array(p.columns, dtype=bool, copy=True)
+    c.eliminate_zeros()
+    c.sum_duplicates()
+    return {k:getattr(c, k).astype(np.int64) for k in ('indptr', 'indices')},dict(names=p.names, leaves=p.leaves, unit=p.unit)
+
+def predicates_from(
+    path, # Of the file, for messages
+    arrays:dict, # As of `held_predicates`
+    about:dict, # The rest
+)->Predicates:
+    "The inverse; refused where its parts do not fit together."
+    try:
+        names,(at,to) = tuple(about['names']),(arrays[k] for k in ('indptr', 'indices'))
+        leaves = tuple((kind, tuple(key) if isinstance(key, list) else key) for kind,key in about['leaves'])
+        columns = sparse.csr_array((np.ones(len(to), bool), to, at), shape=(len(at)-1, len(names)))
+        columns.check_format()
+        fit = len(leaves) == len(names) == len(set(names)) and about['unit'] in ('text', 'token') and at[-1] == len(to)
+    except (KeyError, TypeError, ValueError, IndexError): fit = False
+    if not fit: raise InputError(f"{path} is no Predicates: its parts do not fit together")
+    return Predicates(names, columns, leaves, about['unit'])
+
 # %% ../../nbs/37_predicates.ipynb #e30a4935
 SAID = dict(word="'{}'", first="begins with '{}'", sign="sign '{}'", has='{}', token="'{}'", after="after '{}'", before="before '{}'",
-            truth='{}', own='{}', part='continues a word') # How a predicate of each kind is called; those of two parts are called by both
+            truth='{}', own='{}', part='continues a word', many='{0[0]} {0[1]}') # How a predicate of each kind is called
 
 def _said(kind, key): # Such as "'election'", 'words < 80', 'class = sport'
     return SAID[kind].format(key) if kind in SAID else f"{key[0]} {key[1]} {key[2]}"
@@ -88,6 +124,17 @@ def _sides(name, x, keys=None):
     keys = [(name, side, t) for t in thresholds(x) for side in ('<', '>=')] if keys is None else keys
     with np.errstate(invalid='ignore'): return _stacked({k:x < k[2] if k[1] == '<' else x >= k[2] for k in keys}, len(x))
 
+# %% ../../nbs/37_predicates.ipynb #9391b4b0
+def _many_hot(name, column):
+    "Keys (name, value), and a column `[N, K]` for each value that stands in the sets of a column."
+    column = [frozenset() if not isinstance(s, set|frozenset) and pd.isna(s) is True else s for s in column]
+    if strange := [s for s in column if not isinstance(s, set|frozenset)]:
+        raise InputError(f"column {name!r:.60} of the table has sets and {strange[0]!r:.60}: give a set in every row, of one value, too")
+    codes = {v:j for j,v in enumerate(sorted({str(v) for s in column for v in s}))}
+    at = sorted({(i, codes[str(v)]) for i,s in enumerate(column) for v in s})
+    rows,cols = np.array(at, int).reshape(-1, 2).T
+    return [(name, v) for v in codes],sparse.csr_array((np.ones(len(rows), bool), (rows, cols)), shape=(len(column), len(codes)))
+
 # %% ../../nbs/37_predicates.ipynb #9391b4ae
 def _table_columns(table, n, known):
     "(kind, keys, columns) of every column of a table."
@@ -99,6 +146,7 @@ def _table_columns(table, n, known):
             x,keys = column.to_numpy(np.float64, na_value=np.nan),None
             if known is not None: keys = [k for k in known.get('number', ()) if k[0] == str(name)]
             yield 'number',*_sides(str(name), x, keys)
+        elif any(isinstance(v, set|frozenset) for v in column): yield 'many',*_many_hot(str(name), column)
         else:
             keys,held = _one_hot([None if pd.isna(v) else str(v) for v in column])
             yield 'value',[(str(name), '=', k) for k in keys],held
@@ -182,7 +230,7 @@ def text_predicates(
     labels=None, # `[N]` class of each, for predicates like "class = sport"; None: none of these
     classes=None, # Names of the classes; None: '0', '1', ..
     *,
-    table=None, # Dict or table of further columns with N rows: truth values, numbers, or anything with a few values
+    table=None, # Dict or table of further columns with N rows: truth values, numbers, anything with a few values, or sets
     own=None, # Dict of name to function of a text that gives True or False
     ngrams:int=2, # Longest sequence of words, 1 to 5
     least:int=5, # Minimum support: a predicate holds of this many texts or is left out
@@ -214,7 +262,7 @@ def _known(like, unit, labels, table, own):
     if like.unit != unit: raise InputError(f"like= has predicates of {like.unit}s, and these are {unit}s")
     known = {}
     for kind,key in like.leaves: known.setdefault(kind, []).append(key)
-    want = [*(k[0] for kind in ('number', 'value') for k in known.get(kind, ())), *known.get('truth', ()), *known.get('own', ())]
+    want = [*(k[0] for kind in ('number', 'value', 'many') for k in known.get(kind, ())), *known.get('truth', ()), *known.get('own', ())]
     have = {*map(str, own or ()), *map(str, () if table is None else table), *(['class'] if labels is not None else [])}
     if missing := [w for w in want if w not in have]:
         raise InputError(f"like= has predicates made of {missing[0]!r:.60}, which is not given here")

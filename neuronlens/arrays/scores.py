@@ -104,24 +104,40 @@ class FormulaScores(Tabled):
 # %% ../../nbs/39_scores.ipynb #7ff06287
 ARRAYS = ('value', 'low', 'high', 'chance', 'precision', 'recall', 'in_range', 'holds')
 
+def held_scores(
+    scores, # `FormulaScores`
+)->tuple: # Arrays, and the rest, ready for JSON
+    "What a file keeps of scores."
+    about = {k:getattr(scores, k) for k in ('names', 'metrics', 'n', 'draws', 'level', 'seed')}
+    return {k:getattr(scores, k) for k in ARRAYS},about | dict(formulas=[f.steps for f in scores.formulas])
+
 def _save(scores, path, provenance=None):
     "Write a .safetensors file; `provenance` is that of the recording they are about. Returns the path."
-    about = {k:getattr(scores, k) for k in ('names', 'metrics', 'n', 'draws', 'level', 'seed')}
-    arrays = {k:getattr(scores, k) for k in ARRAYS}
-    return write_result(path, 'FormulaScores', arrays, about | dict(formulas=[f.steps for f in scores.formulas]), provenance)
+    return write_result(path, 'FormulaScores', *held_scores(scores), provenance)
 
 # %% ../../nbs/39_scores.ipynb #5fee5bff
-def _load(path):
-    "The scores that were saved; refuses a file that is missing, damaged or something else."
-    arrays,about = read_result(path, 'FormulaScores', ARRAYS)
+def scores_from(
+    path, # Of the file, for messages
+    arrays:dict, # As of `held_scores`
+    about:dict, # The rest
+)->FormulaScores:
+    "The inverse; refused where its parts do not fit together."
     try:
-        about = about | {k:tuple(about[k]) for k in ('names', 'metrics')}
+        about,arrays = about | {k:tuple(about[k]) for k in ('names', 'metrics')},{k:arrays[k] for k in ARRAYS}
         about['formulas'] = tuple(Formula(tuple((op, name) for op,name in steps)) for steps in about['formulas'])
         fit = {len(about['formulas']), *map(len, arrays.values())} == {len(about['names'])}
+        fit = fit and all(isinstance(about[k], int|float) for k in ('n', 'draws', 'level', 'seed'))
     except (KeyError, TypeError, ValueError): fit = False
     if not fit: raise InputError(f"{path} is no FormulaScores: its parts do not fit together")
-    return built(FormulaScores, path, **{k:arrays[k] for k in ARRAYS}, **about)
+    return built(FormulaScores, path, **arrays, **about)
+
+def _load(path):
+    "The scores that were saved; refuses a file that is missing, damaged or something else."
+    return scores_from(path, *read_result(path, 'FormulaScores', ARRAYS))
 FormulaScores.save,FormulaScores.load = _save,staticmethod(_load)
+
+def under(name, arrays): return {f'{name}.{k}':a for k,a in arrays.items()} # Arrays of a part, in the file of the whole
+def below(name, arrays): return {k.removeprefix(f'{name}.'):a for k,a in arrays.items() if k.startswith(f'{name}.')} # And back
 
 # %% ../../nbs/39_scores.ipynb #5ca9d6d7
 def drawn_rows(

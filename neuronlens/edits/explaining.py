@@ -19,10 +19,11 @@ from ..arrays.groups import unit_rows
 from ..arrays.meaning import _pair_of
 from ..arrays.modes import search_ngrams
 from ..arrays.predicates import _listed, text_predicates
-from ..arrays.scores import FormulaScores, drawn_rows, score_formulas
+from ..arrays.scores import FormulaScores, drawn_rows, held_scores, score_formulas, scores_from
 from ..arrays.testing import area_under_curve
 from .language import generate
 from ..ground.core import InputError, as_array, drawing, need_finite, need_whole
+from ..ground.files import read_result, write_result
 from ..ground.tables import Tabled
 from ..models.anatomy import Site, anatomy
 from ..models.batches import each_batch, encode, read, readout_weights
@@ -122,11 +123,39 @@ class Explanation(Tabled):
         if self.formula is not None: out |= dict(iou=self.formula.value[0,0], chance_iou=self.formula.chance[0,0])
         return pd.DataFrame([out])
 
+    def save(self, path, provenance=None):
+        "Write a .safetensors file; `provenance` is that of the recording that it is about. Returns the path."
+        return write_result(path, 'Explanation', *_held_explanation(self), provenance)
+
+    @staticmethod
+    def load(path):
+        "What was saved; refuses a file that is missing, damaged or something else."
+        return _explanation_from(path, *read_result(path, 'Explanation', ()))
+
     def __repr__(self):
         iou = '' if self.formula is None else f", IoU {self.formula.value[0,0]:.2f}, by chance {self.formula.chance[0,0]:.2f}"
         ends = f"[{self.low:.2f}, {self.high:.2f}], shuffled up to {self.chance:.2f}"
         return f"{self.sentence!r} ({self.by}): area {self.area:.2f} {ends}{iou}, {self.in_range} of {self.n} held-out texts in range"
     def _repr_html_(self): return f"<p>{escape(repr(self))}</p>"
+
+# %% ../../nbs/49_explaining.ipynb #92616165
+PLAIN = ('sentence', 'by', 'area', 'low', 'high', 'chance', 'in_range', 'n')
+
+def _held_explanation(e):
+    "Arrays, and the rest, ready for JSON."
+    arrays,formula = ({}, None) if e.formula is None else held_scores(e.formula)
+    return arrays,{k:getattr(e, k) for k in PLAIN} | dict(rounds=[(s, float(a)) for s,a in e.rounds], formula=formula)
+
+def _explanation_from(path, arrays, about):
+    "The inverse; refused where its parts do not fit together."
+    try:
+        own,rounds = {k:about[k] for k in PLAIN},tuple((str(s), float(a)) for s,a in about['rounds'])
+        formula = None if about['formula'] is None else scores_from(path, arrays, about['formula'])
+        fit = all(isinstance(own[k], str if k in PLAIN[:2] else int if k in PLAIN[6:] else float) for k in PLAIN)
+        fit = fit and 0 < own['in_range'] < own['n'] and (not arrays if formula is None else formula.n == own['n'])
+    except (KeyError, TypeError, ValueError): fit = False
+    if not fit: raise InputError(f"{path} is no Explanation: its parts do not fit together")
+    return Explanation(**own, formula=formula, rounds=rounds)
 
 # %% ../../nbs/49_explaining.ipynb #92616166
 def _refined(by, texts, far, encoder, rounds, most, rng):

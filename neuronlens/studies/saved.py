@@ -20,8 +20,13 @@ import numpy as np
 import tomli_w
 
 import neuronlens
+from ..arrays.axis import AxisMeaning
 from ..arrays.firing import Firing, firing_matrix
+from ..arrays.formulas import Formulas
+from ..arrays.margins import ErrorMargins
+from ..arrays.modes import Modes
 from ..arrays.overlap import SetOverlap, set_overlap
+from ..arrays.predicates import Predicates
 from ..arrays.probing import LayerProbes
 from ..arrays.ranges import Ranges, fit_ranges
 from ..arrays.saliency import Ranking, rank
@@ -31,6 +36,7 @@ from ..edits.attribution import ATTRIBUTIONS
 from ..edits.edit import Intervention
 from ..edits.effects import Changes, Effects, load_effects, measure_effects, read_table, settings_of, write_table
 from ..edits.evidence import Evidence, intervals
+from ..edits.explaining import Explanation
 from ..edits.portable import Edit
 from ..ground.core import InputError
 from ..ground.data import Texts
@@ -395,7 +401,7 @@ def load_study(
 # %% ../../nbs/59_saved.ipynb #5a7e0006
 def load(
     path:str|Path, # A file that a result was saved in, or the folder of a study
-): # A `Ranking`, `Ranges`, `Intervention`, `Edit`, `Effects`, `Evidence`, `FormulaScores`, `Recording`, `Summary` or `Study`
+): # A `Ranking`, `Ranges`, `Intervention`, `Edit`, `Effects`, `Evidence`, `Recording`, `Summary` or `Study`, or a result about meaning
     "What was saved, as it was; refuses what is missing, damaged, or none of these."
     if (path := known_path(path)).is_dir(): return load_study(path)
     kind = _kind(path)
@@ -404,6 +410,7 @@ def load(
 
 # %% ../../nbs/59_saved.ipynb #5a7e0007
 KINDS = {c.__name__:c.load for c in (Ranking, Ranges, Intervention, Edit, Effects, Evidence, FormulaScores)}
+KINDS |= {c.__name__:c.load for c in (Predicates, Formulas, ErrorMargins, AxisMeaning, Modes, Explanation)}
 KINDS |= dict(Recording=load_recording, Summary=load_summary)
 
 def _kind(path):
