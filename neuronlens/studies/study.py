@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arrays.places import ranked_at
 from ..arrays.probing import probe_layers
 from ..edits.attribution import ATTRIBUTIONS, attribute
 from ..edits.effects import measure_effects
@@ -158,6 +159,14 @@ def _against_control(spec, outcome, rankings):
     df = compare(outcome, *both, measures=('target_accuracy', 'disturbance'), flips=999, seed=spec.seed).macro().set_index('measure')
     return {k:dict(r) for k,r in df[['difference', 'low', 'high', 'p']].astype(float).to_dict('index').items()}
 
+# %% ../../nbs/60_study.ipynb #9359d504
+def places_beside(
+    method, # `MethodSpec`
+)->list[str]: # Names as `record` takes them
+    "What has to be kept beside the readout for the rankings of a study; tokens are there already where ranges are fitted on them."
+    asked = {ranked_at(r)[1] for r in method.ranking}-{'readout', *(['tokens'] if method.fitted_at == 'tokens' else [])}
+    return sorted(asked)
+
 # %% ../../nbs/60_study.ipynb #7db44e3e
 def _sites(spec, clf):
     "The site under study and the blocks to probe; refuses a fraction that is less than a neuron, and a vote that cannot learn."
@@ -165,7 +174,7 @@ def _sites(spec, clf):
     site = find_site(clf.model, m.site)
     D = anatomy(clf.model).width(site)
     check_fractions(m.fraction, D, site)
-    check_taught(m.vote, m.scope, m.fitted_at, clf.readout == 'mean')
+    check_taught(m.vote, m.scope, m.fitted_at, clf.readout == 'mean' or 'text' in places_beside(m))
     return site,[f'residual.{b}' for b in range(L)] if m.layers else []
 
 def _check_size(spec, test):
@@ -238,7 +247,7 @@ def digest_of(
     "SHA-256 of activations, labels, answers and texts."
     sites = rec.sites if len(rec.sites) > 1 else rec.site
     h = hashlib.sha256(json.dumps([sites, list(rec.classes), None if rec.texts is None else list(rec.texts)]).encode())
-    for a in (*rec.activations.values(), rec.labels, rec.probabilities, rec.rest):
+    for a in (*rec.activations.values(), rec.labels, rec.probabilities, rec.rest, *rec.beside.values()):
         for i in range(0, 0 if a is None else len(a), BLOCK): h.update(np.ascontiguousarray(a[i:i+BLOCK]))
     return h.hexdigest()
 
@@ -294,7 +303,7 @@ def run_study(
     _check_names(clf.classes, clf.source)
     train_texts,test_texts = (of_model(spec, t, clf) for t in (train_texts, test_texts))
     read = [str(site), *(s for s in layers if s != str(site))]
-    train = record(clf, train_texts, read, progress=progress, cache=True)
+    train = record(clf, train_texts, read, beside=places_beside(m), progress=progress, cache=True)
     if spec.prompt.calibrate: train = answered_by(clf := calibrated(clf, train), train)
     test = record(clf, test_texts, read, progress=progress, cache=True)
     fit,texts = train,train_texts
