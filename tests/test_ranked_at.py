@@ -60,7 +60,8 @@ def by_hand(clf):
     return np.array(readouts), np.array(tokens), np.array(labels), np.array(means)
 
 
-@pytest.mark.parametrize("tokens, order", [(None, range(6)), (1, [3, 0, 5, 2, 1, 4]), (20, [5, 4, 3, 2, 1, 0])], ids=["together", "alone", "few"])
+@pytest.mark.parametrize("tokens, order", [(None, range(6)), (1, [3, 0, 5, 2, 1, 4]), (20, [5, 4, 3, 2, 1, 0])],
+                         ids=["together", "alone", "few"])
 def test_every_place_is_what_a_plain_pass_has(clf, tokens, order):
     "Padding and special tokens count nowhere; alone, in batches, in any order."
     order = np.array(order)
@@ -155,7 +156,8 @@ def test_shards_and_the_cache(bert, data, own_cache, tmp_path, monkeypatch):
     for k, a in whole.beside.items(): np.testing.assert_array_equal(again.beside[k], a)
     for want, keys in (((), set()), ("text", {"residual.1@text"}), (BOTH, {"residual.1@text", "residual.1@tokens", "@tokens"})):
         less = record(clf, texts, "residual.1", beside=want, cache=True, progress=False)
-        assert {*less.beside} == keys and less.sites == ["residual.1"] and {*less.provenance.get("beside", [])} == {*([want] if want == "text" else want)}
+        assert {*less.beside} == keys and less.sites == ["residual.1"]
+        assert {*less.provenance.get("beside", [])} == {*([want] if want == "text" else want)}
         for k in keys: np.testing.assert_array_equal(less.beside[k], full.beside[k])
     assert not ran
     other = take(nl.read_texts(data.train), np.arange(12, 24))
@@ -175,7 +177,8 @@ def test_a_summary(clf, rec, tmp_path):
         for p in BOTH:
             want = class_statistics(rec.placed(p).at("mlp.0"), rec.placed(p).labels, rec.classes)
             agree(own.beside[f"mlp.0@{p}"].mean, want.mean, clf)
-            agree(rank(None, statistics=own.beside[f"mlp.0@{p}"]).scores, ranked_by(rec, None, "mlp.0", [f"dprime@{p}"])[0].scores, clf, size=100)
+            found, = ranked_by(rec, None, "mlp.0", [f"dprime@{p}"])
+            agree(rank(None, statistics=own.beside[f"mlp.0@{p}"]).scores, found.scores, clf, size=100)
     right = summarise(clf, LABELLED, SITES, beside=BOTH, correct_only=True, quantiles=False, progress=False)
     hit = rec.predicted == rec.labels
     assert right.beside["mlp.0@tokens"].n.sum() == rec.beside["@tokens"][hit].sum()
@@ -199,7 +202,8 @@ def test_grids_and_sweeps_by_name(clf, rec):
     one = Setting("a", "range", "residual.1", "dprime@text", .25, "gaussian(2.5)", fitted_at="tokens")
     made = interventions(rec, [one, replace(one, ranking="dprime@tokens")])
     assert [iv.ranking for iv in made] == ["dprime@text", "dprime@tokens"]
-    assert nl.sweep(clf, rec, LABELLED, site="residual.1", ranking="probeless@text", progress=False).frame.ranking.eq("probeless@text").all()
+    swept = nl.sweep(clf, rec, LABELLED, site="residual.1", ranking="probeless@text", progress=False)
+    assert swept.frame.ranking.eq("probeless@text").all()
     found = rank_model(clf, LABELLED, rec, "dprime@text", site="mlp.0")
     np.testing.assert_array_equal(found.scores, ranked_by(rec, None, "mlp.0", ["dprime@text"])[0].scores)
     assert found.name == "dprime@text" and len(rotated(made[:1], rec)) == 1
@@ -219,12 +223,12 @@ def test_votes_of_a_text_learn_from_means_that_are_kept_beside(clf, rec):
     np.testing.assert_array_equal(labels, rec.labels)
     assert means_of(replace(rec, beside={}), "residual.1") is None
     many = np.tile(np.arange(6), 8)
-    ivs = grid(rec[many], site="residual.1", ranking="dprime@text", range="gaussian(1)", vote="weighted", scope="text", fitted_at="tokens", concept=[0])
+    how = dict(site="residual.1", range="gaussian(1)", vote="weighted", scope="text", fitted_at="tokens")
+    ivs = grid(rec[many], ranking="dprime@text", concept=[0], **how)
     assert ivs[1].votes is not None
     with pytest.raises(InputError, match="learns from their mean in every text"):
         tok = rec[many].placed("tokens")
-        grid(replace(rec[many], beside={}), site="residual.1", range="gaussian(1)", vote="weighted", scope="text", fitted_at="tokens",
-             tokens=tok)
+        grid(replace(rec[many], beside={}), tokens=tok, **how)
 
 
 def test_given_activations():
@@ -251,7 +255,8 @@ def test_a_study(make_study, tmp_path, own_cache):
     spec = read_study(make_study(method=dict(ranking=["dprime@text", "dprime", "probeless@tokens"], fraction=[.5], layers=False)))
     study = nl.run_study(spec, tmp_path/"out", progress=False)
     back = load_study(tmp_path/"out")
-    assert [r.name for r in back.rankings] == ["dprime@text", "dprime", "probeless@tokens"] and {*study.effects.frame.ranking} == {*spec.method.ranking}
+    assert [r.name for r in back.rankings] == ["dprime@text", "dprime", "probeless@tokens"]
+    assert {*study.effects.frame.ranking} == {*spec.method.ranking}
     for a, b in zip(study.rankings, back.rankings, strict=True): np.testing.assert_array_equal(a.scores, b.scores)
     np.testing.assert_array_equal(study.rankings[0].scores, rank(study.train, "dprime@text").scores)
     assert study.tokens is None and not np.array_equal(study.rankings[0].scores, study.rankings[1].scores)
@@ -290,4 +295,5 @@ def test_what_was_not_recorded(clf, rec):
     for place in BOTH:
         for ask in (lambda: rank(plain, f"dprime@{place}"), lambda: grid(plain, ranking=f"dprime@{place}"), # noqa: B023
                     lambda: rank_model(clf, LABELLED, plain, f"dprime@{place}")): # noqa: B023
-            with pytest.raises(InputError, match=rf"holds nothing of residual.1 at place '{place}': give record\(.., beside='{place}'\)"): ask()
+            said = rf"holds nothing of residual.1 at place '{place}': give record\(.., beside='{place}'\)"
+            with pytest.raises(InputError, match=said): ask()

@@ -188,12 +188,12 @@ def read_shard(
     apart()
     N,encoded = len(texts),encode(ask.clf, texts.texts, texts)
     give_back() # What tokens and the shard before left in pieces
-    places = Tokens(encoded, MOST_TOKENS) if 'tokens' in ask.beside else None
+    drawn = (places := Tokens(encoded, MOST_TOKENS),) if 'tokens' in ask.beside else ()
     acts = {s:np.empty((N, w), np.float32) for s,w in ask.widths.items()}
     if 'text' in ask.beside: acts |= {f'{s}@text':np.empty_like(acts[s]) for s in ask.widths}
-    if places: acts |= {f'{s}@tokens':np.empty((places.n.sum(), w), np.float32) for s,w in ask.widths.items()}
+    if drawn: acts |= {f'{s}@tokens':np.empty((places.n.sum(), w), np.float32) for s,w in ask.widths.items()}
     probs = np.empty((N, len(ask.clf.classes)), np.float32) if ask.answers else None
-    for batch,(own,p) in each_batch(ask.clf, encoded, lambda b: _read_batch(ask, b, places), tokens=ask.tokens, bar=bar):
+    for batch,(own,p) in each_batch(ask.clf, encoded, lambda b: _read_batch(ask, b, *drawn), tokens=ask.tokens, bar=bar):
         at = np.argsort(batch.rows)
         rows = texts.rows[batch.rows[at]]
         for s,a in own.items():
@@ -204,7 +204,7 @@ def read_shard(
         if ask.answers:
             finite_answers(p[at], rows, ask.clf.source)
             probs[batch.rows] = p
-    return acts | ({'@tokens':places.n} if places else {}),probs,encoded.cut
+    return acts | ({'@tokens':places.n} if drawn else {}),probs,encoded.cut
 
 # %% ../../nbs/19_shards.ipynb #2b44e605
 def _read_batch(ask, batch, places=None):
