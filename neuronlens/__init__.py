@@ -66,7 +66,7 @@ _NAMES = { # Room: the names that most users need
 _ROOMS = { # Floor: its rooms, also found without it
     "ground": "core refusals files progress data cache rounding scopes setting machine tables",
     "models": "trials batches weights model prompt verbalizers anatomy prompted hooks sites writing latents training",
-    "arrays": "statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing predicates formulas scores linguistics margins meaning groups modes axis corners scrambling scale gates overlap matching profile",
+    "arrays": "places statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing predicates formulas scores linguistics margins meaning groups modes axis corners scrambling scale gates overlap matching profile",
     "records": "provenance remote fingerprint store shards sources given recording calibration summary untrained tokens cluster",
     "edits": "partners asks edit planning ablation attribution effects evidence farm sweeps erasure controls presets choice questions language portable attached explaining reading live states meant lens",
     "views": "drawing plots plot_effects plot_erasure plot_meaning plot_sweeps plot_overlap cards slider charts widgets inspect erase_view overlap_view meaning_view workbook explorer",

@@ -81,6 +81,7 @@ from .arrays import matching as matching
 from .arrays import meaning as meaning
 from .arrays import modes as modes
 from .arrays import overlap as overlap
+from .arrays import places as places
 from .arrays import predicates as predicates
 from .arrays import probing as probing
 from .arrays import profile as profile
@@ -390,7 +391,7 @@ def fine_tune(encoder: str | Path, texts: Texts, *, epochs: int=..., lr: float=.
         The trained model, in eval mode
     """
 
-def recording(acts, labels=..., texts=..., answers=..., head=..., *, classes=..., columns=..., names=..., rest=..., scores: str | None=..., site: str=..., source: str=...) -> Recording:
+def recording(acts, labels=..., texts=..., answers=..., head=..., *, classes=..., columns=..., names=..., rest=..., means=..., scores: str | None=..., site: str=..., source: str=...) -> Recording:
     """Activations from anywhere as a recording: rankings, ranges, views, studies and, with a head, edits work on it.
 
     Parameters
@@ -413,6 +414,8 @@ def recording(acts, labels=..., texts=..., answers=..., head=..., *, classes=...
         D names of the neurons of the first site; None: those of the columns
     rest : default None
         `[N, ..]` what `head` wants of every example as its second argument and no edit touches, or its name; None: nothing
+    means : default None
+        `[N, D]` mean of every text over its tokens, or a dict of sites to these, for rankings '..@text'; None: not known
     scores : str | None, default None
         What answers and head give, 'logits' or 'probabilities'; None: shares of 1 are probabilities
     site : str, default '0'
@@ -426,7 +429,7 @@ def recording(acts, labels=..., texts=..., answers=..., head=..., *, classes=...
         Like one that `record` makes
     """
 
-def record(clf: Classifier, texts: Texts, sites: str | list[str]=..., *, readout: str | None=..., tokens: int | None=..., answers: bool=..., size: int | None=..., folder: str | Path | None=..., cache: bool=..., progress: bool=...) -> Recording:
+def record(clf: Classifier, texts: Texts, sites: str | list[str]=..., *, readout: str | None=..., beside: str | list[str]=..., tokens: int | None=..., answers: bool=..., size: int | None=..., folder: str | Path | None=..., cache: bool=..., progress: bool=...) -> Recording:
     """Run the texts through the model once; the order of the texts is kept, and batching changes nothing.
 
     Parameters
@@ -439,6 +442,8 @@ def record(clf: Classifier, texts: Texts, sites: str | list[str]=..., *, readout
         Sites to read; the first is the one under study
     readout : str | None, default None
         'first', 'last' or 'mean'; None: the classifier's
+    beside : str | list[str], default ()
+        What else is kept of every text: 'text', the mean over its tokens, or 'tokens', up to 16 of them; or both
     tokens : int | None, default None
         Most tokens in a batch, padding included; None: as the device allows
     answers : bool, default True
@@ -484,7 +489,7 @@ def calibrated(clf: Prompted, texts: Texts | Recording | np.ndarray) -> Prompted
         "a calibration is of a prompted model, not of a ..."
     """
 
-def summarise(clf: Classifier | Recording, texts: Texts | Iterable[Texts] | None=..., sites: str | list[str]=..., *, readout: str | None=..., tokens: int | None=..., quantiles: bool=..., correct_only: bool=..., size: int | None=..., folder: str | Path | None=..., progress: bool=...) -> Summary:
+def summarise(clf: Classifier | Recording, texts: Texts | Iterable[Texts] | None=..., sites: str | list[str]=..., *, readout: str | None=..., beside: str | list[str]=..., tokens: int | None=..., quantiles: bool=..., correct_only: bool=..., size: int | None=..., folder: str | Path | None=..., progress: bool=...) -> Summary:
     """Run the texts through the model once and keep only what is to be known of every class.
 
     Parameters
@@ -497,6 +502,8 @@ def summarise(clf: Classifier | Recording, texts: Texts | Iterable[Texts] | None
         Sites to read; the first is the one under study
     readout : str | None, default None
         'first', 'last' or 'mean'; None: the classifier's
+    beside : str | list[str], default ()
+        Of what else: 'text', means over the tokens of each, or 'tokens', up to 16 of each; or both
     tokens : int | None, default None
         Most tokens in a batch, padding included; None: as the device allows
     quantiles : bool, default True
@@ -549,7 +556,7 @@ def record_tokens(clf: Classifier, texts: Texts, sites: str | list[str]=..., *, 
     Raises
     ------
     InputError
-        "most=... tokens of a text is none; give at least 1"; "site ... has one vector a text and none for each of its tokens"
+        "most=... tokens of a text is none; give at least 1"
     """
 
 def class_statistics(acts, labels=..., classes=...) -> ClassStatistics:
@@ -619,7 +626,7 @@ def rank(acts, labels=..., ranking: str=..., *, classes=..., statistics=..., see
     labels : default None
         `[N]` index of the class of each example; None likewise
     ranking : str, default 'dprime'
-        One of `RANKINGS`
+        One of `RANKINGS`; of a recording also with a place behind it, as in 'dprime@text'
     classes : default None
         C names; None: those of `statistics`, or '0', '1', ..
     statistics : default None
@@ -837,7 +844,7 @@ def rank_model(clf: Classifier, texts: Texts, recording: Recording, ranking: str
     recording : Recording
         A recording of these texts
     ranking : str, default 'dprime'
-        One of `MODEL_RANKINGS`
+        One of `MODEL_RANKINGS`; but for those that run the model also with a place, as in 'dprime@text'
     site : str | Site | None, default None
         A recorded site; None: the one under study
     statistics : default None
@@ -1098,7 +1105,7 @@ def grid(train: Recording, *, ranking: str | list[str]=..., fraction: float | li
     train : Recording
         Training texts, recorded at the sites; with readout 'mean' rankings and what a text is asked are of means over tokens
     ranking : str | list[str], default 'dprime'
-        Names of rankings
+        Names of rankings, taken at the readout, or elsewhere, as 'dprime@text' or 'dprime@tokens'
     fraction : float | list[float], default 0.5
         Shares of the neurons to edit, each in (0, 1]
     range : str | list[str], default 'gaussian(2.5)'
@@ -1118,7 +1125,7 @@ def grid(train: Recording, *, ranking: str | list[str]=..., fraction: float | li
     fitted_at : str | list[str], default 'readout'
         What ranges and statistics are of: 'readout' (of `train`), 'tokens', or both
     tokens : Recording | None, default None
-        Tokens of the training texts at the sites, by `record_tokens`
+        Tokens of the training texts at the sites, by `record_tokens`; None: those kept beside `train`, if any
     covers : str, default 'range'
         What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
     scope : str, default 'position'

@@ -14,6 +14,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
+from .places import takes_place
 from .probing import fit_probe
 from .sparsity import mass_holders, mass_left
 from .statistics import class_statistics, names_beside, takes_recording
@@ -182,7 +183,7 @@ class Ranking(Tabled):
 
     def by_mass(self, p):
         "C arrays int64: the fewest neurons of each class that hold share `p` of its scores, best first."
-        return mass_holders(self.scores if self.name == 'probe_mass' else mass_left(self.scores), p)
+        return mass_holders(self.scores if self.name.partition('@')[0] == 'probe_mass' else mass_left(self.scores), p)
 
     def to_frame(self, k=None): return ranking_frame(self, k)
     def for_paper(self): return ranking_frame(self, 5) # The five strongest of each class
@@ -237,11 +238,12 @@ FROM_ACTIVATIONS = {'probe': probe, 'probe_mass': probe_mass, 'average_precision
 # %% ../../nbs/32_saliency.ipynb #8013ec91
 RANKINGS = tuple(sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS])) # Those of the package
 
+@takes_place
 @takes_recording
 def rank(
     acts, # A `Recording`; or `[N, D]` activations, finite; None when `statistics` are given and enough
     labels=None, # `[N]` index of the class of each example; None likewise
-    ranking:str='dprime', # One of `RANKINGS`
+    ranking:str='dprime', # One of `RANKINGS`; of a recording also with a place behind it, as in 'dprime@text'
     *,
     classes=None, # C names; None: those of `statistics`, or '0', '1', ..
     statistics=None, # `ClassStatistics` of the same activations, if there are any already

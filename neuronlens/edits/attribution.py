@@ -7,13 +7,14 @@ __all__ = ['ATTRIBUTIONS', 'MODEL_RANKINGS', 'Attributions', 'attribute', 'rank_
 
 # %% ../../nbs/39_attribution.ipynb #e356c246
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..arrays.places import RANKED_AT, ranked_at
 from ..arrays.saliency import FROM_ACTIVATIONS, FROM_STATISTICS, Ranking, rank
 from ..ground.core import InputError
 from ..ground.data import Texts
@@ -195,7 +196,7 @@ def rank_model(
     clf:Classifier, # The model under study
     texts:Texts, # N labelled texts
     recording:Recording, # A recording of these texts
-    ranking:str='dprime', # One of `MODEL_RANKINGS`
+    ranking:str='dprime', # One of `MODEL_RANKINGS`; but for those that run the model also with a place, as in 'dprime@text'
     *,
     site:str|Site|None=None, # A recorded site; None: the one under study
     statistics=None, # `ClassStatistics` of the same activations, if there are any already
@@ -207,10 +208,18 @@ def rank_model(
     if ranking not in (known := model_rankings()): raise InputError(f"no ranking is called {ranking!r}; there are {', '.join(known)}")
     site = parse_site(site or recording.site, len(anatomy(clf.model)))
     if ranking in ATTRIBUTIONS: return attribute(clf, texts, site, ranking, recording=recording, tokens=tokens, progress=progress)
-    acts = recording.at(str(site))
-    return rank(acts, recording.labels, ranking, classes=recording.classes, statistics=statistics, seed=seed)
+    name,place = ranked_at(ranking)
+    of,statistics = recording.placed(place),statistics if place == 'readout' else None
+    found = rank(of.at(str(site)), of.labels, name, classes=of.classes, statistics=statistics, seed=seed)
+    return replace(found, name=ranking)
 
 # %% ../../nbs/39_attribution.ipynb #0a9e0040
-def model_rankings()->list: # Names
+class Names(list):
+    "Names of rankings; among them is also one with a place behind it, as in 'dprime@text', but for those that run the model."
+    def __contains__(self, name):
+        base,at,place = str(name).partition('@')
+        return super().__contains__(base) and (not at or place in RANKED_AT and base not in ATTRIBUTIONS)
+
+def model_rankings()->Names:
     "All rankings that there are now: those of the package, and what a user has registered."
-    return sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS, *ATTRIBUTIONS])
+    return Names(sorted([*FROM_STATISTICS, *FROM_ACTIVATIONS, *ATTRIBUTIONS]))

@@ -50,7 +50,8 @@ def rotated(
     if len(sites) != 1: raise InputError(f"one basis is of one site, got {', '.join(sites) or 'none'}")
     site = sites[0]
     basis = _basis(train.at(site).shape[1], seed)
-    turned = replace(train, activations={site:_turn(train.at(site), basis)}, names=None)
+    beside = {k:a if k == '@tokens' else _turn(a, basis) for k,a in train.beside.items() if k.rpartition('@')[0] in ('', site)}
+    turned = replace(train, activations={site:_turn(train.at(site), basis)}, names=None, beside=beside)
     return _each(interventions(turned, [iv.setting for iv in ivs]), _turned, basis)
 
 # %% ../../nbs/46_controls.ipynb #42da1305

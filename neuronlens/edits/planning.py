@@ -49,7 +49,8 @@ def _together(statistics, rankings, ranges):
         if values.shape[:2] != statistics.mean.shape:
             raise InputError(f"{what} {x.name!r} is of {values.shape[1]} neurons, the statistics are of {statistics.mean.shape[1]}")
 
-def means_of(rec, site): return (rec.at(str(site)), rec.labels) if rec.readout == 'mean' else None # What a text is asked at, if recorded
+def means_of(rec, site): # What a text is asked at, and labels; None: not recorded
+    return (rec.placed('text').at(str(site)), rec.labels) if rec.readout == 'mean' or f'{site}@text' in rec.beside else None
 def _tensor(a): return torch.as_tensor(np.array(a), dtype=torch.float32)
 
 # %% ../../nbs/40_planning.ipynb #37a7e008

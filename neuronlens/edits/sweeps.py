@@ -14,8 +14,9 @@ from functools import cache
 import numpy as np
 import torch
 
+from ..arrays.places import ranked_at
 from ..arrays.ranges import fit_ranges
-from ..arrays.saliency import rank
+from ..arrays.saliency import Ranking, rank
 from ..arrays.statistics import class_statistics
 from .ablation import ROOM, _ablate_batch, _ablate_recorded, _alike, _placed, interventions_on, reads_recording, stood_for
 from .asks import of_rows
@@ -35,12 +36,27 @@ from ..models.hooks import before
 from ..models.model import Classifier, align
 from ..records.given import Head, Recording
 
-# %% ../../nbs/44_sweeps.ipynb #2be1627e
-def _ranked(train, site, rankings, seed):
-    "Salient neurons at a site, always by the training recording."
-    st = class_statistics(train.at(site), train.labels, train.classes)
-    return [rank(train.at(site), train.labels, r, classes=train.classes, statistics=st, seed=seed) for r in rankings]
+# %% ../../nbs/44_sweeps.ipynb #1d4a1f80
+def ranked_by(
+    train:Recording, # Training texts, recorded at the site
+    tokens:Recording|None, # Their tokens; None: those that the recording keeps beside
+    site:str, # Where
+    rankings:list[str], # Names, perhaps with a place behind them
+    seed:int=0, # For the rankings that draw
+)->list[Ranking]: # By these names
+    "Salient neurons at a site by the training texts, at the place that each name says; class statistics are made once a place."
+    @cache
+    def at(place):
+        of = tokens if place == 'tokens' and tokens is not None else train.placed(place)
+        return of.at(site),of.labels,class_statistics(of.at(site), of.labels, of.classes)
+    out = []
+    for r in rankings:
+        name,place = ranked_at(r)
+        acts,labels,st = at(place)
+        out.append(replace(rank(acts, labels, name, classes=train.classes, statistics=st, seed=seed), name=r))
+    return out
 
+# %% ../../nbs/44_sweeps.ipynb #2be1627e
 def _fitted(of, site, ranges):
     "Statistics and ranges at a site of a recording, of readouts or of tokens."
     st = class_statistics(of.at(site), of.labels, of.classes)
@@ -51,13 +67,13 @@ def _parts(train, tokens, site, rankings, ranges, at, seed, elsewhere=None):
     of = tokens if at == 'tokens' else train
     st,fitted = _fitted(of, site, ranges)
     own = of.at(site),of.labels,means_of(train, site),elsewhere
-    return Parts(st, _ranked(train, site, rankings, seed), [*{r.name:r for r in fitted}.values()], *own),fitted
+    return Parts(st, ranked_by(train, tokens, site, rankings, seed), [*{r.name:r for r in fitted}.values()], *own),fitted
 
 # %% ../../nbs/44_sweeps.ipynb #0dfa8c7a
 def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, there, **kw):
     "The interventions at one site; `there(site, fitted_at)` makes what is known of others, where gates are read there."
     check_fractions(fractions, train.at(site).shape[1], site)
-    ranked,out = _ranked(train, site, rankings, seed),[]
+    ranked,out = ranked_by(train, tokens, site, rankings, seed),[]
     for at in fitted_at:
         of = tokens if at == 'tokens' else train
         st,fitted = _fitted(of, site, ranges)
@@ -67,17 +83,19 @@ def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, 
     return out
 
 def _checked_fit(train, tokens, fitted_at):
-    "Refuse ranges of tokens that were not recorded, or of other classes."
+    "The tokens, given or kept beside; refuse ranges of tokens that were not recorded, or of other classes."
+    if tokens is None and '@tokens' in train.beside: tokens = train.placed('tokens')
     if 'tokens' in fitted_at and tokens is None:
         raise InputError("fitted_at 'tokens' needs tokens=, a recording by `record_tokens`")
     if tokens is not None and tokens.classes != train.classes: raise InputError("the recording of tokens is of other classes")
+    return tokens
 
 # %% ../../nbs/44_sweeps.ipynb #4c7f9f5b
 @formerly(rankings='ranking', fractions='fraction', ranges='range', sites='site', concepts='concept')
 def grid(
     train:Recording, # Training texts, recorded at the sites; with readout 'mean' rankings and what a text is asked are of means over tokens
     *,
-    ranking:str|list[str]='dprime', # Names of rankings
+    ranking:str|list[str]='dprime', # Names of rankings, taken at the readout, or elsewhere, as 'dprime@text' or 'dprime@tokens'
     fraction:float|list[float]=.5, # Shares of the neurons to edit, each in (0, 1]
     range:str|list[str]='gaussian(2.5)', # Kinds of range
     edit:str|list[str]='mean', # Edits, such as 'mean' or 'scale(0.5)'
@@ -87,7 +105,7 @@ def grid(
     positions:str='all', # 'all', 'readout', 'prompt' or 'generated': where the edits may act
     seed:int=0, # Of the random controls, and of what `resample` draws
     fitted_at:str|list[str]='readout', # What ranges and statistics are of: 'readout' (of `train`), 'tokens', or both
-    tokens:Recording|None=None, # Tokens of the training texts at the sites, by `record_tokens`
+    tokens:Recording|None=None, # Tokens of the training texts at the sites, by `record_tokens`; None: those kept beside `train`, if any
     covers:str='range', # What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
     scope:str='position', # Who is asked: every 'position' for itself, or the 'text' once for all of them
     gate_site:str='', # A recorded site below, where the gate is read, of the neurons that are salient there; '': that of the edit
@@ -95,7 +113,7 @@ def grid(
     controls:int=1, # How many times the random neurons are drawn, with seeds from `seed` on
 )->list[Intervention]: # Every combination, with the whole neuron and the random control beside each
     "All interventions of a grid: concept x ranking x fraction x range x edit x site."
-    _checked_fit(train, tokens, _listed(fitted_at))
+    tokens = _checked_fit(train, tokens, _listed(fitted_at))
     scope,sites = asked_scope(scope, gate_site, gates),[str(s) for s in (train.sites if site is None else _listed(site))]
     scope = spelled_scope(scope, covers)
     kw = dict(edit=edit, vote=vote, concept=concept, positions=positions, covers=covers, scope=scope, controls=controls)
@@ -115,7 +133,7 @@ def interventions(
     "What settings come to on a model: salient neurons and ranges are found once for all that share them."
     settings,groups = _listed(settings),{}
     for s in settings: _plannable(s, train)
-    _checked_fit(train, tokens, {s.fitted_at for s in settings})
+    tokens = _checked_fit(train, tokens, {s.fitted_at for s in settings})
     for i,s in enumerate(settings): groups.setdefault((s.site, s.fitted_at, s.seed), []).append(i)
     out = [None]*len(settings)
     for (site,at,seed),own in groups.items():

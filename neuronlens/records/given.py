@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 import pandas as pd
 
+from ..arrays.places import RANKED_AT
 from ..ground.core import InputError, as_array, rows_of
 from ..ground.data import Texts
 from ..ground.tables import Tabled
@@ -37,6 +38,7 @@ class Recording(Tabled):
     names:tuple|None=None # D names of the neurons, where they have any
     rest:np.ndarray|None=None # `[N, ..]` what the head wants of every example beside its activations
     hashes:np.ndarray|None=None # `[N]` uint64, by which the texts are known, as of `Texts.hashes`; None: not known
+    beside:dict=field(default_factory=dict) # What else was kept: 'residual.5@text' to means `[N, D]`, '@tokens' to counts `[N]`, ..
 
     site = property(lambda self: next(iter(self.activations)))
     acts = property(lambda self: self.activations[self.site])
@@ -62,7 +64,7 @@ class Recording(Tabled):
         return rows_recorded(self, rows)
 
     __iter__ = None
-
+    def placed(self, place)->'Recording': return recorded_at(self, place) # One of `RANKED_AT`
     def to_frame(self)->pd.DataFrame: return recording_frame(self)
     def __repr__(self):
         N,D = self.acts.shape
@@ -99,8 +101,43 @@ def part_of(
     at = np.arange(len(rec))[rows]
     part = replace(rec, activations={s:a[rows] for s,a in rec.activations.items()}, labels=rec.labels[rows],
                    probabilities=some(rec.probabilities), rest=some(rec.rest), hashes=some(rec.hashes),
-                   texts=None if rec.texts is None else [rec.texts[i] for i in at])
+                   texts=None if rec.texts is None else [rec.texts[i] for i in at], beside=some_beside(rec, at))
     return replace(part, provenance=rec.provenance | dict(n_texts=len(part)) | about)
+
+# %% ../../nbs/19_given.ipynb #ed1afc88
+def some_beside(
+    rec:Recording, # A recording
+    at:np.ndarray, # `[n]` positions of texts
+)->dict: # As `beside`
+    "What a recording keeps beside, of some of its texts."
+    n = rec.beside.get('@tokens')
+    tokens = None if n is None else token_rows(at, n)
+    return {k:a[tokens if k.endswith('@tokens') and k != '@tokens' else at] for k,a in rec.beside.items()}
+
+# %% ../../nbs/19_given.ipynb #ebc0a188
+def token_rows(
+    at:np.ndarray, # `[n]` positions of texts
+    counts:np.ndarray, # `[N]` how many tokens of each text are kept, one text after the other
+)->np.ndarray: # Positions of their tokens, in the order of `at`
+    "Where the tokens of some texts are."
+    first = np.cumsum(counts)-counts
+    return np.concatenate([np.arange(0), *(np.arange(first[i], first[i]+counts[i]) for i in at)])
+
+# %% ../../nbs/19_given.ipynb #caca0a80
+def recorded_at(
+    rec:Recording, # A recording
+    place:str, # One of `RANKED_AT`
+)->Recording: # Of the same texts, without answers
+    "What a recording holds at another place: means over the tokens of each text, or tokens, labelled with the class of their text."
+    if place not in RANKED_AT: raise InputError(f"place {place!r} is none of {', '.join(RANKED_AT)}")
+    readout = dict(text='mean').get(place, place)
+    if place == 'readout' or rec.readout == readout: return rec
+    own = {s:rec.beside.get(f'{s}@{place}') for s in rec.sites}
+    if lost := [s for s,a in own.items() if a is None]:
+        how = f"record(.., beside={place!r})" if rec.readout != GIVEN else 'recording means=' if place == 'text' else 'tokens=, a recording'
+        raise InputError(f"the recording holds nothing of {lost[0]} at place {place!r}: give {how}")
+    labels,hashes = (rec.labels,rec.hashes) if place == 'text' else (np.repeat(rec.labels, rec.beside['@tokens']),None)
+    return Recording(own, labels, None, rec.classes, readout, rec.provenance | dict(readout=readout), names=rec.names, hashes=hashes)
 
 # %% ../../nbs/19_given.ipynb #06286999
 def rows_recorded(
@@ -152,8 +189,9 @@ def texts_of(
 def beside_arrays(
     rec:Recording, # A recording
 )->dict: # Arrays by name, and nothing of what can only run
-    "What a file of a recording holds beside activations and answers: texts and what the head wants."
+    "What a file of a recording holds beside activations and answers: texts, what the head wants, other places."
     said = {} if rec.texts is None else dict(texts=np.frombuffer(json.dumps(list(rec.texts)).encode(), np.uint8))
+    said |= {k:np.ascontiguousarray(a) for k,a in rec.beside.items() if k.rpartition('@')[0] in ('', *rec.sites)}
     return said if rec.rest is None else said | dict(rest=np.ascontiguousarray(rec.rest))
 
 # %% ../../nbs/19_given.ipynb #7850e4f7
@@ -164,7 +202,13 @@ def beside_fields(
     "The inverse."
     texts,names = arrays.get('texts'),about.get('names')
     return dict(texts=None if texts is None else json.loads(texts.tobytes()), names=None if names is None else tuple(names),
-                rest=arrays.get('rest'))
+                rest=arrays.get('rest'), beside={k:a for k,a in arrays.items() if _at_place(k, about)})
+
+# %% ../../nbs/19_given.ipynb #025d5710
+def _at_place(name, about):
+    "Whether an array of a file is of a site at another place, or says how many tokens there are."
+    site,at,place = name.rpartition('@')
+    return bool(at) and place in RANKED_AT and site in ('', *about.get('sites', [about.get('site')]))
 
 # %% ../../nbs/19_given.ipynb #67bbab2e
 @dataclass(frozen=True, eq=False)
@@ -279,6 +323,7 @@ def recording(
     columns=None, # Which column or array the activations are, which columns, or which arrays of a file, one a site; None: what is left
     names=None, # D names of the neurons of the first site; None: those of the columns
     rest=None, # `[N, ..]` what `head` wants of every example as its second argument and no edit touches, or its name; None: nothing
+    means=None, # `[N, D]` mean of every text over its tokens, or a dict of sites to these, for rankings '..@text'; None: not known
     scores:str|None=None, # What answers and head give, 'logits' or 'probabilities'; None: shares of 1 are probabilities
     site:str='0', # Name of the place, for tables: site 'given.0'; several sites have names of their own
     source:str=GIVEN, # What the activations are of, for captions
@@ -298,7 +343,8 @@ def recording(
     probs = None if z is None else _as_answers(z, classes, _are_logits(z, scores, 'answers'), 0, 'answers')
     if rest_of is not None: probs = _agreed(rest_of(acts, rest), probs)
     about = _about(source, acts, classes, [*sites])
-    return Recording(sites, labels, probs, classes, GIVEN, about, _said(texts, N), rest_of, _neuron_names(names or own, D), rest)
+    return Recording(sites, labels, probs, classes, GIVEN, about, _said(texts, N), rest_of, _neuron_names(names or own, D), rest,
+                     beside=_means_of(means, sites, site))
 
 # %% ../../nbs/19_given.ipynb #dd148732
 def _beside(given, get): return get(given) if isinstance(given, str) else given
@@ -352,6 +398,14 @@ def _site_name(site):
     if not str(site).replace('.', '_').replace('-', '_').isidentifier() and not str(site).isdigit():
         raise InputError(f"site {site!r}: a name of letters, digits and dots is wanted")
     return str(site)
+
+# %% ../../nbs/19_given.ipynb #b3771eee
+def _means_of(means, sites, site):
+    "Means over tokens, as what is kept beside; refused where they are not of these sites, examples and neurons."
+    if means is None: return {}
+    own,wide = _sites_of(means, site),{s:a.shape for s,a in sites.items()}
+    if (got := {s:a.shape for s,a in own.items()}) != wide: raise InputError(f"means are of shape {got}, acts are of {wide}"[:400])
+    return {f'{s}@text':a for s,a in own.items()}
 
 # %% ../../nbs/19_given.ipynb #4617acb3
 def _said(texts, N):

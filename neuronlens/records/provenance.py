@@ -81,7 +81,7 @@ def parameters_hash(
 DECIDES = {'keeps':'contents', 'model_sha256':'model', 'tokenizer_sha256':'tokenizer', 'texts_sha256':'texts', 'classes':'classes',
            'sites':'sites', 'readout':'readout', 'max_length':'max_length', 'dtype':'dtype', 'shard':'shard size',
            'answers':'answers', 'quantiles':'quantiles', 'correct_only':'correct_only', 'prompt':'prompt',
-           'settings_sha256':'settings of the model', 'changed':'weights in memory'}
+           'settings_sha256':'settings of the model', 'changed':'weights in memory', 'beside':'what is kept beside'}
 _IF_BOTH = ('texts_sha256', 'settings_sha256') # A run over a stream, and one of an older version, do not say
 
 def differing(

@@ -31,8 +31,7 @@ from .given import Recording, beside_arrays, beside_fields
 from .given import correct_only as correct_only
 from .given import part_of as part_of
 from .given import same_texts as same_texts
-from .provenance import provenance
-from .shards import each_shard, make_reading, make_room, open_store
+from .shards import each_shard, make_reading, make_room, open_store, told_of
 from .store import finish
 
 # %% ../../nbs/20_recording.ipynb #af7e058f
@@ -42,6 +41,7 @@ def record(
     sites:str|list[str]='residual.-1', # Sites to read; the first is the one under study
     *,
     readout:str|None=None, # 'first', 'last' or 'mean'; None: the classifier's
+    beside:str|list[str]=(), # What else is kept of every text: 'text', the mean over its tokens, or 'tokens', up to 16 of them; or both
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as the device allows
     answers:bool=True, # False: end the pass at the highest site; no head runs
     size:int|None=None, # Texts of a shard; None: 2,048, or as many as make 64 MB of activations
@@ -51,27 +51,40 @@ def record(
 )->Recording: # Activations `[N, D]` of every site, labels, probabilities, provenance
     "Run the texts through the model once; the order of the texts is kept, and batching changes nothing."
     if cache and (folder is not None or not answers): raise InputError("cache=True needs answers, and takes no folder")
-    ask,texts = make_reading(clf, sites, readout, size, tokens=tokens, answers=answers),align(texts, clf)
+    ask,texts = make_reading(clf, sites, readout, size, beside, tokens=tokens, answers=answers),align(texts, clf)
     if cache and clf.sha256 not in ('', 'revision None'): return _kept(ask, texts, progress)
     return _record(ask, texts, open_store(folder, ask, texts), progress)
 
 # %% ../../nbs/20_recording.ipynb #dc5ccd66
-def _record(ask, texts, store, progress, sites=None):
-    clf,answers,at,cut = ask.clf,ask.answers,0,0
-    sites = sites or [*ask.widths] # Fewer than the store holds
-    about = provenance(clf, texts, sites, ask.readout, ask.model)
+def _record(ask, texts, store, progress, want=None):
+    at,cut,want = 0,0,want or ask # What is wanted may be less than the store holds
+    about,kept = told_of(ask, texts, want),{s:np.empty((len(texts), w), np.float32) for s,w in want.widths.items()}
+    if ask.answers: kept['probabilities'] = np.empty((len(texts), len(ask.clf.classes)), np.float32)
     with progress_bar(what='recording', total=len(texts), unit='text', show=progress) as bar:
         if store is not None: make_room(store, ask, len(texts))
-        kept = {s:np.empty((len(texts), ask.widths[s]), np.float32) for s in sites}
-        if answers: kept['probabilities'] = np.empty((len(texts), len(clf.classes)), np.float32)
         for own,arrays,note in each_shard(ask, texts, store, bar):
-            for k,a in kept.items(): a[at:at+len(own)] = arrays[k]
+            _keep(kept, {k:a for k,a in arrays.items() if wanted_of(want, k)}, at, len(own), len(texts))
             at,cut = at+len(own),cut+note['cut']
     if store is not None:
         finish(store, -(-at//ask.size), n_texts=at, texts_sha256=texts.digest, settings_sha256=about['settings_sha256'])
         about['versions'] = store.found.get('versions', about['versions'])
+    kept = {k:np.concatenate(a) if isinstance(a, list) else a for k,a in kept.items()}
     probs = kept.pop('probabilities', None)
-    return Recording(kept, texts.labels, probs, texts.classes, ask.readout, about | {'truncated':cut}, hashes=texts.hashes)
+    acts = {s:kept.pop(s) for s in want.widths}
+    return Recording(acts, texts.labels, probs, texts.classes, ask.readout, about | {'truncated':cut}, hashes=texts.hashes, beside=kept)
+
+# %% ../../nbs/20_recording.ipynb #265cfb07
+def wanted_of(ask, name):
+    "Whether an array of a shard is of what is asked for."
+    if name == 'probabilities': return ask.answers
+    site,at,place = name.rpartition('@')
+    return name in ask.widths or bool(at) and place in ask.beside and site in ('', *ask.widths)
+
+def _keep(kept, arrays, at, n, N):
+    "Put the arrays of a shard of `n` texts where they belong among N; those of tokens, of unknown number, behind one another."
+    for k,a in arrays.items():
+        if k.endswith('@tokens') and k != '@tokens': kept.setdefault(k, []).append(a)
+        else: kept.setdefault(k, np.empty((N, *a.shape[1:]), a.dtype))[at:at+n] = a
 
 # %% ../../nbs/20_recording.ipynb #744c02c5
 @torch.inference_mode()
@@ -130,14 +143,14 @@ def load_recording(
 # %% ../../nbs/20_recording.ipynb #64ae264b
 def _kept(ask, texts, progress):
     "The recording that was made before, or a new one; one that was interrupted goes on."
-    limit,sites = size_limit(),[*ask.widths]
+    limit = size_limit()
     own,blank,order = _bare(ask, texts)
     found = next((f for way in ((own, blank), (ask, texts)) if (f := _there(*way))), (own, blank, _place(own, blank)))
     wide,of,folder = found
     with in_use(folder):
         store = open_store(folder, wide, of, spare=True)
         there = store.found.get('finished')
-        rec = _record(wide, of, store, progress, sites)
+        rec = _record(wide, of, store, progress, ask)
         if not there: trim(limit)
     return rec if of is texts else _named(rec, ask, texts, order)
 
@@ -153,7 +166,7 @@ def _named(rec, ask, texts, order):
     "A recording without names as one of the model and texts that were asked for."
     probs = np.empty_like(rec.probabilities)
     probs[:,order] = rec.probabilities
-    about = provenance(ask.clf, texts, rec.sites, ask.readout, ask.model) | {k:rec.provenance[k] for k in ('versions', 'truncated')}
+    about = told_of(ask, texts) | {k:rec.provenance[k] for k in ('versions', 'truncated')}
     return replace(rec, labels=texts.labels, classes=texts.classes, provenance=about, hashes=texts.hashes,
                    probabilities=calibrated_answers(probs, getattr(ask.clf, 'calibration', None)))
 
@@ -161,9 +174,11 @@ def _named(rec, ask, texts, order):
 def _there(ask, texts):
     "What was read of these texts before, these sites among others, and where it is; None: nothing."
     if _finished(folder := _place(ask, texts)): return ask,texts,folder
-    return next(((wide, texts, folder) for wide,folder in _others(ask, texts) if {*ask.widths} <= {*wide.widths}), None)
+    return next((found for wide,folder in _others(ask, texts) if holds(wide, ask) and (found := (wide, texts, folder))), None)
 
 # %% ../../nbs/20_recording.ipynb #20bde37d
+def holds(wide, ask): return {*ask.widths} <= {*wide.widths} and {*ask.beside} <= {*wide.beside} # Whether one reads all of another
+
 def _finished(folder):
     "What is told of a recording that is whole; nothing of one that is not."
     try: told = read_sealed(folder/'recording.json')
@@ -176,7 +191,7 @@ def _others(ask, texts):
     for told,folder in ((_finished(f.parent), f.parent) for f in sorted(cache_folder('recordings').glob('*/recording.json'))):
         if told.get('texts_sha256') != texts.digest: continue
         with suppress(InputError): # Of another model, perhaps
-            wide = make_reading(ask.clf, told['sites'], ask.readout)
+            wide = make_reading(ask.clf, told['sites'], ask.readout, beside=told.get('beside', ()))
             vars(wide)['model'] = ask.model
             if _place(wide, texts) == folder: yield wide,folder
 
@@ -188,7 +203,8 @@ def known_answers(
     if clf.weights in ('', 'revision None'): return None
     own,blank,order = _bare(make_reading(clf), texts)
     for wide,folder in _others(own, blank):
-        with in_use(folder): rec = _record(wide, blank, open_store(folder, wide, blank, spare=True), False, [*wide.widths][:1])
+        with in_use(folder): rec = _record(wide, blank, open_store(folder, wide, blank, spare=True), False,
+                                            replace(wide, sites=wide.sites[:1], beside=()))
         probs = np.empty_like(rec.probabilities)
         probs[:,order] = rec.probabilities
         return probs
@@ -196,7 +212,7 @@ def known_answers(
 # %% ../../nbs/20_recording.ipynb #670f4a8e
 def _place(ask, texts):
     "The folder of a recording; a second one where the first was made with other settings of the model."
-    about = provenance(ask.clf, texts, ask.sites, ask.readout, ask.model)
+    about = told_of(ask, texts)
     told,settings = ('model', 'texts', 'settings_sha256'),about['settings_sha256']
     decides = {k:v for k,v in about.items() if k not in told} | {'labels':texts.labels.tolist(), 'shard':ask.size}
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/19_shards.ipynb #0ee9fe0a
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..arrays.places import RANKED_AT
 from ..ground.core import InputError, some_rows
 from ..ground.data import Texts, take
 from ..ground.files import check_room, said_size
 from ..ground.machine import apart, give_back
 from ..ground.progress import say, switched_off
 from ..models.anatomy import Site, anatomy
-from ..models.batches import READOUTS, each_batch, encode, read, readout_weights, token_budget
+from ..models.batches import READOUTS, each_batch, encode, first_attended, read, readout_weights, token_budget
 from ..models.hooks import answer, run
 from ..models.model import Classifier, align, class_index
 from ..models.sites import find_site
@@ -46,6 +48,7 @@ class Reading:
     keeps:str='activations' # Or 'statistics'
     quantiles:bool=False # Whether statistics come with quantile sketches
     correct_only:bool=False # Whether statistics are of correctly answered texts alone
+    beside:tuple=() # What is kept beside the readout: 'tokens', 'text'
 
     @cached_property
     def widths(self)->dict[str,int]:
@@ -65,6 +68,7 @@ def make_reading(
     sites:str|list[str]='residual.-1', # Sites to read; the first is the one under study
     readout:str|None=None, # 'first', 'last' or 'mean'; None: the classifier's
     size:int|None=None, # Texts of a shard; None: 2,048, or as many as make 64 MB of activations
+    beside:str|list[str]=(), # What else is kept of every text: 'text', the mean over its tokens, or 'tokens', up to 16 of them
     **kw, # `tokens`, `answers`, .. of `Reading`
 )->Reading: # Checked
     "What is asked for, with sites counted from 0 and a size."
@@ -79,8 +83,30 @@ def make_reading(
         raise InputError("no site was given to read")
     if taken := [str(s) for s in sites if s.block is None and hasattr(a.place(s), 'base') and str(s) not in dict(clf.latents)]:
         raise InputError(f"site {taken[0]!r} is of latents that another classifier was given; take the one that `with_latents` made")
-    fit = SHARD_BYTES//(4*sum(map(a.width, sites)))
-    return Reading(clf, sites, readout, size or max(1, min(SHARD_TEXTS, fit)), **kw)
+    beside = _beside(clf, sites, readout, beside)
+    fit = SHARD_BYTES//(4*_vectors(beside)*sum(map(a.width, sites)))
+    return Reading(clf, sites, readout, size or max(1, min(SHARD_TEXTS, fit)), beside=beside, **kw)
+
+# %% ../../nbs/19_shards.ipynb #e5d92358
+MOST_TOKENS = 16 # Of a text
+
+def _vectors(beside): return 1+('text' in beside)+MOST_TOKENS*('tokens' in beside) # Of every text and site, at most
+
+def _beside(clf, sites, readout, beside):
+    "What is kept beside, once and in one order; at readout 'mean' the text is the readout."
+    given = [beside] if isinstance(beside, str) else [*beside]
+    if wrong := [p for p in given if p not in RANKED_AT[1:]]: raise InputError(f"beside={wrong[0]!r} is none of {', '.join(RANKED_AT[1:])}")
+    if 'tokens' in given: need_tokens(clf, sites)
+    return tuple(p for p in RANKED_AT[1:] if p in given and (p, readout) != ('text', 'mean'))
+
+# %% ../../nbs/19_shards.ipynb #d14d1682
+def need_tokens(
+    clf:Classifier, # The model under study
+    sites:tuple[Site,...], # What is read of it
+): # Nothing
+    "Refuse a site that has no vector for each of a text's tokens."
+    if one := [str(s) for s in sites if s.block is None and anatomy(clf.model).place(s).columns is None]:
+        raise InputError(f"site {one[0]!r} has one vector a text and none for each of its tokens")
 
 # %% ../../nbs/19_shards.ipynb #a48d0233
 def _renamed(chunks, clf, names):
@@ -124,37 +150,73 @@ def _joined(parts):
     return replace(parts[0], texts=[t for p in parts for t in p.texts], labels=np.concatenate([p.labels for p in parts]),
                    rows=np.concatenate([p.rows for p in parts]), source=source)
 
+# %% ../../nbs/19_shards.ipynb #b6830653
+class Tokens:
+    "Which tokens of every text are kept: those not special (all, where all are), at most `most`, drawn by the text alone."
+    def __init__(self, encoded, most, seed=0):
+        self.places = [_token_places(*of, most, seed) for of in zip(encoded.ids, encoded.special, strict=True)]
+        self.n = np.array([len(p) for p in self.places], np.int64)
+        self.first = np.cumsum(self.n)-self.n
+
+    def take(self, batch, states):
+        "Their activations `[m, D]` float32 at every site, of the texts of a batch in its order."
+        own,start = [self.places[r] for r in batch.rows],first_attended(batch.mask).numpy()
+        row,at = np.repeat(np.arange(len(batch)), [len(p) for p in own]),np.concatenate([p+s for p,s in zip(own, start, strict=True)])
+        return {str(s):h[row, at].float().cpu().numpy() for s,h in states.items()}
+
+    def put(self, kept, acts, rows, site, numbers):
+        "Those of the texts in `rows` where they belong among all; refused where they are not finite, by the `numbers` of the texts."
+        _finite(acts, site, np.repeat(numbers[rows], self.n[rows]))
+        kept[np.concatenate([self.first[r]+np.arange(self.n[r]) for r in rows])] = acts
+
+# %% ../../nbs/19_shards.ipynb #d72efa2b
+def _token_places(ids, special, most, seed):
+    "Positions to record of one unpadded text."
+    at = np.flatnonzero(np.asarray(special) == 0)
+    if not len(at): at = np.arange(len(ids))
+    if most is None or len(at) <= most: return at
+    return np.sort(np.random.default_rng([seed, zlib.crc32(ids.tobytes())]).choice(at, most, replace=False))
+
 # %% ../../nbs/19_shards.ipynb #5303d9c5
 @torch.inference_mode()
 def read_shard(
     ask:Reading, # What is read
     texts:Texts, # Texts of one shard
     bar=None, # A progress bar; moves on with the texts
-)->tuple: # {site: `[N, D]` float32}, probabilities `[N, C]` float32 or None, number of texts that were cut
+)->tuple: # {site: `[N, D]` float32, and what is kept beside}, probabilities `[N, C]` float32 or None, number of texts that were cut
     "One shard through the model; refuses activations and answers that are not finite."
     apart()
     N,encoded = len(texts),encode(ask.clf, texts.texts, texts)
     give_back() # What tokens and the shard before left in pieces
+    drawn = (places := Tokens(encoded, MOST_TOKENS),) if 'tokens' in ask.beside else ()
     acts = {s:np.empty((N, w), np.float32) for s,w in ask.widths.items()}
+    if 'text' in ask.beside: acts |= {f'{s}@text':np.empty_like(acts[s]) for s in ask.widths}
+    if drawn: acts |= {f'{s}@tokens':np.empty((places.n.sum(), w), np.float32) for s,w in ask.widths.items()}
     probs = np.empty((N, len(ask.clf.classes)), np.float32) if ask.answers else None
-    for batch,(own,p) in each_batch(ask.clf, encoded, lambda b: _read_batch(ask, b), tokens=ask.tokens, bar=bar):
+    for batch,(own,p) in each_batch(ask.clf, encoded, lambda b: _read_batch(ask, b, *drawn), tokens=ask.tokens, bar=bar):
         at = np.argsort(batch.rows)
         rows = texts.rows[batch.rows[at]]
         for s,a in own.items():
-            _finite(a[at], s, rows)
-            acts[s][batch.rows] = a
+            if s.endswith('@tokens'): places.put(acts[s], a, batch.rows, s, texts.rows)
+            else:
+                _finite(a[at], s, rows)
+                acts[s][batch.rows] = a
         if ask.answers:
             finite_answers(p[at], rows, ask.clf.source)
             probs[batch.rows] = p
-    return acts,probs,encoded.cut
+    return acts | ({'@tokens':places.n} if drawn else {}),probs,encoded.cut
 
 # %% ../../nbs/19_shards.ipynb #2b44e605
-def _read_batch(ask, batch):
-    "Activations at every site, and probabilities or None, of one batch as arrays."
+def _read_batch(ask, batch, places=None):
+    "Activations at every site, at the readout and what is kept beside, and probabilities or None, of one batch as arrays."
     clf,last = ask.clf,Site('residual', len(anatomy(ask.clf.model))-1)
     seen = run(clf, batch, {*ask.sites, *([last] if ask.answers else [])})
-    w = readout_weights(batch, ask.readout)
-    acts = {str(s):read(seen[s], w.to(seen[s].device)).cpu().numpy() for s in ask.sites}
+    def pooled(readout):
+        w = readout_weights(batch, readout)
+        return [read(seen[s], w.to(seen[s].device)).cpu().numpy() for s in ask.sites]
+    acts = dict(zip(ask.widths, pooled(ask.readout), strict=True))
+    if 'text' in ask.beside: acts |= zip([f'{s}@text' for s in ask.widths], pooled('mean'), strict=True)
+    if places: acts |= {f'{s}@tokens':a for s,a in places.take(batch, {s:seen[s] for s in ask.sites}).items()}
     return acts,answer(clf, seen[last], batch.mask).softmax(-1).cpu().numpy() if ask.answers else None
 
 # %% ../../nbs/19_shards.ipynb #d05ee59c
@@ -183,7 +245,18 @@ def reading_about(
     "Provenance and settings: what two folders of shards must have in common to be the same."
     sha = ask.clf.sha256 if ask.clf.sha256 not in ('', 'revision None') else parameters_hash(ask.clf.model)+_asked(ask.clf)
     kept = {k:getattr(ask, k) for k in ('keeps', 'answers', 'quantiles', 'correct_only')}
-    return provenance(ask.clf, texts, ask.sites, ask.readout, ask.model) | kept | {'model_sha256':sha, 'shard':ask.size}
+    return told_of(ask, texts) | kept | {'model_sha256':sha, 'shard':ask.size}
+
+# %% ../../nbs/19_shards.ipynb #f3617e37
+def told_of(
+    ask:Reading, # What is read
+    texts:Texts|None=None, # Of which texts; None: not known beforehand
+    want:Reading|None=None, # What is wanted of it; None: all
+)->dict: # As of `provenance`
+    "Everything that decides what a recording holds, with what is kept beside where there is any."
+    want = want or ask
+    about = provenance(ask.clf, texts, want.sites, ask.readout, ask.model)
+    return about | (dict(beside=[*want.beside]) if want.beside else {})
 
 # %% ../../nbs/19_shards.ipynb #d4d4312a
 def _asked(clf):
@@ -215,7 +288,7 @@ def disk_need(
     n:int, # Texts
 )->int: # Bytes, rounded up
     "The disk that the shards of so many texts take, at most."
-    C,D,k = len(ask.clf.classes),sum(ask.widths.values()),-(-n//ask.size)
+    C,D,k = len(ask.clf.classes),_vectors(ask.beside)*sum(ask.widths.values()),-(-n//ask.size)
     if ask.keeps == 'activations': return n*(4*D+8+4*C*ask.answers)+k*4096
     sketches = D*C*_sketch_bytes(min(ask.size, n)/C)*ask.quantiles
     return k*(D*C*48+C*24+round(sketches)+8192)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..arrays.places import RANKED_AT
 from ..arrays.quantiles import ClassQuantiles, batch_quantiles, merge_quantiles
 from ..arrays.statistics import ClassStatistics, batch_statistics, merge_statistics
 from ..ground.core import InputError
@@ -25,9 +26,9 @@ from ..ground.files import read_arrays, write_arrays
 from ..ground.progress import progress_bar
 from ..ground.tables import Tabled
 from ..models.model import Classifier, align
-from .given import Recording
-from .provenance import DECIDES, provenance
-from .shards import Reading, each_shard, make_reading, make_room, open_store, read_shard
+from .given import Recording, token_rows
+from .provenance import DECIDES
+from .shards import Reading, each_shard, make_reading, make_room, open_store, read_shard, told_of
 from .sources import BLOCK
 from .store import finish
 
@@ -43,6 +44,7 @@ class Summary(Tabled):
     classes:tuple[str,...] # C class names
     readout:str # 'first', 'last' or 'mean'
     provenance:dict=field(default_factory=dict) # Model, data, versions
+    beside:dict=field(default_factory=dict) # Statistics of other places, such as 'residual.5@text'; empty: not asked for
 
     site = property(lambda self: next(iter(self.statistics)))
     sites = property(lambda self: list(self.statistics))
@@ -85,6 +87,7 @@ def summarise(
     sites:str|list[str]='residual.-1', # Sites to read; the first is the one under study
     *,
     readout:str|None=None, # 'first', 'last' or 'mean'; None: the classifier's
+    beside:str|list[str]=(), # Of what else: 'text', means over the tokens of each, or 'tokens', up to 16 of each; or both
     tokens:int|None=None, # Most tokens in a batch, padding included; None: as the device allows
     quantiles:bool=True, # Whether to keep a quantile sketch of every class and neuron
     correct_only:bool=False, # True: statistics of correctly answered texts alone, as the paper does for causal models
@@ -93,13 +96,13 @@ def summarise(
     progress:bool=True, # Show a progress bar
 )->Summary: # Statistics and quantiles of every site, answers counted
     "Run the texts through the model once and keep only what is to be known of every class."
-    if isinstance(clf, Recording): return _summary_of(clf, texts, quantiles, correct_only, progress)
-    ask = make_reading(clf, sites, readout, size, tokens=tokens, keeps='statistics', quantiles=quantiles, correct_only=correct_only)
+    if isinstance(clf, Recording): return _summary_of(clf, texts, quantiles, correct_only, progress, beside)
+    ask = make_reading(clf, sites, readout, size, beside, tokens=tokens, keeps='statistics', quantiles=quantiles, correct_only=correct_only)
     if isinstance(texts, str|pd.DataFrame) or not isinstance(texts, Texts|Iterable):
         raise InputError(f"texts must be `Texts` or chunks of them, not {type(texts).__name__}")
     texts = align(texts, clf) if (known := isinstance(texts, Texts)) else texts
     N,store = len(texts) if known else None,open_store(folder, ask, texts if known else None)
-    about = provenance(clf, None, ask.sites, ask.readout, ask.model) | dict(correct_only=correct_only)
+    about = told_of(ask) | dict(correct_only=correct_only)
     seen = {}
     with progress_bar(what='summarising', total=N, unit='text', show=progress) as bar:
         if store is not None: make_room(store, ask, N)
@@ -110,9 +113,10 @@ def summarise(
     return replace(res, provenance=about | seen)
 
 # %% ../../nbs/22_summary.ipynb #7fe0dbb5
-def _summary_of(rec, texts, quantiles, correct_only, progress):
+def _summary_of(rec, texts, quantiles, correct_only, progress, beside):
     "The summary of activations that are there: a few thousand rows at a time, so that they may be larger than memory."
     if texts is not None: raise InputError("a recording holds its examples: summarise it alone, without texts")
+    if beside: raise InputError("a recording is summarised at its readout: for another place take `class_statistics` of rec.placed('text')")
     C,p,parts = len(rec.classes),rec.answers() if correct_only else rec.probabilities,[]
     with progress_bar(range(0, len(rec), BLOCK), 'summarising', show=progress) as bar:
         for i in bar:
@@ -150,10 +154,15 @@ def statistics_arrays(
     labels,C = texts.labels,len(texts.classes)
     right,gold = probs.argmax(1) == labels,probs[np.arange(len(labels)), labels].astype(np.float64)
     keep = right if ask.correct_only else slice(None)
-    st = {s:batch_statistics(a[keep], labels[keep], texts.classes) for s,a in acts.items()}
-    qs = {s:batch_quantiles(a[keep], labels[keep], texts.classes) for s,a in acts.items()} if ask.quantiles else {}
+    counts,right_ones = acts.pop('@tokens', None),np.arange(len(labels))[keep]
+    def own(s, a): # Of the texts that count, and labels
+        if not s.endswith('@tokens'): return a[keep],labels[keep]
+        return a[token_rows(right_ones, counts)],np.repeat(labels[right_ones], counts[right_ones])
+    st = {s:batch_statistics(*own(s, a), texts.classes) for s,a in acts.items()}
+    qs = {s:batch_quantiles(*own(s, acts[s]), texts.classes) for s in ask.widths} if ask.quantiles else {}
+    beside = {s:st.pop(s) for s in [*st] if s not in ask.widths}
     n,r,g = (np.bincount(labels, w, C) for w in (None, right, gold))
-    part = Summary(st, qs, n.astype(np.int64), r.astype(np.int64), g, texts.classes, ask.readout)
+    part = Summary(st, qs, n.astype(np.int64), r.astype(np.int64), g, texts.classes, ask.readout, beside=beside)
     return summary_arrays(part),dict(cut=cut)
 
 # %% ../../nbs/22_summary.ipynb #5745b93d
@@ -163,7 +172,7 @@ def summary_arrays(
     summary:Summary, # A summary
 )->dict[str,np.ndarray]: # Arrays by name, as in 'residual.5/mean'
     "All numbers of a summary."
-    out = {f'{s}/{k}':getattr(st, k) for s,st in summary.statistics.items() for k in FIELDS}
+    out = {f'{s}/{k}':getattr(st, k) for s,st in (summary.statistics | summary.beside).items() for k in FIELDS}
     out |= {f'{s}/quantiles/{k}':a for s,q in summary.quantiles.items() for k,a in q.to_arrays().items()}
     return out | dict(n=summary.n, right=summary.right, gold=summary.gold)
 
@@ -177,12 +186,14 @@ def summary_from(
     def quantiles(s):
         head = f'{s}/quantiles/'
         return ClassQuantiles.from_arrays({k.removeprefix(head):a for k,a in arrays.items() if k.startswith(head)}, classes)
-    st = {s:ClassStatistics(*(arrays[f'{s}/{k}'] for k in FIELDS), classes) for s in about['sites']}
+    def statistics(names): return {s:ClassStatistics(*(arrays[f'{s}/{k}'] for k in FIELDS), classes) for s in names}
+    other = [s for s in (f'{s}@{p}' for p in RANKED_AT for s in about['sites']) if f'{s}/mean' in arrays]
     qs = {s:quantiles(s) for s in about['sites']} if any('/quantiles/' in k for k in arrays) else {}
-    return Summary(st, qs, *(arrays[k] for k in ('n', 'right', 'gold')), classes, about['readout'], about)
+    return Summary(statistics(about['sites']), qs, *(arrays[k] for k in ('n', 'right', 'gold')), classes, about['readout'], about,
+                   statistics(other))
 
 # %% ../../nbs/22_summary.ipynb #c93e4672
-SAME = ('model_sha256', 'prompt', 'tokenizer_sha256', 'dtype', 'classes', 'sites', 'readout', 'max_length', 'correct_only')
+SAME = ('model_sha256', 'prompt', 'tokenizer_sha256', 'dtype', 'classes', 'sites', 'readout', 'max_length', 'correct_only', 'beside')
 
 def merge_summaries(
     parts:Iterable[Summary], # One after the other; of the same model, sites and readout, other texts
@@ -202,12 +213,12 @@ def _merged(parts):
         if wrong := [DECIDES.get(k, k) for k in SAME if first.provenance.get(k) != p.provenance.get(k)]:
             raise InputError(f"cannot merge summaries that differ in {', '.join(wrong)}")
         if bool(first.quantiles) != bool(p.quantiles): raise InputError("cannot merge summaries with and without quantiles")
-    st = {s:merge_statistics(p.statistics[s] for p in parts) for s in first.sites}
+    st,beside = ({s:merge_statistics(getattr(p, k)[s] for p in parts) for s in getattr(first, k)} for k in ('statistics', 'beside'))
     qs = {s:merge_quantiles([p.quantiles[s] for p in parts]) for s in first.quantiles}
     n,right,gold = (sum(getattr(p, k) for p in parts) for k in ('n', 'right', 'gold'))
     about = {k:v for k,v in first.provenance.items() if all(p.provenance.get(k) == v for p in parts)}
     if all('n_texts' in p.provenance for p in parts): about['n_texts'] = int(n.sum())
-    return Summary(st, qs, n, right, gold, first.classes, first.readout, about)
+    return Summary(st, qs, n, right, gold, first.classes, first.readout, about, beside)
 
 # %% ../../nbs/22_summary.ipynb #503fb611
 def save_summary(

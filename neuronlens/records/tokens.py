@@ -6,21 +6,18 @@
 __all__ = ['record_tokens']
 
 # %% ../../nbs/24_tokens.ipynb #fdc5c3f3
-import zlib
-
 import numpy as np
 import torch
 
 from ..ground.core import InputError, drawing, need_number
 from ..ground.data import Texts
 from ..ground.progress import progress_bar
-from ..models.anatomy import anatomy
-from ..models.batches import each_batch, encode, first_attended
+from ..models.batches import each_batch, encode
 from ..models.hooks import run
 from ..models.model import Classifier, align
 from .provenance import provenance
 from .recording import Recording
-from .shards import _finite, make_reading
+from .shards import Tokens, make_reading, need_tokens
 
 # %% ../../nbs/24_tokens.ipynb #a0d2dd45
 @torch.inference_mode()
@@ -39,33 +36,13 @@ def record_tokens(
     if most is not None and (most := need_number(True, most=most)) < 1:
         raise InputError(f"most={most} tokens of a text is none; give at least 1")
     ask,texts = make_reading(clf, sites),align(texts, clf)
-    if one := [str(s) for s in ask.sites if s.block is None and anatomy(clf.model).place(s).columns is None]:
-        raise InputError(f"site {one[0]!r} has one vector a text and none for each of its tokens")
+    need_tokens(clf, ask.sites)
     encoded = encode(clf, texts.texts, texts)
-    places = _token_places(encoded, most, seed)
-    n = np.array([len(p) for p in places])
-    first,kept = np.cumsum(n)-n,{s:np.empty((n.sum(), w), np.float32) for s,w in ask.widths.items()}
-    def work(batch):
-        own,start = [places[r] for r in batch.rows],first_attended(batch.mask).numpy()
-        row,at = np.repeat(np.arange(len(batch)), [len(p) for p in own]),np.concatenate([p+s for p,s in zip(own, start, strict=True)])
-        return {str(s):h[row, at].float().cpu().numpy() for s,h in run(clf, batch, set(ask.sites)).items()}
+    places = Tokens(encoded, most, seed)
+    kept = {s:np.empty((places.n.sum(), w), np.float32) for s,w in ask.widths.items()}
+    def work(batch): return places.take(batch, run(clf, batch, set(ask.sites)))
     with progress_bar(what='recording', total=len(texts), unit='text', show=progress) as bar:
         for batch,seen in each_batch(clf, encoded, work, tokens=tokens, bar=bar):
-            to = np.concatenate([first[r]+np.arange(n[r]) for r in batch.rows])
-            for s,a in seen.items():
-                _finite(a, s, np.repeat(texts.rows[batch.rows], n[batch.rows]))
-                kept[s][to] = a
+            for s,a in seen.items(): places.put(kept[s], a, batch.rows, s, texts.rows)
     about = provenance(clf, texts, ask.sites, 'tokens') | dict(most=most, seed=seed, truncated=encoded.cut)
-    return Recording(kept, np.repeat(texts.labels, n), None, texts.classes, 'tokens', about)
-
-# %% ../../nbs/24_tokens.ipynb #db7fd83a
-def _token_places(encoded, most, seed):
-    "Positions to record of every unpadded text: those not special (all, where all are), at most `most`."
-    out = []
-    for ids,special in zip(encoded.ids, encoded.special, strict=True):
-        at = np.flatnonzero(np.asarray(special) == 0)
-        if not len(at): at = np.arange(len(ids))
-        if most is not None and len(at) > most:
-            at = np.sort(np.random.default_rng([seed, zlib.crc32(ids.tobytes())]).choice(at, most, replace=False))
-        out.append(at)
-    return out
+    return Recording(kept, np.repeat(texts.labels, places.n), None, texts.classes, 'tokens', about)

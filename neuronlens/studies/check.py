@@ -39,7 +39,7 @@ from ..models.trials import most_tokens
 from ..models.weights import block_count, minilm, settings_hash
 from ..records.recording import _bare, _there, record
 from ..records.shards import disk_need, make_reading
-from .fields import StudySpec
+from .fields import StudySpec, places_beside
 from .saved import check_folder, fit_study
 from .spec import _full_paths, check_study
 from .study import _check_names, _check_size, _sites, _source, of_model, study_model, study_prompt, study_texts
@@ -182,7 +182,8 @@ def _grown(rec, labels):
     rng = np.random.default_rng(0)
     rows = np.array([rng.choice(np.flatnonzero(rec.labels == c)) for c in labels])
     acts = {s:a[rows]+rng.normal(0, .05*a.std()+1e-6, (len(rows), a.shape[1])).astype(np.float32) for s,a in rec.activations.items()}
-    return replace(rec, activations=acts, labels=np.asarray(labels), probabilities=rec.probabilities[rows])
+    beside = {f'{s}@{p}':a for s,a in acts.items() for p in ('tokens', 'text')} | {'@tokens':np.ones(len(rows), int)} # Costs as much
+    return replace(rec, activations=acts, labels=np.asarray(labels), probabilities=rec.probabilities[rows], beside=beside)
 
 # %% ../../nbs/63_check.ipynb #eadae547
 def _planned(spec, rec):
@@ -229,9 +230,9 @@ def _cut(clf, texts, most=20_000):
     return round(encode(clf, some.texts, some).cut*len(texts)/len(some))
 
 # %% ../../nbs/63_check.ipynb #256f2e3d
-def _in_cache(clf, texts, sites):
+def _in_cache(clf, texts, sites, beside=()):
     "Whether the recording of these texts is kept."
-    ask = make_reading(clf, sites)
+    ask = make_reading(clf, sites, beside=beside)
     return clf.sha256 not in ('', 'revision None') and any(map(lambda way: _there(*way), (_bare(ask, texts)[:2], (ask, texts))))
 
 # %% ../../nbs/63_check.ipynb #64ae4dd3
@@ -243,7 +244,8 @@ def _sizes(spec, clf, train, test, sites, kept, ivs, edits):
     answers = PER_TEXT*I*M
     memory = sum(p.nbytes for p in clf.model.parameters())+4*(N+M)*sum(ask.widths.values())
     memory += answers+max(edits.memory, intervals_memory(I, C, M))
-    return results+(0 if kept else disk_need(ask, N)+disk_need(ask, M)),results,memory
+    first = make_reading(clf, sites, beside=places_beside(spec.method))
+    return results+(0 if kept else disk_need(first, N)+disk_need(ask, M)),results,memory
 
 # %% ../../nbs/63_check.ipynb #423f0a70
 def _asked(cost, spec, clf, new, texts, out, heard):
@@ -255,7 +257,7 @@ def _asked(cost, spec, clf, new, texts, out, heard):
     if where is None or len(cuts) < 2 or None in cuts: return replace(cost, refusals=tuple(heard))
     (site,layers,asks),(train,test) = where,own
     sites = list(dict.fromkeys([str(site), *layers, *sites_asked(asks, str(site))]))
-    kept = not new and all(_in_cache(clf, t, sites) for t in own)
+    kept = not new and _in_cache(clf, train, sites, places_beside(spec.method)) and _in_cache(clf, test, sites)
     if not switched_off(): say('reading a few texts, to see how long it takes')
     told = heard.ask(_steps, spec, clf, train, test, new, kept, sites, layers)
     if told is None: return replace(cost, refusals=tuple(heard))

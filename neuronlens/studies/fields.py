@@ -8,6 +8,7 @@ __all__ = ['DataSpec', 'ModelSpec', 'PromptSpec', 'TrainingSpec', 'MethodSpec', 
 # %% ../../nbs/56_fields.ipynb #341d605f
 from dataclasses import dataclass, field
 
+from ..arrays.places import ranked_at
 from ..ground.scopes import asked_scope
 from ..ground.setting import format_kind, formerly, parse_kind
 
@@ -115,6 +116,14 @@ class ActivationsSpec:
     head:str='' # 'module:function' or 'file.py:function', from activations to class scores; whoever runs the study has to allow it
     site:str='0' # Name of the place, for tables
     source:str='given' # What the activations are of, for captions
+
+# %% ../../nbs/56_fields.ipynb #6106c40e
+def places_beside(
+    method, # `MethodSpec`
+)->list[str]: # Names as `record` takes them
+    "What has to be kept beside the readout for the rankings of a study; tokens are there already where ranges are fitted on them."
+    asked = {ranked_at(r)[1] for r in method.ranking}-{'readout', *(['tokens'] if method.fitted_at == 'tokens' else [])}
+    return sorted(asked)
 
 # %% ../../nbs/56_fields.ipynb #fe84cc3d
 @dataclass(frozen=True)

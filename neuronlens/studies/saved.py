@@ -38,6 +38,7 @@ from ..edits.effects import Changes, Effects, load_effects, measure_effects, rea
 from ..edits.evidence import Evidence, intervals
 from ..edits.explaining import Explanation
 from ..edits.portable import Edit
+from ..edits.sweeps import ranked_by
 from ..ground.core import InputError
 from ..ground.data import Texts
 from ..ground.files import atomic, known_path, package_folder, read_arrays, read_header, read_json, said_size, sha256, write_arrays
@@ -138,6 +139,7 @@ def fit_study(
     "Everything that follows from the recordings of the training texts."
     m,st = spec.method,class_statistics(train.acts, train.labels, train.classes)
     rankings = [Ranking(scores[r], r, train.classes) if r in ATTRIBUTIONS else
+                ranked_by(train, tokens, train.site, [r], spec.seed)[0] if '@' in r else
                 rank(train.acts, train.labels, r, statistics=st, seed=spec.seed) for r in m.ranking]
     of,own = (train, st) if tokens is None else (tokens, class_statistics(tokens.acts, tokens.labels, tokens.classes))
     return st,rankings,fit_ranges(of.acts, of.labels, m.kind, statistics=own),own

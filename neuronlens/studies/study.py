@@ -43,7 +43,7 @@ from ..records.given import GIVEN, Recording, correct_only, part_of, recording, 
 from ..records.recording import record
 from ..records.sources import BLOCK, read_labels
 from ..records.tokens import record_tokens
-from .fields import MEMORY, ActivationsSpec, StudySpec
+from .fields import MEMORY, ActivationsSpec, StudySpec, places_beside
 from .saved import Study, check_folder, fit_study, load_study, made_of, right_ones, save_study
 from .spec import _full_paths, check_study
 from .verify import sealed_provenance
@@ -174,7 +174,7 @@ def _sites(spec, clf):
     L,m = len(anatomy(clf.model)),spec.method
     site,gate = (find_site(clf.model, s) if s else '' for s in (m.site, m.gate_site))
     for s in filter(None, (site, gate)): check_fractions(m.fraction, anatomy(clf.model).width(s), s)
-    check_taught(m.vote, m.scope, m.fitted_at, clf.readout == 'mean')
+    check_taught(m.vote, m.scope, m.fitted_at, clf.readout == 'mean' or 'text' in places_beside(m))
     check_asked(asks := asked_scope(m.scope, gate, m.gates), str(site), [str(gate)])
     if gate and (slow := [r for r in m.ranking if r in ATTRIBUTIONS]):
         raise InputError(f"ranking {slow[0]!r} runs the model for {site} alone: with a gate_site, take rankings of activations")
@@ -251,7 +251,7 @@ def digest_of(
     "SHA-256 of activations, labels, answers and texts."
     sites = rec.sites if len(rec.sites) > 1 else rec.site
     h = hashlib.sha256(json.dumps([sites, list(rec.classes), None if rec.texts is None else list(rec.texts)]).encode())
-    for a in (*rec.activations.values(), rec.labels, rec.probabilities, rec.rest):
+    for a in (*rec.activations.values(), rec.labels, rec.probabilities, rec.rest, *rec.beside.values()):
         for i in range(0, 0 if a is None else len(a), BLOCK): h.update(np.ascontiguousarray(a[i:i+BLOCK]))
     return h.hexdigest()
 
@@ -307,7 +307,7 @@ def run_study(
     _check_names(clf.classes, clf.source)
     train_texts,test_texts = (of_model(spec, t, clf) for t in (train_texts, test_texts))
     read = list(dict.fromkeys([str(site), *layers, *sites_asked(asks, str(site))]))
-    train = record(clf, train_texts, read, progress=progress, cache=True)
+    train = record(clf, train_texts, read, beside=places_beside(m), progress=progress, cache=True)
     if spec.prompt.calibrate: train = answered_by(clf := calibrated(clf, train), train)
     test = record(clf, test_texts, read, progress=progress, cache=True)
     fit,texts = train,train_texts
