@@ -94,6 +94,11 @@ class FormulaScores(Tabled):
         m = self.metrics[0]
         return self.to_frame()[['range', 'formula', m, f'{m}_low', f'{m}_high', f'chance_{m}', 'precision', 'recall']]
 
+    def plot(self, ax=None, source='', **how):
+        "What formulas are worth on other texts, beside chance (`plot_formulas`); returns the axes."
+        from neuronlens.views.plot_meaning import plot_formulas
+        return plot_formulas(self, ax=ax, source=source, **how)
+
     def __repr__(self):
         known = ~np.isnan(self.value[:,0])
         mean,chance = ratio([np.where(known, x[:,0], 0).sum() for x in (self.value, self.chance)], known.sum())

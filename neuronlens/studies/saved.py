@@ -30,13 +30,16 @@ from ..arrays.predicates import Predicates
 from ..arrays.probing import LayerProbes
 from ..arrays.ranges import Ranges, fit_ranges
 from ..arrays.saliency import Ranking, rank
+from ..arrays.scale import MonosemanticScale
 from ..arrays.scores import FormulaScores
+from ..arrays.scrambling import ScrambledFiring
 from ..arrays.statistics import ClassStatistics, class_statistics
 from ..edits.attribution import ATTRIBUTIONS
 from ..edits.edit import Intervention
 from ..edits.effects import Changes, Effects, load_effects, measure_effects, read_table, settings_of, write_table
 from ..edits.evidence import Evidence, intervals
 from ..edits.explaining import Explanation
+from ..edits.lens import VocabularyLens
 from ..edits.portable import Edit
 from ..edits.sweeps import ranked_by
 from ..ground.core import InputError
@@ -413,6 +416,7 @@ def load(
 # %% ../../nbs/59_saved.ipynb #5a7e0007
 KINDS = {c.__name__:c.load for c in (Ranking, Ranges, Intervention, Edit, Effects, Evidence, FormulaScores)}
 KINDS |= {c.__name__:c.load for c in (Predicates, Formulas, ErrorMargins, AxisMeaning, Modes, Explanation)}
+KINDS |= {c.__name__:c.load for c in (ScrambledFiring, MonosemanticScale, VocabularyLens)}
 KINDS |= dict(Recording=load_recording, Summary=load_summary)
 
 def _kind(path):
