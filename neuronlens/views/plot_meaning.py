@@ -32,7 +32,7 @@ def plot_formulas(
         raise InputError(f"the table has no score {metric!r} with its chance; it has {', '.join(known) or 'none'}")
     m,all_of,frame = metric or known[0],len(frame),frame.iloc[:most]
     at = np.arange(len(frame))[::-1]
-    with _canvas(ax, 6.4, .9+.42*len(frame)) as ax:
+    with _canvas(ax, 6.2, .9+.42*len(frame)) as ax:
         _off_axes(ax)
         if f'{m}_low' in frame: ax.hlines(at, frame[f'{m}_low'], frame[f'{m}_high'], color='C0', lw=2, alpha=.6)
         ax.plot(frame[m], at, 'o', color='C0', ms=6, clip_on=False, label='on other texts')
