@@ -484,8 +484,8 @@ def whole(folder):
     for p in folder.rglob('*'):
         assert not p.name.startswith('.') and '.tmp' not in p.name, p
         if p.suffix == '.json': json.loads(p.read_text())
-        if p.suffix == '.toml': assert p.read_text().endswith('layers = false\n'), p
-        if p.suffix == '.csv': assert len(pd.read_csv(p)) == {'effects.csv': 12, 'intervals.csv': 8*(12+4)}[p.name]
+        if p.suffix == '.toml': assert p.read_text().endswith('texts = 2000\n'), p
+        if p.suffix == '.csv': assert len(pd.read_csv(p)) in {'effects.csv': (12,), 'intervals.csv': (8*(12+4),), 'meaning.csv': (1, 2, 3)}[p.name]
         if p.suffix == '.html': assert p.read_text().endswith('</html>')
         if p.suffix == '.png': assert p.read_bytes().endswith(b'IEND\xaeB`\x82')
         if p.suffix == '.safetensors':

@@ -280,7 +280,7 @@ def test_example_prints_a_study_that_can_be_read(cli, tmp_path):
     said = finish(cli('example'))
     (tmp_path/'s.toml').write_text(said)
     assert read_study(tmp_path/'s.toml') == demo_study()
-    assert set(tomllib.loads(said)) == {'title', 'seed', 'data', 'model', 'prompt', 'training', 'method'}
+    assert set(tomllib.loads(said)) == {'title', 'seed', 'data', 'model', 'prompt', 'training', 'method', 'meaning'}
     assert {'preset', 'vote', 'fitted_at', 'correct_only'} <= set(tomllib.loads(said)['method'])
 
 
