@@ -14,6 +14,7 @@ import tomllib
 import warnings
 from dataclasses import asdict, dataclass, field, replace
 from html import escape
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +39,6 @@ from ..edits.attribution import ATTRIBUTIONS
 from ..edits.edit import Intervention
 from ..edits.effects import Changes, Effects, load_effects, measure_effects, read_table, settings_of, write_table
 from ..edits.evidence import Evidence, intervals
-from ..edits.explaining import Explanation
-from ..edits.lens import VocabularyLens
 from ..edits.portable import Edit
 from ..edits.sweeps import ranked_by
 from ..ground.core import InputError
@@ -414,9 +413,10 @@ def load(
     return KINDS[kind](path)
 
 # %% ../../nbs/59_saved.ipynb #5a7e0007
+def _later(room, name): return lambda path: getattr(import_module(f'neuronlens.{room}'), name).load(path) # These load transformers
 KINDS = {c.__name__:c.load for c in (Ranking, Ranges, Intervention, Edit, Effects, Evidence, FormulaScores)}
-KINDS |= {c.__name__:c.load for c in (Predicates, Formulas, ErrorMargins, AxisMeaning, Modes, Explanation)}
-KINDS |= {c.__name__:c.load for c in (ScrambledFiring, MonosemanticScale, VocabularyLens)}
+KINDS |= {c.__name__:c.load for c in (Predicates, Formulas, ErrorMargins, AxisMeaning, Modes, ScrambledFiring, MonosemanticScale)}
+KINDS |= dict(Explanation=_later('edits.explaining', 'Explanation'), VocabularyLens=_later('edits.lens', 'VocabularyLens'))
 KINDS |= dict(Recording=load_recording, Summary=load_summary)
 
 def _kind(path):
