@@ -71,7 +71,7 @@ def finished(tmp_path_factory, cli, data, bert, one_thread):
 def test_writes_what_it_promises_and_nothing_else(finished):
     out, _ = finished
     recordings = {f'recording/{part}.{kind}' for part in ('train', 'test') for kind in ('safetensors', 'json')}
-    recordings.add('recording/outcome.safetensors')
+    recordings |= {'recording/outcome.safetensors', 'recording/meaning.safetensors', 'meaning.csv'}
     assert tree(out) == {'effects.csv', 'intervals.csv', 'layers.csv', 'provenance.json', 'report.html', 'study.toml', *recordings,
                          *(f'figures/{f}.png' for f in FIGURES)}
 
