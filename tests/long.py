@@ -32,4 +32,5 @@ def write(paths):
 
 if __name__ == "__main__":
     paths = [Path(p) for p in sys.argv[1:]] or [TOP / "build/test.xml", TOP / "build/test-slow.xml"]
+    if gone := [str(p) for p in paths if not p.is_file()]: sys.exit(f"{gone[0]} is not there: run `make test-all` first")
     print(f"{len(write(paths))} tests take longer than {SECONDS:g} s")

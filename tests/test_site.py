@@ -86,7 +86,7 @@ def test_pages_open_alone(site, offline, pages):
     "Every page opens from file:// without a request, an error or a warning, light and dark, fits desk and phone; pictures have words."
     page,trouble = offline(site/'index.html', viewport=dict(width=1400, height=900))
     papers = set()
-    for p in {*pages, 'search.html', 'genindex.html'}:
+    for p in dict.fromkeys([*pages, 'search.html', 'genindex.html']):
         page.set_viewport_size(dict(width=1400, height=900))
         page.goto((site/p).as_uri())
         facts = page.evaluate(FACTS)

@@ -18,6 +18,7 @@ from ..arrays.ranges import fit_ranges
 from .live import _token, even_sample, fitted_on
 from ..ground.core import InputError
 from ..ground.data import take
+from ..ground.progress import say
 from ..models.batches import each_batch, encode
 from ..models.hooks import run
 from ..models.sites import find_site
@@ -160,7 +161,9 @@ def strongest_meanings(
     some = masks[0].any(0) & ~masks[0].all(0)
     names = [f'{study.classes[c]}, neuron {j}' for (c,j),s in zip(who, some, strict=True) if s]
     try: both = search.words()
-    except InputError: return None # No word is common enough
+    except InputError as e: # No word is common enough
+        say(f'what ranges mean is not said: {e}')
+        return None
     if not names: return None
     how = dict(length=m.length, draws=500, seed=study.spec.seed, progress=False)
     return held_out(both, [mask[:,some] for mask in masks], names, **how)

@@ -30,7 +30,7 @@ from ..arrays.overlap import SetOverlap, set_overlap
 from ..arrays.predicates import Predicates
 from ..arrays.probing import LayerProbes
 from ..arrays.ranges import Ranges, fit_ranges
-from ..arrays.saliency import Ranking, rank
+from ..arrays.saliency import Ranking
 from ..arrays.scale import MonosemanticScale
 from ..arrays.scores import FormulaScores
 from ..arrays.scrambling import ScrambledFiring
@@ -140,9 +140,8 @@ def fit_study(
 )->tuple: # (class statistics, list of rankings, ranges, class statistics of what the ranges are of)
     "Everything that follows from the recordings of the training texts."
     m,st = spec.method,class_statistics(train.acts, train.labels, train.classes)
-    rankings = [Ranking(scores[r], r, train.classes) if r in ATTRIBUTIONS else
-                ranked_by(train, tokens, train.site, [r], spec.seed)[0] if '@' in r else
-                rank(train.acts, train.labels, r, statistics=st, seed=spec.seed) for r in m.ranking]
+    found = {r.name:r for r in ranked_by(train, tokens, train.site, [r for r in m.ranking if r not in ATTRIBUTIONS], spec.seed)}
+    rankings = [Ranking(scores[r], r, train.classes) if r in ATTRIBUTIONS else found[r] for r in m.ranking]
     of,own = (train, st) if tokens is None else (tokens, class_statistics(tokens.acts, tokens.labels, tokens.classes))
     return st,rankings,fit_ranges(of.acts, of.labels, m.kind, statistics=own),own
 
@@ -306,7 +305,7 @@ def save_study(
     if scores := {r.name:r.scores for r in study.rankings if r.name in ATTRIBUTIONS}:
         write_arrays(out/'recording'/'rankings.safetensors', scores, dict(classes=list(study.classes), site=study.train.site))
         files.append('recording/rankings.safetensors')
-    if study.meaning:
+    if study.meaning is not None:
         write_table(study.meaning.to_frame(), out/'meaning.csv')
         study.meaning.save(out/'recording'/'meaning.safetensors', study.train.provenance)
         files += ['meaning.csv', 'recording/meaning.safetensors']
