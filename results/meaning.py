@@ -36,7 +36,11 @@ from neuronlens.arrays.predicates import text_predicates, token_predicates
 from neuronlens.arrays.ranges import fit_ranges, inside
 from neuronlens.arrays.saliency import rank
 from neuronlens.arrays.scores import score_formulas
+from neuronlens.edits.language import _speaker
 from neuronlens.ground.data import balance
+from neuronlens.models.anatomy import anatomy, parse_site
+from neuronlens.models.batches import pad
+from neuronlens.models.hooks import run
 from neuronlens.models.model import align, load_language_model, smollm2
 from neuronlens.models.training import example_classifier, example_texts
 from neuronlens.records.recording import record
@@ -161,13 +165,13 @@ def articles():
 
 
 @torch.inference_mode()
-def units_of(model, ids, drawn):
+def units_of(model, tok, ids, drawn):
     "Dict of site to `[N, K]` what drawn units of its block put out at every token but the first of a text, which every model treats apart."
-    kept = {s: [] for s in drawn}
-    hooks = [model.get_submodule(s.removesuffix(":in")).register_forward_pre_hook(
-        lambda m, a, s=s: kept[s].append(a[0][0, 1:, drawn[s]].float().numpy())) for s in drawn]
-    for row in ids: model(torch.tensor([row]))
-    for h in hooks: h.remove()
+    clf, kept = _speaker(model, tok), {s: [] for s in drawn}
+    at = {s: parse_site(s, len(anatomy(model))) for s in drawn}
+    for row in ids:
+        seen = run(clf, pad([row], [[0]*len(row)], np.arange(1), fill=clf.pad_id), set(at.values()))
+        for s, site in at.items(): kept[s].append(seen[site][0, 1:, drawn[s]].float().numpy())
     return {s: np.concatenate(x) for s, x in kept.items()}
 
 
@@ -184,9 +188,9 @@ def of_tokens(blocks=(5, 15, 25), units=12, most=(24_000, 12_000), length=64):
     made = token_predicates(tokens[0], least=LEAST)
     predicates, rows = (made, token_predicates(tokens[1], like=made)), []
     def some(b): return np.sort(np.random.default_rng(b).choice(model.config.intermediate_size, units, replace=False))
-    drawn = {f"model.layers.{b}.mlp.down_proj:in": some(b) for b in blocks}
+    drawn = {f"mlp.{b}": some(b) for b in blocks}
     print("wikitext2", [len(p) for p in predicates], len(made.names), "predicates", flush=True)
-    acts, other = ([units_of(m, part, drawn) for part in ids] for m in (model, null))
+    acts, other = ([units_of(m, tok, part, drawn) for part in ids] for m in (model, null))
     for site, which in drawn.items():
         of = [held(a[site]) for a in acts]
         copies = [held(ranked_like(n[site], a[site])) for n, a in zip(other, acts, strict=True)]
