@@ -412,8 +412,10 @@ def test_stored_results_are_complete():
     assert [*df] == ('dataset model site neuron kind lo hi support formula length iou pearson precision recall chance_iou'
                      ' random_model_iou').split()
     assert not df.duplicated(['dataset', 'site', 'neuron', 'kind']).any()
-    assert df.groupby(['dataset', 'site']).neuron.nunique().between(23, 24).all() # One unit is the same on most texts
-    assert df.groupby('dataset').site.nunique().eq(6).all() and df.dataset.unique()[0] == 'bbc' and df.length.between(1, 3).all()
+    told, tokens = df.groupby(['dataset', 'site']).neuron.nunique(), df.dataset == 'wikitext2'
+    assert told.drop('wikitext2').between(23, 24).all() and told['wikitext2'].eq(12).all() # One unit is the same on most texts
+    assert df.groupby('dataset').site.nunique().to_dict() == dict(bbc=6, ag_news=6, emotion=6, wikitext2=3)
+    assert not df[tokens].kind.str.contains('class').any() and df.dataset.unique()[0] == 'bbc' and df.length.between(1, 3).all()
     wide = df.pivot(index=['dataset', 'site', 'neuron'], columns='kind')
     own = wide['support']
     for like, kind in (('above like class', 'class'), ('end like class', 'class'), ('end like bin', 'bin'), ('chance', 'bin')):
@@ -423,4 +425,9 @@ def test_stored_results_are_complete():
     assert df.random_model_iou.isna().eq(df.kind == 'chance').all()
     mean = df.groupby(['dataset', 'kind']).iou.mean().unstack()
     assert (abs(mean['chance']-df[df.kind == 'chance'].groupby('dataset').chance_iou.mean()) < .01).all()
-    assert (mean['inner bin'] < mean['end like bin']).all() and (mean['class'] < mean['end like class']+.01).all()
+    own = mean.drop('wikitext2')
+    assert (own['inner bin'] < own['end like bin']).all() and (own['class'] < own['end like class']+.01).all()
+    bins = df[tokens & df.kind.isin(['bin', 'end like bin'])].pivot(index=['site', 'neuron'], columns='kind', values='iou')
+    ahead = (bins['bin']-bins['end like bin']).groupby('site').mean()
+    between = df[tokens & (df.kind == 'bin') & (df.lo != '-inf') & (df.hi != 'inf')].groupby('site').size()
+    assert ahead['mlp.5'] > .06 > .02 > ahead[['mlp.15', 'mlp.25']].max() and between.to_dict() == {'mlp.5': 11, 'mlp.25': 2}
