@@ -15,6 +15,7 @@ from safetensors.torch import save_file as save_torch
 import neuronlens as nl
 from neuronlens.ground.core import InputError
 from neuronlens.records.given import Head, part_of, recording
+from neuronlens.studies.findings import next_steps
 from neuronlens.studies.saved import load_study
 from neuronlens.studies.spec import MethodSpec, StudySpec, parse_study, read_study
 
@@ -385,7 +386,7 @@ def test_report_and_folder(studies, which, tmp_path, monkeypatch):
     assert "came without a head" in nl.explore(back).erase.html()
     nl.write_report(back, tmp_path, progress=False)
     with pytest.raises(InputError, match="were in memory"): nl.run_study(read_study(tmp_path/"kept/study.toml"))
-    assert nl.study.next_steps(study) and repr(study) and study._repr_html_()
+    assert next_steps(study) and repr(study) and study._repr_html_()
 
 
 def test_figures_of_a_study_are_drawn(studies, tmp_path):

@@ -198,7 +198,7 @@ def test_a_study_without_intervals_has_a_report(run):
 
 def test_report_says_whether_the_range_beats_its_control(run):
     from neuronlens.studies.report import report_html
-    from neuronlens.studies.study import next_steps
+    from neuronlens.studies.findings import next_steps
     every = run(fraction=[1.]) # All neurons, so the control is the thing itself
     assert every.notes['control']['target_accuracy']['difference'] == 0
     assert next_steps(every)[1].startswith('The range does not beat its random control')

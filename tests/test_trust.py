@@ -25,8 +25,9 @@ from neuronlens.ground.data import read_texts
 from neuronlens.models.model import load_classifier, load_language_model
 from neuronlens.models.weights import weights_hash
 from neuronlens.records.recording import record
+from neuronlens.studies.findings import next_steps
 from neuronlens.studies.saved import load_study
-from neuronlens.studies.study import next_steps, study_model
+from neuronlens.studies.study import study_model
 
 pytestmark = pytest.mark.usefixtures('one_thread', 'own_cache', 'no_figures')
 

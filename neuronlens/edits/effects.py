@@ -252,11 +252,12 @@ def load_effects(
 def read_table(
     path:str|Path, # A CSV file
     columns:tuple[str,...], # What it must have
+    empty:list=(), # Further columns of numbers, of which some may be missing
     **known, # Fields of `Setting` that a table of an older version does not say
 )->pd.DataFrame: # As it stands there, one row or more
     "A table of results; refuses a file that is missing, empty, no table, without rows or without one of the columns."
     words = dict.fromkeys([*(k for k in SETTINGS if k not in ('fraction', 'vote', 'seed')), 'measure'], str)
-    numbers = {k:[''] for k in ('tau', 'value', 'low', 'high', *MEASURES)}
+    numbers = {k:[''] for k in ('tau', 'value', 'low', 'high', *MEASURES, *empty)}
     try: df = modern_table(pd.read_csv(path, keep_default_na=False, na_values=numbers, dtype=words), **known)
     except OSError: raise InputError(f"{path}: no such table") from None
     except pd.errors.EmptyDataError: raise InputError(f"{path}: the file is empty") from None

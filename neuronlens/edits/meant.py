@@ -6,7 +6,7 @@
 __all__ = []
 
 # %% ../../nbs/49_meant.ipynb #dcc6b278
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -147,6 +147,11 @@ class MeaningSearch:
         return told,contexts_of(self.study, site, told, self.rows[1])
 
 # %% ../../nbs/49_meant.ipynb #5a4f163f
+def strongest(study): # M pairs of a class number and a neuron
+    "The ranges that `[meaning]` of a study is about."
+    m = study.spec.meaning
+    return tuple((c, int(j)) for c in range(min(m.concepts, len(study.classes))) for j in study.salient[c][:m.neurons])
+
 def strongest_meanings(
     study, # A `Study`; [meaning] of its file says how many concepts, neurons, texts and steps
 ): # `FormulaScores` of names such as 'sport, neuron 12'; None where there are no texts or no range tells any apart
@@ -156,7 +161,7 @@ def strongest_meanings(
     try: search = MeaningSearch(study, m.texts)
     except InputError: return None
     acts = [r.acts[rows] for r,rows in zip((study.train, study.test), search.rows, strict=True)]
-    who = [(c, int(j)) for c in range(min(m.concepts, len(study.classes))) for j in study.salient[c][:m.neurons]]
+    who = strongest(study)
     masks = [np.concatenate([study.ranges.contains(a, c, [j]) for c,j in who], 1) for a in acts]
     some = masks[0].any(0) & ~masks[0].all(0)
     names = [f'{study.classes[c]}, neuron {j}' for (c,j),s in zip(who, some, strict=True) if s]
@@ -167,6 +172,3 @@ def strongest_meanings(
     if not names: return None
     how = dict(length=m.length, draws=500, seed=study.spec.seed, progress=False)
     return held_out(both, [mask[:,some] for mask in masks], names, **how)
-
-# %% ../../nbs/49_meant.ipynb #a33afd1d
-def explained(study): return replace(study, meaning=strongest_meanings(study)) # A `Study` that says what its ranges mean

@@ -160,7 +160,8 @@ def _loading(quiet=False):
 def _go(spec, out, progress, quiet, trusted=False, again=False):
     "Run a study, write its folder, print what matters; a folder that holds it already is only read."
     from neuronlens.studies.report import is_drawn, write_report
-    from neuronlens.studies.study import finished, next_steps, run_study
+    from neuronlens.studies.findings import next_steps
+    from neuronlens.studies.study import finished, run_study
     start,show = time.perf_counter(),progress and not quiet
     with _messages(quiet):
         study = None if again else finished(spec, out)

@@ -46,6 +46,7 @@ def _check_names(spec, where):
     "Refuse names of rankings, edits, streams and readouts that are none; to know them, the libraries that run models are loaded."
     from neuronlens.edits.attribution import model_rankings
     from neuronlens.edits.edit import parse_edit
+    from neuronlens.edits.further import check_further
     from neuronlens.models.anatomy import STREAMS, _module_path
     from neuronlens.models.batches import READOUTS
     m,given = spec.method,bool(spec.activations.train)
@@ -53,6 +54,8 @@ def _check_names(spec, where):
     for r in m.ranking: _one_of(r, model_rankings(), f'{where}: ranking')
     try: parse_edit(m.edit)
     except InputError as e: raise InputError(f"{where}: {e}") from None
+    try: check_further(spec.meaning.also, model=not given, causal=bool(spec.model.causal), explainer=spec.meaning.explainer)
+    except InputError as e: raise InputError(f"{where}: [meaning] {e}") from None
     if given: return _check_method_of_given(m, where)
     if not _module_path(m.site): _one_of(m.site.partition('.')[0], STREAMS, f'{where}: site stream')
 
@@ -128,6 +131,8 @@ def _check_meaning(m, where):
         if n < least or most is not None and n > most:
             raise InputError(f"{where} {name} {n} must be {least} or more" if most is None else
                              f"{where} {name} {n} must lie between {least} and {most}")
+    _one_of(m.explainer, ('formula', 'ngrams', 'model'), f'{where} explainer')
+    if m.also and not m.concepts: raise InputError(f"{where} also asks about the ranges of no concepts: let concepts be one or more")
 
 def _check_alone(spec, where):
     "Refuse what is wrong whatever rankings, edits and presets there are."

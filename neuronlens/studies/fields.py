@@ -134,6 +134,8 @@ class MeaningSpec:
     length:int=3 # Most steps of a formula, 1 to 5
     least:int=0 # Training texts in which a word must stand; 0: a sixtieth of them, three or more
     texts:int=2000 # Training and test texts that are read, each
+    also:list=field(default_factory=list) # What more is said of them: 'modes', 'sentence', 'order', 'scale', 'independence', 'lens'
+    explainer:str='ngrams' # Who makes the sentence: 'formula', 'ngrams', or 'model', a language model under study
 
 # %% ../../nbs/56_fields.ipynb #ae56e881
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/61_findings.ipynb #8174ec6e
 import numpy as np
 
+from ..edits.further import told_of
 from ..edits.meant import strongest_meanings
 from ..records.given import GIVEN
 from .saved import Study
@@ -163,16 +164,65 @@ def _fared(study):
                                  f" disturbance {now.disturbance:.2f}")
     return [said(rows[c, 'base'], rows[c, 'range']) if (c, 'range') in rows else '' for c in study.classes]
 
+# %% ../../nbs/61_findings.ipynb #42236266
+def next_steps(
+    study:Study, # A finished study
+)->list[str]: # Four sentences
+    "Whether the range beats the whole neuron and its control, the concept it disturbs most, the ranges that are least their own."
+    if study.effects is None: return [*_steps_without(study)]
+    h,m = study.headline(),study.headline().macro().set_index('condition')
+    rng = h.only(condition='range').frame
+    worst = rng.loc[rng.disturbance.fillna(-1).idxmax()]
+    rate = study.firing().rate.copy()
+    np.fill_diagonal(rate, -1)
+    row,col = np.unravel_index(rate.argmax(), rate.shape)
+    c = study.classes
+    gain = m.disturbance['full']-m.disturbance['range']
+    verdict = (f"the range disturbs the others by {m.disturbance['range']:.3f}, the whole neurons by {m.disturbance['full']:.3f}"
+               f" (target accuracy {m.target_accuracy['range']:.3f} against {m.target_accuracy['full']:.3f})")
+    return [f"{'Range against whole neuron' if gain > 0 else 'No gain from the range'}: {verdict}.",
+            _beats_control(study, m),
+            f"Look at {worst.concept!r} first: editing its range disturbs the other concepts most ({worst.disturbance:.3f}).",
+            f"The ranges of {c[col]!r} also hold {rate[row, col]:.0%} of the salient activations of {c[row]!r} texts:"
+            f" see the firing matrix; a narrower range or another ranking may part them."]
+
+# %% ../../nbs/61_findings.ipynb #fe9e5c2c
+def _steps_without(study):
+    "What there is to look at where nothing answers to an edit."
+    rate,c = study.firing().rate.copy(),study.classes
+    own = rate.diagonal().copy()
+    np.fill_diagonal(rate, -1)
+    row,col = np.unravel_index(rate.argmax(), rate.shape)
+    yield "No effects: the activations came without a head, so nothing answers to an edit."
+    yield f"Look at {c[own.argmin()]!r} first: its ranges hold the fewest of its own salient activations ({own.min():.0%})."
+    yield (f"The ranges of {c[col]!r} also hold {rate[row, col]:.0%} of the salient activations of {c[row]!r}:"
+           " see the firing matrix; a narrower range or another ranking may part them.")
+
+# %% ../../nbs/61_findings.ipynb #d107d0ed
+def _beats_control(study, m):
+    "Whether the headline range does better than random neurons, in a sentence."
+    both = f"target accuracy {m.target_accuracy['range']:.3f} against {m.target_accuracy['random']:.3f}, disturbance" \
+           f" {m.disturbance['range']:.3f} against {m.disturbance['random']:.3f}"
+    if not (c := study.notes.get('control')): return f"Range against random neurons: {both}."
+    t,d = c['target_accuracy'],c['disturbance']
+    said = f"{both}; differences {t['difference']:+.3f} [{t['low']:+.3f}, {t['high']:+.3f}] and" \
+           f" {d['difference']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]; the random neurons are one draw"
+    if t['high'] < 0: return f"The range beats its random control, it suppresses more: {said}."
+    if d['high'] < 0 and not t['low'] > 0: return f"The range beats its random control, it disturbs less: {said}."
+    return (f"The range does not beat its random control ({said}): as many neurons drawn at random do as well, so nothing here speaks"
+            " for the ranking; try a smaller fraction.")
+
 # %% ../../nbs/61_findings.ipynb #b271710c
 MEANT = ('concept', 'neuron', 'range', 'texts_in_it', 'formula', 'iou', 'chance', 'precision', 'recall') # Columns
 
 def meanings(
     study:Study, # A finished study
-)->dict: # meant: rows; meant_names: their columns; meant_said: a sentence; without texts no rows
-    "Formulas of the strongest neurons, tested on the test texts."
+)->dict: # meant: rows; meant_names: their columns; meant_said: a sentence; further: tables of `told_of`; without texts no rows
+    "Formulas of the strongest neurons, tested on the test texts, and whatever more was asked."
     from neuronlens.views.cards import spans
     s = strongest_meanings(study) if study.meaning is None else study.meaning
-    if s is None: return dict(meant=[], meant_names=MEANT, meant_said='')
+    more = dict(meant_names=MEANT, further=[told_of(name, table) for name,table in study.further.items()])
+    if s is None: return more | dict(meant=[], meant_said='', told=bool(more['further']))
     def row(i, concept, j):
         c,j = study.classes.index(concept),int(j)
         ends = spans(study.ranges.lo[c, j], study.ranges.hi[c, j])
@@ -183,4 +233,4 @@ def meanings(
     said = ("A formula of words says when a neuron lies in its range. Each was searched on training texts and scored on"
             f" {s.n:,} test texts: IoU is the share of the texts in range, or of which it holds, for which both are true. Chance is what"
             f" the same search finds on shuffled texts. {n} of {len(s.names)} beat it.")
-    return dict(meant=[row(i, *name.rsplit(', neuron ', 1)) for i,name in enumerate(s.names)], meant_names=MEANT, meant_said=said)
+    return more | dict(meant=[row(i, *name.rsplit(', neuron ', 1)) for i,name in enumerate(s.names)], meant_said=said, told=True)

@@ -252,10 +252,11 @@ measured here.</p>{% endif %}
 {% if c.texts %}{{ table(c.texts, ('where', 'class', 'activation', 'text'), 'Test ' ~ kind_of ~ ' around the range of neuron ' ~ c.neuron ~
 ': nearest to the class mean, and nearest to the range outside it.' ~ read, 'text') }}{% endif %}{{ '</details>'|safe if many }}{% endfor %}
 {{ '</div>'|safe if many }}
-{% if meant %}<h2 id="meaning">What they mean</h2>
-<p>{{ meant_said }}</p>
+{% if meant or further %}<h2 id="meaning">What they mean</h2>{% endif %}
+{% if meant %}<p>{{ meant_said }}</p>
 {{ table(meant, meant_names, 'Formulas of the strongest neurons, each in the range of its concept. In brackets: 95% intervals.',
 'formula') }}{% endif %}
+{% for f in further %}{{ table(f.rows, f.names, f.says, f.long) }}{% endfor %}
 <h2 id="shared">What the concepts share</h2>
 <div class="maps">{% for f in figures if f.name in ('overlap', 'ranges', 'firing') %}{{ figure(f) }}{% endfor %}</div>
 {% if layers %}<h2 id="layers">What each block knows</h2>{% for f in figures if f.name == 'layers' %}{{ figure(f) }}{% endfor %}
@@ -410,7 +411,7 @@ def report_html(
         n_blocks_note=about['dtype'].removeprefix('torch.'), n_train=len(study.train), n_test=len(study.test), classes=study.classes,
         site=study.train.site, readout=study.train.readout, rankings=m.ranking, edit=m.edit, kind=study.ranges.name,
         scripts=scripts, setting=_setting(study), how=_how(study), intervals=_sure(study), found=headline(study),
-        contents=[(k, v) for k,v in CONTENTS.items() if tables.get(dict(layers='layers', concepts='macro', meaning='meant').get(k), True)],
+        contents=[(k, v) for k,v in CONTENTS.items() if tables.get(dict(layers='layers', concepts='macro', meaning='told').get(k), True)],
         toml=study_toml(study.spec),
         provenance=json.dumps({p:getattr(study, p).provenance for p in ('train', 'test')}, indent=1), many=many, policy=policy,
         most_rows=1000 if many else len(tables['all']), named=named, kind_of=kind_of(study), given=kind_of(study) == 'examples',

@@ -18,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import tomli_w
 
 import neuronlens
@@ -53,7 +54,7 @@ from ..records.recording import load_recording, save_recording
 from ..records.summary import load_summary
 from .fields import _TABLES, StudySpec
 from .spec import _commented, _full_paths, _said_tables, _with_paths, read_study, settle, write_study
-from .verify import FILES, _seal, sealed_provenance
+from .verify import FILES, FURTHER, _seal, sealed_provenance
 
 # %% ../../nbs/59_saved.ipynb #b43fb4e1
 @dataclass(frozen=True, eq=False)
@@ -73,6 +74,7 @@ class Study:
     clf:Classifier|None=None # The model under study; not saved, see `open`
     texts:tuple[Texts,Texts]|None=None # The training and the test texts, in the order of the recordings; not saved, see `open`
     meaning:FormulaScores|None=None # What the strongest neurons mean in the ranges of their concepts; None: no texts, or not asked for
+    further:dict=field(default_factory=dict) # Name to table: what more is said of those ranges, as `[meaning] also` asks
     outcome:Changes|None=None # What every edit did to every test text: of this `intervals` and `compare` are made; None: not kept
 
     def open(self, progress:bool=True, trust_remote_code:bool=False, *, train:str='', test:str='', model:str='')->'Study':
@@ -309,6 +311,7 @@ def save_study(
         write_table(study.meaning.to_frame(), out/'meaning.csv')
         study.meaning.save(out/'recording'/'meaning.safetensors', study.train.provenance)
         files += ['meaning.csv', 'recording/meaning.safetensors']
+    for name,table in study.further.items(): files.append(write_table(table, out/f'{name}.csv').name)
     if write_outcome(study, out/'recording'/'outcome.safetensors'): files.append('recording/outcome.safetensors')
     about = {p:getattr(study, p).provenance for p in ('train', 'test')} | dict(notes=study.notes, versions=versions())
     about |= dict(seed=study.spec.seed, decides=_decides(study.spec), files={f:sha256([out/f]) for f in files})
@@ -326,6 +329,12 @@ def load_intervals(
     return Evidence(read_table(path, ('measure', 'value', 'low', 'high'), **known), 1000, seed, .95)
 
 # %% ../../nbs/59_saved.ipynb #758da224
+def _further(path):
+    "A table of what more is said of ranges, as it was: nothing in it is empty but numbers."
+    names = pd.read_csv(path, nrows=0).columns
+    return read_table(path, ('concept', 'neuron'), empty=[n for n in names if n not in TEXTS])
+TEXTS = ('concept', 'mode', 'formula', 'ngrams', 'typical', 'by', 'sentence', 'other', 'promoted', 'suppressed') # Columns
+
 def load_probes(
     path:str|Path, # A file `layers.csv`
     n_train:int, # Training texts
@@ -399,6 +408,7 @@ def load_study(
     return Study(spec, train, test, statistics, rankings, ranges, effects, probes, about['notes'],
                  load_intervals(out/'intervals.csv', **known) if 'intervals.csv' in own else None, tokens, texts=texts,
                  meaning=FormulaScores.load(out/meant) if meant in own else None,
+                 further={n:_further(out/f'{n}.csv') for n in FURTHER if f'{n}.csv' in own},
                  outcome=read_outcome(out/name, effects, test) if name in own else None)
 
 # %% ../../nbs/59_saved.ipynb #5a7e0006

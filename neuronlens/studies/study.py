@@ -21,7 +21,7 @@ from ..arrays.probing import probe_layers
 from ..edits.attribution import ATTRIBUTIONS, attribute
 from ..edits.effects import measure_effects
 from ..edits.evidence import compare, intervals, intervals_memory
-from ..edits.meant import explained
+from ..edits.further import check_further, explained, needs_lens
 from ..edits.planning import check_asked, check_fractions, check_taught, means_of, plan
 from ..edits.sweeps import PER_TEXT, _parts, changes_on
 from ..ground.core import InputError
@@ -179,6 +179,7 @@ def _sites(spec, clf):
     if gate and (slow := [r for r in m.ranking if r in ATTRIBUTIONS]):
         raise InputError(f"ranking {slow[0]!r} runs the model for {site} alone: with a gate_site, take rankings of activations")
     for leaf in leaves(asks): class_number(leaf.concept or 0, clf.classes)
+    if 'lens' in spec.meaning.also: needs_lens(clf, site)
     return site,[f'residual.{b}' for b in range(L)] if m.layers else [],asks
 
 def _check_size(spec, test):
@@ -232,7 +233,7 @@ def _in_memory(spec):
     if spec.activations != ActivationsSpec(): raise InputError("the study names activations, and recordings= are given as well")
     return replace(spec, activations=ActivationsSpec(train=MEMORY))
 
-def _check_pair(train, test):
+def _check_pair(spec, train, test):
     "Refuse recordings that cannot be fitted on and measured on."
     for r in (train, test):
         if not (isinstance(r, Recording) and r.readout == GIVEN): raise InputError("recordings= are two that `nl.recording` made")
@@ -243,6 +244,7 @@ def _check_pair(train, test):
     if absent := sorted({*range(len(train.classes))}-{*test.labels.tolist()}):
         raise InputError(f"the recording to measure on has no example of class {train.classes[absent[0]]!r}")
     _check_names(train.classes, train.provenance['model'])
+    check_further(spec.meaning.also, words=train.texts is not None and test.texts is not None, model=False, causal=False)
 
 # %% ../../nbs/60_study.ipynb #af17a97d
 def digest_of(
@@ -259,7 +261,7 @@ def digest_of(
 def _run_given(spec, out, recordings, progress):
     "A study of two recordings of given activations."
     train,test = recordings
-    _check_pair(train, test)
+    _check_pair(spec, train, test)
     m,a,notes = spec.method,spec.activations,dict(texts_sha256=[digest_of(train), digest_of(test)])
     if out is not None: check_folder(out, spec, notes['texts_sha256'])
     check_fractions(m.fraction, train.acts.shape[1], train.site)
@@ -279,7 +281,7 @@ def _run_given(spec, out, recordings, progress):
     if m.correct_only: notes |= dict(wrong_training_texts=len(train)-len(fit))
     if a.head: notes |= dict(model_files=_head_hash(a.head))
     said = None if train.texts is None or test.texts is None else (texts_of(train), texts_of(test))
-    study = explained(Study(spec, train, test, statistics, rankings, ranges, effects, probes, notes, sure, None, test.head, said))
+    study = explained(Study(spec, train, test, statistics, rankings, ranges, effects, probes, notes, sure, None, test.head, said), progress)
     if out is not None: save_study(study, out)
     return study
 
@@ -328,7 +330,7 @@ def run_study(
     if made := made_of(spec, notes['texts_sha256']): notes |= dict(made_of=made)
     own = align(train_texts, clf),align(test_texts, clf)
     study = explained(Study(spec, train, test, statistics, rankings, ranges, measure_effects(outcome), probes, notes,
-                            intervals(outcome, seed=spec.seed, progress=progress), tokens, clf, own, outcome=outcome))
+                            intervals(outcome, seed=spec.seed, progress=progress), tokens, clf, own, outcome=outcome), progress)
     if out is not None: save_study(study, out)
     return study
 
@@ -399,51 +401,3 @@ def _reopened_given(study, trusted):
     for part,r,known in zip(('train', 'test'), (train, test), was['texts_sha256'], strict=True):
         if digest_of(r) != known: raise InputError(f"{getattr(a, part) or a.train} no longer holds the activations of this study")
     return replace(study, train=train, test=test, clf=test.head)
-
-# %% ../../nbs/60_study.ipynb #42236266
-def next_steps(
-    study:Study, # A finished study
-)->list[str]: # Four sentences
-    "Whether the range beats the whole neuron and its control, the concept it disturbs most, the ranges that are least their own."
-    if study.effects is None: return [*_steps_without(study)]
-    h,m = study.headline(),study.headline().macro().set_index('condition')
-    rng = h.only(condition='range').frame
-    worst = rng.loc[rng.disturbance.fillna(-1).idxmax()]
-    rate = study.firing().rate.copy()
-    np.fill_diagonal(rate, -1)
-    row,col = np.unravel_index(rate.argmax(), rate.shape)
-    c = study.classes
-    gain = m.disturbance['full']-m.disturbance['range']
-    verdict = (f"the range disturbs the others by {m.disturbance['range']:.3f}, the whole neurons by {m.disturbance['full']:.3f}"
-               f" (target accuracy {m.target_accuracy['range']:.3f} against {m.target_accuracy['full']:.3f})")
-    return [f"{'Range against whole neuron' if gain > 0 else 'No gain from the range'}: {verdict}.",
-            _beats_control(study, m),
-            f"Look at {worst.concept!r} first: editing its range disturbs the other concepts most ({worst.disturbance:.3f}).",
-            f"The ranges of {c[col]!r} also hold {rate[row, col]:.0%} of the salient activations of {c[row]!r} texts:"
-            f" see the firing matrix; a narrower range or another ranking may part them."]
-
-# %% ../../nbs/60_study.ipynb #fe9e5c2c
-def _steps_without(study):
-    "What there is to look at where nothing answers to an edit."
-    rate,c = study.firing().rate.copy(),study.classes
-    own = rate.diagonal().copy()
-    np.fill_diagonal(rate, -1)
-    row,col = np.unravel_index(rate.argmax(), rate.shape)
-    yield "No effects: the activations came without a head, so nothing answers to an edit."
-    yield f"Look at {c[own.argmin()]!r} first: its ranges hold the fewest of its own salient activations ({own.min():.0%})."
-    yield (f"The ranges of {c[col]!r} also hold {rate[row, col]:.0%} of the salient activations of {c[row]!r}:"
-           " see the firing matrix; a narrower range or another ranking may part them.")
-
-# %% ../../nbs/60_study.ipynb #d107d0ed
-def _beats_control(study, m):
-    "Whether the headline range does better than random neurons, in a sentence."
-    both = f"target accuracy {m.target_accuracy['range']:.3f} against {m.target_accuracy['random']:.3f}, disturbance" \
-           f" {m.disturbance['range']:.3f} against {m.disturbance['random']:.3f}"
-    if not (c := study.notes.get('control')): return f"Range against random neurons: {both}."
-    t,d = c['target_accuracy'],c['disturbance']
-    said = f"{both}; differences {t['difference']:+.3f} [{t['low']:+.3f}, {t['high']:+.3f}] and" \
-           f" {d['difference']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]; the random neurons are one draw"
-    if t['high'] < 0: return f"The range beats its random control, it suppresses more: {said}."
-    if d['high'] < 0 and not t['low'] > 0: return f"The range beats its random control, it disturbs less: {said}."
-    return (f"The range does not beat its random control ({said}): as many neurons drawn at random do as well, so nothing here speaks"
-            " for the ranking; try a smaller fraction.")

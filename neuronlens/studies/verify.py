@@ -17,7 +17,9 @@ from ..ground.core import InputError
 from ..ground.files import Damaged, known_path, read_arrays, read_header, read_json, read_sealed, sha256
 
 # %% ../../nbs/57_verify.ipynb #47d0cfad
-FILES = ('effects.csv', 'intervals.csv', 'report.html', 'recording', 'figures', 'layers.csv', 'meaning.csv', 'provenance.json')
+FURTHER = ('modes', 'sentence', 'order', 'scale', 'independence', 'lens') # What more may be said of ranges, a table each
+FILES = ('effects.csv', 'intervals.csv', 'report.html', 'recording', 'figures', 'layers.csv', 'meaning.csv', 'provenance.json',
+         *(f'{name}.csv' for name in FURTHER))
 _UNSEALED = {'train', 'test', 'notes', 'versions', 'seed', 'decides', 'files'} # What provenance.json said before it had a digest
 
 def _digest(about): return hashlib.sha256(json.dumps(about, indent=1).encode()).hexdigest()

@@ -13,12 +13,14 @@ import ipywidgets as ipw
 import numpy as np
 
 from ..arrays.axis import AxisMeaning
+from ..edits.further import FurtherSearch, told_of
 from ..edits.live import ranking_at, rankings_at
 from ..edits.meant import Context, MeaningSearch
 from ..ground.core import InputError
 from .cards import canvas, card, cut, figure_html, sentence, table
 from .plots import theme
-from .widgets import _WIDE, View, checked_study, choice, neurons_in_order, offer, place_of, range_control, with_texts
+from .widgets import (_WIDE, View, checked_study, choice, meaning, neurons_in_order, offer, place_of, range_control,
+                                      with_texts)
 
 # %% ../../nbs/53_meaning_view.ipynb #b64bd1d1
 def _better(s, k): return bool(s.low[k, 0] > s.chance[k, 0]) # Whether a formula beats chance; not where nothing is known
@@ -126,6 +128,7 @@ def meaning_html(
     note:str='', # More about the neuron, for the first line
     texts:str='', # What was read
     word:str='', # A word that is asked for; '': none
+    more:str='', # HTML of what more was asked
 )->str: # HTML, the same for the same data
     "One neuron from end to end: its ranges, what each means beside chance, typical texts, and which ranges fire on a word."
     s = told.scores
@@ -134,7 +137,7 @@ def meaning_html(
     how = (f'{texts} IoU: of the test texts in the range or of which the formula holds, the share of which both is true. Chance: the same'
            ' search on shuffled texts. Bold: the interval lies above chance.')
     return card(f'<p><b>{escape(said)}</b></p><p class="dim">{escape(how)}</p>', word_html(told, word) if word else '', _axis_figure(told),
-                _formula_table(told), _contexts_table(told, contexts))
+                _formula_table(told), more, _contexts_table(told, contexts))
 
 # %% ../../nbs/53_meaning_view.ipynb #92e6ac4d
 PARTS = [('5 parts, as many texts in each', 'quantile(5)'), ('10 parts, as many texts in each', 'quantile(10)'), ('5 clusters',
@@ -149,6 +152,24 @@ def words_said(
     kinds = dict(zip(told.predicates.names, told.predicates.leaves, strict=True))
     leaves = [kinds.get(name, ('', '')) for f in told.scores.formulas for _,name in f.steps]
     return [*dict.fromkeys(str(key) for kind,key in leaves if kind == 'word')]
+
+# %% ../../nbs/53_meaning_view.ipynb #06ad1586
+UNTOLD = 'Not asked yet: the button does.'
+
+def further_html(
+    name:str, # Of `FURTHER`
+    found, # A table; an `InputError`; None: not asked yet
+    concept:str, # Whose range it is about
+)->str: # HTML
+    "What more is said of a range."
+    title = f'<h4>{escape(name.capitalize())} of the range of {cut(concept, 40)}</h4>'
+    if found is None: return title+f'<p class="dim">{UNTOLD}</p>'
+    if isinstance(found, InputError): return title+sentence(found)
+    told = told_of(name, found)
+    def said(k, v): return (cut(v, 160) if k == told['long'] else escape(v)) if isinstance(v, str) else f'{v:.3f}'.removesuffix('.000')
+    names = told['names'][2:]
+    head = [k.replace('_', ' ')+'#'*(not isinstance(told['rows'][0][k], str)) for k in names]
+    return title+f'<p class="dim">{escape(told["says"])}</p>'+_wide(name, table(head, [[said(k, r[k]) for k in names] for r in told['rows']]))
 
 # %% ../../nbs/53_meaning_view.ipynb #f61b5058
 class WordBar:
@@ -170,25 +191,32 @@ class WordBar:
             for b in self.words.children: b.on_click(lambda b: self.pick(b.description))
         for b in self.words.children: b.button_style = 'info' if b.description == chosen else ''
 
+# %% ../../nbs/53_meaning_view.ipynb #0fda468d
+def _controls(study, more):
+    "The controls of the view; `more` names what more can be asked."
+    sites = [s for s in study.train.sites if s in study.test.sites]
+    word = ipw.Text('', description='word', continuous_update=False, placeholder='type one, press Enter', **_WIDE,
+                    tooltip='Which ranges fire on texts with it')
+    return dict(cut=choice('cut', PARTS, tip='How the axis of the neuron is cut into ranges'),
+        also=choice('also', [('nothing more', ''), *((f'{name}: {meaning("also", name)}', name) for name in more)],
+                    tip='What more is asked of the range of the concept'), word=word,
+        site=choice('site', sites, tip='Stream and block where the neuron is read'),
+        ranking=choice('ranking', rankings_at(study, sites[0]), tip='What orders the neurons'),
+        concept=choice('concept', study.classes, tip='Class that the neurons are ordered for'),
+        neuron=choice('neuron', [], tip='Most salient first'), range=range_control(study))
+
 # %% ../../nbs/53_meaning_view.ipynb #4e62e866
 class MeaningView(View):
-    "What a neuron means in each of its ranges. Controls: cut, word, site, ranking, concept, neuron, range; `search` searches."
+    "What a neuron means in each of its ranges. Controls: cut, also, word, site, ranking, concept, neuron, range."
     def __init__(self,
         study, # A `Study` with its texts
         trust_remote_code:bool=False, # Run code that comes with its model, where the study has to be opened
     ):
         self.study = with_texts(checked_study(study), trust_remote_code)
         self.asked,self._ranking = MeaningSearch(self.study),lru_cache(16)(lambda *at: ranking_at(self.study, *at))
-        sites = [s for s in study.train.sites if s in study.test.sites]
+        self.told = FurtherSearch(self.study, self.study.spec.meaning.texts)
         self.bar = WordBar(self.search, lambda x: self.set(word='' if x == self.values['word'] else x))
-        word = ipw.Text('', description='word', continuous_update=False, placeholder='type one, press Enter', **_WIDE,
-                        tooltip='Which ranges fire on texts with it')
-        controls = dict(cut=choice('cut', PARTS, tip='How the axis of the neuron is cut into ranges'), word=word,
-            site=choice('site', sites, tip='Stream and block where the neuron is read'),
-            ranking=choice('ranking', rankings_at(study, sites[0]), tip='What orders the neurons'),
-            concept=choice('concept', study.classes, tip='Class that the neurons are ordered for'),
-            neuron=choice('neuron', [], tip='Most salient first'), range=range_control(study))
-        super().__init__(controls, self.draw)
+        super().__init__(_controls(study, self.told.names()), self.draw)
         self.area.children = (self.bar.box, self.picture)
 
     def adapt(self, name):
@@ -201,10 +229,16 @@ class MeaningView(View):
         own.disabled = own.kind.disabled = off
         own.tau.disabled = off or own.kind.value != 'gaussian'
     def which(self, site, neuron, cut, range, **_): return site,neuron,cut,range # What is searched, of the values
+    def more(self, also, site, ranking, concept, neuron, **_): # What more is asked, beside the strongest neurons
+        return also,site,concept,neuron,tuple(int(r[0]) for r in self._ranking(site, ranking).order)
     def search(self):
-        "Search what the ranges of the chosen neuron mean, if that was not done, and show it."
-        self.bar.go.disabled = True
-        try: self.asked.axis(*self.which(**self.values), step=self.bar.step)
+        "Search what the ranges of the chosen neuron mean, and ask what more is chosen, if that was not done, and show it."
+        self.bar.go.disabled,v = True,self.values
+        try:
+            self.asked.axis(*self.which(**v), step=self.bar.step)
+            if v['also']:
+                self.bar.step(f"asking: {v['also']}", .9)
+                self.told.ask(*self.more(**v))
         finally: self.bar.go.disabled,self.bar.state.value = False,''
         self.redraw()
         return self
@@ -215,9 +249,10 @@ class MeaningView(View):
         found = self.asked.known(*self.which(**self.values))
         self.bar.offer(words_said(found[0]) if isinstance(found, tuple) else [], self.values['word'])
 
-    def draw(self, site, ranking, concept, neuron, word, **how):
+    def draw(self, site, ranking, concept, neuron, word, also, **how):
         found = self.asked.known(*self.which(site, neuron, **how))
         if found is None: return card(f'<p>{escape(ASK)}</p>')
         if isinstance(found, InputError): raise found
         (n,m),place = map(len, self.asked.rows),place_of(self.study, self._ranking(site, ranking), concept, neuron)
-        return meaning_html(*found, place, f'Words of {n:,} training texts searched, scored on {m:,} test texts.', word)
+        more = further_html(also, self.told.known(*self.more(also, site, ranking, concept, neuron)), concept) if also else ''
+        return meaning_html(*found, place, f'Words of {n:,} training texts searched, scored on {m:,} test texts.', word, more)

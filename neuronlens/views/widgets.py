@@ -49,7 +49,10 @@ MEANINGS = dict(
     fitted_at=dict(readout='ranges are fitted on the readout', tokens='ranges are fitted on all tokens'),
     positions=dict(all='edits may act at all positions', readout='edits may act at the readout', prompt='edits may act in the prompt',
         generated='edits may act in what is generated'),
-    covers=dict(range='an open gate edits neurons in their own range', salient='an open gate edits all salient neurons'))
+    covers=dict(range='an open gate edits neurons in their own range', salient='an open gate edits all salient neurons'),
+    also=dict(modes='kinds of texts in the range', sentence='what only texts in the range are about',
+        order='whether the order of words counts', scale='how seldom the neuron leaves its mean',
+        independence='whether it is high together with neurons of other concepts', lens='tokens that the neuron promotes by itself'))
 
 # %% ../../nbs/52_widgets.ipynb #widg0002
 _STREAMS = dict(residual='what block {} hands on', mlp='what the second matrix of block {} reads',

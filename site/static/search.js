@@ -132,14 +132,20 @@ function show(typing) {
   document.title = asked ? `${asked} - Search` : 'Search'
 }
 let wait
-field.addEventListener('input', () => {
+function typed() {
   clearTimeout(wait)
-  wait = setTimeout(() => { history.replaceState(null, '', '?q=' + encodeURIComponent(field.value)); show(true) }, 120)
-})
-field.form.addEventListener('submit', e => { e.preventDefault(); clearTimeout(wait); show(false); list.querySelector('a')?.focus() })
+  wait = 0
+  history.replaceState(null, '', '?q=' + encodeURIComponent(field.value))
+  show(true)
+}
+field.addEventListener('input', () => { clearTimeout(wait); wait = setTimeout(typed, 120) })
+field.form.addEventListener('submit', e => { e.preventDefault(); clearTimeout(wait); wait = 0; show(false); list.querySelector('a')?.focus() })
 document.addEventListener('keydown', e => {
-  const links = [field, ...list.querySelectorAll('li > a')], at = links.indexOf(document.activeElement), step = {ArrowDown: 1, ArrowUp: -1}[e.key]
-  if (step && at >= 0 && links[at + step]) { e.preventDefault(); links[at + step].focus() }
+  const step = {ArrowDown: 1, ArrowUp: -1}[e.key]
+  if (!step) return
+  if (wait) typed() // What is still to be found would take away the link that is chosen now
+  const links = [field, ...list.querySelectorAll('li > a')], at = links.indexOf(document.activeElement)
+  if (at >= 0 && links[at + step]) { e.preventDefault(); links[at + step].focus() }
 })
 field.value = new URLSearchParams(location.search).get('q') ?? ''
 show(false)
