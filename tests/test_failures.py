@@ -487,7 +487,7 @@ def whole(folder):
     for p in folder.rglob('*'):
         assert not p.name.startswith('.') and '.tmp' not in p.name, p
         if p.suffix == '.json': json.loads(p.read_text())
-        if p.suffix == '.toml': assert p.read_text().endswith('texts = 2000\n'), p
+        if p.suffix == '.toml': assert p.read_text().endswith('explainer = "ngrams"\n'), p
         if p.suffix == '.csv': assert len(pd.read_csv(p)) in ROWS[p.name]
         if p.suffix == '.html': assert p.read_text().endswith('</html>')
         if p.suffix == '.png': assert p.read_bytes().endswith(b'IEND\xaeB`\x82')

@@ -31,7 +31,8 @@ WRAPPED = { # Sentences that only say where another one, which has an entry of i
     "*, for concept *: *": "what `information_left` read through an edit",
     "scope *: *": "a scope, and what of it cannot be read",
     "*: range *: *": "the range of a study file, tried on sixteen numbers",
-    "*: [prompt] *": "the prompt of a study file, made as a trial"}
+    "*: [prompt] *": "the prompt of a study file, made as a trial",
+    "*: [meaning] *": "what more a study file asks of ranges, checked by its own room"}
 REPEATED = { # Places that raise what was said elsewhere
     "anatomy._find_sites": "one of the reasons that it found, listed by their names `why` and `more`",
     "cli._plain_errors": "the sentence of an error that was caught",

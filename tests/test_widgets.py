@@ -21,6 +21,7 @@ from neuronlens.arrays.ranges import RANGES, fit_ranges
 from neuronlens.edits.ablation import ablate
 from neuronlens.edits.attribution import model_rankings
 from neuronlens.edits.edit import EDITS
+from neuronlens.edits.further import FURTHER
 from neuronlens.edits.live import edit_text
 from neuronlens.edits.planning import plan
 from neuronlens.ground.core import InputError
@@ -178,7 +179,7 @@ def test_meanings_are_those_of_the_glossary(label, name, said):
 
 
 @pytest.mark.parametrize("label, names", [("ranking", model_rankings()), ("range", RANGES), ("edit", EDITS), ("scope", SCOPES),
-                                          ("fitted_at", FITTED), ("positions", POSITIONS), ("covers", COVERS)])
+                                          ("fitted_at", FITTED), ("positions", POSITIONS), ("covers", COVERS), ("also", FURTHER)])
 def test_nothing_on_offer_is_left_unsaid(label, names):
     assert set(names) <= set(MEANINGS[label])
 

@@ -93,7 +93,6 @@ class Study:
     def salient(self)->np.ndarray:
         "Salient sets `[C, k]` of the first ranking at the first fraction."
         return self.ranking.salient(self.fraction)
-
     def overlap(self)->SetOverlap:
         "How much the salient sets of the classes share."
         return set_overlap(self.salient, self.test.acts.shape[1], self.classes)
