@@ -188,7 +188,9 @@ def test_activations_alone():
     with pytest.raises(InputError, match="also 'order' needs a model"):
         parse_study(dict(activations=dict(train='a.npz'), meaning=dict(also=['order'])))
     s, bare = given(), given(texts=False)
-    def run(r, *also): return nl.run_study(StudySpec(meaning=MeaningSpec(also=list(also), neurons=2)), recordings=(r.train, r.test), progress=False)
+    def run(r, *also):
+        asked = StudySpec(meaning=MeaningSpec(also=list(also), neurons=2))
+        return nl.run_study(asked, recordings=(r.train, r.test), progress=False)
     with pytest.raises(InputError, match="also 'modes' needs texts, and these activations have none"): run(bare, 'modes')
     assert [*run(bare, 'scale', 'independence').further] == ['scale', 'independence']
     assert [*run(s, 'modes', 'scale').further][-1] == 'scale'

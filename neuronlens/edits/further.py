@@ -53,7 +53,8 @@ class Asked:
 
     @cached_property
     def rows(self):
-        return [even_sample(r.labels, max(self.most, len(self.study.classes)), self.study.spec.seed) for r in (self.study.train, self.study.test)]
+        s = self.study
+        return [even_sample(r.labels, max(self.most, len(s.classes)), s.spec.seed) for r in (s.train, s.test)]
     @cached_property
     def neurons(self): return np.unique([j for _,j in self.who])
     @cached_property
@@ -82,6 +83,7 @@ def each_range(asked, tell):
     if not found: raise why
     return pd.concat(found, ignore_index=True)
 
+# %% ../../nbs/50_further.ipynb #033e9211
 def modes_of(
     asked, # `Asked`
 )->pd.DataFrame: # As of `Modes.to_frame`
@@ -141,6 +143,7 @@ def scale_of(
     return pd.DataFrame(dict(concept=[asked.study.classes[i] for i in c], neuron=asked.neurons[k], kurtosis=s.kurtosis[k],
         normal_kurtosis=s.normal[2,2], far=s.far[k], phi=s.by_concept[c, k], chance=s.chance[k], phi_in_range=s.by_range[c, k]))
 
+# %% ../../nbs/50_further.ipynb #ec4f10e5
 def independence_of(
     asked, # `Asked`
 )->pd.DataFrame: # concept, neuron, other, other_neuron, and what `range_independence` gives
@@ -163,6 +166,7 @@ def needs_lens(clf, site): # Nothing, or an `InputError`
     if not isinstance(clf, Prompted): raise InputError("a vocabulary lens is for a language model; this study has a classifier")
     vocabulary_lens(clf.model, clf.tokenizer, str(site), [0], k=1, directions=1)
 
+# %% ../../nbs/50_further.ipynb #f8c02189
 def lens_of(
     asked, # `Asked`
 )->pd.DataFrame: # As of `VocabularyLens.to_frame`
@@ -182,7 +186,8 @@ class Further(NamedTuple):
 
 FURTHER = dict(
     modes=Further(modes_of, 'texts', ('mode', 'trained', 'held_out', 'formula', 'formula_iou', 'formula_chance', 'typical'),
-        'Kinds of texts in each range, each with the formula that tells it from all others, scored on test texts, and its most typical one.'),
+        'Kinds of texts in each range, each with the formula that tells it from all others, scored on test texts, and its most typical'
+        ' one.'),
     sentence=Further(sentence_of, 'texts', ('by', 'area', 'area_low', 'area_high', 'chance_area', 'sentence'),
         'A sentence about each range. Area under the curve: how well its likeness tells test texts in the range from others; chance: 95 %'
         ' of shuffles lie below.'),
@@ -208,6 +213,7 @@ def told_of(
     rows = [{k:short(v) for k,v in r.items()} for r in table.assign(neuron=table.neuron.astype(str))[names].to_dict('records')]
     return dict(says=f.says, names=names, long=f.shown[-1] if f.shown[-1] in ('typical', 'sentence', 'promoted') else '', rows=rows)
 
+# %% ../../nbs/50_further.ipynb #ecf66acd
 def check_further(
     also, # Names
     words:bool=True, # Whether the study has texts

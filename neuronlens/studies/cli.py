@@ -159,8 +159,8 @@ def _loading(quiet=False):
 # %% ../../nbs/64_cli.ipynb #ed3d019e
 def _go(spec, out, progress, quiet, trusted=False, again=False):
     "Run a study, write its folder, print what matters; a folder that holds it already is only read."
-    from neuronlens.studies.report import is_drawn, write_report
     from neuronlens.studies.findings import next_steps
+    from neuronlens.studies.report import is_drawn, write_report
     from neuronlens.studies.study import finished, run_study
     start,show = time.perf_counter(),progress and not quiet
     with _messages(quiet):

@@ -73,10 +73,17 @@ def _without_effects(study):
     return (f"The ranges hold {own.mean():.0%} of the salient activations of their own class. No head came with these activations, so"
             " nothing was edited.", f"{also} {len(study.test)} test examples, seed {study.spec.seed}.")
 
+# %% ../../nbs/61_findings.ipynb #edd22020
+SAME = 'all neurons are edited, and as many drawn at random are the same ones'
+
+def all_of_them(study)->bool: # Whether the figures of a study show an edit of all neurons
+    return study.salient.shape[1] == study.test.acts.shape[1]
+
 # %% ../../nbs/61_findings.ipynb #a998d464
 def _against_random(study, m):
     "What the random control says, in words."
     c = study.notes.get('control')
+    if all_of_them(study): return f'There is no random control: {SAME}'
     if not c: return 'There is no test against the random control'
     t,d = c['target_accuracy'],c['disturbance']
     if t['high'] < 0: return 'As many neurons drawn at random suppress less'
@@ -122,6 +129,7 @@ def _noticed_without(study):
 # %% ../../nbs/61_findings.ipynb #f3ac8f92
 def _beside_control(study):
     "What the random control says, a line for the verdict and one for each measure."
+    if all_of_them(study): return [('Chance', f'there is no random control: {SAME}.')]
     if not (c := study.notes.get('control')): return []
     t,d = c['target_accuracy'],c['disturbance']
     more,less = t['high'] < 0,d['high'] < 0 and not t['low'] > 0
@@ -201,6 +209,7 @@ def _steps_without(study):
 # %% ../../nbs/61_findings.ipynb #d107d0ed
 def _beats_control(study, m):
     "Whether the headline range does better than random neurons, in a sentence."
+    if all_of_them(study): return f"There is no random control: {SAME}; `neuronlens.edits.controls` has others."
     both = f"target accuracy {m.target_accuracy['range']:.3f} against {m.target_accuracy['random']:.3f}, disturbance" \
            f" {m.disturbance['range']:.3f} against {m.disturbance['random']:.3f}"
     if not (c := study.notes.get('control')): return f"Range against random neurons: {both}."

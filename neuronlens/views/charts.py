@@ -59,10 +59,11 @@ def _interval(value, low, high, digits): return f'{value:.{digits}f} [{low:.{dig
 def effect_bars(
     bars:dict, # Of `effect_sizes`: measure to condition to (value, low, high)
     each:dict, # Of `effect_sizes`: measure to condition to the value of every concept
+    panels:dict=_PANELS, # Measure to title
 )->str: # HTML
-    "Accuracy, confidence, disturbance and broken answers of base, full, range and random, each with its interval."
+    "Accuracy, confidence, disturbance and broken answers of base, full, range and random, or other measures, each with its interval."
     out = []
-    for m,title in _PANELS.items():
+    for m,title in panels.items():
         own = {k:v if len(v) > 1 else [] for k,v in each[m].items()} # The dot of one concept would be the end of its bar
         seen = [x for v in (*bars[m].values(), *own.values()) for x in v if math.isfinite(x)]
         out.append(_panel(title, bars[m], own, *((_ceiling(max(seen, default=0)), 4) if m in _SMALL else (1.,))))

@@ -15,12 +15,14 @@ import ipywidgets as w
 import pandas as pd
 
 from ..edits.edit import EDITS
+from ..edits.left import LEFT, WhatIsLeft
 from ..edits.live import EVERY, FRACTIONS, LiveEffects, curve, rankings_at, setting_with
 from ..ground.core import InputError
 from ..ground.setting import Setting
 from .cards import card, sentence
 from .charts import effect_bars, trade_off_chart
 from neuronlens.views.widgets import (
+    AskBar,
     View,
     checked_study,
     choice,
@@ -33,6 +35,19 @@ from neuronlens.views.widgets import (
     slider,
 )
 
+# %% ../../nbs/53_erase_view.ipynb #e6ca3bbb
+UNREAD = 'Whether the concept can still be read in what the edit leaves is another question: the button asks fresh readers.'
+READ = ('At the readout: readers that learned on one half of the edited test activations, on the other half (.5: nothing to find);'
+        ' R2 of the activation as it was, told from the edited one. Lines: 95% intervals, of several concepts the mean of their ends.')
+
+def left_html(
+    left, # What `WhatIsLeft` found; an `InputError`; None: not asked yet
+)->str: # HTML
+    "What readers still find, and what is kept."
+    if left is None: return f'<p class="dim">{UNREAD}</p>'
+    if isinstance(left, InputError): return sentence(left)
+    return f'<h4>What is left</h4><p class="dim">{READ}</p>'+effect_bars(*left, LEFT)
+
 # %% ../../nbs/53_erase_view.ipynb #c25d0255
 def erase_html(
     bars:dict, # Of `effect_sizes`: measure to condition to (value, low, high)
@@ -41,12 +56,13 @@ def erase_html(
     about:str, # The setting in words; escaped here
     texts:str, # What it was measured on, and how; escaped here
     before:str='', # The trade-off of the setting before, which stays until the new one is whole; '': draw the new one
+    left=None, # What `WhatIsLeft` found, or the `InputError` that says why not; None: not asked yet
 )->str: # HTML
     "What one edit does, and where it lies on the trade-off."
     many = '; small rings: concepts' if len(each['target_accuracy']['base']) > 1 else ''
     said = f'{escape(texts)} Lines in the bars: 95% bootstrap intervals{many}.'
     curve = f'<div style="opacity:.45">{before}</div>' if before else trade_off_chart(bars, points)
-    return card(f'<p><b>{escape(about)}</b></p><p class="dim">{said}</p>', effect_bars(bars, each),
+    return card(f'<p><b>{escape(about)}</b></p><p class="dim">{said}</p>', effect_bars(bars, each), left_html(left),
         f'<h4>Trade-off over fractions{": of the setting before" if before else ""}</h4>', curve)
 
 # %% ../../nbs/53_erase_view.ipynb #4dc27a1c
@@ -134,8 +150,10 @@ class EraseView(Filling):
         self.live,D = LiveEffects(self.study, most),self.study.test.acts.shape[1]
         own = self.study.spec.method.fraction
         self.fractions = sorted({float(f) for f in (*own, *(FRACTIONS if self.live.quick else ())) if int(f*D+1e-9)})
+        self.left = WhatIsLeft(self.live)
+        self.bar = AskBar('What is left?', 'Have fresh readers look for the concept in the edited activations', self.look)
         super().__init__(erase_controls(self.study, not self.live.quick), self.draw)
-        self.area.children = (self.picture, self.note)
+        self.area.children = (self.picture, self.bar.box, self.note)
 
     def setting(self, **values)->Setting: return setting_with(self.study, **values) # What the controls say
 
@@ -144,11 +162,17 @@ class EraseView(Filling):
         setting,s,n = self.setting(**values),self.study,len(self.live.rows)
         texts = f'{n} test texts' if n == len(s.test) else f'{n} of {len(s.test)} test texts, a fixed sample'
         return erase_html(*self.live.sizes(setting), curve(self.live, setting, self.fractions if fractions is None else fractions),
-            words_of(setting, len(s.classes), s.test.acts.shape[1]), f'{texts}; {self.live.draws} draws.', before or '')
+            words_of(setting, len(s.classes), s.test.acts.shape[1]), f'{texts}; {self.live.draws} draws.', before or '',
+            self.left.found.get(setting))
 
     def chart(self, **values)->str:
         "The whole trade-off of some values, computed before."
         x = self.setting(**values)
         return trade_off_chart(self.live.sizes(x)[0], curve(self.live, x, self.fractions))
 
+    def look(self):
+        "Ask what is left of the concept under the present values, if that was not done, and show it."
+        with self.bar.asking(): self.left.ask(self.setting(**self.values), self.bar.step)
+        self.redraw()
+        return self
     def adapt(self, name): rest(self)

@@ -19,8 +19,19 @@ from ..edits.meant import Context, MeaningSearch
 from ..ground.core import InputError
 from .cards import canvas, card, cut, figure_html, sentence, table
 from .plots import theme
-from .widgets import (_WIDE, View, checked_study, choice, meaning, neurons_in_order, offer, place_of, range_control,
-                                      with_texts)
+from neuronlens.views.widgets import (
+    _WIDE,
+    AskBar,
+    View,
+    checked_study,
+    choice,
+    meaning,
+    neurons_in_order,
+    offer,
+    place_of,
+    range_control,
+    with_texts,
+)
 
 # %% ../../nbs/53_meaning_view.ipynb #b64bd1d1
 def _better(s, k): return bool(s.low[k, 0] > s.chance[k, 0]) # Whether a formula beats chance; not where nothing is known
@@ -169,20 +180,16 @@ def further_html(
     def said(k, v): return (cut(v, 160) if k == told['long'] else escape(v)) if isinstance(v, str) else f'{v:.3f}'.removesuffix('.000')
     names = told['names'][2:]
     head = [k.replace('_', ' ')+'#'*(not isinstance(told['rows'][0][k], str)) for k in names]
-    return title+f'<p class="dim">{escape(told["says"])}</p>'+_wide(name, table(head, [[said(k, r[k]) for k in names] for r in told['rows']]))
+    rows = [[said(k, r[k]) for k in names] for r in told['rows']]
+    return title+f'<p class="dim">{escape(told["says"])}</p>'+_wide(name, table(head, rows))
 
 # %% ../../nbs/53_meaning_view.ipynb #f61b5058
-class WordBar:
+class WordBar(AskBar):
     "A button that searches, where it is, and a button for every word of the formulas."
     def __init__(self, search, pick):
-        self.go = ipw.Button(description='Search', tooltip='Search what the ranges of the chosen neuron mean', button_style='primary')
-        self.go.on_click(lambda _: search())
-        self.state,self.words,self.pick = ipw.HTML(),ipw.HBox(layout={'flex_flow': 'row wrap'}),pick
+        super().__init__('Search', 'Search what the ranges of the chosen neuron mean', search)
+        self.words,self.pick = ipw.HBox(layout={'flex_flow': 'row wrap'}),pick
         self.box = ipw.VBox([ipw.HBox([self.go, self.state]), self.words]).add_class('nl-panel')
-
-    def step(self, what:str, done:float):
-        "Say what is done now."
-        self.state.value = (f'<span role="status">{escape(what)}… <progress max="1" value="{done}" aria-label="search"></progress></span>')
 
     def offer(self, words:list, chosen:str):
         "Buttons for these words, the chosen one pressed."
@@ -233,13 +240,12 @@ class MeaningView(View):
         return also,site,concept,neuron,tuple(int(r[0]) for r in self._ranking(site, ranking).order)
     def search(self):
         "Search what the ranges of the chosen neuron mean, and ask what more is chosen, if that was not done, and show it."
-        self.bar.go.disabled,v = True,self.values
-        try:
+        v = self.values
+        with self.bar.asking():
             self.asked.axis(*self.which(**v), step=self.bar.step)
             if v['also']:
                 self.bar.step(f"asking: {v['also']}", .9)
                 self.told.ask(*self.more(**v))
-        finally: self.bar.go.disabled,self.bar.state.value = False,''
         self.redraw()
         return self
 

@@ -7,6 +7,7 @@ __all__ = ['View']
 
 # %% ../../nbs/52_widgets.ipynb #1cf00626
 import warnings
+from contextlib import contextmanager
 from html import escape
 
 import ipywidgets as ipw
@@ -151,6 +152,25 @@ def both_outputs(
 def show_both(box, static, said): # The live view first: it need not wait for the picture
     display(both_outputs(box, lambda: '', '')[0], raw=True)
     display(both_outputs(box, static, said)[1], raw=True)
+
+# %% ../../nbs/52_widgets.ipynb #e649b410
+class AskBar:
+    "A button that asks for what takes a while, and where it is."
+    def __init__(self, name, tip, ask):
+        self.go,self.state = ipw.Button(description=name, tooltip=tip, button_style='primary', layout={'width': 'auto'}),ipw.HTML()
+        self.go.on_click(lambda _: ask())
+        self.box = ipw.HBox([self.go, self.state]).add_class('nl-panel')
+
+    def step(self, what:str, done:float):
+        "Say what is done now."
+        name = escape(self.go.description)
+        self.state.value = f'<span role="status">{escape(what)}… <progress max="1" value="{done}" aria-label="{name}"></progress></span>'
+    @contextmanager
+    def asking(self):
+        "While it is asked the button rests."
+        self.go.disabled = True
+        try: yield self
+        finally: self.go.disabled,self.state.value = False,''
 
 # %% ../../nbs/52_widgets.ipynb #e92872ad
 class View:
