@@ -68,7 +68,7 @@ _ROOMS = { # Floor: its rooms, also found without it
     "models": "trials batches weights model prompt verbalizers anatomy prompted hooks sites writing latents training",
     "arrays": "places statistics quantiles testing probing sparsity saliency separation distributions density regions bins ranges firing predicates formulas scores linguistics margins meaning groups modes axis corners scrambling scale gates overlap matching profile",
     "records": "provenance remote fingerprint store shards sources given recording calibration summary untrained tokens cluster",
-    "edits": "partners asks edit planning ablation attribution effects evidence farm sweeps erasure controls presets choice questions language portable attached explaining reading live states meant lens",
+    "edits": "partners asks edit planning ablation attribution effects evidence farm sweeps erasure controls presets choice questions language portable attached explaining reading live states meant lens left further",
     "views": "drawing plots plot_effects plot_erasure plot_meaning plot_sweeps plot_overlap cards slider charts widgets inspect erase_view overlap_view meaning_view workbook explorer",
     "studies": "fields door verify spec saved study findings report serve check evals cli",
 }

@@ -120,7 +120,9 @@ from .edits import erasure as erasure
 from .edits import evidence as evidence
 from .edits import explaining as explaining
 from .edits import farm as farm
+from .edits import further as further
 from .edits import language as language
+from .edits import left as left
 from .edits import lens as lens
 from .edits import live as live
 from .edits import meant as meant
