@@ -1,5 +1,5 @@
 """What erases a concept and what is kept beside it: `python results/erasure.py` (BBC News, which the package brings), or
-`NEURONLENS_DATA=folder python results/erasure.py results/emotion.toml` for a study file of an encoder; some minutes each.
+`NEURONLENS_DATA=folder python results/erasure.py results/emotion.toml` for a study file; ten to forty minutes each.
 
 Last block, all neurons, posterior(0.2) ranges, half of all neurons must be in range together, and then all of them take: the auxiliary
 mean, another text's values, the values of a partner, AURA's factors, or go through the affine map that gives the concept's texts mean
@@ -8,7 +8,7 @@ chosen on test texts, and they are read once. The rows replace those of the data
 
 Column `condition` says which rows are controls of `exchange` and `partner`: `half` of the neurons, the salient ones by d-prime,
 beside `random half` (all neurons are the same set, drawn or not); `rotated`, in five bases; `placebo`; `unrelated`, for whom the gate
-opens; `random model`, the same encoder with weights drawn anew, whose answers mean nothing and are left empty; and `floor`, what readers
+opens; `random model`, the same model with weights drawn anew, whose answers mean nothing and are left empty; and `floor`, what readers
 found that learned on shuffled labels.
 `--most N` reads that many test texts of each class at most, `--bases N` turns N times, 0 leaves out all controls.
 """
@@ -28,10 +28,12 @@ from neuronlens.edits.sweeps import grid
 from neuronlens.ground.data import balance
 from neuronlens.models.model import align
 from neuronlens.models.training import example_classifier, example_texts
+from neuronlens.records.calibration import answered_by, calibrated
+from neuronlens.records.given import correct_only
 from neuronlens.records.recording import example_recordings, record
 from neuronlens.records.untrained import random_copy
 from neuronlens.studies.spec import read_study
-from neuronlens.studies.study import study_model, study_texts
+from neuronlens.studies.study import study_model, study_prompt, study_texts
 
 HERE = Path(__file__).resolve().parent
 READERS = ("linear", "forest", "svm", "mlp")
@@ -54,10 +56,16 @@ def affine_map(own, rest, ridge=1e-3):
 
 
 def data_of(study, most=500):
-    "(name, classifier, training and test texts)."
-    if study is None: return "bbc", example_classifier(), *example_texts()
+    "(name, model under study, training and test texts, their recordings); of a language model those that the study fits on."
+    if study is None: return "bbc", example_classifier(), example_texts(), example_recordings()
     train, test, _ = study_texts(spec := read_study(study))
-    return Path(study).stem, study_model(spec, train, progress=False), train, balance(test, most, seed=0)
+    prompt, train = study_prompt(spec, train)
+    clf = study_model(spec, train, progress=False, prompt=prompt)
+    fit = record(clf, train, progress=False, cache=True)
+    if spec.prompt.calibrate: fit = answered_by(clf := calibrated(clf, fit), fit)
+    test = balance(test, most, seed=0)
+    seen = record(clf, test, progress=False, cache=True)
+    return Path(study).stem, clf, (train, test), (correct_only(fit) if spec.method.correct_only else fit, seen)
 
 
 def through(clf, acts, labels, c, change):
@@ -106,7 +114,7 @@ def controls(train, of, bases):
 
 
 def drawn_model(clf, texts, most=1000):
-    "Recordings of the same encoder with weights drawn anew, fewer texts to learn from."
+    "Recordings of the same model with weights drawn anew, fewer texts to learn from."
     few = balance(texts[0], most//len(clf.classes), seed=0)
     return [record(random_copy(clf), t, progress=False) for t in (few, texts[1])]
 
@@ -133,8 +141,7 @@ def table_of(every, test, length, clf=None, **kw):
 
 
 def main(study, most, bases):
-    name, clf, *texts = data_of(study, most)
-    train, test = example_recordings() if study is None else (record(clf, t, progress=False, cache=True) for t in texts)
+    name, clf, texts, (train, test) = data_of(study, most)
     length = [len(t.split()) for t in align(texts[1], clf).texts]
     every, of = ways(train)
     parts = [table_of(every, test, length, clf, floors=bases > 0)]
