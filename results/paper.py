@@ -181,7 +181,7 @@ def by_ranking(p):
 
 def candidates(p):
     "The interventions of every preset, from which one setting of each is chosen."
-    out = {name: preset_grid(p.fit, name, site=p.site, seed=SEED) for name in PRESETS}
+    out = {name: preset_grid(p.fit, name, site=p.site, seed=SEED) for name in PRESETS if name != 'erase'}
     maps = [leace(p.fit.at(p.site), p.fit.labels, c) for c in range(p.C)]
     out["leace"] = [linear_edit(p.clf.classes[m.concept], "leace", p.site, m.matrix, m.bias) for m in maps]
     return out

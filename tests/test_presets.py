@@ -50,6 +50,18 @@ def test_a_preset_is_the_study_that_spells_it_out(run):
     assert seen[0] != seen[1] != seen[2]
 
 
+def test_erase_puts_another_text_in_the_place_of_all_neurons(run):
+    "The preset is the study that spells it out, and what its grid plans; its reports claim no random control."
+    from neuronlens.edits.presets import preset_grid
+    from neuronlens.studies.findings import next_steps
+    a = run(preset='erase', fraction=[1.])
+    b = run(range='posterior(0.2)', edit='exchange', vote=.5, covers='salient', fraction=[1.])
+    pd.testing.assert_frame_equal(*(s.effects.frame.drop(columns='preset') for s in (a, b)))
+    assert {(iv.edit, iv.covers, iv.vote, iv.fraction, iv.range) for iv in preset_grid(a.train, 'erase')} == {
+        ('exchange', 'salient', .5, 1., 'posterior(0.2)')}
+    assert 'There is no random control' in next_steps(a)[1]
+
+
 def test_presets_of_a_study_are_those_of_the_grid(run):
     "Two ways to the same interventions: the study's own plan, and the grid of the preset over the recording."
     from neuronlens.edits.ablation import ablate
@@ -69,7 +81,8 @@ def test_presets_of_a_study_are_those_of_the_grid(run):
 
 def test_a_preset_survives_being_written(tmp_path, data, bert):
     from neuronlens.studies.spec import check_study, read_study, write_study
-    for method in (dict(preset='paper'), dict(preset='recommended', vote=.5), dict(range='gaussian(3)'), dict(range='quantile(0.8)')):
+    for method in (dict(preset='paper'), dict(preset='recommended', vote=.5), dict(range='gaussian(3)'), dict(range='quantile(0.8)'),
+                   dict(preset='erase', fraction=[1.])):
         spec = check_study(spec_of(data, bert, **method))
         assert check_study(spec) == spec == read_study(write_study(spec, tmp_path/'s.toml'))
     assert check_study(spec_of(data, bert, range='gaussian(3)')).method.tau == 3
@@ -80,7 +93,10 @@ def test_contradictions_in_python_are_refused_too(data, bert):
     from neuronlens.ground.core import InputError
     from neuronlens.studies.spec import check_study
     for method, said in ((dict(preset='paper', vote=.5), 'vote'), (dict(preset='gaussian', tau=2.), 'tau'),
-                         (dict(preset='gaussian', range='posterior'), 'posterior'), (dict(range='gaussian(3)', tau=2.), 'tau')):
+                         (dict(preset='gaussian', range='posterior'), 'posterior'), (dict(range='gaussian(3)', tau=2.), 'tau'),
+                         (dict(preset='erase', fraction=[.5]), r"fraction \[0.5\] contradicts preset 'erase', which has \[1.0\]"),
+                         (dict(preset='erase', fraction=[1.], edit='zero'), 'edit'),
+                         (dict(preset='paper', positions='readout'), 'positions')):
         with pytest.raises(InputError, match=said): check_study(spec_of(data, bert, **method))
 
 

@@ -3,6 +3,7 @@ import json
 import re
 from base64 import b64decode
 from dataclasses import replace
+from functools import partial
 from html import unescape
 
 import ipywidgets as ipw
@@ -18,10 +19,12 @@ from tiny import by_hand, readout_places, same_answers
 from neuronlens.arrays.firing import share_inside
 from neuronlens.arrays.profile import profile_neuron, texts_around
 from neuronlens.arrays.ranges import RANGES, fit_ranges
-from neuronlens.edits.ablation import ablate
+from neuronlens.edits.ablation import ablate, edited_acts
 from neuronlens.edits.attribution import model_rankings
 from neuronlens.edits.edit import EDITS
+from neuronlens.edits.erasure import remains
 from neuronlens.edits.further import FURTHER
+from neuronlens.edits.left import LEFT
 from neuronlens.edits.live import edit_text
 from neuronlens.edits.planning import plan
 from neuronlens.ground.core import InputError
@@ -165,6 +168,23 @@ def glossary():
     "Words of every row of the page of words, by each name that it explains."
     rows = [r for r in re.findall(r"^\| (.+?) \| (.+?) \| (.*?) \|$", prose("glossary.ipynb"), re.M) if r[0] != "word"]
     return [(f"{a} {b}", set(re.findall(r"[\w./-]+", f"{a} {b}".lower()))) for a, b, _ in rows]
+
+
+def test_what_is_left_is_asked_for(study):
+    "Not before the button; then what readers find by hand in what the interventions leave, remembered; another setting waits for its own."
+    view = EraseView(study).set(fraction=.5)
+    assert 'fresh readers' in view.picture.value and 'AUC of a forest' not in view.picture.value
+    view.bar.go.click()
+    setting = view.setting(**view.values)
+    bars, each = view.left.found[setting]
+    assert 'AUC of a forest' in view.picture.value and not view.bar.go.disabled and view.bar.state.value == ''
+    ivs = [iv for iv in view.live.plan((setting,)) if iv.condition == 'range']
+    by_hand = remains({'range': [partial(edited_acts, iv) for iv in ivs]}, study.test.acts, study.test.labels, classes=study.classes,
+                      readers=('linear', 'forest'), floors=False, seed=setting.seed)
+    for m in LEFT:
+        assert np.allclose(bars[m]['range'][0], by_hand.macro()[m][0]) and np.allclose(each[m]['range'], by_hand.per_class()[m])
+    assert view.look().left.found[setting] is view.left.ask(setting)
+    assert 'AUC of a forest' not in view.set(fraction=.3).picture.value and 'AUC of a forest' in view.set(fraction=.5).picture.value
 
 
 SMALL_WORDS = set("a an the at in on of is are for itself to or and where".split())

@@ -209,7 +209,7 @@ def told_of(
     "An answer as a page shows it; long texts are cut."
     f = FURTHER[name]
     names = ['concept', 'neuron', *f.shown]
-    def short(v): return v[:150]+'…' if isinstance(v, str) and len(v) > 151 else v
+    def short(v): return v[:90]+'…' if isinstance(v, str) and len(v) > 91 else v
     rows = [{k:short(v) for k,v in r.items()} for r in table.assign(neuron=table.neuron.astype(str))[names].to_dict('records')]
     return dict(says=f.says, names=names, long=f.shown[-1] if f.shown[-1] in ('typical', 'sentence', 'promoted') else '', rows=rows)
 

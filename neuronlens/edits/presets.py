@@ -30,6 +30,7 @@ class Preset:
     vote:tuple[float,...]=(0.,) # To choose from
     fraction:tuple[float,...]=tuple(k/10 for k in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)) # To choose from
     positions:str='' # Where the edits act, if that belongs to it; '': wherever one likes
+    covers:str='range' # What is edited where the vote is reached: the neurons in 'range', or all 'salient' ones
     note:str='' # What it is, in a sentence
 
     def __len__(self): return len(self.ranking)*len(self.range)*len(self.edit)*len(self.vote)*len(self.fraction)
@@ -44,6 +45,8 @@ PRESETS = {p.name:p for p in (
     Preset('gaussian', 'range', ('dprime',), ('gaussian(2.5)',), ('mean',), note="the auxiliary mean inside mean ± 2.5 sd"),
     Preset('recommended', 'range', ('dprime',), ('posterior',), ('mean',), (.5, .4, .6),
            note="the auxiliary mean where about half of the neurons agree"),
+    Preset('erase', 'range', ('dprime',), ('posterior(0.2)',), ('exchange',), (.5,), (1.,), covers='salient',
+           note="another text's values for all neurons, where half of them agree"),
     Preset('random', 'random', ('dprime',), ('posterior',), ('mean',), (.5, .4, .6),
            note="the same for neurons drawn at random"))}
 
@@ -83,5 +86,5 @@ def preset_grid(
     every = grid(train, ranking=list(p.ranking), range=['gaussian(2.5)'] if p.condition == 'full' else list(p.range),
                  edit=list(p.edit), vote=list(p.vote), fraction=list(p.fraction) if fraction is None else fraction,
                  site=site or train.site, concept=concept, positions=positions or p.positions or 'all', seed=seed,
-                 fitted_at=fitted_at, tokens=tokens)
+                 fitted_at=fitted_at, tokens=tokens, covers=p.covers)
     return [replace(iv, preset=p.name) for iv in every if iv.condition == p.condition]

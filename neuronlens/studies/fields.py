@@ -71,7 +71,7 @@ class MethodSpec:
     site:str='residual.-1' # Stream and block, or the dotted path of a module
     ranking:list=field(default_factory=lambda: ['dprime', 'max_activation']) # The first is the one figures show
     fraction:list=field(default_factory=lambda: [.8, .5, .3]) # Shares of the neurons; the first is the one figures show
-    preset:str='' # 'paper', 'gaussian' or 'recommended': settles ranking, range, edit and vote; empty: those below
+    preset:str='' # 'paper', 'gaussian', 'recommended' or 'erase': settles ranking, range, edit and vote; empty: those below
     range:str='gaussian' # Kind of range, with or without its number: 'posterior', 'posterior(0.3)', 'kmeans(4)', ..
     tau:float=2.5 # Number of 'gaussian' without one: half width in standard deviations
     q:float=.95 # Number of 'quantile' without one: its mass

@@ -63,6 +63,8 @@ def _fixed(m):
         raise InputError(f"preset {m.preset!r}{more} is none of {', '.join(free)}")
     p = PRESETS[m.preset]
     fixed = dict(ranking=[p.ranking[0]], range=p.range[0], edit=p.edit[0], vote=p.vote[0])
+    if len(p.fraction) == 1: fixed |= dict(fraction=list(p.fraction))
+    if p.covers != 'range': fixed |= dict(covers=p.covers)
     return fixed | ({'positions':p.positions} if p.positions else {})
 
 def _alike(k, a, b):

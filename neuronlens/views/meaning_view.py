@@ -173,11 +173,13 @@ def further_html(
     concept:str, # Whose range it is about
 )->str: # HTML
     "What more is said of a range."
-    title = f'<h4>{escape(name.capitalize())} of the range of {cut(concept, 40)}</h4>'
+    title = f'<h4>{escape(name.capitalize())}: the range of {cut(concept, 40)}</h4>'
     if found is None: return title+f'<p class="dim">{UNTOLD}</p>'
     if isinstance(found, InputError): return title+sentence(found)
     told = told_of(name, found)
-    def said(k, v): return (cut(v, 160) if k == told['long'] else escape(v)) if isinstance(v, str) else f'{v:.3f}'.removesuffix('.000')
+    def said(k, v):
+        if isinstance(v, str): return cut(v, 160) if k == told['long'] else escape(v)
+        return str(v) if isinstance(v, int) else f'{v:.3f}' if v == v else '–'
     names = told['names'][2:]
     head = [k.replace('_', ' ')+'#'*(not isinstance(told['rows'][0][k], str)) for k in names]
     rows = [[said(k, r[k]) for k in names] for r in told['rows']]
