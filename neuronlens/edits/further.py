@@ -20,8 +20,6 @@ from ..arrays.ranges import fit_ranges
 from ..arrays.scale import monosemantic_scale
 from ..arrays.scrambling import scrambled, scrambled_firing
 from ..arrays.testing import holm
-from .explaining import explain_texts, model_explainer, sentence_encoder
-from .lens import vocabulary_lens
 from .live import even_sample, fitted_on
 from .meant import needs_words, strongest, strongest_meanings
 from ..ground.core import InputError
@@ -99,6 +97,7 @@ def modes_of(
 # %% ../../nbs/50_further.ipynb #162e2ca3
 def explainer_of(study):
     "Whom `[meaning] explainer` names."
+    from neuronlens.edits.explaining import model_explainer # Loads transformers, which a study of activations does without
     by = study.spec.meaning.explainer
     return model_explainer(study.clf.model, study.clf.tokenizer) if by == 'model' else by
 
@@ -106,6 +105,7 @@ def sentence_of(
     asked, # `Asked`
 )->pd.DataFrame: # As of `Explanation.to_frame`
     "A sentence about each range, with the area under the curve of its likeness to held-out texts."
+    from neuronlens.edits.explaining import explain_texts, sentence_encoder
     texts,encoder = asked.texts(),asked.once('encoder', lambda: Remembered(sentence_encoder()))
     by = explainer_of(asked.study)
     def tell(i):
@@ -163,6 +163,7 @@ def independence_of(
 # %% ../../nbs/50_further.ipynb #72dc2914
 def needs_lens(clf, site): # Nothing, or an `InputError`
     "Refuse a model or a site of which no vocabulary lens is proven."
+    from neuronlens.edits.lens import vocabulary_lens
     if not isinstance(clf, Prompted): raise InputError("a vocabulary lens is for a language model; this study has a classifier")
     vocabulary_lens(clf.model, clf.tokenizer, str(site), [0], k=1, directions=1)
 
@@ -171,6 +172,7 @@ def lens_of(
     asked, # `Asked`
 )->pd.DataFrame: # As of `VocabularyLens.to_frame`
     "Tokens that each neuron promotes and suppresses by itself."
+    from neuronlens.edits.lens import vocabulary_lens
     needs_lens(clf := needs_model(asked.study), asked.site)
     told = vocabulary_lens(clf.model, clf.tokenizer, asked.site, asked.neurons, seed=asked.study.spec.seed).to_frame()
     rows = told.iloc[[k for _,k in asked.at]].reset_index(drop=True)
