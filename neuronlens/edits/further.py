@@ -97,7 +97,7 @@ def modes_of(
 # %% ../../nbs/50_further.ipynb #162e2ca3
 def explainer_of(study):
     "Whom `[meaning] explainer` names."
-    from neuronlens.edits.explaining import model_explainer # Loads transformers, which a study of activations does without
+    from neuronlens.edits.explaining import model_explainer  # Loads transformers, which a study of activations does without
     by = study.spec.meaning.explainer
     return model_explainer(study.clf.model, study.clf.tokenizer) if by == 'model' else by
 
