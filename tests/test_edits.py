@@ -459,10 +459,10 @@ def test_an_edit_that_overflows_is_refused(case, edit, site):
 
 
 def test_an_edit_within_its_type_that_breaks_the_answer(case):
-    "The activation is finite, what the blocks above make of it is not."
+    "The activation is finite, what the blocks above make of it is not; of how many texts depends on how a norm sums what overflows."
     clf, rec = case
     ivs = broken(rec, "scale(1e30)", "residual.0")
-    said = r"edit 'scale\(1.*\)' for concept 'b' \(full, residual.0\): the answer is not finite for 6 rows \(1, 2"
+    said = r"edit 'scale\(1.*\)' for concept 'b' \(full, residual.0\): the answer is not finite for \d rows \("
     for fn in (ablate, effects_on):
         with pytest.raises(InputError, match=said): fn(clf, LABELLED, ivs, progress=False)
     if clf.model.config.model_type == "gpt2": # BERT's tanh takes any number

@@ -407,7 +407,7 @@ def load_study(
     return Study(spec, train, test, statistics, rankings, ranges, effects, probes, about['notes'],
                  load_intervals(out/'intervals.csv', **known) if 'intervals.csv' in own else None, tokens, texts=texts,
                  meaning=FormulaScores.load(out/meant) if meant in own else None,
-                 further={n:_further(out/f'{n}.csv') for n in FURTHER if f'{n}.csv' in own},
+                 further={n:_further(out/f'{n}.csv') for n in FURTHER if f'{n}.csv' in about.get('files', ())},
                  outcome=read_outcome(out/name, effects, test) if name in own else None)
 
 # %% ../../nbs/59_saved.ipynb #5a7e0006

@@ -47,7 +47,7 @@ def theme(
 # %% ../../nbs/50_plots.ipynb #ac6a27cf
 CONDITIONS = {'base': '#7f7f7f', 'full': '#b84300', 'range': '#0173b2', 'random': '#b8a100'} # Colour of each condition
 PRESET_COLORS = {'paper': '#cc78bc', 'full': '#b84300', 'gaussian': '#56b4e9', 'recommended': '#0173b2', 'random': '#b8a100',
-    'erase': '#ca9161', 'leace': '#029e73'} # Colour of each preset
+    'erase': '#ff5544', 'leace': '#029e73'} # Colour of each preset
 _MARKS = {'base': '*', 'full': 'o', 'range': 's', 'random': 'D'} # Marker of each condition
 _MAP,_SIGNED,_MARKERS = 'Blues','vlag_r','osD^vPX*'
 _FALLBACKS = ('Noto Sans CJK JP', 'Noto Sans CJK SC', 'Noto Sans JP', 'Noto Sans SC', 'Noto Sans KR', 'Noto Sans Devanagari',
