@@ -9,7 +9,8 @@ chosen on test texts, and they are read once. The rows replace those of the data
 Column `condition` says which rows are controls of `exchange` and `partner`: `half` of the neurons, the salient ones by d-prime,
 beside `random half` (all neurons are the same set, drawn or not); `rotated`, in five bases; `placebo`; `unrelated`, for whom the gate
 opens; `random model`, the same model with weights drawn anew, whose answers mean nothing and are left empty; and `floor`, what readers
-found that learned on shuffled labels.
+found that learned on shuffled labels. Those of the condition `weighted` are of gates whose votes count by weight, learned on training texts
+(logistic, L1), in the place of half of all neurons; `--only weighted` makes these alone.
 `--most N` reads that many test texts of each class at most, `--bases N` turns N times, 0 leaves out all controls.
 """
 import argparse
@@ -40,6 +41,7 @@ READERS = ("linear", "forest", "svm", "mlp")
 VOTE = .5
 EDITS = ("mean", "exchange", "partner", "aura")
 HELD = ("exchange", "partner") # Against controls
+WEIGHTED = ("mean", "exchange", "partner")
 HOW = dict(range="posterior(0.2)", vote=VOTE, covers="salient")
 
 
@@ -101,6 +103,12 @@ def ways(train):
     return out, {e: of[e] for e in HELD}
 
 
+def weighted(train):
+    "The edits whose gate is learned."
+    ivs = grid(train, edit=list(WEIGHTED), fraction=1., site=train.site, **HOW | dict(vote="weighted"))
+    return {(e, "weighted", 0): applied(own) for e, own in by_edit([iv for iv in ivs if iv.condition == "range"], WEIGHTED).items()}
+
+
 def controls(train, of, bases):
     "The same, with neurons, axes, direction or texts left to chance."
     half = grid(train, edit=list(HELD), fraction=.5, site=train.site, **HOW)
@@ -140,24 +148,30 @@ def table_of(every, test, length, clf=None, **kw):
     return pd.concat([told, table.drop(columns=["edit", *(f"balanced_{k}" for k in READERS)]).reset_index(drop=True)], axis=1)
 
 
-def main(study, most, bases):
+def held_to(train, test, of, bases, length, clf, texts):
+    "The tables of the controls."
+    small, seen = drawn_model(clf, texts)
+    chance = {(e, "random model", 0): applied(ivs) for e, ivs in ways(small)[1].items()}
+    none = {("none", "random model", 0): [unedited]*len(train.classes)}
+    return [table_of(controls(train, of, bases), test, length, clf, floors=False), table_of(none | chance, seen, length, floors=False)]
+
+
+def main(study, most, bases, only):
     name, clf, texts, (train, test) = data_of(study, most)
     length = [len(t.split()) for t in align(texts[1], clf).texts]
-    every, of = ways(train)
-    parts = [table_of(every, test, length, clf, floors=bases > 0)]
-    if bases:
-        parts.append(table_of(controls(train, of, bases), test, length, clf, floors=False))
-        small, seen = drawn_model(clf, texts)
-        _, of = ways(small)
-        chance = {(e, "random model", 0): applied(ivs) for e, ivs in of.items()}
-        parts.append(table_of({("none", "random model", 0): [unedited]*len(train.classes)} | chance, seen, length, floors=False))
+    parts = [table_of(weighted(train), test, length, clf, floors=False)]
+    if not only:
+        every, of = ways(train)
+        parts.append(table_of(every, test, length, clf, floors=bases > 0))
+        if bases: parts += held_to(train, test, of, bases, length, clf, texts)
     table = pd.concat(parts, ignore_index=True)
     table.insert(0, "dataset", name)
-    table.insert(5, "vote", [VOTE if e in (*EDITS, "affine") else 0. for e in table.edit])
+    table.insert(5, "vote", ["weighted" if c == "weighted" else VOTE if e in (*EDITS, "affine") else 0.
+                             for e, c in zip(table.edit, table.condition, strict=True)])
     path = HERE/"erasure.csv"
     if path.exists():
         old = pd.read_csv(path)
-        table = pd.concat([old[old.dataset != name], table], ignore_index=True)
+        table = pd.concat([old[(old.dataset != name) | (old.condition != only if only else False)], table], ignore_index=True)
     table.round(5).to_csv(path, index=False)
     told = table[table.dataset == name].drop(columns=["dataset", "concept", "vote", "draw"])
     print(told.groupby(["edit", "condition"], sort=False).mean().round(3).to_string())
@@ -168,4 +182,5 @@ if __name__ == "__main__":
     parser.add_argument("study", nargs="?")
     parser.add_argument("--most", type=int, default=500)
     parser.add_argument("--bases", type=int, default=5)
+    parser.add_argument("--only", choices=["weighted"])
     main(**vars(parser.parse_args()))
