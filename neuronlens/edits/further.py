@@ -161,20 +161,20 @@ def independence_of(
     return pd.DataFrame(keys).join(pd.DataFrame([*out.values()]))
 
 # %% ../../nbs/50_further.ipynb #72dc2914
-def needs_lens(clf, site): # Nothing, or an `InputError`
-    "Refuse a model or a site of which no vocabulary lens is proven."
+def lens_at(clf, site, neurons, **kw): # A `VocabularyLens`, or an `InputError` that says why none is proven
+    "The lens of some neurons of a study's model."
     from neuronlens.edits.lens import vocabulary_lens
     if not isinstance(clf, Prompted): raise InputError("a vocabulary lens is for a language model; this study has a classifier")
-    vocabulary_lens(clf.model, clf.tokenizer, str(site), [0], k=1, directions=1)
+    return vocabulary_lens(clf.model, clf.tokenizer, str(site), neurons, **kw)
+
+def needs_lens(clf, site): lens_at(clf, site, [0], k=1, directions=1) # Refuses a model or a site of which no lens is proven
 
 # %% ../../nbs/50_further.ipynb #f8c02189
 def lens_of(
     asked, # `Asked`
 )->pd.DataFrame: # As of `VocabularyLens.to_frame`
     "Tokens that each neuron promotes and suppresses by itself."
-    from neuronlens.edits.lens import vocabulary_lens
-    needs_lens(clf := needs_model(asked.study), asked.site)
-    told = vocabulary_lens(clf.model, clf.tokenizer, asked.site, asked.neurons, seed=asked.study.spec.seed).to_frame()
+    told = lens_at(needs_model(asked.study), asked.site, asked.neurons, seed=asked.study.spec.seed).to_frame()
     rows = told.iloc[[k for _,k in asked.at]].reset_index(drop=True)
     return pd.DataFrame(dict(concept=[asked.study.classes[c] for c,_ in asked.at])).join(rows)
 

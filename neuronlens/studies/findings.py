@@ -181,10 +181,7 @@ def next_steps(
     h,m = study.headline(),study.headline().macro().set_index('condition')
     rng = h.only(condition='range').frame
     worst = rng.loc[rng.disturbance.fillna(-1).idxmax()]
-    rate = study.firing().rate.copy()
-    np.fill_diagonal(rate, -1)
-    row,col = np.unravel_index(rate.argmax(), rate.shape)
-    c = study.classes
+    (_,rate,(row,col)),c = _met(study),study.classes
     gain = m.disturbance['full']-m.disturbance['range']
     verdict = (f"the range disturbs the others by {m.disturbance['range']:.3f}, the whole neurons by {m.disturbance['full']:.3f}"
                f" (target accuracy {m.target_accuracy['range']:.3f} against {m.target_accuracy['full']:.3f})")
@@ -197,10 +194,7 @@ def next_steps(
 # %% ../../nbs/61_findings.ipynb #fe9e5c2c
 def _steps_without(study):
     "What there is to look at where nothing answers to an edit."
-    rate,c = study.firing().rate.copy(),study.classes
-    own = rate.diagonal().copy()
-    np.fill_diagonal(rate, -1)
-    row,col = np.unravel_index(rate.argmax(), rate.shape)
+    (own,rate,(row,col)),c = _met(study),study.classes
     yield "No effects: the activations came without a head, so nothing answers to an edit."
     yield f"Look at {c[own.argmin()]!r} first: its ranges hold the fewest of its own salient activations ({own.min():.0%})."
     yield (f"The ranges of {c[col]!r} also hold {rate[row, col]:.0%} of the salient activations of {c[row]!r}:"
