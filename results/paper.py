@@ -46,8 +46,9 @@ from neuronlens.ground.files import atomic
 from neuronlens.ground.setting import setting_keys
 from neuronlens.models.anatomy import anatomy
 from neuronlens.models.batches import encode
+from neuronlens.records.given import correct_only, recording_frame
 from neuronlens.records.provenance import versions
-from neuronlens.records.recording import correct_only, record, recording_frame, vocabulary_confidence
+from neuronlens.records.recording import record, vocabulary_confidence
 from neuronlens.records.tokens import record_tokens
 from neuronlens.studies.spec import read_study
 from neuronlens.studies.study import study_model, study_prompt, study_texts

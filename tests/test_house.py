@@ -139,6 +139,17 @@ def met(page):
     return {n: ok or any(out.get(f) for f in returns.get(n, ())) for n, ok in out.items()}
 
 
+SCRIPTS = sorted(p for folder in ("results", "benchmarks", "site") for p in (TOP/folder).glob("*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: f"{p.parent.name}/{p.stem}")
+def test_scripts_import_what_there_is(script):
+    "A name that moved to another room is found by no test of a script that takes hours."
+    asked = [n for n in ast.walk(ast.parse(script.read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom)]
+    asked = [(n.module, a.name) for n in asked if n.module and n.module.partition(".")[0] == "neuronlens" for a in n.names]
+    assert [f"{module}.{name}" for module, name in asked if not hasattr(import_module(module), name)] == []
+
+
 def test_pages_are_easy_to_read():
     "How cells are cut, and how soon a definition is shown at work: values reached, which may only improve (CONTRIBUTING)."
     rooms = [p for p in PAGES if re.match(r"\d\d_", p.name)]
