@@ -945,7 +945,7 @@ def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | 
     labels : np.ndarray | None, default None
         `[N]` class of each
     fitted_at : str, default 'readout'
-        What statistics and ranges are of: activations at the 'readout', or of all 'tokens'
+        What statistics and ranges are of: the 'readout', or all 'tokens'; or tokens, and ranges of the mean of a 'text'
     covers : str, default 'range'
         What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
     scope : str, default 'position'
@@ -1125,7 +1125,7 @@ def grid(train: Recording, *, ranking: str | list[str]=..., fraction: float | li
     seed : int, default 0
         Of the random controls, and of what `resample` draws
     fitted_at : str | list[str], default 'readout'
-        What ranges and statistics are of: 'readout' (of `train`), 'tokens', or both
+        What ranges and statistics are of: 'readout' (of `train`), 'tokens', 'text' (`FITTED`), or several
     tokens : Recording | None, default None
         Tokens of the training texts at the sites, by `record_tokens`; None: those kept beside `train`, if any
     covers : str, default 'range'

@@ -280,7 +280,7 @@ def test_at_tokens(clf):
     out = ablate(clf, LABELLED, [text, token], progress=False)
     opens = learn_gate(many(mean), r, text.neurons.numpy(), 0).opens(mean.acts)
     np.testing.assert_array_equal(out.fires[0], opens.astype(np.float32)) # A text is asked at the mean over its tokens
-    with pytest.raises(InputError, match="learns from their mean in every text"): plan(st, k, r, "residual.0", scope="text", **how)
+    with pytest.raises(InputError, match="learns from the mean over the tokens"): plan(st, k, r, "residual.0", scope="text", **how)
 
 
 # --- refused, and said
@@ -329,6 +329,6 @@ def test_a_study_says_before_it_reads_that_a_vote_has_nothing_to_learn_from(bert
     monkeypatch.setattr("neuronlens.studies.study.record", lambda *a, **k: pytest.fail("it was recorded"))
     method = dict(vote="weighted", scope="text", fitted_at="tokens", layers=False)
     given = dict(data=dict(train=str(data.train), test=str(data.test)), model=dict(classifier=str(bert)), method=method)
-    with pytest.raises(InputError, match="give means=, or a recording with readout 'mean'"): nl.run_study(nl.spec.parse_study(given))
+    with pytest.raises(InputError, match="give means=, or a recording that keeps it"): nl.run_study(nl.spec.parse_study(given))
     with pytest.raises(pytest.fail.Exception, match="it was recorded"):
         nl.run_study(nl.spec.parse_study(given | dict(model=dict(classifier=str(bert), readout="mean"))))

@@ -11,7 +11,7 @@ from neuronlens.ground.core import InputError
 from neuronlens.ground.setting import format_kind, parse_kind
 
 NUMBERS = {'gaussian': 1.5, 'full': None, 'tolerance': 20., 'posterior': .4, 'posterior_prior': .4, 'quantile': .7,
-           'density': .7, 'posterior_histogram': .4, 'kmeans': 3.}
+           'density': .7, 'posterior_histogram': .4, 'kmeans': 3., 'bins': 4.}
 KINDS = [format_kind(*pair) for pair in NUMBERS.items()]
 POSTERIORS = ['posterior', 'posterior_prior', 'posterior_histogram']
 
@@ -51,7 +51,8 @@ def test_the_default_posterior_is_one_in_the_number_of_classes(kind):
 
 
 @pytest.mark.parametrize('kind', ['posterior(-0.1)', 'posterior(1.5)', 'posterior_prior(inf)', 'posterior_histogram(2)', 'density(0)',
-                                  'density(1.1)', 'kmeans(1)', 'kmeans(2.5)', 'kmeans(inf)', 'tolerance(-1)', 'full(1)'])
+                                  'density(1.1)', 'kmeans(1)', 'kmeans(2.5)', 'kmeans(inf)', 'bins(1)', 'bins(2.5)',
+                                  'tolerance(-1)', 'full(1)'])
 def test_numbers_out_of_bounds(kind):
     with pytest.raises(InputError, match=r"must be|takes no number"): fit_ranges([[0.], [1.], [2.], [3.]], [0, 0, 1, 1], kind)
 

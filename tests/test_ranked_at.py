@@ -226,7 +226,7 @@ def test_votes_of_a_text_learn_from_means_that_are_kept_beside(clf, rec):
     how = dict(site="residual.1", range="gaussian(1)", vote="weighted", scope="text", fitted_at="tokens")
     ivs = grid(rec[many], ranking="dprime@text", concept=[0], **how)
     assert ivs[1].votes is not None
-    with pytest.raises(InputError, match="learns from their mean in every text"):
+    with pytest.raises(InputError, match="learns from the mean over the tokens of every text"):
         tok = rec[many].placed("tokens")
         grid(replace(rec[many], beside={}), tokens=tok, **how)
 

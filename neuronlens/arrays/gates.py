@@ -22,6 +22,7 @@ from ..ground.tables import Tabled
 
 # %% ../../nbs/37_gates.ipynb #450c342c
 PRICES,LEAST,MOST = (.03, .1, .3, 1., 3.),10,4096 # Of L1, as scikit-learn's C; texts of either side, at least and at most
+STEPS = (.001, .003, .01, .03) # Prices of L2 on the steps between bins
 
 def _thirds(own, seed, c):
     "Rows to learn on, to choose on and to look at: three fifths, one and one of either side."
@@ -60,15 +61,37 @@ def best_threshold(
 
 # %% ../../nbs/37_gates.ipynb #9e87339a
 def exact_votes(
-    weights, # `[k]` one a neuron
+    weights, # `[k]` one a neuron, or `[k, K]`, one a bin
     least:float, # What those in range have to add up to
-)->tuple: # `weights [k]` float32, `least` float32: their sums are exact in any order
+)->tuple: # `weights` float32, `least` float32: their sums are exact in any order
     "Weights and a threshold of which the sums are exact."
     weights = np.asarray(weights, np.float64)
-    if not (total := np.abs(weights).sum()): return weights.astype(np.float32),np.float32(least)
+    most = np.abs(weights.reshape(len(weights), -1)).max(1, initial=0) # A value is in one bin
+    if not (total := most.sum()): return weights.astype(np.float32),np.float32(least)
     unit = 2.**(np.ceil(np.log2(total))-23)
-    lost = np.count_nonzero(weights)/2
+    lost = np.count_nonzero(most)/2
     return (np.round(weights/unit)*unit).astype(np.float32),np.float32(np.floor(least/unit-lost)*unit)
+
+# %% ../../nbs/37_gates.ipynb #b631bcc3
+def steps_passed(acts, lo, neurons): # `[N, k (K-1)]` bool, for `[N, D]` activations and the lower ends `[D, K]` of bins
+    "Which borders between bins every activation has passed."
+    return (acts[:, neurons, None] >= lo[neurons, 1:]).reshape(len(acts), -1)
+
+def of_bins(steps, k): # `[k, K]` float64
+    "The weight of every bin of k neurons, 0 for their lowest, from the steps between them."
+    return np.pad(np.cumsum(steps.reshape(k, -1), axis=1), ((0, 0), (1, 0)))
+
+# %% ../../nbs/37_gates.ipynb #2ff73073
+def sums_of(
+    acts, # `[N, D]` activations
+    lo:np.ndarray, # `[D, K]` float32, lower ends, inclusive
+    hi:np.ndarray, # `[D, K]` float32, upper ends, inclusive
+    neurons:np.ndarray, # `[k]` whose ranges speak
+    weights:np.ndarray, # `[k]` of a neuron in range, or `[k, K]` of each of its bins
+)->np.ndarray: # `[N]` float32
+    "What the weights of those in range add up to."
+    if weights.ndim == 1: return np.where(inside(acts, lo, hi, neurons), weights, np.float32(0)).sum(1)
+    return sum(sums_of(acts, lo[:, [k]], hi[:, [k]], neurons, w) for k,w in enumerate(weights.T))
 
 # %% ../../nbs/37_gates.ipynb #0b1a1d45
 @dataclass(frozen=True, eq=False)
@@ -79,7 +102,7 @@ class Gate(Tabled):
     neurons:np.ndarray # `[k]` int64, salient neurons
     lo:np.ndarray # `[D, K]` float32, lower ends of every neuron of the site, inclusive
     hi:np.ndarray # `[D, K]` float32, upper ends, inclusive
-    weights:np.ndarray # `[k]` float32, what each adds to the log-odds where it is in range; 0: it has no say
+    weights:np.ndarray # `[k]` float32, what each adds to the log-odds where it is in range, or `[k, K]`, in each bin; 0: it has no say
     bias:float # The log-odds where none is
     threshold:float # The probability from which it is open
     least:float # What the weights of those in range have to add up to for that
@@ -89,16 +112,18 @@ class Gate(Tabled):
 
     def probability(self, acts): return expit(self._sums(acts).astype(np.float64)+self.bias) # `[N]` of the concept, for `[N, D]`
     def opens(self, acts): return self._sums(acts) >= np.float32(self.least) # `[N]` bool, for `[N, D]` activations
-    def _sums(self, acts): return np.where(inside(acts, self.lo, self.hi, self.neurons), self.weights, np.float32(0)).sum(1)
+    def _sums(self, acts): return sums_of(acts, self.lo, self.hi, self.neurons, self.weights)
 
     def to_frame(self)->pd.DataFrame:
-        "One row per neuron that has a say, the greatest weight first: neuron, weight, outer ends of its range, how many intervals."
-        lo,hi = self.lo[self.neurons],self.hi[self.neurons]
-        df = pd.DataFrame(dict(neuron=self.neurons, weight=self.weights, low=lo.min(1), high=hi.max(1), intervals=(lo <= hi).sum(1)))
+        "One row per neuron, or bin, that has a say, the greatest weight first: neuron, weight, outer ends of its range, how many intervals."
+        lo,hi,j,w = self.lo[self.neurons],self.hi[self.neurons],self.neurons,self.weights
+        if w.ndim == 2: j,lo,hi,w = np.repeat(j, w.shape[1]),lo.reshape(-1, 1),hi.reshape(-1, 1),w.ravel()
+        df = pd.DataFrame(dict(neuron=j, weight=w, low=lo.min(1), high=hi.max(1), intervals=(lo <= hi).sum(1)))
         return df[df.weight != 0].sort_values('weight', key=abs, ascending=False, kind='stable', ignore_index=True)
 
     def __repr__(self):
-        return (f"Gate({self.concept}, {self.range}: {np.count_nonzero(self.weights)} of {len(self.neurons)} neurons have a say, "
+        said = np.count_nonzero(self.weights.reshape(len(self.neurons), -1).any(1))
+        return (f"Gate({self.concept}, {self.range}: {said} of {len(self.neurons)} neurons have a say, "
                 f"open from {self.threshold:.2f}: {self.own:.1%} of own, {self.other:.1%} of other texts)")
     def _repr_html_(self):
         table = self.to_frame().head(8).to_html(index=False, float_format='%.2f')
@@ -106,19 +131,20 @@ class Gate(Tabled):
 
 # %% ../../nbs/37_gates.ipynb #228bad23
 def fitted_votes(
-    found:np.ndarray, # `[N, k]` which neurons are in range
+    found:np.ndarray, # `[N, k]` which neurons are in range; of bins which steps are passed
     own:np.ndarray, # `[N]` bool
     learn:np.ndarray, # Rows to learn weights on
     settle:np.ndarray, # Rows to choose price, probability and threshold on
     threshold:float|None, # Probability from which it opens; None: chosen
     seed:int, # Of the solver
+    steps:bool=False, # Whether these are steps, on which the price is L2
 )->tuple: # weights `[k]`, bias, threshold
     "A logistic regression with L1 on what is in range, at the price that gives the best probabilities."
     from sklearn.linear_model import LogisticRegression
     x,best = found.astype(np.float64),None
-    for C in PRICES:
-        how = dict(l1_ratio=1, solver='liblinear', class_weight='balanced', random_state=seed % 2**32, max_iter=1000)
-        w = LogisticRegression(C=C, **how).fit(x[learn], own[learn]).coef_[0]
+    how = dict(solver='lbfgs', tol=1e-3) if steps else dict(l1_ratio=1, solver='liblinear', random_state=seed % 2**32)
+    for C in STEPS if steps else PRICES:
+        w = LogisticRegression(C=C, class_weight='balanced', max_iter=1000, **how).fit(x[learn], own[learn]).coef_[0]
         slope,shift,loss = calibration(x[settle]@w, own[settle])
         if best is None or loss < best[0]-1e-9: best = loss,slope*w,shift
     _,w,shift = best
@@ -146,10 +172,11 @@ def learn_gate(
         raise InputError(f"a weighted vote for concept {ranges.classes[c]!r} is learned from {LEAST} texts of it and {LEAST} others "
                          f"or more, not from {n[0]} and {n[1]} with {len(neurons)} neurons")
     learn,settle,look = _thirds(own, seed, c)
-    found = inside(acts, ranges.lo[c], ranges.hi[c], neurons)
-    w,bias,threshold = fitted_votes(found, own, learn, settle, kind.number, seed)
-    weights,least = exact_votes(w, np.clip(logit(threshold)-bias, -1e30, 1e30))
-    open_ = np.where(found[look], weights, np.float32(0)).sum(1) >= least
+    lo,hi = ranges.lo[c],ranges.hi[c]
+    found = steps_passed(acts, lo, neurons) if (steps := ranges.kind == 'bins') else inside(acts, lo, hi, neurons)
+    w,bias,threshold = fitted_votes(found, own, learn, settle, kind.number, seed, steps)
+    weights,least = exact_votes(of_bins(w, len(neurons)) if steps else w, np.clip(logit(threshold)-bias, -1e30, 1e30))
+    open_ = sums_of(acts[look], lo, hi, neurons, weights) >= least
     rates = open_[own[look]].mean(),open_[~own[look]].mean()
     return Gate(ranges.classes[c], ranges.name, neurons, ranges.lo[c], ranges.hi[c], weights, float(bias), float(threshold), float(least),
                 *map(float, rates), (int(own[look].sum()), int((~own[look]).sum())))

@@ -12,7 +12,7 @@ from html import escape
 import numpy as np
 import pandas as pd
 
-from .bins import kmeans, posterior_histogram
+from .bins import bins, kmeans, posterior_histogram
 from .density import density
 from .regions import full, posterior, posterior_prior
 from .statistics import class_statistics, names_beside, need_alike, takes_recording
@@ -171,10 +171,11 @@ def even(
 # %% ../../nbs/36_ranges.ipynb #5b3d0981
 FROM_STATISTICS = {'gaussian': gaussian, 'full': full, 'tolerance': tolerance, 'posterior': posterior,
                    'posterior_prior': posterior_prior}
-FROM_ACTIVATIONS = {'quantile': quantile, 'density': density, 'posterior_histogram': posterior_histogram, 'kmeans': kmeans}
+FROM_ACTIVATIONS = {'quantile': quantile, 'density': density, 'posterior_histogram': posterior_histogram, 'kmeans': kmeans,
+                    'bins': bins}
 FROM_QUANTILES = {'quantile': quantile_of_sketch}
 DEFAULTS = {'gaussian': 2.5, 'full': None, 'tolerance': .5, 'posterior': even, 'posterior_prior': even,
-            'quantile': .95, 'density': .95, 'posterior_histogram': even, 'kmeans': 5}
+            'quantile': .95, 'density': .95, 'posterior_histogram': even, 'kmeans': 5, 'bins': 8}
 
 # %% ../../nbs/36_ranges.ipynb #0e97036a
 RANGES = tuple(sorted(DEFAULTS))

@@ -89,11 +89,11 @@ def _stacks(x, weights, ivs, room, tokens=None, seen=None):
         stack,fires = x.new_empty(len(which), *x.shape),torch.ones(len(which), len(x), device=x.device)
         for s,i in enumerate(which):
             iv,where = ivs[i],allowed[ivs[i].positions]
-            if iv.scope == 'text': gate = gate_of(iv, x, tokens if iv.fitted_at == 'tokens' else weights, seen)
+            if iv.scope == 'text': gate = gate_of(iv, x, tokens if asks_tokens(iv) else weights, seen)
             elif iv.asks: gate = gate_of(iv, x, seen=seen)
             else:
                 if iv.lo is not of: of,found = iv.lo,within(x, iv.lo, iv.hi)
-                gate = together(iv, found)
+                gate = together(iv, x, found)
             share = gate.sum(-1, dtype=torch.int32)/max(1, len(iv.neurons)) # Into 64 bits it takes twenty times as long
             fires[s] = torch.where(weights > 0, share*weights, 0.).sum(1)
             if where is not None: gate = gate & where[...,None]

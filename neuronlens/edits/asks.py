@@ -21,7 +21,7 @@ from ..models.anatomy import STREAMS, parse_site
 # %% ../../nbs/38_asks.ipynb #6c9c0b34
 class Votes(NamedTuple):
     "What every neuron of a site adds to a weighted vote, and how much is enough: of a `Gate`, so that sums are exact."
-    weights:Tensor # `[D]` float32; 0 where it has no say
+    weights:Tensor # `[D]` float32, or `[D, K]`, one a bin; 0 where it has no say
     least:Tensor # `[1]` float32
 
 # %% ../../nbs/38_asks.ipynb #fc1f7cd5
@@ -59,23 +59,35 @@ def read_at(x, weights):
     return torch.where(w > 0, x.float()*w, 0.).sum(1, keepdim=True)
 
 # %% ../../nbs/38_asks.ipynb #c1861c56
+def summed(
+    x:Tensor, # `[..., D]` activations
+    of, # An `Ask` or an intervention with a weighted vote
+    found:Tensor|None=None, # `[..., D]` bool from `within`, where it is known
+)->Tensor: # `[..., 1]` float32
+    "What the weights of those in range add up to; where every bin has its own, a neuron adds that of the bin that it is in."
+    w,x = of.votes.weights,x.float()
+    if w.ndim == 1: return ((within(x, of.lo, of.hi) if found is None else found)*w).sum(-1, keepdim=True)
+    each = torch.zeros_like(x)
+    for k in range(w.shape[1]): each = torch.where((x >= of.lo[:,k]) & (x <= of.hi[:,k]), w[:,k], each)
+    return each.sum(-1, keepdim=True)
+
+# %% ../../nbs/38_asks.ipynb #dd004954
 def enough(
+    x:Tensor, # `[..., D]` activations
+    of, # An `Ask` or an intervention
     found:Tensor, # `[..., D]` bool from `within`
     gate:Tensor, # `[..., D]` bool, those of them that are asked
-    k:int, # How many are asked
-    vote:float|str, # Share of them, or a weighted vote
-    votes:Votes|None, # Its weights
+    vote:float|str, # Share of those that are asked, or a weighted vote
 )->Tensor: # `[..., 1]` bool
     "Whether enough of those that are asked are in range."
-    if votes is not None: return (found*votes.weights).sum(-1, keepdim=True) >= votes.least
-    return gate.sum(-1, keepdim=True, dtype=torch.int32) >= math.ceil(vote*k-1e-9)
+    if of.votes is not None: return summed(x, of, found) >= of.votes.least
+    return gate.sum(-1, keepdim=True, dtype=torch.int32) >= math.ceil(vote*len(of.neurons)-1e-9)
 
 # %% ../../nbs/38_asks.ipynb #7067cbbe
 def open_at(ask:Ask, x:Tensor, vote)->Tensor: # `[...]` bool
     "Where a gate is open, of activations `[..., D]` at its site."
-    found = within(x.to(ask.lo.device), ask.lo, ask.hi)
-    asked = found[...,ask.neurons]
-    return enough(found, asked, len(ask.neurons), vote, ask.votes)[...,0]
+    found = within(x := x.to(ask.lo.device), ask.lo, ask.hi)
+    return enough(x, ask, found, found[...,ask.neurons], vote)[...,0]
 
 # %% ../../nbs/38_asks.ipynb #9d2a7e7f
 class Asking:
@@ -112,6 +124,13 @@ def check_below(
         if depth(other) >= depth(site):
             raise InputError(f"scope {scope!r} asks at {other}, which is not below {site}, where the edit is: it comes too late")
 
+# %% ../../nbs/38_asks.ipynb #ac58ca11
+def wrong_votes(votes:Votes, lo:Tensor)->str: # ''
+    "What is wrong with the weights of a vote on ranges `lo [D, K]`, or ''."
+    D,got = len(lo),[list(t.shape) for t in votes]
+    if got not in ([[D], [1]], [[*lo.shape], [1]]): return f"weights and threshold of its vote are {got}, not {[[D], [1]]}"
+    return '' if all(t.isfinite().all() for t in votes) else "a weight of its vote is no finite number"
+
 # %% ../../nbs/38_asks.ipynb #f6d317c6
 def wrong_ask(ask:Ask, weighted:bool)->str: # ''
     "What is wrong with a gate, or ''."
@@ -120,7 +139,7 @@ def wrong_ask(ask:Ask, weighted:bool)->str: # ''
         return f"the neurons that a gate asks are no {len(k)} of {D}"
     if not ask.lo.ndim == 2 or ask.lo.shape != ask.hi.shape or ask.lo.isnan().any() or ask.hi.isnan().any():
         return f"ends {list(ask.lo.shape)} and {list(ask.hi.shape)} of a gate are no ranges"
-    fine = ask.votes is None or [list(t.shape) for t in ask.votes] == [[D], [1]] and all(t.isfinite().all() for t in ask.votes)
+    fine = ask.votes is None or not wrong_votes(ask.votes, ask.lo)
     return '' if fine and weighted == (ask.votes is not None) else "the weights of a gate do not belong to its vote"
 
 # %% ../../nbs/38_asks.ipynb #07d2ec1c
@@ -131,7 +150,7 @@ def check_widths(scope, site, asks, width): # `width(site)`: neurons of a site o
         if (n := len(ask.lo)) != (D := width(parse_site(at))): raise InputError(f"a gate at {at} has ranges of {n} neurons, not {D}")
 
 # %% ../../nbs/38_asks.ipynb #0ae1bac8
-def asks_tokens(iv)->bool: return iv.scope == 'text' and iv.fitted_at == 'tokens' # Whether it asks the mean over the tokens of a text
+def asks_tokens(iv)->bool: return iv.scope == 'text' and iv.fitted_at != 'readout' # Whether it asks the mean over the tokens of a text
 
 # %% ../../nbs/38_asks.ipynb #b6dfbdb0
 def of_rows(iv)->bool: return not asks_tokens(iv) and not iv.elsewhere # Whether it asks nothing but the row that it edits

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import Cache
 
 from .ablation import _placed, _where
+from .asks import asks_tokens
 from .edit import asked_of, by_text, tensors_of, with_tensors
 from .language import _asked, _Columns, _refuse_answers
 from .portable import Edit, differences
@@ -48,7 +49,7 @@ class _Texts:
 
     def asks(self, iv, x):
         "What an edit asks a text once, see `asked_of`."
-        mean = iv.scope == 'text' and iv.fitted_at == 'tokens'
+        mean = asks_tokens(iv)
         readout = None if mean and not by_text(iv) else self.weights(self.facts['readout'])
         return asked_of(iv, x, readout, self.weights('mean') if mean else None, self.seen)
 

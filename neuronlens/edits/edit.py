@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .asks import Ask, Asking, Votes, ask_of, asked_by, check_below, enough, open_at, read_at, within, wrong_ask
+from .asks import Ask, Asking, Votes, ask_of, asked_by, asks_tokens, check_below, enough, open_at, read_at, within, wrong_ask, wrong_votes
 from .partners import aura, exchange, partner
 from ..ground.core import InputError, as_array, class_labels, drawing
 from ..ground.files import built, read_result, write_result
@@ -283,8 +283,7 @@ def _wrong(iv, seen):
     if iv.lo.isnan().any() or iv.hi.isnan().any(): return "an end of a range is no number"
     if odd := [t for t in iv.state if t is not None and t.shape[-1] != D]: return f"what it knows is of {odd[0].shape[-1]} neurons, not {D}"
     if iv.votes is not None:
-        if (got := [list(t.shape) for t in iv.votes]) != [[D], [1]]: return f"weights and threshold of its vote are {got}, not {[[D], [1]]}"
-        if not all(t.isfinite().all() for t in iv.votes): return "a weight of its vote is no finite number"
+        if why := wrong_votes(iv.votes, iv.lo): return why
     seen |= {id(iv.lo), id(iv.hi), *map(id, iv.state), *map(id, iv.votes or ())}
     return ''
 
@@ -349,12 +348,14 @@ def load_intervention(
 # %% ../../nbs/39_edit.ipynb #a9635f15
 def together(
     iv:Intervention, # One intervention
-    found:Tensor, # `[..., D]` bool from `within`
+    x:Tensor, # `[..., D]` activations
+    found:Tensor|None=None, # `[..., D]` bool from `within`, where it is known
 )->Tensor: # `[..., D]` bool
     "Which salient activations are edited: those in range, where enough of their fellows are."
+    if found is None: found = within(x, iv.lo, iv.hi)
     gate = found & iv.salient
     if not iv.vote: return gate
-    return (iv.salient if iv.covers == 'salient' else gate) & enough(found, gate, len(iv.neurons), iv.vote, iv.votes)
+    return (iv.salient if iv.covers == 'salient' else gate) & enough(x, iv, found, gate, iv.vote)
 
 def gate_of(
     iv:Intervention, # One intervention
@@ -364,7 +365,7 @@ def gate_of(
 )->Tensor: # `[..., D]` bool; `[N, 1, D]` where texts are asked
     "Which salient activations are edited: by its own gate, or where what the scope asks is open."
     asked = lambda h: h if weights is None else read_at(h, weights)
-    if not iv.asks: return together(iv, within(asked(x), iv.lo, iv.hi))
+    if not iv.asks: return together(iv, asked(x))
     sites = [leaf.site or iv.setting.site for leaf in leaves(iv.setting.scope)]
     at = (seen or {}) | {iv.setting.site:x}
     if far := [s for s in sites if s not in at]: raise InputError(f"{said_edit(iv)}: a gate is read at {far[0]}, which is not at hand here")
@@ -393,7 +394,7 @@ def asked_of(
     seen:dict|None=None, # As for `gate_of`
 )->dict: # Arguments of the intervention; none where every position is asked for itself, and edited by itself
     "What an intervention asks of a text once: its gate, and what decides which text is put in its place."
-    out = {} if iv.scope == 'position' else dict(asked=gate_of(iv, x, tokens if iv.fitted_at == 'tokens' else readout, seen))
+    out = {} if iv.scope == 'position' else dict(asked=gate_of(iv, x, tokens if asks_tokens(iv) else readout, seen))
     return out | (dict(of=read_at(x, readout)) if by_text(iv) else {})
 
 def asker(iv:Intervention)->str: return "scope 'text'" if iv.scope == 'text' else f"edit {iv.edit!r}" # Who asks, for a complaint

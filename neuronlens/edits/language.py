@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from .ablation import _placed
+from .asks import asks_tokens
 from .edit import Intervention, asked_of, asker, by_text, check_interventions, gate_of, said_edit
 from ..ground.core import InputError, need_number, some_rows
 from ..ground.data import Texts
@@ -108,8 +109,7 @@ def _asked(columns, iv, x):
     at,ends,known = columns.at,columns.readout,columns.gates
     here = (ends >= at[0]) & (ends <= at[-1])
     if here.all():
-        by_tokens = iv.scope == 'text' and iv.fitted_at == 'tokens'
-        if by_tokens and at[0] > 0: raise InputError(f"{said_edit(iv)}: the prompt must be read in one pass")
+        if asks_tokens(iv) and at[0] > 0: raise InputError(f"{said_edit(iv)}: the prompt must be read in one pass")
         known[id(iv)] = asked_of(iv, x, at == ends[:,None], columns.attended & (at <= ends[:,None]), columns.seen)
     elif here.any() or id(iv) not in known or len(x) % len(next(iter(known[id(iv)].values()))):
         raise InputError(f"{said_edit(iv)}: {asker(iv)} asks at the end of the prompt, which this pass does not hold for every row")

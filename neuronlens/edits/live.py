@@ -22,6 +22,7 @@ from ..arrays.saliency import FROM_ACTIVATIONS, FROM_STATISTICS, Ranking, rank
 from ..arrays.separation import bhattacharyya, ratio
 from ..arrays.statistics import class_statistics
 from .ablation import Outcome, _where, ablate, firing, interventions_on, reads_recording
+from .asks import asks_tokens
 from .edit import Intervention, asked_of, parse_edit
 from .effects import measure_effects
 from .evidence import Evidence, intervals
@@ -49,10 +50,15 @@ def fitted_on(
     site:str, # A recorded site
     fitted_at:str|None=None, # 'readout' or 'tokens', where the study has them; None: as the study has it
 )->tuple: # acts `[N, D]`, labels `[N]`
-    "What ranges are fitted on."
+    "What edits know, and ranges, unless they are of texts (`ranged_on`)."
     if study.tokens is not None and site == study.train.site and fitted_at != 'readout': return study.tokens.acts,study.tokens.labels
     rec = ranked_on(study)
     return rec.at(site),rec.labels
+
+def ranged_on(study, site, fitted_at=None): # acts `[N, D]`, labels `[N]`
+    "What ranges are fitted on."
+    of_texts = (fitted_at or study.spec.method.fitted_at) == 'text' and site == study.train.site
+    return means_of(ranked_on(study), site) if of_texts else fitted_on(study, site, fitted_at)
 
 def fitted_statistics(
     study, # A study
@@ -62,7 +68,10 @@ def fitted_statistics(
     if study.tokens is None or fitted_at == 'readout': return study.statistics
     return class_statistics(study.tokens.acts, study.tokens.labels, study.classes)
 
-def places_of_fit(study)->tuple: return (study.spec.method.fitted_at,) if study.tokens is None else ('tokens', 'readout') # Its own first
+def places_of_fit(study)->tuple: # Its own first
+    "What ranges of a study can be fitted on."
+    own = study.spec.method.fitted_at
+    return (own,) if study.tokens is None else tuple(dict.fromkeys((own, 'tokens', 'readout')))
 
 # %% ../../nbs/48_live.ipynb #8682891f
 def rankings_at(
@@ -117,7 +126,8 @@ class Planner:
         self.study,self.site = study,study.train.site
         self.statistics = lru_cache(2)(lambda at: fitted_statistics(study, at))
         self.ranking = lru_cache(32)(lambda name: ranking_at(study, self.site, name))
-        self.ranges = lru_cache(64)(lambda kind, at: fit_ranges(*fitted_on(study, self.site, at), kind, statistics=self.statistics(at)))
+        self.ranges = lru_cache(64)(lambda kind, at: fit_ranges(*ranged_on(study, self.site, at), kind, classes=study.classes,
+            statistics=None if at == 'text' else self.statistics(at)))
         self.plan = lru_cache(32)(self.planned)
 
     def planned(self, settings:tuple)->list:
@@ -144,7 +154,7 @@ def neuron_at(
     fitted_at:str|None=None, # As for `fitted_on`
 )->NeuronProfile:
     "One neuron of a study on its test texts, with a range of a concept."
-    c,(acts,labels) = study.classes.index(concept),fitted_on(study, site, fitted_at)
+    c,(acts,labels) = study.classes.index(concept),ranged_on(study, site, fitted_at)
     own = acts[:,[neuron]]
     r = fit_ranges(own, labels, range, classes=study.classes)
     about = dict(range=r.name, middle=float(own[labels == c].mean()), texts=said_of(study))
@@ -196,12 +206,12 @@ def edit_text(
     for which,_,p,_ in interventions_on(clf, one, interventions, progress=False):
         answers |= dict(base=p[0]) if which is None else {interventions[i].condition:q[0] for i,q in zip(which, p, strict=True)}
     weights = weights[0, there]
-    of = readout_weights(batch, 'mean' if iv.fitted_at == 'tokens' else clf.readout).cpu()[:,there]
+    of = readout_weights(batch, 'mean' if asks_tokens(iv) else clf.readout).cpu()[:,there]
     seen = {s:h[None] for s,h in seen.items()}
     once = asked_of(iv, x[None], weights[None], of, seen)
     new,gate = (t[0] for t in iv(x[None], None if where is None else where[:,there], **once, seen=seen))
     return EditedText(tuple(_token(clf.tokenizer, i) for i in batch.ids[0][there].tolist()),
-        firing(replace(iv, vote=0., covers='range', scope='position'), x.float().numpy()), gate.sum(-1).numpy(), weights.numpy(),
+        firing(replace(iv, vote=0., covers='range', scope='position', fitted_at='readout'), x.float().numpy()), gate.sum(-1).numpy(), weights.numpy(),
         answers, clf.classes, iv, _edited_neurons(iv, x, new, gate, weights), bool(encoded.cut))
 
 # %% ../../nbs/48_live.ipynb #e1a94d0e

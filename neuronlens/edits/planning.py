@@ -22,7 +22,7 @@ from .edit import FROM_ACTS, Intervention, Neurons, Votes, parse_edit, rest_quan
 from .partners import auroc_of, auxiliary_rows, partner_rows, within_sd
 from ..ground.core import InputError, drawing, need_number, need_whole
 from ..ground.scopes import leaves, sites_asked, who_asks
-from ..ground.setting import Setting, check_when, class_number, format_kind, formerly, weighted_vote
+from ..ground.setting import Setting, check_when, class_number, format_kind, formerly, parse_kind, weighted_vote
 from ..models.anatomy import Site, parse_site
 
 # %% ../../nbs/40_planning.ipynb #18efdabb
@@ -61,18 +61,18 @@ def check_taught(
     means:bool, # Whether there is a recording of means over tokens
 )->bool: # Whether it is from these that the vote learns
     "Refuse a weighted vote that has nothing to learn from: a text is asked at the mean over its tokens where ranges are of tokens."
-    mean = scope == 'text' and fitted_at == 'tokens'
+    mean = scope == 'text' and fitted_at != 'readout'
     if mean and weighted_vote(vote) and not means:
-        raise InputError(f"vote {vote!r} of a text with fitted_at 'tokens' learns from their mean in every text: give means=, "
-                         "or a recording with readout 'mean'")
+        raise InputError(f"vote {vote!r} of a text with fitted_at {fitted_at!r} learns from the mean over the tokens of every text: give "
+                         "means=, or a recording that keeps it, of record(.., beside='text')")
     return mean
 
 # %% ../../nbs/40_planning.ipynb #37a7e007
-def _learned(taught, ends, neurons, classes, c, vote, seed):
+def _learned(taught, kind, ends, neurons, classes, c, vote, seed):
     "What every neuron of a site adds to a weighted vote, of training activations and their labels."
-    ranges = Ranges(*(np.broadcast_to(e.numpy(), (len(classes), *e.shape)) for e in ends), 'given', None, classes)
+    ranges = Ranges(*(np.broadcast_to(e.numpy(), (len(classes), *e.shape)) for e in ends), *parse_kind(kind), classes)
     gate = learn_gate(*taught, ranges, neurons, c, vote=vote, seed=seed)
-    weights = np.zeros(len(ends[0]), np.float32)
+    weights = np.zeros((len(ends[0]), *gate.weights.shape[1:]), np.float32)
     weights[neurons] = gate.weights
     return Votes(_tensor(weights), _tensor([gate.least]))
 
@@ -110,7 +110,7 @@ class Parts:
     def _votes(self, c, kind, vote, seed, mean, own):
         "What the neurons, given as bytes, add to a weighted vote; learned on means over tokens where a text is asked at its mean."
         taught = self.means if mean else (self.acts, self.labels)
-        return _learned(taught, self.gate(c, kind), np.frombuffer(own, np.int64), self.statistics.classes, c, vote, seed)
+        return _learned(taught, kind, self.gate(c, kind), np.frombuffer(own, np.int64), self.statistics.classes, c, vote, seed)
 
     def _state(self, c, edit, seed):
         "What an edit may know; of one that is made of the activations of other texts also what it needs of them."
@@ -155,7 +155,7 @@ def plan(
     seed:int=0, # Of the random salient sets, of what `resample`, `exchange` and `partner` draw, and of weighted votes
     acts:np.ndarray|None=None, # `[N, D]` the activations that the statistics are of; edits of `FROM_ACTS` and weighted votes need them
     labels:np.ndarray|None=None, # `[N]` class of each
-    fitted_at:str='readout', # What statistics and ranges are of: activations at the 'readout', or of all 'tokens'
+    fitted_at:str='readout', # What statistics and ranges are of: the 'readout', or all 'tokens'; or tokens, and ranges of the mean of a 'text'
     covers:str='range', # What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
     scope:str='position', # Who is asked: every 'position' for itself, or the 'text' once; or other gates, as in `grid`
     preset:str='', # Name of the preset that the ranges are of, for the table
@@ -176,10 +176,11 @@ def plan(
     if (by := [v for v in votes if weighted_vote(v)]) and (acts is None or labels is None):
         raise InputError(f"vote {by[0]!r} learns from activations: give plan acts= and labels=")
     made = Parts(statistics, rankings, _listed(ranges), acts, labels, means, elsewhere)
-    same = dict(site=str(site), positions=positions, seed=seed, fitted_at=fitted_at)
-    gates = [(r.name, dict(vote=v if isinstance(v, str) else float(v), covers=covers, scope=scope)) for r in _listed(ranges) for v in votes]
+    whole = dict(site=str(site), positions=positions, seed=seed, fitted_at='tokens' if fitted_at == 'text' else fitted_at) # Of no text
+    gate = dict(covers=covers, scope=scope, fitted_at=fitted_at)
+    gates = [(r.name, dict(vote=v if isinstance(v, str) else float(v), **gate)) for r in _listed(ranges) for v in votes]
     for r,f,c,e in product(rankings, fractions, concepts, edits):
-        said = Setting(statistics.classes[c], 'full', ranking=r.name, fraction=float(f), range='full', edit=e, **same)
+        said = Setting(statistics.classes[c], 'full', ranking=r.name, fraction=float(f), range='full', edit=e, **whole)
         kinds = [('range', seed), *(('random', seed+i) for i in range(need_whole(1, controls=controls)))]
         ways = [said]+[replace(said, condition=k, range=kind, seed=s, **gate) for kind,gate in gates for k,s in kinds]
         out += [made(replace(w, preset=preset) if preset and w.condition == 'range' else w) for w in ways]

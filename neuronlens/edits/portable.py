@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from .ablation import _placed
-from .asks import ask_of
+from .asks import ask_of, asks_tokens
 from neuronlens.edits.edit import (
     Affine,
     Intervention,
@@ -116,7 +116,7 @@ def make_edit(
     facts = _facts(clf)
     for iv in ivs:
         _check_kept(iv)
-        if iv.scope == 'text' and iv.fitted_at == 'tokens' and getattr(clf, 'shared', ()):
+        if asks_tokens(iv) and getattr(clf, 'shared', ()):
             raise InputError(f"{said_edit(iv)}: it asks the mean over a text's own tokens, which nothing outside tells from the prompt's")
     return Edit(tuple(ivs), facts, *fingerprint(clf.model, clf.source), provenance=dict(versions=versions()))
 
@@ -128,7 +128,7 @@ def _check_kept(iv):
     "Refuse an intervention that would not come out of a file as it went in, or that cannot act."
     affine = isinstance(iv.state, Affine)
     shapes = dict(matrix=2, bias=1) if affine else dict(mean=1, sd=1, rest_mean=1, rest_sd=1, rest=2)
-    shapes |= dict(weights=1, least=1)
+    shapes |= dict(weights=iv.votes.weights.ndim if iv.votes else 1, least=1) # Which `check_interventions` has looked at
     held = {k:t for k,t in (iv.state._asdict() | (iv.votes._asdict() if iv.votes else {})).items() if t is not None}
     if odd := [k for k,t in dict(lo=iv.lo, hi=iv.hi, **held).items() if t.dtype != torch.float32 or t.ndim != shapes.get(k, 2)]:
         raise InputError(f"{said_edit(iv)}: {odd[0]} is no float32 of {shapes.get(odd[0], 2)} axes")

@@ -57,16 +57,17 @@ def ranked_by(
     return out
 
 # %% ../../nbs/44_sweeps.ipynb #2be1627e
-def _fitted(of, site, ranges):
-    "Statistics and ranges at a site of a recording, of readouts or of tokens."
+def _fitted(of, site, ranges, means=None):
+    "Statistics at a site of a recording, of readouts or of tokens, and ranges of the same, or of the `means` over the tokens of texts."
     st = class_statistics(of.at(site), of.labels, of.classes)
-    return st,[fit_ranges(of.at(site), of.labels, r, classes=of.classes, statistics=st) for r in ranges]
+    own,known = ((of.at(site), of.labels), st) if means is None else (means, None)
+    return st,[fit_ranges(*own, r, classes=of.classes, statistics=known) for r in ranges]
 
 def _parts(train, tokens, site, rankings, ranges, at, seed, elsewhere=None):
     "What settings at one site share: salient neurons by the training recording, all else by it or by that of tokens; and the ranges."
-    of = tokens if at == 'tokens' else train
-    st,fitted = _fitted(of, site, ranges)
-    own = of.at(site),of.labels,means_of(train, site),elsewhere
+    of,means = train if at == 'readout' else tokens,means_of(train, site)
+    st,fitted = _fitted(of, site, ranges, means if at == 'text' else None)
+    own = of.at(site),of.labels,means,elsewhere
     return Parts(st, ranked_by(train, tokens, site, rankings, seed), [*{r.name:r for r in fitted}.values()], *own),fitted
 
 # %% ../../nbs/44_sweeps.ipynb #0dfa8c7a
@@ -75,9 +76,9 @@ def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, 
     check_fractions(fractions, train.at(site).shape[1], site)
     ranked,out = ranked_by(train, tokens, site, rankings, seed),[]
     for at in fitted_at:
-        of = tokens if at == 'tokens' else train
-        st,fitted = _fitted(of, site, ranges)
-        own = dict(acts=of.at(site), labels=of.labels, means=means_of(train, site))
+        of,means = train if at == 'readout' else tokens,means_of(train, site)
+        st,fitted = _fitted(of, site, ranges, means if at == 'text' else None)
+        own = dict(acts=of.at(site), labels=of.labels, means=means)
         own |= dict(elsewhere={s:there(s, at) for s in sites_asked(kw['scope'], site)})
         out += plan(st, ranked, fitted, site, fraction=fractions, seed=seed, fitted_at=at, **own, **kw)
     return out
@@ -85,8 +86,10 @@ def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, 
 def _checked_fit(train, tokens, fitted_at):
     "The tokens, given or kept beside; refuse ranges of tokens that were not recorded, or of other classes."
     if tokens is None and '@tokens' in train.beside: tokens = train.placed('tokens')
-    if 'tokens' in fitted_at and tokens is None:
-        raise InputError("fitted_at 'tokens' needs tokens=, a recording by `record_tokens`")
+    if tokens is None and (of := [at for at in fitted_at if at in ('tokens', 'text')]):
+        raise InputError(f"fitted_at {of[0]!r} needs tokens=, a recording by `record_tokens`")
+    if 'text' in fitted_at and means_of(train, train.site) is None:
+        raise InputError("fitted_at 'text' needs the mean over the tokens of every text: give a recording of record(.., beside='text')")
     if tokens is not None and tokens.classes != train.classes: raise InputError("the recording of tokens is of other classes")
     return tokens
 
@@ -104,7 +107,7 @@ def grid(
     concept:list|None=None, # Names or numbers of classes; None: all
     positions:str='all', # 'all', 'readout', 'prompt' or 'generated': where the edits may act
     seed:int=0, # Of the random controls, and of what `resample` draws
-    fitted_at:str|list[str]='readout', # What ranges and statistics are of: 'readout' (of `train`), 'tokens', or both
+    fitted_at:str|list[str]='readout', # What ranges and statistics are of: 'readout' (of `train`), 'tokens', 'text' (`FITTED`), or several
     tokens:Recording|None=None, # Tokens of the training texts at the sites, by `record_tokens`; None: those kept beside `train`, if any
     covers:str='range', # What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
     scope:str='position', # Who is asked: every 'position' for itself, or the 'text' once for all of them

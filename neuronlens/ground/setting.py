@@ -100,7 +100,7 @@ def formerly(
 COVERS = 'range','salient'
 
 # %% ../../nbs/06_setting.ipynb #f6816f23
-POSITIONS,FITTED = ('all', 'readout', 'prompt', 'generated'),('readout', 'tokens')
+POSITIONS,FITTED = ('all', 'readout', 'prompt', 'generated'),('readout', 'tokens', 'text')
 
 @dataclass(frozen=True)
 class Setting:
@@ -152,6 +152,8 @@ def check_when(
     for what,v,known in (('fitted_at', fitted_at, FITTED), ('positions', positions, POSITIONS), ('covers', covers, COVERS),
                          ('scope', scope, SCOPES)):
         if v not in known: raise InputError(f"{what} {v!r} is none of {', '.join(known)}")
+    if fitted_at == 'text' and scope != 'text':
+        raise InputError(f"fitted_at 'text' means ranges of the mean over a text's tokens, which a {scope} has not: ask the text, scope 'text'")
     if covers == 'salient' and not vote:
         raise InputError("covers 'salient' edits all salient neurons once enough are in range: give a vote above 0")
 

@@ -190,7 +190,7 @@ def _planned(spec, rec):
     "Interventions as a run would plan them, and how long ranking and fitting took."
     m = spec.method
     scores = {r:np.random.default_rng(0).random((len(rec.classes), rec.acts.shape[1])) for r in m.ranking if r in ATTRIBUTIONS}
-    (_,rankings,ranges,own),seconds = _timed(fit_study, spec, rec, rec if m.fitted_at == 'tokens' else None, scores)
+    (_,rankings,ranges,own),seconds = _timed(fit_study, spec, rec, rec if m.fitted_at != 'readout' else None, scores)
     vote = .5 if isinstance(m.vote, str) else m.vote # A few texts teach no weights, and a share costs the same
     return plan(own, rankings, ranges, rec.site, fraction=m.fraction, edit=m.edit, vote=vote, positions=m.positions, seed=spec.seed,
                 acts=rec.acts, labels=rec.labels, fitted_at=m.fitted_at, covers=m.covers, scope=m.scope, preset=m.preset),seconds
@@ -214,7 +214,7 @@ def _steps(spec, clf, train, test, new, kept, sites, layers):
     edits = estimate(clf, test, ivs, recording=_grown(rec, test.labels))
     seconds = dict(training=_training_seconds(clf, train, spec.training, spec.seed) if new else 0.,
                    calibrating=once if spec.prompt.calibrate else 0., recording=0. if kept else once*(N+M)/N)
-    if m.fitted_at == 'tokens': seconds['recording tokens'] = once
+    if m.fitted_at != 'readout': seconds['recording tokens'] = once
     slow = [r for r in m.ranking if r in ATTRIBUTIONS]
     seconds['attributing'] = sum(_timed(attribute, clf, few, rec.site, r, progress=False)[1] for r in slow)*N/len(few)
     seconds |= {'ranking and fitting':fitting*N/n, 'editing':edits.seconds, 'intervals':_intervals_seconds(ivs, test.labels, clf.classes)}
@@ -240,7 +240,7 @@ def _sizes(spec, clf, train, test, sites, kept, ivs, edits):
     "Bytes on the disk, those of the results alone, and of memory."
     ask,N,M,I,C = make_reading(clf, sites),len(train),len(test),len(ivs),len(clf.classes)
     D = ask.widths[sites[0]]
-    results = (N+M)*(4*D+20+4*C)+16*N*(4*D+8)*(spec.method.fitted_at == 'tokens')+2_000_000
+    results = (N+M)*(4*D+20+4*C)+16*N*(4*D+8)*(spec.method.fitted_at != 'readout')+2_000_000
     answers = PER_TEXT*I*M
     memory = sum(p.nbytes for p in clf.model.parameters())+4*(N+M)*sum(ask.widths.values())
     memory += answers+max(edits.memory, intervals_memory(I, C, M))

@@ -79,7 +79,7 @@ class MethodSpec:
     scope:str='position' # Who is asked: every 'position' for itself, or the 'text' once for all of them
     gate_site:str='' # Where the gate is read: a site below, of the neurons that are salient there; empty: where the edit is
     gates:str='' # Whose gates, joined, as 'own and not sport' (`scopes`); empty: the concept's own
-    fitted_at:str='readout' # What ranges are fitted on: the 'readout', or all 'tokens'
+    fitted_at:str='readout' # What ranges are fitted on: the 'readout', all 'tokens', or the mean over the tokens of a 'text'
     positions:str='all' # Where edits may act: 'all', 'readout', 'prompt' or 'generated'
     edit:str='mean' # What happens inside the range, with or without its number: 'zero', 'scale(0.5)', ..
     covers:str='range' # What is edited where the vote is reached: the neurons in 'range', or all 'salient' ones
@@ -121,9 +121,9 @@ class ActivationsSpec:
 def places_beside(
     method, # `MethodSpec`
 )->list[str]: # Names as `record` takes them
-    "What has to be kept beside the readout for the rankings of a study; tokens are there already where ranges are fitted on them."
-    asked = {ranked_at(r)[1] for r in method.ranking}-{'readout', *(['tokens'] if method.fitted_at == 'tokens' else [])}
-    return sorted(asked)
+    "What has to be kept beside the readout for rankings and ranges of a study; tokens are there already where edits are fitted on them."
+    asked = {ranked_at(r)[1] for r in method.ranking}-{'readout', *(['tokens'] if method.fitted_at != 'readout' else [])}
+    return sorted(asked | ({'text'} if method.fitted_at == 'text' else set()))
 
 # %% ../../nbs/56_fields.ipynb #fe84cc3d
 @dataclass(frozen=True)

@@ -286,13 +286,15 @@ def _with_intervals(rows, study):
     return [r | {'sure':own(r)} for r in rows]
 
 # %% ../../nbs/62_report.ipynb #7583de51
+FITTED_ON = dict(readout='', tokens='fitted on all tokens', text='fitted on the means over the tokens of a text')
+
 def _how(study):
     "What more there is to say about the edits, as clauses."
     m = study.spec.method
     enough = f'enough of the salient neurons, by {m.vote} votes,'
     if not isinstance(m.vote, str): enough = f'{m.vote:.0%} of the salient neurons or more'
     said = [f'where {enough} lie in range together' if m.vote else '',
-            'fitted on all tokens' if m.fitted_at == 'tokens' else '',
+            FITTED_ON[m.fitted_at],
             'fitted on correctly answered texts' if m.correct_only else '',
             'and then all of them' if m.covers == 'salient' else '', 'asked once for a text' if m.scope == 'text' else '',
             f'by the gate {m.asks!r}' if m.gate_site or m.gates else '',

@@ -41,6 +41,7 @@ from ..edits.edit import Intervention
 from ..edits.effects import Changes, Effects, load_effects, measure_effects, read_table, settings_of, write_table
 from ..edits.evidence import Evidence, intervals
 from ..edits.portable import Edit
+from ..edits.planning import means_of
 from ..edits.sweeps import ranked_by
 from ..ground.core import InputError
 from ..ground.data import Texts
@@ -144,6 +145,7 @@ def fit_study(
     found = {r.name:r for r in ranked_by(train, tokens, train.site, [r for r in m.ranking if r not in ATTRIBUTIONS], spec.seed)}
     rankings = [Ranking(scores[r], r, train.classes) if r in ATTRIBUTIONS else found[r] for r in m.ranking]
     of,own = (train, st) if tokens is None else (tokens, class_statistics(tokens.acts, tokens.labels, tokens.classes))
+    if m.fitted_at == 'text': return st,rankings,fit_ranges(*means_of(train, train.site), m.kind, classes=train.classes),own
     return st,rankings,fit_ranges(of.acts, of.labels, m.kind, statistics=own),own
 
 # %% ../../nbs/59_saved.ipynb #2c44afa5
@@ -394,7 +396,7 @@ def load_study(
     held,m,spec = out/'recording',spec.method,_where_left(spec, about)
     train,test = (_checked_recording(held/f'{p}.safetensors', about[p]) for p in ('train', 'test'))
     _check_files(out, about)
-    tokens = load_recording(held/'tokens.safetensors') if m.fitted_at == 'tokens' else None
+    tokens = load_recording(held/'tokens.safetensors') if m.fitted_at != 'readout' else None
     scores = read_arrays(held/'rankings.safetensors')[0] if set(m.ranking) & set(ATTRIBUTIONS) else {}
     fit = correct_only(train) if m.correct_only else train
     statistics,rankings,ranges,_ = fit_study(spec, fit, tokens, scores)

@@ -151,7 +151,7 @@ def _asked(spec, clf, texts, train, asks, progress):
     "What fitting needs beside a recording: tokens, if ranges are fitted on them, and the scores of rankings that run the model."
     m = spec.method
     read = [train.site, *sites_asked(asks, train.site)]
-    tokens = record_tokens(clf, texts, read, seed=spec.seed, progress=progress) if m.fitted_at == 'tokens' else None
+    tokens = record_tokens(clf, texts, read, seed=spec.seed, progress=progress) if m.fitted_at != 'readout' else None
     own = replace(train, provenance=train.provenance | {'texts_sha256':texts.digest}) # Where some texts are left out
     return tokens,{r:attribute(clf, texts, train.site, r, recording=own, progress=progress).scores
                    for r in m.ranking if r in ATTRIBUTIONS}

@@ -138,7 +138,7 @@ def plot_blocks(
 # %% ../../nbs/52_plot_sweeps.ipynb #496dd2dc
 def _lowest(frame):
     "For every stream, block, condition and place of fitting, the setting with the lowest mean target accuracy."
-    where = frame.fitted_at == 'tokens' if 'fitted_at' in frame else pd.Series(False, frame.index)
+    where = frame.fitted_at != 'readout' if 'fitted_at' in frame else pd.Series(False, frame.index)
     stream,block,names = _blocks(frame.site)
     frame = frame.assign(tokens=where, stream=stream, block=block)
     keys = ['stream', 'block', 'condition', 'tokens', *(c for c in SETTINGS[1:] if c in frame and c != 'condition')]
