@@ -945,7 +945,7 @@ def plan(statistics: ClassStatistics, rankings: list[Ranking], ranges: Ranges | 
     labels : np.ndarray | None, default None
         `[N]` class of each
     fitted_at : str, default 'readout'
-        What statistics and ranges are of: the 'readout', or all 'tokens'; or tokens, and ranges of the mean of a 'text'
+        What statistics and ranges are of: 'readout', all 'tokens', or tokens and the mean of every 'text'
     covers : str, default 'range'
         What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
     scope : str, default 'position'

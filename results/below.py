@@ -42,6 +42,7 @@ PROBABILITIES = (.9, .7, .5, .4, .3, .2, .15, .1, .07, .05, .03, .02, .01, .005)
 SHARES = np.r_[np.arange(.5, .9, .05), np.arange(.9, 1.001, .01)] # Of the own texts that a probe lets through
 VALIDATION, TEST, PER_CLASS = 300, 600, 250 # Texts in all; training texts of each class whose tokens are read
 MIDDLE, SIZES_ASKED = "residual.14", (150, 40, 60, 60) # Of SmolLM2: the block; texts of each class to fit, choose and measure on, and read
+PLAIN = "{text}\nTopic:" # Nothing stands before the text
 
 
 class Below:
@@ -52,7 +53,7 @@ class Below:
         train, validation, test = texts_of(spec)
         self.C, few = len(train.classes), lambda t, n: balance(t, min(n, int(t.counts().min())), seed=SEED)
         n, m, k, each = SIZES_ASKED if spec.model.causal else (None, VALIDATION//self.C, TEST//self.C, PER_CLASS)
-        if spec.model.causal: spec, train = replace(spec, prompt=replace(spec.prompt, shots=0)), few(train, n)
+        if spec.model.causal: spec, train = replace(spec, prompt=replace(spec.prompt, template=PLAIN, shots=0)), few(train, n)
         prompt, train = study_prompt(spec, train)
         self.name, self.clf, self.classes = name, study_model(spec, train, False, prompt), train.classes
         self.texts = dict(train=train, validation=few(validation, m), test=few(test, k))

@@ -21,7 +21,7 @@ from neuronlens.edits.edit import load_intervention, tensors_of
 from neuronlens.edits.effects import load_effects, measure_effects
 from neuronlens.edits.farm import packed, unpacked
 from neuronlens.edits.language import editing, firing_by_position
-from neuronlens.edits.live import edit_text
+from neuronlens.edits.live import LiveEffects, asks_of, edit_text, scopes_of, usual
 from neuronlens.edits.portable import load_edit, make_edit
 from neuronlens.edits.reading import perplexity
 from neuronlens.edits.sweeps import estimate, grid, interventions, sweep
@@ -34,6 +34,7 @@ from neuronlens.models.batches import encode, pad
 from neuronlens.models.hooks import hooked
 from neuronlens.records.given import recording
 from neuronlens.records.recording import record
+from neuronlens.views.erase_view import EraseView, words_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 JOINED = dict(alone="{who} at {far}", own="{who}: own and not b at {far}", both="{who}: own at {far} or not (b at {far} or c at {middle})")
@@ -382,6 +383,32 @@ def test_a_study_asks_elsewhere(more, make_study, tmp_path):
     nl.saved.save_study(study, tmp_path/"kept")
     back = nl.load_study(tmp_path/"kept")
     assert back.spec.method == m and back.effects.frame.scope.tolist() == got.scope.tolist()
+
+
+@pytest.mark.parametrize("more_gates", [dict(), dict(gates="", scope="text"), dict(fitted_at="tokens", gates="", scope="text")])
+def test_views_ask_where_the_study_asks(more_gates, make_study):
+    "What a view shows at the settings of the study is what its table has; other recorded blocks below are on offer, and ask there."
+    study = nl.run_study(nl.read_study(make_study(method=METHOD | more_gates)), progress=False)
+    own = study.effects.frame.query("condition == 'range'")
+    assert asks_of(study) == usual(study).scope == own.scope.iloc[0] and scopes_of(study)[:3] == ["position", "text", own.scope.iloc[0]]
+    x = replace(usual(study), concept="food", fraction=float(study.spec.method.fraction[0]))
+    live = LiveEffects(study, len(study.test))
+    got = measure_effects(live.outcome(x)).frame.query("condition == 'range' and concept == 'food'").iloc[0]
+    want = own[(own.concept == "food") & (own.fraction == x.fraction) & (own.ranking == x.ranking)].iloc[0]
+    assert not live.quick
+    for k in ("target_accuracy", "disturbance", "fires_on_target"): np.testing.assert_allclose(got[k], want[k], atol=1e-5)
+    there = replace(x, scope="text at residual.0")
+    assert there.scope in scopes_of(study)
+    tokens = study.tokens
+    direct = next(iv for iv in grid(study.train, tokens=tokens, site=study.train.site, concept=["food"], ranking=x.ranking, seed=x.seed,
+                                    fraction=x.fraction, range=x.range, vote=x.vote, edit=x.edit, covers="salient", scope="text",
+                                    gate_site="residual.0", fitted_at=x.fitted_at) if iv.condition == "range")
+    iv = next(iv for iv in live.plan((there,)) if iv.condition == "range")
+    assert iv.setting == direct.setting and torch.equal(iv.asks[0].lo, direct.asks[0].lo)
+    view, words = EraseView(study), words_of(x, 3, study.train.acts.shape[1])
+    assert view.values["scope"] == x.scope and f"asked by the gate {x.scope!r}" in words
+    assert "asked by the gate &#x27;text at residual.0&#x27;" in view.set(scope="text at residual.0").html()
+    assert "give covers &#x27;salient&#x27;" in view.set(covers="range").html()
 
 
 @pytest.mark.parametrize("more, says", [

@@ -115,7 +115,7 @@ class Gate(Tabled):
     def _sums(self, acts): return sums_of(acts, self.lo, self.hi, self.neurons, self.weights)
 
     def to_frame(self)->pd.DataFrame:
-        "One row per neuron, or bin, that has a say, the greatest weight first: neuron, weight, outer ends of its range, how many intervals."
+        "One row per neuron, or bin, that has a say, the greatest weight first: neuron, weight, outer ends of its range, intervals."
         lo,hi,j,w = self.lo[self.neurons],self.hi[self.neurons],self.neurons,self.weights
         if w.ndim == 2: j,lo,hi,w = np.repeat(j, w.shape[1]),lo.reshape(-1, 1),hi.reshape(-1, 1),w.ravel()
         df = pd.DataFrame(dict(neuron=j, weight=w, low=lo.min(1), high=hi.max(1), intervals=(lo <= hi).sum(1)))

@@ -19,7 +19,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .asks import Ask, Asking, Votes, ask_of, asked_by, asks_tokens, check_below, enough, open_at, read_at, within, wrong_ask, wrong_votes
+from neuronlens.edits.asks import (
+    Ask,
+    Asking,
+    Votes,
+    ask_of,
+    asked_by,
+    asks_tokens,
+    check_below,
+    enough,
+    open_at,
+    read_at,
+    within,
+    wrong_ask,
+    wrong_votes,
+)
 from .partners import aura, exchange, partner
 from ..ground.core import InputError, as_array, class_labels, drawing
 from ..ground.files import built, read_result, write_result

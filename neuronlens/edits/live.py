@@ -22,13 +22,15 @@ from ..arrays.saliency import FROM_ACTIVATIONS, FROM_STATISTICS, Ranking, rank
 from ..arrays.separation import bhattacharyya, ratio
 from ..arrays.statistics import class_statistics
 from .ablation import Outcome, _where, ablate, firing, interventions_on, reads_recording
-from .asks import asks_tokens
+from .asks import asks_tokens, check_below
 from .edit import Intervention, asked_of, parse_edit
 from .effects import measure_effects
 from .evidence import Evidence, intervals
 from .planning import means_of, plan
+from .sweeps import _parts
 from ..ground.core import InputError
 from ..ground.data import Texts, take
+from ..ground.scopes import SCOPES, sites_asked
 from ..ground.setting import Setting, format_kind
 from ..models.anatomy import parse_site
 from ..models.batches import each_batch, encode, read, readout_weights
@@ -55,11 +57,6 @@ def fitted_on(
     rec = ranked_on(study)
     return rec.at(site),rec.labels
 
-def ranged_on(study, site, fitted_at=None): # acts `[N, D]`, labels `[N]`
-    "What ranges are fitted on."
-    of_texts = (fitted_at or study.spec.method.fitted_at) == 'text' and site == study.train.site
-    return means_of(ranked_on(study), site) if of_texts else fitted_on(study, site, fitted_at)
-
 def fitted_statistics(
     study, # A study
     fitted_at:str|None=None, # As for `fitted_on`
@@ -72,6 +69,12 @@ def places_of_fit(study)->tuple: # Its own first
     "What ranges of a study can be fitted on."
     own = study.spec.method.fitted_at
     return (own,) if study.tokens is None else tuple(dict.fromkeys((own, 'tokens', 'readout')))
+
+# %% ../../nbs/48_live.ipynb #0bd6c38a
+def ranged_on(study, site, fitted_at=None): # acts `[N, D]`, labels `[N]`
+    "What ranges are fitted on."
+    of_texts = (fitted_at or study.spec.method.fitted_at) == 'text' and site == study.train.site
+    return means_of(ranked_on(study), site) if of_texts else fitted_on(study, site, fitted_at)
 
 # %% ../../nbs/48_live.ipynb #8682891f
 def rankings_at(
@@ -94,6 +97,23 @@ def ranking_at(
     rec = ranked_on(study)
     return rank(rec.at(site), rec.labels, name, classes=study.classes, seed=study.spec.seed)
 
+# %% ../../nbs/48_live.ipynb #541730f1
+def asks_of(study)->str: # A scope
+    "Who is asked in a study, as its table of effects has it: where else, and whose gates, too."
+    m = study.spec.method
+    if not (m.gate_site or m.gates) or study.effects is None: return m.asks
+    return study.effects.frame.query("condition == 'range'").scope.iloc[0]
+
+# %% ../../nbs/48_live.ipynb #e05de465
+def scopes_of(study)->list[str]: # Scopes, those of every study first
+    "Who can be asked in the views of a study: as in its file, a position, a text, or the text at a recorded block below."
+    of = study.train if study.spec.method.fitted_at == 'readout' else study.tokens
+    def below(s):
+        try: check_below(f'text at {s}', study.train.site)
+        except InputError: return False
+        return study.spec.method.fitted_at != 'text' or means_of(study.train, s) is not None
+    return list(dict.fromkeys([*SCOPES, asks_of(study), *(f'text at {s}' for s in of.sites if below(s))]))
+
 # %% ../../nbs/48_live.ipynb #7b0d6abb
 EVERY = 'macro' # As a concept: every one in turn, and means over them
 
@@ -103,7 +123,7 @@ def usual(
     "The setting that a study's figures show."
     m = study.spec.method
     return Setting(EVERY, site=str(study.train.site), ranking=study.ranking.name, fraction=study.fraction, range=study.ranges.name,
-        vote=m.vote, scope=m.scope, fitted_at=m.fitted_at, positions=m.positions, edit=format_kind(*parse_edit(m.edit)),
+        vote=m.vote, scope=asks_of(study), fitted_at=m.fitted_at, positions=m.positions, edit=format_kind(*parse_edit(m.edit)),
         covers=m.covers if m.vote else 'range', seed=study.spec.seed)
 
 # %% ../../nbs/48_live.ipynb #484dcf76
@@ -128,6 +148,7 @@ class Planner:
         self.ranking = lru_cache(32)(lambda name: ranking_at(study, self.site, name))
         self.ranges = lru_cache(64)(lambda kind, at: fit_ranges(*ranged_on(study, self.site, at), kind, classes=study.classes,
             statistics=None if at == 'text' else self.statistics(at)))
+        self.there = lru_cache(16)(lambda s, ranking, kind, *at: _parts(ranked_on(study), study.tokens, s, [ranking], [kind], *at)[0])
         self.plan = lru_cache(32)(self.planned)
 
     def planned(self, settings:tuple)->list:
@@ -139,10 +160,11 @@ class Planner:
     def one(self, x:Setting, fractions)->list:
         "The interventions of one setting at some fractions."
         acts,labels = fitted_on(self.study, self.site, x.fitted_at)
+        there = {s:self.there(s, x.ranking, x.range, x.fitted_at, x.seed) for s in sites_asked(x.scope, self.site)}
         return plan(self.statistics(x.fitted_at), [self.ranking(x.ranking)], self.ranges(x.range, x.fitted_at), self.site,
             fraction=fractions, edit=x.edit, vote=x.vote, concept=None if x.concept == EVERY else [self.study.classes.index(x.concept)],
             positions=x.positions, seed=x.seed, acts=acts, labels=labels, fitted_at=x.fitted_at, covers=x.covers, scope=x.scope,
-            means=means_of(ranked_on(self.study), self.site))
+            means=means_of(ranked_on(self.study), self.site), elsewhere=there)
 
 # %% ../../nbs/48_live.ipynb #396d39e7
 def neuron_at(
@@ -211,8 +233,8 @@ def edit_text(
     once = asked_of(iv, x[None], weights[None], of, seen)
     new,gate = (t[0] for t in iv(x[None], None if where is None else where[:,there], **once, seen=seen))
     return EditedText(tuple(_token(clf.tokenizer, i) for i in batch.ids[0][there].tolist()),
-        firing(replace(iv, vote=0., covers='range', scope='position', fitted_at='readout'), x.float().numpy()), gate.sum(-1).numpy(), weights.numpy(),
-        answers, clf.classes, iv, _edited_neurons(iv, x, new, gate, weights), bool(encoded.cut))
+        firing(replace(iv, vote=0., covers='range', scope='position', fitted_at='readout'), x.float().numpy()),
+        gate.sum(-1).numpy(), weights.numpy(), answers, clf.classes, iv, _edited_neurons(iv, x, new, gate, weights), bool(encoded.cut))
 
 # %% ../../nbs/48_live.ipynb #e1a94d0e
 def _token(tokenizer, i):

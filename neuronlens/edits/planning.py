@@ -155,7 +155,7 @@ def plan(
     seed:int=0, # Of the random salient sets, of what `resample`, `exchange` and `partner` draw, and of weighted votes
     acts:np.ndarray|None=None, # `[N, D]` the activations that the statistics are of; edits of `FROM_ACTS` and weighted votes need them
     labels:np.ndarray|None=None, # `[N]` class of each
-    fitted_at:str='readout', # What statistics and ranges are of: the 'readout', or all 'tokens'; or tokens, and ranges of the mean of a 'text'
+    fitted_at:str='readout', # What statistics and ranges are of: 'readout', all 'tokens', or tokens and the mean of every 'text'
     covers:str='range', # What is edited where enough are in range together: those neurons ('range'), or all 'salient' ones
     scope:str='position', # Who is asked: every 'position' for itself, or the 'text' once; or other gates, as in `grid`
     preset:str='', # Name of the preset that the ranges are of, for the table

@@ -132,3 +132,10 @@ def asked_scope(scope, gate_site, gates)->str: # Of the three arguments of `grid
     "A scope with the site where its gates are read, and whose they are."
     if (gate_site or gates) and scope not in SCOPES: raise InputError(f"scope {scope!r} says itself which gates are asked, and where")
     return f'{scope}{f" at {gate_site}" if gate_site else ""}{f": {gates}" if gates else ""}'
+
+# %% ../../nbs/05_scopes.ipynb #05eaf73e
+def said_scope(
+    scope:str, # As a setting has it
+)->str: # '' where every position is asked for itself
+    "What a caption says of who is asked, as a clause."
+    return {'position':'', 'text':', asked once per text'}.get(scope, f', asked by the gate {scope!r}')

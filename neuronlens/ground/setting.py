@@ -153,7 +153,8 @@ def check_when(
                          ('scope', scope, SCOPES)):
         if v not in known: raise InputError(f"{what} {v!r} is none of {', '.join(known)}")
     if fitted_at == 'text' and scope != 'text':
-        raise InputError(f"fitted_at 'text' means ranges of the mean over a text's tokens, which a {scope} has not: ask the text, scope 'text'")
+        raise InputError(f"fitted_at 'text' means ranges of the mean over a text's tokens, which a {scope} has not: "
+                         "ask the text, scope 'text'")
     if covers == 'salient' and not vote:
         raise InputError("covers 'salient' edits all salient neurons once enough are in range: give a vote above 0")
 

@@ -40,8 +40,8 @@ from ..edits.attribution import ATTRIBUTIONS
 from ..edits.edit import Intervention
 from ..edits.effects import Changes, Effects, load_effects, measure_effects, read_table, settings_of, write_table
 from ..edits.evidence import Evidence, intervals
-from ..edits.portable import Edit
 from ..edits.planning import means_of
+from ..edits.portable import Edit
 from ..edits.sweeps import ranked_by
 from ..ground.core import InputError
 from ..ground.data import Texts

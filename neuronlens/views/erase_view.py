@@ -18,6 +18,7 @@ from ..edits.edit import EDITS
 from ..edits.left import LEFT, WhatIsLeft
 from ..edits.live import EVERY, FRACTIONS, LiveEffects, curve, rankings_at, setting_with
 from ..ground.core import InputError
+from ..ground.scopes import said_scope
 from ..ground.setting import Setting
 from .cards import card, sentence
 from .charts import effect_bars, trade_off_chart
@@ -75,7 +76,7 @@ def words_of(
     who = f'Every concept in turn, means over {C}' if setting.concept == EVERY else setting.concept
     vote = f', where {"enough" if isinstance(setting.vote, str) else f"{setting.vote:.0%}"} lie in range together' if setting.vote else ''
     vote += f' ({setting.vote})' if isinstance(setting.vote, str) else ''
-    vote += (', asked once per text' if setting.scope == 'text' else '')+(', all of them' if setting.covers == 'salient' else '')
+    vote += said_scope(setting.scope)+(', all of them' if setting.covers == 'salient' else '')
     k = int(setting.fraction*width+1e-9)
     return f'{who}: {k} of {width} neurons by {setting.ranking}, edit {setting.edit} inside {setting.range}{vote}'
 

@@ -15,6 +15,7 @@ import numpy as np
 from ..arrays.profile import NeuronProfile
 from ..edits.live import EditedText, Planner, edit_text, neuron_at, ranking_at, rankings_at, setting_with
 from ..ground.core import InputError
+from ..ground.scopes import said_scope
 from ..ground.setting import Setting, said_vote
 from ..records.given import GIVEN, Numbered
 from .cards import bar, canvas, card, cut, figure_html, spans, table
@@ -162,7 +163,7 @@ def text_html(
     def answer(k): return f'{r.classes[int(r.answers[k].argmax())]} ({r.answers[k].max():.1%})'
     said = f"Before the edit: {answer('base')}. With the range of {r.of.concept} edited: {answer('range')}."
     how = f"{r.of.ranking}, {r.of.fraction:.0%} of the neurons of {r.of.site}, {r.of.range}, {r.of.edit}, positions {r.of.positions}"
-    how += (f", vote {said_vote(r.of.vote)}" if r.of.vote else '')+(', asked once per text' if r.of.scope == 'text' else '')
+    how += (f", vote {said_vote(r.of.vote)}" if r.of.vote else '')+said_scope(r.of.setting.scope)
     how += ', covers all salient neurons' if r.of.covers == 'salient' else ''
     return card(f'<p>{escape(said)}</p>', _answers_table(r), _tokens_html(r), _neurons_table(r, most), f'<p class="dim">{escape(how)}</p>')
 

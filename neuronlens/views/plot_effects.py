@@ -64,7 +64,7 @@ def _named(frame):
     "The table with all that a gate is in one name, such as 'gaussian(2.5), vote 0.5, of tokens'."
     if 'range' not in frame: return frame
     votes,at = (frame[k] if k in frame else [v]*len(frame) for k,v in (('vote', 0), ('fitted_at', 'readout')))
-    return frame.assign(range=[_rounded(r)+(f', vote {said_vote(v)}' if v else '')+(f', of {OF[a]}' if a != 'readout' and r != 'none' else '')
+    return frame.assign(range=[_rounded(r)+(f', vote {said_vote(v)}' if v else '')+(f', of {OF[a]}' if a in OF and r != 'none' else '')
                                for r,v,a in zip(frame.range, votes, at, strict=True)])
 
 def _conditions(frame, column='condition'):

@@ -17,9 +17,9 @@ from ipywidgets.widgets.widget_selection import TraitError
 from traitlets import Unicode, validate
 
 from ..edits.edit import EDITS
-from ..edits.live import places_of_fit
+from ..edits.live import asks_of, places_of_fit, scopes_of
 from ..ground.core import InputError
-from ..ground.setting import COVERS, SCOPES, format_kind, parse_kind, said_vote
+from ..ground.setting import COVERS, format_kind, parse_kind, said_vote
 from .cards import HINT, LIVE, STILL, card, cut, portable, sentence
 from .slider import slider
 
@@ -389,7 +389,7 @@ def gate_controls(
     if isinstance(m.vote, str):
         vote = choice('vote', [(said_vote(v), v) for v in (m.vote, 0., .25, .5, .75, 1.)], m.vote, tip+'; or by weight')
     else: vote = slider('vote', 0, 1, m.vote, .05, tip)
-    scope = choice('scope', SCOPES, m.scope, 'Every position is asked for itself, or the text once for all of its positions')
+    scope = choice('scope', scopes_of(study), asks_of(study), 'Who is asked: every position for itself, or the text once; and where')
     positions = choice('positions', offered(('all', 'readout'), m.positions), m.positions, 'Where the edit may act')
     return dict(range=range_control(study), vote=vote) | (dict(scope=scope, positions=positions) if whole else {}) | fit_control(study)
 

@@ -1,0 +1,48 @@
+"""Which way of editing to recommend, chosen anew: `NEURONLENS_DATA=folder python results/recommend.py`, minutes for each part.
+
+Last block, every data set, validation texts alone. A way is a range, a vote, an edit and what an open gate covers; its fraction is chosen
+for each data set: the least disturbance at a macro target accuracy of .035 or less, else the lowest target accuracy. results/recommend.csv
+has what each way reaches on each data set; printed are, by way, how many data sets it brings to .035, and its mean disturbance and rank.
+"""
+import sys
+
+import pandas as pd
+from paper import HERE, PARTS, Part
+
+from neuronlens.edits.sweeps import grid
+
+FRACTIONS = (.1, .2, .3, .4, .5, .6, .7, .8, .9, 1.)
+WAYS = [(r, v, e, c) for r in ("posterior", "posterior(0.2)") for v in (.4, .5, .6, "weighted")
+        for e, c in (("mean", "range"), ("mean", "salient"), ("exchange", "salient"), ("partner", "salient"))]
+AT, MARGIN = .05, .015
+
+
+def reached(p):
+    "What each way reaches on the validation texts of one part."
+    rows, site = [], p.site
+    for r, v, e, c in WAYS:
+        ivs = grid(p.fit, ranking="dprime", fraction=list(FRACTIONS), range=r, vote=v, edit=e, covers=c, site=site)
+        m = p.effects([iv for iv in ivs if iv.condition == "range"], "validation").macro()
+        m = m.query("condition == 'range'")[["fraction", "target_accuracy", "disturbance", "broken"]]
+        fine = m[m.target_accuracy <= AT-MARGIN]
+        best = fine.sort_values("disturbance").iloc[0] if len(fine) else m.sort_values("target_accuracy").iloc[0]
+        rows.append(dict(dataset=p.name, range=r, vote=v, edit=e, covers=c, reached=bool(len(fine))) | best.to_dict())
+        print(rows[-1], flush=True)
+    return pd.DataFrame(rows)
+
+
+def main(parts):
+    path = HERE/"recommend.csv"
+    for name in parts or PARTS:
+        table = reached(Part(name, sites=False)).round(5)
+        if path.exists(): table = pd.concat([pd.read_csv(path).query("dataset != @name"), table], ignore_index=True)
+        table.to_csv(path, index=False)
+    ways = ["range", "vote", "edit", "covers"]
+    table["vote"] = table.vote.astype(str)
+    table["rank"] = table.groupby("dataset").disturbance.rank()
+    told = table.groupby(ways, sort=False).agg(reached=("reached", "sum"), target=("target_accuracy", "mean"),
+                                               disturbance=("disturbance", "mean"), worst=("disturbance", "max"), rank=("rank", "mean"))
+    print(told.sort_values(["reached", "disturbance"], ascending=[False, True]).round(4).to_string())
+
+
+if __name__ == "__main__": main(sys.argv[1:])
