@@ -114,22 +114,27 @@ def test_by_settings_and_out_of_files(clf, rec, tmp_path):
         assert torch.equal(same(x)[1], iv(x)[1]) and iv.votes.weights.ndim == 1+(range == "bins(4)")
 
 
-def test_an_edit_that_left(tmp_path):
-    "After a file, on a model that someone else calls: what `ablate` has."
+@pytest.mark.parametrize("edit", ["zero", "exchange", "partner", "aura", "resample"])
+def test_an_edit_that_left(edit, tmp_path):
+    "After a file, on a model that someone else calls: what `ablate` has; also of edits that look up other texts."
     clf = for_files()
     rec = nl.record(clf, align(LINES, clf), SITE, beside=("text", "tokens"), progress=False)
     rec = rec[np.tile(np.arange(len(rec.labels)), 20)]
-    iv = next(i for i in grid(rec, range="bins(3)", vote="weighted", edit="zero", concept=[0], **HOW) if i.condition == "range")
+    iv = next(i for i in grid(rec, range="bins(3)", vote="weighted", edit=edit, concept=[0], **HOW) if i.condition == "range")
     w = torch.randn(iv.votes.weights.shape, generator=torch.Generator().manual_seed(0))
     own = [weight_of(Votes(w, None), iv.lo, iv.hi, m) for m in rec.placed("text").acts[:len(LINES.texts)]]
     iv = replace(iv, votes=Votes(w, torch.tensor([float(np.median(np.unique(own)[:-1])+1e-3)])))
     want = ablate(clf, LINES, [iv], progress=False)
-    edit = load_edit(make_edit(clf, [iv]).save(tmp_path/"e.safetensors"))
-    assert torch.equal(edit.interventions[0].votes.weights, w)
-    with edit.on(clf.model, tokenizer=clf.tokenizer): same_answers(raw(clf.model, clf.tokenizer), want.after[0], clf)
+    left = load_edit(make_edit(clf, [iv]).save(tmp_path/"e.safetensors"))
+    assert torch.equal(left.interventions[0].votes.weights, w)
+    with left.on(clf.model, tokenizer=clf.tokenizer): same_answers(raw(clf.model, clf.tokenizer), want.after[0], clf)
     assert answers_apart(want.after[0], want.before, clf) > BEYOND
     with pytest.raises(InputError, match="weights is no float32 of 2 axes"):
         make_edit(clf, [replace(iv, votes=iv.votes._replace(weights=w.double()))])
+    if edit != "zero":
+        lost = {k: None for k in ("rest", "rows", "near", "reach", "auroc")}
+        bare = replace(iv, state=iv.state._replace(**lost))
+        with pytest.raises(InputError, match="what the edit needs to know is not there"): make_edit(clf, [bare])
 
 
 def test_what_means_nothing(rec):

@@ -124,21 +124,25 @@ def make_edit(
 # %% ../../nbs/48_portable.ipynb #b0e10011
 _WORD,_MOST_PARTS = 1000,4096 # Letters of a name; intervals of a neuron, and interventions
 
+NEEDS = dict(resample=('rest',), exchange=('rows',), partner=('rows', 'near', 'reach'), aura=('auroc',)) # What edits know, beside means
+
 def _check_kept(iv):
     "Refuse an intervention that would not come out of a file as it went in, or that cannot act."
     affine = isinstance(iv.state, Affine)
-    shapes = dict(matrix=2, bias=1) if affine else dict(mean=1, sd=1, rest_mean=1, rest_sd=1, rest=2)
+    shapes = dict(matrix=2, bias=1) if affine else dict(mean=1, sd=1, rest_mean=1, rest_sd=1, reach=1, auroc=1)
     shapes |= dict(weights=iv.votes.weights.ndim if iv.votes else 1, least=1) # Which `check_interventions` has looked at
     held = {k:t for k,t in (iv.state._asdict() | (iv.votes._asdict() if iv.votes else {})).items() if t is not None}
     if odd := [k for k,t in dict(lo=iv.lo, hi=iv.hi, **held).items() if t.dtype != torch.float32 or t.ndim != shapes.get(k, 2)]:
         raise InputError(f"{said_edit(iv)}: {odd[0]} is no float32 of {shapes.get(odd[0], 2)} axes")
     if any(t.dtype != torch.float32 for a in iv.asks for t in (a.lo, a.hi, *(a.votes or ()))):
         raise InputError(f"{said_edit(iv)}: the ranges or weights of a gate are no float32")
-    if odd := [k for k,t in held.items() if not t.isfinite().all()]: raise InputError(f"{said_edit(iv)}: {odd[0]} is not finite")
+    if odd := [k for k,t in held.items() if not (t.isfinite() | (k == 'reach') & t.isinf()).all()]: raise InputError(f"{said_edit(iv)}: {odd[0]} is not finite")
     if odd := [K for a in (iv, *iv.asks) if not 1 <= (K := a.lo.shape[1]) <= _MOST_PARTS]:
         raise InputError(f"{said_edit(iv)}: {odd[0]} intervals of a neuron are none, or too many")
     if affine: fits = iv.edit == 'affine' and iv.state.matrix.shape == (iv.width, iv.width)
-    else: fits = parse_edit(iv.edit)[0] != 'resample' or iv.state.rest is not None and len(iv.state.rest) > 1
+    else:
+        known = [getattr(iv.state, k) for k in NEEDS.get(parse_edit(iv.edit)[0], ())]
+        fits = all(t is not None and len(t) > (t is iv.state.rest) for t in known)
     if not fits or type(iv.seed) is not int or iv.seed < 0: raise InputError(f"{said_edit(iv)}: what the edit needs to know is not there")
 
 
