@@ -10,7 +10,7 @@ Column `condition` says which rows are controls of `exchange` and `partner`: `ha
 beside `random half` (all neurons are the same set, drawn or not); `rotated`, in five bases; `placebo`; `unrelated`, for whom the gate
 opens; `random model`, the same model with weights drawn anew, whose answers mean nothing and are left empty; and `floor`, what readers
 found that learned on shuffled labels. Those of the condition `weighted` are of gates whose votes count by weight, learned on training texts
-(logistic, L1), in the place of half of all neurons; `--only weighted` makes these alone.
+(logistic, L1), in the place of half of all neurons, with a placebo and an unrelated gate beside; `--only weighted` makes these alone.
 `--most N` reads that many test texts of each class at most, `--bases N` turns N times, 0 leaves out all controls.
 """
 import argparse
@@ -103,10 +103,13 @@ def ways(train):
     return out, {e: of[e] for e in HELD}
 
 
-def weighted(train):
-    "The edits whose gate is learned."
+def weighted(train, held=True):
+    "The edits whose gate is learned, and controls: a direction left to chance, and a gate that opens as often for other texts."
     ivs = grid(train, edit=list(WEIGHTED), fraction=1., site=train.site, **HOW | dict(vote="weighted"))
-    return {(e, "weighted", 0): applied(own) for e, own in by_edit([iv for iv in ivs if iv.condition == "range"], WEIGHTED).items()}
+    of = by_edit([iv for iv in ivs if iv.condition == "range"], WEIGHTED)
+    out = {(e, "weighted", 0): applied(own) for e, own in of.items()}
+    if held: out |= {(e, f"weighted {name}", 0): f(of[e]) for e in HELD for name, f in (("placebo", placebo), ("unrelated", unrelated))}
+    return out
 
 
 def controls(train, of, bases):
@@ -159,19 +162,19 @@ def held_to(train, test, of, bases, length, clf, texts):
 def main(study, most, bases, only):
     name, clf, texts, (train, test) = data_of(study, most)
     length = [len(t.split()) for t in align(texts[1], clf).texts]
-    parts = [table_of(weighted(train), test, length, clf, floors=False)]
+    parts = [table_of(weighted(train, bases > 0), test, length, clf, floors=False)]
     if not only:
         every, of = ways(train)
         parts.append(table_of(every, test, length, clf, floors=bases > 0))
         if bases: parts += held_to(train, test, of, bases, length, clf, texts)
     table = pd.concat(parts, ignore_index=True)
     table.insert(0, "dataset", name)
-    table.insert(5, "vote", ["weighted" if c == "weighted" else VOTE if e in (*EDITS, "affine") else 0.
+    table.insert(5, "vote", ["weighted" if c.startswith("weighted") else VOTE if e in (*EDITS, "affine") else 0.
                              for e, c in zip(table.edit, table.condition, strict=True)])
     path = HERE/"erasure.csv"
     if path.exists():
         old = pd.read_csv(path)
-        table = pd.concat([old[(old.dataset != name) | (old.condition != only if only else False)], table], ignore_index=True)
+        table = pd.concat([old[(old.dataset != name) | (~old.condition.str.startswith(only) if only else False)], table], ignore_index=True)
     table.round(5).to_csv(path, index=False)
     told = table[table.dataset == name].drop(columns=["dataset", "concept", "vote", "draw"])
     print(told.groupby(["edit", "condition"], sort=False).mean().round(3).to_string())
