@@ -136,7 +136,8 @@ def _check_kept(iv):
         raise InputError(f"{said_edit(iv)}: {odd[0]} is no float32 of {shapes.get(odd[0], 2)} axes")
     if any(t.dtype != torch.float32 for a in iv.asks for t in (a.lo, a.hi, *(a.votes or ()))):
         raise InputError(f"{said_edit(iv)}: the ranges or weights of a gate are no float32")
-    if odd := [k for k,t in held.items() if not (t.isfinite() | (k == 'reach') & t.isinf()).all()]: raise InputError(f"{said_edit(iv)}: {odd[0]} is not finite")
+    fine = {k:t.isfinite() | (k == 'reach') & t.isinf() for k,t in held.items()}
+    if odd := [k for k,ok in fine.items() if not ok.all()]: raise InputError(f"{said_edit(iv)}: {odd[0]} is not finite")
     if odd := [K for a in (iv, *iv.asks) if not 1 <= (K := a.lo.shape[1]) <= _MOST_PARTS]:
         raise InputError(f"{said_edit(iv)}: {odd[0]} intervals of a neuron are none, or too many")
     if affine: fits = iv.edit == 'affine' and iv.state.matrix.shape == (iv.width, iv.width)
