@@ -69,3 +69,18 @@ def test_probes_say_suppressed_not_erased():
     assert (abs(m['shuffled']-.5) < .1).all()
     assert (m['linear'].xs('leace', level='preset') < m['linear'].xs('base', level='preset')-.2).all()
     assert (df.auc_low <= df.auc_high).all() and np.isfinite(df[['auc', 'information']]).all(axis=None)
+
+
+def test_learned_gates_below_the_last_block():
+    "Each classifier at each block, a row per concept of both ways; what the page says of the upper half, and beside the best probe."
+    b, classes = read('blocks'), read('base').query("texts_of == 'test'").groupby('dataset')['class'].nunique()
+    b = b[b.preset.isin(['learned', 'probe'])]
+    for d in SETS:
+        for site in (f'residual.{k}' for k in range(5)):
+            for _, rows in b[(b.dataset == d) & (b.site == site)].groupby('preset'):
+                assert rows.concept.is_unique and len(rows) == classes[d]
+    assert set(zip(b.dataset, b.site, b.preset, strict=True)) >= {(d, f'residual.{k}', p) for d in SETS for k in range(5)
+                                                                  for p in ('learned', 'probe')}
+    m = b[b.dataset.isin(SETS)].groupby(['dataset', 'site', 'preset'])[['target_accuracy', 'disturbance']].mean()
+    upper = m.loc[pd.IndexSlice[:, ['residual.3', 'residual.4'], 'learned'], :]
+    assert len(upper) == 10 and (upper.disturbance <= .03).all() and (upper.target_accuracy <= .06).all()

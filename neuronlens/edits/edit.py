@@ -296,8 +296,7 @@ def _wrong(iv, seen):
     if not (iv.lo.ndim == 2 and iv.lo.shape == iv.hi.shape): return f"lo {list(iv.lo.shape)} and hi {list(iv.hi.shape)} are not `[D, K]`"
     if iv.lo.isnan().any() or iv.hi.isnan().any(): return "an end of a range is no number"
     if odd := [t for t in iv.state if t is not None and t.shape[-1] != D]: return f"what it knows is of {odd[0].shape[-1]} neurons, not {D}"
-    if iv.votes is not None:
-        if why := wrong_votes(iv.votes, iv.lo): return why
+    if iv.votes is not None and (why := wrong_votes(iv.votes, iv.lo)): return why
     seen |= {id(iv.lo), id(iv.hi), *map(id, iv.state), *map(id, iv.votes or ())}
     return ''
 
@@ -344,6 +343,7 @@ def save_intervention(
     arrays = {k:t.cpu().numpy() for k,t in (dict(neurons=iv.neurons, lo=iv.lo, hi=iv.hi) | state).items()}
     return write_result(path, 'Intervention', arrays, asdict(iv.setting), provenance)
 
+# %% ../../nbs/39_edit.ipynb #11921d4a
 def load_intervention(
     path, # A file of `save_intervention`
 )->Intervention: # As it was
@@ -366,8 +366,7 @@ def together(
     found:Tensor|None=None, # `[..., D]` bool from `within`, where it is known
 )->Tensor: # `[..., D]` bool
     "Which salient activations are edited: those in range, where enough of their fellows are."
-    if found is None: found = within(x, iv.lo, iv.hi)
-    gate = found & iv.salient
+    gate = (found := within(x, iv.lo, iv.hi) if found is None else found) & iv.salient
     if not iv.vote: return gate
     return (iv.salient if iv.covers == 'salient' else gate) & enough(x, iv, found, gate, iv.vote)
 

@@ -121,10 +121,16 @@ def make_edit(
     return Edit(tuple(ivs), facts, *fingerprint(clf.model, clf.source), provenance=dict(versions=versions()))
 
 
+# %% ../../nbs/48_portable.ipynb #773f1dc2
+NEEDS = dict(resample=('rest',), exchange=('rows',), partner=('rows', 'near', 'reach'), aura=('auroc',)) # What edits know, beside means
+
+def _knows(iv)->bool: # Whether an intervention holds what its edit has to know
+    if isinstance(iv.state, Affine): return iv.edit == 'affine' and iv.state.matrix.shape == (iv.width, iv.width)
+    known = [getattr(iv.state, k) for k in NEEDS.get(parse_edit(iv.edit)[0], ())]
+    return all(t is not None and len(t) > (t is iv.state.rest) for t in known)
+
 # %% ../../nbs/48_portable.ipynb #b0e10011
 _WORD,_MOST_PARTS = 1000,4096 # Letters of a name; intervals of a neuron, and interventions
-
-NEEDS = dict(resample=('rest',), exchange=('rows',), partner=('rows', 'near', 'reach'), aura=('auroc',)) # What edits know, beside means
 
 def _check_kept(iv):
     "Refuse an intervention that would not come out of a file as it went in, or that cannot act."
@@ -140,12 +146,8 @@ def _check_kept(iv):
     if odd := [k for k,ok in fine.items() if not ok.all()]: raise InputError(f"{said_edit(iv)}: {odd[0]} is not finite")
     if odd := [K for a in (iv, *iv.asks) if not 1 <= (K := a.lo.shape[1]) <= _MOST_PARTS]:
         raise InputError(f"{said_edit(iv)}: {odd[0]} intervals of a neuron are none, or too many")
-    if affine: fits = iv.edit == 'affine' and iv.state.matrix.shape == (iv.width, iv.width)
-    else:
-        known = [getattr(iv.state, k) for k in NEEDS.get(parse_edit(iv.edit)[0], ())]
-        fits = all(t is not None and len(t) > (t is iv.state.rest) for t in known)
-    if not fits or type(iv.seed) is not int or iv.seed < 0: raise InputError(f"{said_edit(iv)}: what the edit needs to know is not there")
-
+    if not _knows(iv) or type(iv.seed) is not int or iv.seed < 0:
+        raise InputError(f"{said_edit(iv)}: what the edit needs to know is not there")
 
 # %% ../../nbs/48_portable.ipynb #b0e10014
 def save_edit(

@@ -67,7 +67,7 @@ def meaning(
 )->str: # '' where nobody has said: a name from data, or a method of one's own
     "What an entry of a list means."
     if label == 'site': return _STREAMS.get((s := str(value).partition('.'))[0], '').format(s[2])
-    return MEANINGS.get(label, {}).get(str(value).partition('(')[0], '')
+    return MEANINGS.get(label, {}).get(str(value).partition('(')[0], 'gates are read elsewhere, or joined' if label == 'scope' else '')
 
 # %% ../../nbs/52_widgets.ipynb #cb21408d
 _WIDE = dict(style={'description_width': 'initial'}, layout={'width': 'auto', 'max_width': '100%'})
