@@ -7,7 +7,7 @@ which the gate opens are chosen on validation texts: the least disturbance at a 
 concepts; where none gets there, the lowest target accuracy. Test texts are read once. The rows replace those of preset `learned` in
 results/blocks.csv.
 
-Of SmolLM2 two blocks in its middle, asked without worked examples: what stands before a text is read before the text can be asked.
+Of SmolLM2 one block in its middle, asked without worked examples: what stands before a text is read before the text can be asked.
 
 Beside them, preset `probe`: the same edits, where the best linear probe of that block is the gate (logistic regression on the mean over the
 tokens or on the readout, and its price, by validation AUC), its threshold chosen in the same way. It is what can be known there.
@@ -41,7 +41,7 @@ EDITS, RANGES, AT, MARGIN = ("mean", "exchange", "partner"), ("bins(8)", "poster
 PROBABILITIES = (.9, .7, .5, .4, .3, .2, .15, .1, .07, .05, .03, .02, .01, .005) # From which a gate may open
 SHARES = np.r_[np.arange(.5, .9, .05), np.arange(.9, 1.001, .01)] # Of the own texts that a probe lets through
 VALIDATION, TEST, PER_CLASS = 300, 600, 250 # Texts in all; training texts of each class whose tokens are read
-MIDDLE, SIZES_ASKED = ["residual.14", "residual.20"], (350, 40, 60, 60) # Of SmolLM2; texts of each class to fit, choose, measure, read
+MIDDLE, SIZES_ASKED = ["residual.14"], (150, 40, 60, 60) # Of SmolLM2; texts of each class to fit, choose, measure, read
 PLAIN = "{text}\nTopic:" # Nothing stands before the text
 
 
