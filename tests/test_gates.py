@@ -208,6 +208,8 @@ def test_tables_and_settings(planted, tmp_path):
     assert len(compare(out, dict(condition="range", vote="weighted(0.8)"), dict(condition="range", vote=.5), flips=99, draws=20).frame)
     assert "vote weighted(0.8)" in " ".join(_named(effects.frame).range) and effects.to_latex()
     assert nl.trade_off(effects).areas.preset.nunique() == 3
+    chosen = nl.choose(effects, presets={"mixed": {}, "half": dict(vote=.5)})
+    for shown in (effects, sure, chosen): assert "<table" in shown._repr_html_() # Numbers and words in one column
     own = Preset("heard", "range", ("dprime",), ("gaussian(1)",), ("mean",), ("weighted", .5), (1.,))
     assert [iv.vote for iv in preset_grid(planted, own, concept=["a"])] == ["weighted", .5]
     settings = [iv.setting for iv in ivs if iv.condition != "full"]

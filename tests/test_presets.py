@@ -55,10 +55,10 @@ def test_erase_puts_another_text_in_the_place_of_all_neurons(run):
     from neuronlens.edits.presets import preset_grid
     from neuronlens.studies.findings import next_steps
     a = run(preset='erase', fraction=[1.])
-    b = run(range='posterior(0.2)', edit='exchange', vote=.5, covers='salient', fraction=[1.])
+    b = run(range='bins(8)', edit='exchange', vote='weighted(0.5)', covers='salient', fraction=[1.])
     pd.testing.assert_frame_equal(*(s.effects.frame.drop(columns='preset') for s in (a, b)))
     assert {(iv.edit, iv.covers, iv.vote, iv.fraction, iv.range) for iv in preset_grid(a.train, 'erase')} == {
-        ('exchange', 'salient', .5, 1., 'posterior(0.2)')}
+        ('exchange', 'salient', 'weighted(0.5)', 1., 'bins(8)')}
     assert 'There is no random control' in next_steps(a)[1]
 
 

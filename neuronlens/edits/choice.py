@@ -47,7 +47,7 @@ class TradeOff(Tabled):
 
     def __repr__(self): return f"TradeOff({self.cost}, {self.points.preset.nunique()} presets, {self.points.concept.nunique()-1} concepts)"
     def _repr_html_(self):
-        return f"<p>{escape(repr(self))}; macro</p>{self.for_paper().to_html(index=False, float_format='%.4f')}"
+        return f"<p>{escape(repr(self))}; macro</p>{self.for_paper().to_html(index=False, float_format='{:.4f}'.format)}"
 
 # %% ../../nbs/47_choice.ipynb #44ccf6f5
 def with_presets(
@@ -166,7 +166,7 @@ class Choice(Tabled):
 
     def __repr__(self): return f"Choice({len(self.frame)} presets, target accuracy {self.at:g}, margin {self.margin:g}, least {self.cost})"
     def _repr_html_(self):
-        return f"<p>{escape(repr(self))}</p>{self.for_paper().to_html(index=False, float_format='%.4f')}"
+        return f"<p>{escape(repr(self))}</p>{self.for_paper().to_html(index=False, float_format='{:.4f}'.format)}"
 
 # %% ../../nbs/47_choice.ipynb #cb75911e
 def choose(

@@ -236,7 +236,7 @@ class Effects(Tabled):
     def _repr_html_(self):
         show = ['ranking', 'fraction', 'condition', 'target_accuracy', 'target_confidence', 'auxiliary_accuracy',
                 'auxiliary_confidence', 'disturbance', 'broken']
-        table = self.macro()[show].to_html(index=False, float_format='%.3f')
+        table = self.macro()[show].to_html(index=False, float_format='{:.3f}'.format)
         return f"<p>{escape(repr(self))}; means over concepts, per concept in <code>.to_frame()</code></p>{table}"
 
 # %% ../../nbs/42_effects.ipynb #02663a80

@@ -280,7 +280,7 @@ class Comparison(Tabled):
     def __repr__(self): return f"Comparison({self.a} minus {self.b}, {len(self.frame)} differences, seed {self.seed})"
     def _repr_html_(self):
         df = self.macro().drop(columns=['concept', 'p_adjusted'])
-        return f"<p>{escape(repr(self))}; macro</p>{df.to_html(index=False, float_format='%.4f')}"
+        return f"<p>{escape(repr(self))}; macro</p>{df.to_html(index=False, float_format='{:.4f}'.format)}"
 
 # %% ../../nbs/43_evidence.ipynb #92ea4391
 def _pairs(frame, a, b, on):
@@ -426,7 +426,7 @@ class Collateral:
         return plot_collateral(self, ax=ax, source=source)
 
     def __repr__(self): return f"Collateral(Spearman {self.spearman:.2f} over {len(self.frame)} pairs of classes)"
-    def _repr_html_(self): return f"<p>{escape(repr(self))}</p>{self.frame.head(6).to_html(index=False, float_format='%.3f')}"
+    def _repr_html_(self): return f"<p>{escape(repr(self))}</p>{self.frame.head(6).to_html(index=False, float_format='{:.3f}'.format)}"
 
 # %% ../../nbs/43_evidence.ipynb #5786c004
 def collateral(

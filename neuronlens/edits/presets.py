@@ -27,7 +27,7 @@ class Preset:
     ranking:tuple[str,...] # To choose from
     range:tuple[str,...] # To choose from
     edit:tuple[str,...] # To choose from
-    vote:tuple[float,...]=(0.,) # To choose from
+    vote:tuple[float|str,...]=(0.,) # To choose from
     fraction:tuple[float,...]=tuple(k/10 for k in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)) # To choose from
     positions:str='' # Where the edits act, if that belongs to it; '': wherever one likes
     covers:str='range' # What is edited where the vote is reached: the neurons in 'range', or all 'salient' ones
@@ -45,8 +45,8 @@ PRESETS = {p.name:p for p in (
     Preset('gaussian', 'range', ('dprime',), ('gaussian(2.5)',), ('mean',), note="the auxiliary mean inside mean ± 2.5 sd"),
     Preset('recommended', 'range', ('dprime',), ('posterior',), ('mean',), (.5, .4, .6),
            note="the auxiliary mean where about half of the neurons agree"),
-    Preset('erase', 'range', ('dprime',), ('posterior(0.2)',), ('exchange',), (.5,), (1.,), covers='salient',
-           note="another text's values for all neurons, where half of them agree"),
+    Preset('erase', 'range', ('dprime',), ('bins(8)',), ('exchange',), ('weighted(0.5)',), (1.,), covers='salient',
+           note="another text's values for all neurons, where a learned vote takes the text for the concept's"),
     Preset('random', 'random', ('dprime',), ('posterior',), ('mean',), (.5, .4, .6),
            note="the same for neurons drawn at random"))}
 

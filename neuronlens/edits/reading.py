@@ -262,7 +262,7 @@ class LanguageEffects(Tabled):
     def _repr_html_(self):
         show = ['condition', 'perplexity', 'ratio', 'ratio_low', 'ratio_high', 'tokens', 'accuracy', 'accuracy_low', 'accuracy_high',
                 'chance', 'n', 'p']
-        return f"<p>{escape(repr(self))}</p>{self.frame[show].to_html(index=False, float_format='%.3f')}"
+        return f"<p>{escape(repr(self))}</p>{self.frame[show].to_html(index=False, float_format='{:.3f}'.format)}"
 
 # %% ../../nbs/49_reading.ipynb #4a9239cc
 def _read_row(p, base):
