@@ -211,6 +211,13 @@ def test_a_middle_and_two_ends():
     assert abs(noise.opens(x[1200:, 3:])[y[1200:] == 1].mean()-noise.opens(x[1200:, 3:])[y[1200:] == 0].mean()) < .12
 
 
+def test_neurons_that_never_move_have_no_say():
+    "One bin, no step: the gate goes by its probability."
+    y = np.arange(60) % 2
+    gate = learn_gate(np.ones((60, 3)), y, fit_ranges(np.ones((60, 3)), y, "bins"), [0, 1, 2], 1, vote="weighted(0.7)")
+    assert not gate.opens(np.ones((4, 3))).any() and gate.own == gate.other == 0.
+
+
 def test_a_share_of_bins_is_the_whole_neuron(rec):
     bins, whole = ([i for i in grid(rec, range=r, vote=.5, edit="zero", **HOW) if i.condition == "range"] for r in ("bins", "full"))
     for a, b in zip(bins, whole, strict=True):

@@ -172,9 +172,11 @@ def learn_gate(
         raise InputError(f"a weighted vote for concept {ranges.classes[c]!r} is learned from {LEAST} texts of it and {LEAST} others "
                          f"or more, not from {n[0]} and {n[1]} with {len(neurons)} neurons")
     learn,settle,look = _thirds(own, seed, c)
-    lo,hi = ranges.lo[c],ranges.hi[c]
-    found = steps_passed(acts, lo, neurons) if (steps := ranges.kind == 'bins') else inside(acts, lo, hi, neurons)
-    w,bias,threshold = fitted_votes(found, own, learn, settle, kind.number, seed, steps)
+    lo,hi,seen = ranges.lo[c],ranges.hi[c],np.r_[learn, settle] # Of a great many rows these are few
+    steps = ranges.kind == 'bins' and lo.shape[1] > 1 # Where no value differs from another there is one bin
+    found = steps_passed(acts[seen], lo, neurons) if steps else inside(acts[seen], lo, hi, neurons)
+    parts = np.split(np.arange(len(seen)), [len(learn)])
+    w,bias,threshold = fitted_votes(found, own[seen], *parts, kind.number, seed, steps)
     weights,least = exact_votes(of_bins(w, len(neurons)) if steps else w, np.clip(logit(threshold)-bias, -1e30, 1e30))
     open_ = sums_of(acts[look], lo, hi, neurons, weights) >= least
     rates = open_[own[look]].mean(),open_[~own[look]].mean()

@@ -57,18 +57,19 @@ def ranked_by(
     return out
 
 # %% ../../nbs/44_sweeps.ipynb #2be1627e
-def _fitted(of, site, ranges, means=None):
-    "Statistics at a site of a recording, of readouts or of tokens, and ranges of the same, or of the `means` over the tokens of texts."
+def _fitted(train, tokens, site, ranges, at):
+    "Statistics at a site, ranges, activations and labels that edits know, and means over the tokens of texts, which ranges may be of."
+    of,means = train if at == 'readout' else tokens,means_of(train, site)
+    if at == 'text' and means is None: raise InputError(f"fitted_at 'text' needs the mean over the tokens of every text at {site}: "
+                                                        "give a recording of record(.., beside='text')")
     st = class_statistics(of.at(site), of.labels, of.classes)
-    own,known = ((of.at(site), of.labels), st) if means is None else (means, None)
-    return st,[fit_ranges(*own, r, classes=of.classes, statistics=known) for r in ranges]
+    own,known = (means, None) if at == 'text' else ((of.at(site), of.labels), st)
+    return st,[fit_ranges(*own, r, classes=of.classes, statistics=known) for r in ranges],(of.at(site), of.labels, means)
 
 def _parts(train, tokens, site, rankings, ranges, at, seed, elsewhere=None):
     "What settings at one site share: salient neurons by the training recording, all else by it or by that of tokens; and the ranges."
-    of,means = train if at == 'readout' else tokens,means_of(train, site)
-    st,fitted = _fitted(of, site, ranges, means if at == 'text' else None)
-    own = of.at(site),of.labels,means,elsewhere
-    return Parts(st, ranked_by(train, tokens, site, rankings, seed), [*{r.name:r for r in fitted}.values()], *own),fitted
+    st,fitted,own = _fitted(train, tokens, site, ranges, at)
+    return Parts(st, ranked_by(train, tokens, site, rankings, seed), [*{r.name:r for r in fitted}.values()], *own, elsewhere),fitted
 
 # %% ../../nbs/44_sweeps.ipynb #0dfa8c7a
 def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, there, **kw):
@@ -76,9 +77,8 @@ def _at_site(train, tokens, site, rankings, fractions, ranges, fitted_at, seed, 
     check_fractions(fractions, train.at(site).shape[1], site)
     ranked,out = ranked_by(train, tokens, site, rankings, seed),[]
     for at in fitted_at:
-        of,means = train if at == 'readout' else tokens,means_of(train, site)
-        st,fitted = _fitted(of, site, ranges, means if at == 'text' else None)
-        own = dict(acts=of.at(site), labels=of.labels, means=means)
+        st,fitted,own = _fitted(train, tokens, site, ranges, at)
+        own = dict(zip(('acts', 'labels', 'means'), own, strict=True))
         own |= dict(elsewhere={s:there(s, at) for s in sites_asked(kw['scope'], site)})
         out += plan(st, ranked, fitted, site, fraction=fractions, seed=seed, fitted_at=at, **own, **kw)
     return out
@@ -88,8 +88,6 @@ def _checked_fit(train, tokens, fitted_at):
     if tokens is None and '@tokens' in train.beside: tokens = train.placed('tokens')
     if tokens is None and (of := [at for at in fitted_at if at in ('tokens', 'text')]):
         raise InputError(f"fitted_at {of[0]!r} needs tokens=, a recording by `record_tokens`")
-    if 'text' in fitted_at and means_of(train, train.site) is None:
-        raise InputError("fitted_at 'text' needs the mean over the tokens of every text: give a recording of record(.., beside='text')")
     if tokens is not None and tokens.classes != train.classes: raise InputError("the recording of tokens is of other classes")
     return tokens
 
