@@ -1,11 +1,12 @@
 """What an edit costs at every block below the last where its gate is learned: `NEURONLENS_DATA=folder python results/below.py emotion`, a
-a part of `paper.py`; five to twenty minutes each.
+a part of `paper.py`; five to twenty minutes each, or `python results/below.py smollm2 residual.16` for one site.
 
 All neurons of a block are edited at every token, once the gate of the text is open. It is asked at the mean over the tokens, in `bins(8)`
-or posterior ranges of such means (`fitted_at` 'text'), by a vote that is learned on training texts. Edit, ranges and the probability from
-which the gate opens are chosen on validation texts: the least disturbance at a macro target accuracy of .035 or less, one setting for all
-concepts; where none gets there, the lowest target accuracy. Test texts are read once. The rows replace those of preset `learned` in
-results/blocks.csv.
+or posterior ranges of such means (`fitted_at` 'text'), by a vote that is learned on training texts. Or every token asks for itself and is
+edited where it is in range, at posterior ranges of tokens and equal votes. Which of both, edit, ranges and what opens the gate are chosen
+on validation texts: the least disturbance at a macro target accuracy of .035 or less, one setting for all concepts; where none gets there,
+the lowest target accuracy. Test texts are read once. All is learned from training texts that the model answers right. The rows replace
+those of preset `learned` in results/blocks.csv.
 
 Of SmolLM2 one block in its middle, asked without worked examples: what stands before a text is read before the text can be asked.
 
@@ -39,6 +40,7 @@ from neuronlens.studies.study import study_model, study_prompt
 
 EDITS, RANGES, AT, MARGIN = ("mean", "exchange", "partner"), ("bins(8)", "posterior(0.2)"), .05, .015
 PROBABILITIES = (.9, .7, .5, .4, .3, .2, .15, .1, .07, .05, .03, .02, .01, .005) # From which a gate may open
+VOTES = (.4, .45, .5, .55, .6) # Of the tokens that ask for themselves
 SHARES = np.r_[np.arange(.5, .9, .05), np.arange(.9, 1.001, .01)] # Of the own texts that a probe lets through
 VALIDATION, TEST, PER_CLASS = 300, 600, 250 # Texts in all; training texts of each class whose tokens are read
 MIDDLE, SIZES_ASKED = ["residual.14"], (150, 40, 60, 60) # Of SmolLM2; texts of each class to fit, choose, measure, read
@@ -48,7 +50,7 @@ PLAIN = "{text}\nTopic:" # Nothing stands before the text
 class Below:
     "The texts of a study, and what is at every block below the last of its model."
 
-    def __init__(self, name):
+    def __init__(self, name, sites=()):
         spec = read_study(HERE/f"{name}.toml")
         train, validation, test = texts_of(spec)
         self.C, few = len(train.classes), lambda t, n: balance(t, min(n, int(t.counts().min())), seed=SEED)
@@ -58,14 +60,13 @@ class Below:
         self.name, self.clf, self.classes = name, study_model(spec, train, False, prompt), train.classes
         self.texts = dict(train=train, validation=few(validation, m), test=few(test, k))
         last = len(anatomy(self.clf.model))-1
-        self.sites = MIDDLE if spec.model.causal else [f"residual.{b}" for b in range(last)]
+        self.sites = list(sites) or (MIDDLE if spec.model.causal else [f"residual.{b}" for b in range(last)])
         kw = dict(beside="text", progress=False, cache=True)
         read = [*self.sites, f"residual.{last}"] if spec.model.causal else self.sites
         self.rec = {k: record(self.clf, t, read, **kw) for k, t in self.texts.items()}
         if spec.prompt.calibrate: self.clf = calibrated(self.clf, self.rec["train"])
-        if spec.method.correct_only:
-            self.rec["train"] = answered_by(self.clf, self.rec["train"])
-            train, self.rec["train"] = take(train, right_ones(self.rec["train"])), correct_only(self.rec["train"])
+        if spec.prompt.calibrate: self.rec["train"] = answered_by(self.clf, self.rec["train"])
+        train, self.rec["train"] = take(train, right_ones(self.rec["train"])), correct_only(self.rec["train"])
         self.tokens = record_tokens(self.clf, few(train, each), self.sites, seed=SEED, progress=False)
 
     def plan(self, site, edit, **gate):
@@ -96,6 +97,13 @@ def best(tried):
     return (min(reached, key=lambda k: reached[k][1]), True) if reached else (min(tried, key=lambda k: tuple(tried[k][:2])), False)
 
 
+def by_token(p, site, setting, labels):
+    "Macro effects on validation texts where every token asks for itself."
+    ivs = [iv for iv in p.plan(site, "mean", **setting) if iv.condition == "range"]
+    seen = changes_on(p.clf, p.texts["validation"], ivs, progress=False)
+    return through(p, labels, (seen.right, seen.moved), np.ones_like(seen.right)).mean(0)
+
+
 def gates(p, site):
     "Range to the probability `[C, N]` that its learned gates give validation texts."
     means, labels = means_of(p.rec["train"], site)
@@ -123,7 +131,7 @@ def probes(p, site):
 
 
 def at_block(p, site):
-    "Rows of the learned gate and of the probe at one block."
+    "Rows of what was chosen and of the probe at one block."
     start, labels = time.perf_counter(), {k: p.rec[k].labels for k in ("validation", "test")}
     tried, held = p.opened(site, EDITS, "validation"), gates(p, site)
     macro = lambda e, opens: through(p, labels["validation"], tried[e], opens).mean(0)
@@ -131,8 +139,13 @@ def at_block(p, site):
     seen, new = probes(p, site)
     cuts = {s: [np.quantile(x[labels["validation"] == c], 1-s) for c, x in enumerate(seen)] for s in SHARES}
     of_probe = {(e, s): macro(e, seen >= np.array(cut)[:, None]) for e in EDITS for s, cut in cuts.items()}
-    (edit, kind, t), reached = best(learned)
-    ivs = p.plan(site, edit, range=kind, vote=f"weighted({t})", fitted_at="text", scope="text", covers="salient")
+    asked = dict(fitted_at="text", scope="text", covers="salient")
+    settings = {(e, kind, t): asked | dict(range=kind, vote=f"weighted({t})") for e, kind, t in learned}
+    for v in VOTES:
+        settings[key := ("mean", "posterior", v)] = dict(range="posterior", vote=v, fitted_at="tokens")
+        learned[key] = by_token(p, site, settings[key], labels["validation"])
+    key, reached = best(learned)
+    ivs = p.plan(site, key[0], **settings[key])
     found = effects_on(p.clf, p.texts["test"], [iv for iv in ivs if iv.condition == "range"], progress=False).frame
     rows = found[found.condition == "range"].assign(preset="learned", reached=reached, texts=len(p.texts["test"]), draw=0)
     (edit, share), reached = best(of_probe)
@@ -141,13 +154,14 @@ def at_block(p, site):
     line = rows[["concept", "site", "n_target", "n_auxiliary", "texts", "draw"]].assign(**dict(zip(names, cost.T, strict=True)))
     line = line.assign(condition="probe", preset="probe", edit=edit, fraction=1., fitted_at="probe", reached=reached)
     told = {r.preset.iloc[0]: r[list(names[:3])].mean().round(4).to_dict() for r in (rows, line)}
-    print(p.name, site, kind, ivs[0].edit, f"weighted({t})", told, f"{time.perf_counter()-start:.0f} s", flush=True)
+    print(p.name, site, *key, settings[key]["fitted_at"], told, f"{time.perf_counter()-start:.0f} s", flush=True)
     return rows, line
 
 
 def main(asked):
-    for name in asked:
-        p = Below(name)
+    sites = [a for a in asked if "." in a]
+    for name in [a for a in asked if a not in sites]:
+        p = Below(name, sites)
         for site in p.sites:
             for rows in at_block(p, site): store("blocks", p.name, rows, same=("preset", "site"))
 

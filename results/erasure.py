@@ -10,9 +10,10 @@ Column `condition` says which rows are controls of `exchange` and `partner`: `ha
 beside `random half` (all neurons are the same set, drawn or not); `rotated`, in five bases; `placebo`; `unrelated`, for whom the gate
 opens; `random model`, the same model with weights drawn anew, whose answers mean nothing and are left empty; and `floor`, what readers
 found that learned on shuffled labels. Those of the condition `weighted` are of gates whose votes count by weight, learned on training texts
-(logistic, L1), in the place of half of all neurons, with a placebo and an unrelated gate beside; those of `bins` of gates with a weight
+(logistic, L1), in the place of half of all neurons, with a placebo and an unrelated gate beside. Those of `bins` are of gates with a weight
 for each of eight bins of every neuron, open from a probability of one half, which recommend.py found best on validation texts of SST-2 and
-IMDB. `--only weighted` and `--only bins` make these alone.
+IMDB; gates, rows and partners are learned from the training texts that the model answers right, and the same two controls stand beside.
+`--only weighted` and `--only bins` make these alone, `--only partner` all rows of that edit.
 `--most N` reads that many test texts of each class at most, `--bases N` turns N times, 0 leaves out all controls.
 """
 import argparse
@@ -111,24 +112,28 @@ def weighted(train, held=True):
     ivs = grid(train, edit=list(WEIGHTED), fraction=1., site=train.site, **HOW | dict(vote="weighted"))
     of = by_edit([iv for iv in ivs if iv.condition == "range"], WEIGHTED)
     out = {(e, "weighted", 0): applied(own) for e, own in of.items()}
-    if held: out |= {(e, f"weighted {name}", 0): f(of[e]) for e in HELD for name, f in (("placebo", placebo), ("unrelated", unrelated))}
-    return out
+    return out | (by_chance(of, "weighted ") if held else {})
 
 
-def binned(train):
-    "The edits whose gate weighs every bin of every neuron, and opens where the concept is the likelier answer."
-    ivs = grid(train, edit=list(HELD), fraction=1., site=train.site, **HOW | BINNED)
-    return {(e, "bins", 0): applied(own) for e, own in by_edit([iv for iv in ivs if iv.condition == "range"]).items()}
+def by_chance(of, before=""):
+    "A direction left to chance, and a gate that opens for as many texts whoever they are."
+    return {(e, before+name, 0): f(of[e]) for e in HELD for name, f in (("placebo", placebo), ("unrelated", unrelated))}
+
+
+def binned(train, held=True):
+    "The edits whose gate weighs every bin of every neuron, and opens where the concept is the likelier answer; learned where it was right."
+    ivs = grid(correct_only(train), edit=list(HELD), fraction=1., site=train.site, **HOW | BINNED)
+    of = by_edit([iv for iv in ivs if iv.condition == "range"])
+    return {(e, "bins", 0): applied(own) for e, own in of.items()} | (by_chance(of, "bins ") if held else {})
 
 
 def controls(train, of, bases):
     "The same, with neurons, axes, direction or texts left to chance."
     half = grid(train, edit=list(HELD), fraction=.5, site=train.site, **HOW)
-    out = {}
+    out = by_chance(of)
     for condition, name in (("range", "half"), ("random", "random half")):
         out |= {(e, name, 0): applied(ivs) for e, ivs in by_edit([iv for iv in half if iv.condition == condition]).items()}
     for e, ivs in of.items():
-        out |= {(e, "placebo", 0): placebo(ivs), (e, "unrelated", 0): unrelated(ivs)}
         out |= {(e, "rotated", s): rotated(ivs, train, s) for s in range(bases)}
     return out
 
@@ -160,33 +165,38 @@ def table_of(every, test, length, clf=None, **kw):
     return pd.concat([told, table.drop(columns=["edit", *(f"balanced_{k}" for k in READERS)]).reset_index(drop=True)], axis=1)
 
 
-def held_to(train, test, of, bases, length, clf, texts):
-    "The tables of the controls."
+def tables(clf, texts, train, test, bases, only):
+    "Every part of the table that is asked for."
+    length = [len(t.split()) for t in align(texts[1], clf).texts]
+    def part(every, seen=test, clf=clf, **kw): return table_of(few(every, only), seen, length, clf, **dict(floors=False) | kw)
+    yield part(binned(train, bases > 0))
+    if only != "bins": yield part(weighted(train, bases > 0))
+    if only in ("bins", "weighted"): return
+    every, of = ways(train)
+    yield part(every, floors=bases > 0)
+    if not bases: return
+    yield part(controls(train, of, bases))
     small, seen = drawn_model(clf, texts)
     chance = {(e, "random model", 0): applied(ivs) for e, ivs in ways(small)[1].items()}
-    none = {("none", "random model", 0): [unedited]*len(train.classes)}
-    return [table_of(controls(train, of, bases), test, length, clf, floors=False), table_of(none | chance, seen, length, floors=False)]
+    yield part({("none", "random model", 0): [unedited]*len(train.classes)} | chance, seen, None)
+
+
+def few(every, only): return {k: f for k, f in every.items() if k[0] == only} if only == "partner" else every
 
 
 def main(study, most, bases, only):
     name, clf, texts, (train, test) = data_of(study, most)
-    length = [len(t.split()) for t in align(texts[1], clf).texts]
-    parts = [table_of(binned(train), test, length, clf, floors=False)]
-    if only != "bins": parts.append(table_of(weighted(train, bases > 0), test, length, clf, floors=False))
-    if not only:
-        every, of = ways(train)
-        parts.append(table_of(every, test, length, clf, floors=bases > 0))
-        if bases: parts += held_to(train, test, of, bases, length, clf, texts)
-    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat(tables(clf, texts, train, test, bases, only), ignore_index=True)
     table.insert(0, "dataset", name)
     def vote(edit, condition):
-        if condition == "bins": return BINNED["vote"]
+        if condition.startswith("bins"): return BINNED["vote"]
         return "weighted" if condition.startswith("weighted") else VOTE if edit in (*EDITS, "affine") else 0.
     table.insert(5, "vote", [vote(e, c) for e, c in zip(table.edit, table.condition, strict=True)])
     path = HERE/"erasure.csv"
     if path.exists():
         old = pd.read_csv(path)
-        table = pd.concat([old[(old.dataset != name) | (~old.condition.str.startswith(only) if only else False)], table], ignore_index=True)
+        kept = False if not only else old.edit != only if only == "partner" else ~old.condition.str.startswith(only)
+        table = pd.concat([old[(old.dataset != name) | kept], table], ignore_index=True)
     table.round(5).to_csv(path, index=False)
     told = table[table.dataset == name].drop(columns=["dataset", "concept", "vote", "draw"])
     print(told.groupby(["edit", "condition"], sort=False).mean().round(3).to_string())
@@ -197,5 +207,5 @@ if __name__ == "__main__":
     parser.add_argument("study", nargs="?")
     parser.add_argument("--most", type=int, default=500)
     parser.add_argument("--bases", type=int, default=5)
-    parser.add_argument("--only", choices=["weighted", "bins"])
+    parser.add_argument("--only", choices=["weighted", "bins", "partner"])
     main(**vars(parser.parse_args()))

@@ -126,16 +126,17 @@ def test_rows_are_chosen_by_seed(two):
 # --- partner
 
 def test_partners_are_the_least_sum_of_squares():
-    "Against every permutation, with activations in standard deviations; a constant neuron has no say."
+    "Against every permutation, as Mahalanobis has it (within both sides alike); a constant neuron has no say."
     rng = np.random.default_rng(3)
-    own, rest = rng.normal(size=(6, 3))*[1, 100, 1], rng.normal(size=(6, 3))*[1, 100, 1]+5
+    own, rest = (rng.normal(size=(6, 3))@[[1, 50, 0], [0, 100, 0], [0, 0, 1]]+m for m in (0, 5))
     sd = np.array([1., 100., 0.])
     got = partner_rows(np.vstack([own, rest]), np.repeat([0, 1], 6), 0, np.array([0., 0, 1]), sd)
-    def cost(pairs): return sum(((own[i, :2]-rest[j, :2])**2/sd[:2]**2).sum() for i, j in pairs)
+    inverse = np.linalg.inv((np.cov(own[:, :2].T)+np.cov(rest[:, :2].T))/2)
+    def cost(pairs): return sum(d@inverse@d for d in (own[i, :2]-rest[j, :2] for i, j in pairs))
     best = min((list(enumerate(p)) for p in permutations(range(6))), key=cost)
-    found = sorted((int(np.abs((got["near"][k, :2]*got["reach"][:2])-own[:, :2]).sum(1).argmin()),
-                    int(np.abs(got["rows"][k]-rest).sum(1).argmin())) for k in range(6))
-    assert found == best and np.isinf(got["reach"][2])
+    place = (own-[0, 0, 1])@got["along"].T
+    found = sorted((int(np.abs(got["near"][k]-place).sum(1).argmin()), int(np.abs(got["rows"][k]-rest).sum(1).argmin())) for k in range(6))
+    assert found == best and got["along"].shape == (2, 3) and not got["along"][:, 2].any()
 
 
 def test_every_other_text_is_a_partner_once(two):
@@ -154,8 +155,8 @@ def test_many_rows_are_matched_in_parts(two, monkeypatch):
     sd = within_sd(two.st.sd[0], two.st.rest_sd[0])
     def cost():
         g = partner_rows(two.x, two.y, 0, two.st.mean[0], sd, seed=1)
-        a, b = (g["near"]*np.where(np.isfinite(g["reach"]), g["reach"], 0), (g["rows"]-two.st.mean[0])) # In units of activations
-        return (np.square((a-b)[:, :7]/sd[:7])).sum(), np.square((a-np.roll(b, 5, 0))[:, :7]/sd[:7]).sum()
+        a, b = g["near"], (g["rows"]-two.st.mean[0])@g["along"].T
+        return np.square(a-b).sum(), np.square(a-np.roll(b, 5, 0)).sum()
     whole, chance = cost()
     monkeypatch.setattr(partners, "BLOCK", 300)
     parts, _ = cost()
@@ -166,7 +167,7 @@ def test_a_text_gets_the_partner_of_a_row_near_to_it(two):
     "What is put in goes with what it replaces, and stands for a near row; rows far away are never asked."
     iv = one(two, "partner")
     out, s = edited_acts(iv, two.own), iv.state
-    d = (((torch.as_tensor(two.own)-s.mean)/s.reach)[:, None]-s.near).square().sum(-1)
+    d = (((torch.as_tensor(two.own)-s.mean)@s.along.T)[:, None]-s.near).square().sum(-1)
     at = (torch.as_tensor(out)[:, None]-s.rows).abs().amax(-1)
     whole = at.amin(1) == 0
     assert whole.float().mean() > .9
@@ -208,7 +209,7 @@ def test_half_precision_reads_the_same(two, edit, dtype):
 def test_states_are_saved_flat(two, edit, tmp_path):
     "A flat set of named tensors, which comes back as it was and edits as before."
     iv = one(two, edit, 3)
-    more = dict(exchange={"rows"}, partner={"rows", "near", "reach"}, aura={"auroc"})[edit]
+    more = dict(exchange={"rows"}, partner={"rows", "near", "along"}, aura={"auroc"})[edit]
     assert {k for k, t in iv.state._asdict().items() if t is not None} == {"mean", "sd", "rest_mean", "rest_sd"} | more
     back = nl.load(iv.save(tmp_path/"iv.safetensors"))
     assert isinstance(back, Intervention) and back.setting == iv.setting

@@ -120,18 +120,18 @@ def test_repeated_rows_are_looked_up_once():
     rec, new = planted(), torch.as_tensor(planted(seed=1).acts)
     (iv,) = ranges_of(rec[np.r_[0:800:2, 1:200:2]], edit="partner") # 400 of the others for 100 of the concept
     about = iv.state
-    rows, at, size = partners._once(about.near)
+    rows, at, size = partners._once(about.near, partners._apart)
     assert len(rows) == 100 and len(at) == 400
     np.testing.assert_array_equal(rows[at], about.near)
-    whole = partners._drawn(new, about, 0, lambda p: 2*((p-about.mean)/about.reach)@about.near.T-about.near.square().sum(-1))
+    whole = partners._drawn(new, about, 0, lambda away: 2*(away@about.along.T)@about.near.T-about.near.square().sum(-1))
     found = partners.partner(new, about)
     np.testing.assert_allclose(found, whole, atol=1e-2) # Where two rows are nearly as high as each other rounding shows
     assert (found == whole).all(1).float().mean() > .95
     about.near.add_(1)
-    np.testing.assert_array_equal(partners._once(about.near)[0], rows+1)
+    np.testing.assert_array_equal(partners._once(about.near, partners._apart)[0], rows+1)
     with torch.inference_mode():
         copy = about.near.clone()
-        np.testing.assert_array_equal(partners._once(copy)[1], at)
+        np.testing.assert_array_equal(partners._once(copy, partners._apart)[1], at)
 
 
 def test_what_is_no_list_of_one_site_is_refused():

@@ -132,7 +132,7 @@ def test_an_edit_that_left(edit, tmp_path):
     with pytest.raises(InputError, match="weights is no float32 of 2 axes"):
         make_edit(clf, [replace(iv, votes=iv.votes._replace(weights=w.double()))])
     if edit != "zero":
-        lost = {k: None for k in ("rest", "rows", "near", "reach", "auroc")}
+        lost = {k: None for k in ("rest", "rows", "near", "along", "auroc")}
         bare = replace(iv, state=iv.state._replace(**lost))
         with pytest.raises(InputError, match="what the edit needs to know is not there"): make_edit(clf, [bare])
 

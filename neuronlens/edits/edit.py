@@ -34,7 +34,7 @@ from neuronlens.edits.asks import (
     wrong_ask,
     wrong_votes,
 )
-from .partners import aura, exchange, partner
+from .partners import aura, exchange, misfit, partner
 from ..ground.core import InputError, as_array, class_labels, drawing
 from ..ground.files import built, read_result, write_result
 from ..ground.scopes import leaves, opened
@@ -60,8 +60,8 @@ class Neurons(NamedTuple):
     rest_sd:Tensor # Standard deviation over them
     rest:Tensor|None=None # `[R, D]` quantiles over all other texts, lowest first, evenly spaced from minimum to maximum
     rows:Tensor|None=None # `[R, D]` other texts, whole: what `exchange` draws from; in the order of `near` the partners
-    near:Tensor|None=None # `[R, D]` the concept's texts that `partner` looks for, from its mean, in `reach`
-    reach:Tensor|None=None # How far that is in each neuron; infinite where it has no say
+    near:Tensor|None=None # `[R, K]` places of the concept's texts that `partner` looks for, from its mean, `along` K directions
+    along:Tensor|None=None # `[K, D]` directions, a step of 1 as far as `partner` looks
     auroc:Tensor|None=None # Area under the curve of the neuron as a detector of the concept, for `aura`
 
 class Affine(NamedTuple):
@@ -295,7 +295,7 @@ def _wrong(iv, seen):
     if {id(iv.lo), id(iv.hi), *map(id, iv.state), *map(id, iv.votes or ())} <= seen: return ''
     if not (iv.lo.ndim == 2 and iv.lo.shape == iv.hi.shape): return f"lo {list(iv.lo.shape)} and hi {list(iv.hi.shape)} are not `[D, K]`"
     if iv.lo.isnan().any() or iv.hi.isnan().any(): return "an end of a range is no number"
-    if odd := [t for t in iv.state if t is not None and t.shape[-1] != D]: return f"what it knows is of {odd[0].shape[-1]} neurons, not {D}"
+    if why := misfit(iv.state._asdict(), D): return why
     if iv.votes is not None and (why := wrong_votes(iv.votes, iv.lo)): return why
     seen |= {id(iv.lo), id(iv.hi), *map(id, iv.state), *map(id, iv.votes or ())}
     return ''

@@ -11,6 +11,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from scipy.linalg import eigh
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 from torch import Tensor
@@ -34,29 +35,42 @@ def _waves(seed, D, R, device):
     phases = drawing(seed, D, R, 1).random(WAVES)*2*np.pi
     return tuple(torch.as_tensor(a, dtype=torch.float32, device=device) for a in (at, phases, heights))
 
+# %% ../../nbs/38_partners.ipynb #a7c38d09
 def _lengths(sd, mean): return torch.where(sd > STILL*mean.abs(), sd, torch.inf) # Of a standard deviation; a still neuron has no say
 
 # %% ../../nbs/38_partners.ipynb #e7c38007
+SEEN = WeakTensorKeyDictionary() # Of what is looked up: its version, and what `_once` says of it
+
+def _once(t, make):
+    "What `make` says of a tensor; said once, until the tensor changes."
+    version = make,0 if t.is_inference() else t._version
+    if t not in SEEN or SEEN[t][0] != version: SEEN[t] = version,make(t)
+    return SEEN[t][1]
+
+# %% ../../nbs/38_partners.ipynb #a7c38d06
+def _middle(rows): return rows.mean(0)
+
+# %% ../../nbs/38_partners.ipynb #a7c38d04
 def _picked(scores, rows):
     "The row with the highest of `scores [n, R]`; a mixture that varies as a row does, where others are as high but for `BAND`."
-    best,first = scores.max(-1, keepdim=True)
-    out,mixed = rows[first[:,0]],(scores > best-BAND).sum(-1, dtype=torch.int32) > 1
+    top,at = scores.topk(min(4, len(rows)), -1)
+    out,mixed = rows[at[:,0]],(top[:,1:2] > top[:,:1]-BAND).any(-1)
     if mixed.any(): # One text in thirty
-        top,at = scores[mixed].topk(min(4, len(rows)), -1)
-        w,middle = (BAND-(top[:,:1]-top)).clamp(min=0),rows.mean(0)
+        w,middle = (BAND-(top[mixed,:1]-top[mixed])).clamp(min=0),_once(rows, _middle)
         w = w/w.square().sum(-1, keepdim=True).sqrt()
-        out[mixed] = middle+(w[...,None]*(rows[at]-middle)).sum(1)
+        out[mixed] = middle+(w[...,None]*(rows[at[mixed]]-middle)).sum(1)
     return out
 
 # %% ../../nbs/38_partners.ipynb #da5a0d71
-def _drawn(x, about, seed, closeness=lambda part: 0):
-    "Rows `[..., D]` float32 drawn by activations; `closeness` `[n, R]` is added to what is drawn by."
+def _drawn(x, about, seed, closeness=None):
+    "Rows `[..., D]` float32 drawn by activations; `closeness`, of what they are away from the mean, `[n, R]` is added to what is drawn by."
     sd,R = _lengths(about.sd, about.mean),len(about.rows)
     at,phases,heights = _waves(seed, x.shape[-1], R, about.rows.device)
-    turns = TURNS/max(1, int(sd.isfinite().sum()))**.5
-    out = [_picked((((p-about.mean)/sd*turns)@at+phases).cos()@heights+closeness(p), about.rows)
-           for p in x.float().flatten(0, -2).split(max(1, ROOM//R))]
-    return torch.cat(out).view(x.shape)
+    scale,out = TURNS/sd.isfinite().sum().clamp(min=1)**.5/sd,[]
+    for part in x.float().flatten(0, -2).split(max(1, ROOM//R)):
+        scores = torch.addmm(phases, (away := part-about.mean)*scale, at).cos()@heights
+        out.append(_picked(scores if closeness is None else scores+closeness(away), about.rows))
+    return (out[0] if len(out) == 1 else torch.cat(out)).view(x.shape)
 
 # %% ../../nbs/38_partners.ipynb #e7c38008
 def exchange(x:Tensor, about, seed:int=0)->Tensor:
@@ -92,25 +106,22 @@ def auxiliary_rows(
 # %% ../../nbs/38_partners.ipynb #e7c38013
 def partner(x:Tensor, about, seed:int=0)->Tensor:
     "The values of the partner of one of the concept's rows near the activation, drawn among the nearest few."
-    if about.near is None: raise InputError("edit 'partner' needs matched rows, `about.near` and `about.rows`")
-    rows,at,size = _once(about.near)
-    return _drawn(x, about, seed, lambda p: (2*((p-about.mean)/about.reach)@rows.T-size)[:,at])
+    if about.near is None: raise InputError("edit 'partner' needs matched rows, `about.near`, `about.along` and `about.rows`")
+    rows,at,size = _once(about.near, _apart)
+    return _drawn(x, about, seed, lambda away: torch.addmm(-size, away@about.along.T, rows.T, alpha=2).index_select(1, at))
 
 # %% ../../nbs/38_partners.ipynb #e7c38014
 BLOCK,NEIGHBOURS = 2048,2 # Rows that are matched at once; how far down the list of its neighbours a row draws
-SEEN = WeakTensorKeyDictionary() # Of `near`: its version, and what `_once` says of it
 
-def _once(near):
-    "The rows of `near [R, D]` without repeats, which lie together: `[U, D]`, which of them every row is, and their squared lengths."
-    version = 0 if near.is_inference() else near._version
-    if near not in SEEN or SEEN[near][0] != version:
-        new = torch.ones(len(near), dtype=torch.bool, device=near.device)
-        new[1:] = (near[1:] != near[:-1]).any(1)
-        SEEN[near] = version,(near[new], new.cumsum(0)-1, near[new].square().sum(-1))
-    return SEEN[near][1]
+def _apart(near):
+    "The rows of `near [R, K]` without repeats, which lie together: `[U, K]`, which of them every row is, and their squared lengths."
+    new = torch.ones(len(near), dtype=torch.bool, device=near.device)
+    new[1:] = (near[1:] != near[:-1]).any(1)
+    return near[new],new.cumsum(0)-1,near[new].square().sum(-1)
 
+# %% ../../nbs/38_partners.ipynb #a7c38d07
 def _matched(own, rest):
-    "For every row of `own [n, D]` its partner among `rest [n, D]`, by the least sum of squared distances."
+    "For every row of `own [n, K]` its partner among `rest [n, K]`, by the least sum of squared distances."
     if len(own) > 512:
         start = perf_counter()
         linear_sum_assignment(-own[:512]@rest[:512].T)
@@ -127,6 +138,23 @@ def _reach(own):
     gap = np.median(d[:,-1]-d[:,0])
     return gap if np.isfinite(gap) and gap > 0 else 1.
 
+# %% ../../nbs/38_partners.ipynb #a7c38d01
+DIRECTIONS = 5 # Along which rows are matched; along more few rows have no neighbours
+
+def _spread(rows, of):
+    "Covariance `[D, D]` float64 of rows about the mean of their class."
+    classes,at = np.unique(of, return_inverse=True)
+    apart = rows-np.stack([rows[of == c].mean(0, dtype=np.float64) for c in classes])[at]
+    return apart.T@apart/len(rows)
+
+# %% ../../nbs/38_partners.ipynb #a7c38d05
+def _along(own, rest, of):
+    "Directions `[K, D]` in which rows of a class vary most, concept and others alike, as long as makes the spread along each 1."
+    spread,D = (_spread(own, np.zeros(len(own)))+_spread(rest, of))/2,own.shape[1]
+    sizes,axes = eigh(spread, subset_by_index=[max(0, D-DIRECTIONS), D-1])
+    fine = sizes > 1e-6*sizes[-1]
+    return (axes[:,fine]/np.sqrt(sizes[fine])).T if fine.any() else np.zeros((1, D))
+
 # %% ../../nbs/38_partners.ipynb #e7c38015
 def partner_rows(
     acts, # `[N, D]` activations
@@ -137,21 +165,32 @@ def partner_rows(
     *,
     most:int=ROWS, # At most this many pairs, seeded
     seed:int=0, # Of the choice, and of the parts that are matched
-)->dict: # rows `[R, D]`, near `[R, D]` and reach `[D]`, float32
-    "Rows of the concept, each as often as there are auxiliary rows for it, and the partner of each."
+)->dict: # rows `[R, D]`, near `[R, K]` and along `[K, D]`, float32
+    "Rows of the concept, each as often as there are auxiliary rows for it, by their place along K directions; and the partner of each."
     acts,own,rest = _sides(acts, labels, concept, 'partner')
-    rng,n = drawing(seed, int(concept)),min(most, len(rest))
-    need_memory(4*(5*n*acts.shape[1]+2*min(n, BLOCK)**2), f"{n:,} partners")
+    rng,n,D = drawing(seed, int(concept)),min(most, len(rest)),acts.shape[1]
+    need_memory(4*(9*n*D+2*min(n, BLOCK)**2)+24*D*D, f"{n:,} partners")
     own = np.concatenate([rng.permutation(own) for _ in range(-(-n//len(own)))])[:n]
-    rest = rng.permutation(rest)[:n]
-    length = np.where(sd > STILL*abs(mean), sd, np.inf)
-    a,b = ((as_array(acts[rows], np.float32)-mean)/length for rows in (own, rest))
-    pairs = np.concatenate([part[_matched(a[part], b[part])] for part in np.array_split(np.arange(n), -(-n//BLOCK))])
-    reach = _reach(a[np.unique(own, return_index=True)[1]])**.5
+    rest,length = rng.permutation(rest)[:n],np.where(sd > STILL*abs(mean), sd, np.inf)
+    kinds,at = np.unique(own, return_inverse=True)
+    a,b = ((as_array(acts[rows], np.float32)-mean)/length for rows in (kinds, rest))
+    along = _along(a, b, np.asarray(labels)[rest])
+    a,b = a@along.T,b@along.T
+    pairs = np.concatenate([part[_matched(a[at[part]], b[part])] for part in np.array_split(np.arange(n), -(-n//BLOCK))])
     order = np.lexsort((rest[pairs], own)) # Which copy of a row has which of its partners must not hang on rounding
-    return dict(rows=as_array(acts[rest[pairs][order]], np.float32), near=a[order]/reach, reach=length*reach)
+    reach = _reach(a)**.5
+    return dict(rows=as_array(acts[rest[pairs][order]], np.float32), near=a[at][order]/reach, along=along/length/reach)
 
+# %% ../../nbs/38_partners.ipynb #a7c38d08
 def within_sd(sd, rest_sd): return np.sqrt((np.square(sd)+np.square(rest_sd))/2) # `[D]`, concept and others alike
+
+# %% ../../nbs/38_partners.ipynb #a7c38d03
+def misfit(known, D)->str: # ''
+    "What is wrong with what an edit knows of D neurons, by name, or ''; places of partners are by directions."
+    known = {k:t for k,t in known.items() if t is not None}
+    if odd := [t for k,t in known.items() if k != 'near' and t.shape[-1] != D]: return f"what it knows is of {odd[0].shape[-1]} neurons, not {D}"
+    fits = 'near' not in known or [*known['near'].shape] == [len(known.get(k, ())) for k in ('rows', 'along')]
+    return '' if fits else "the places of its partners do not fit their rows and directions"
 
 # %% ../../nbs/38_partners.ipynb #e7c38019
 def aura(x:Tensor, about)->Tensor:

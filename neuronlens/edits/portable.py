@@ -122,7 +122,7 @@ def make_edit(
 
 
 # %% ../../nbs/48_portable.ipynb #773f1dc2
-NEEDS = dict(resample=('rest',), exchange=('rows',), partner=('rows', 'near', 'reach'), aura=('auroc',)) # What edits know, beside means
+NEEDS = dict(resample=('rest',), exchange=('rows',), partner=('rows', 'near', 'along'), aura=('auroc',)) # What edits know, beside means
 
 def _knows(iv)->bool: # Whether an intervention holds what its edit has to know
     if isinstance(iv.state, Affine): return iv.edit == 'affine' and iv.state.matrix.shape == (iv.width, iv.width)
@@ -135,15 +135,14 @@ _WORD,_MOST_PARTS = 1000,4096 # Letters of a name; intervals of a neuron, and in
 def _check_kept(iv):
     "Refuse an intervention that would not come out of a file as it went in, or that cannot act."
     affine = isinstance(iv.state, Affine)
-    shapes = dict(matrix=2, bias=1) if affine else dict(mean=1, sd=1, rest_mean=1, rest_sd=1, reach=1, auroc=1)
+    shapes = dict(matrix=2, bias=1) if affine else dict(mean=1, sd=1, rest_mean=1, rest_sd=1, auroc=1)
     shapes |= dict(weights=iv.votes.weights.ndim if iv.votes else 1, least=1) # Which `check_interventions` has looked at
     held = {k:t for k,t in (iv.state._asdict() | (iv.votes._asdict() if iv.votes else {})).items() if t is not None}
     if odd := [k for k,t in dict(lo=iv.lo, hi=iv.hi, **held).items() if t.dtype != torch.float32 or t.ndim != shapes.get(k, 2)]:
         raise InputError(f"{said_edit(iv)}: {odd[0]} is no float32 of {shapes.get(odd[0], 2)} axes")
     if any(t.dtype != torch.float32 for a in iv.asks for t in (a.lo, a.hi, *(a.votes or ()))):
         raise InputError(f"{said_edit(iv)}: the ranges or weights of a gate are no float32")
-    fine = {k:t.isfinite() | (k == 'reach') & t.isinf() for k,t in held.items()}
-    if odd := [k for k,ok in fine.items() if not ok.all()]: raise InputError(f"{said_edit(iv)}: {odd[0]} is not finite")
+    if odd := [k for k,t in held.items() if not t.isfinite().all()]: raise InputError(f"{said_edit(iv)}: {odd[0]} is not finite")
     if odd := [K for a in (iv, *iv.asks) if not 1 <= (K := a.lo.shape[1]) <= _MOST_PARTS]:
         raise InputError(f"{said_edit(iv)}: {odd[0]} intervals of a neuron are none, or too many")
     if not _knows(iv) or type(iv.seed) is not int or iv.seed < 0:
