@@ -188,7 +188,8 @@ def within_sd(sd, rest_sd): return np.sqrt((np.square(sd)+np.square(rest_sd))/2)
 def misfit(known, D)->str: # ''
     "What is wrong with what an edit knows of D neurons, by name, or ''; places of partners are by directions."
     known = {k:t for k,t in known.items() if t is not None}
-    if odd := [t for k,t in known.items() if k != 'near' and t.shape[-1] != D]: return f"what it knows is of {odd[0].shape[-1]} neurons, not {D}"
+    odd = [t.shape[-1] for k,t in known.items() if k != 'near' and t.shape[-1] != D]
+    if odd: return f"what it knows is of {odd[0]} neurons, not {D}"
     fits = 'near' not in known or [*known['near'].shape] == [len(known.get(k, ())) for k in ('rows', 'along')]
     return '' if fits else "the places of its partners do not fit their rows and directions"
 
