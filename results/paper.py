@@ -93,6 +93,7 @@ def store(table, part, frame, same=()):
             frame = pd.concat([old[~mine], frame], ignore_index=True)
         frame["dataset"] = pd.Categorical(frame.dataset, PARTS, ordered=True)
         frame = frame.sort_values("dataset", kind="stable")
+        if "seed" in frame: frame["seed"] = pd.to_numeric(frame.seed).astype("Int64") # Also where some rows have none
         floats = frame.select_dtypes("float").columns
         frame[floats] = frame[floats].round(5)
         with atomic(path) as p: frame.to_csv(p, index=False)
