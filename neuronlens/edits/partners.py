@@ -106,7 +106,7 @@ def auxiliary_rows(
 # %% ../../nbs/38_partners.ipynb #e7c38013
 def partner(x:Tensor, about, seed:int=0)->Tensor:
     "The values of the partner of one of the concept's rows near the activation, drawn among the nearest few."
-    if about.near is None: raise InputError("edit 'partner' needs matched rows, `about.near`, `about.along` and `about.rows`")
+    if about.near is None: raise InputError("edit 'partner' needs matched rows, `about.near` and `about.rows`")
     rows,at,size = _once(about.near, _apart)
     return _drawn(x, about, seed, lambda away: torch.addmm(-size, away@about.along.T, rows.T, alpha=2).index_select(1, at))
 
