@@ -7,8 +7,8 @@ TOP = Path(__file__).resolve().parents[1]
 KINDS = {"InputError", "Damaged", "DiskFull"} # What is made of a sentence, whether it is raised there or handed on
 OTHERS = {"TypeError", "AttributeError", "AssertionError", "ValueError", "KeyError", "RuntimeError"} # Where raised with a sentence
 MAKERS = { # Functions that make a sentence, or what is wrong in one, for another place to raise
-    "asks.wrong_votes", "data._bad_line", "data._bad_quoting", "edit._wrong", "language._not_finite", "partners.misfit", "prompted._sharing",
-    "widgets._refusal"}
+    "asks.wrong_votes", "data._bad_line", "data._bad_quoting", "edit._wrong", "language._not_finite", "partners.misfit",
+    "prompted._sharing", "widgets._refusal"}
 PARTS = {"anatomy._find_sites": "why more", "cluster._begin": "where", "store._clear_way": "said"} # Names that hold one
 GIVEN = {"store._other": 1, "cli._end": 1} # Functions that raise what they are given, and at which place
 
