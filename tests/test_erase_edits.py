@@ -139,6 +139,25 @@ def test_partners_are_the_least_sum_of_squares():
     assert found == best and got["along"].shape == (2, 3) and not got["along"][:, 2].any()
 
 
+def test_what_twenty_neurons_say_counts_once():
+    "Copies of a neuron change no pair: along directions that count alike they are one."
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(90, 3)), np.repeat([0, 1], 45)
+    def pairs(x):
+        got = partner_rows(x, y, 0, x[:45].mean(0), within_sd(x[:45].std(0), x[45:].std(0)))
+        return got["near"]@got["near"].T, got["rows"][:, :3]
+    (apart, rows), (as_far, same) = pairs(x), pairs(np.hstack([x, np.repeat(x[:, :1], 20, 1)]))
+    np.testing.assert_array_equal(rows, same)
+    np.testing.assert_allclose(apart, as_far, atol=1e-3*np.abs(apart).max())
+
+
+def test_partners_without_their_places_are_refused(two):
+    iv = one(two, "partner")
+    for odd in (dict(near=iv.state.near[1:]), dict(along=None), dict(along=iv.state.along[1:])):
+        with pytest.raises(InputError, match="the places of its partners do not fit their rows and directions"):
+            room.check_interventions([replace(iv, state=iv.state._replace(**odd))])
+
+
 def test_every_other_text_is_a_partner_once(two):
     sd = within_sd(two.st.sd[0], two.st.rest_sd[0])
     got = partner_rows(two.x, two.y, 0, two.st.mean[0], sd)

@@ -17,7 +17,7 @@ import neuronlens as nl
 from neuronlens.arrays.gates import exact_votes, learn_gate, of_bins, steps_passed, sums_of
 from neuronlens.arrays.ranges import fit_ranges
 from neuronlens.edits.ablation import ablate, edited_acts
-from neuronlens.edits.asks import Ask, Votes, summed, wrong_votes
+from neuronlens.edits.asks import Ask, Votes, read_at, summed, wrong_votes
 from neuronlens.edits.edit import load_intervention
 from neuronlens.edits.farm import packed, unpacked
 from neuronlens.edits.live import Planner, places_of_fit, ranged_on, usual
@@ -246,3 +246,11 @@ def test_a_study(bert, data, tmp_path):
         np.testing.assert_array_equal(iv.state.mean, s.tokens.acts[s.tokens.labels == 0].mean(0, dtype=np.float64).astype(np.float32))
     assert ", fitted on the means over the tokens of a text" in _how(study)
     assert "vote 0.5, of texts" in " ".join(_named(study.effects.frame).range)
+
+
+def test_a_text_of_one_position_is_read_as_in_a_batch():
+    "Alone as beside longer ones, also where its only position has no say."
+    x, weights = torch.randn(3, 1, 5), torch.tensor([[1.], [0.], [.5]])
+    alone = read_at(x, weights)
+    padded = read_at(torch.cat([x, torch.full_like(x, torch.nan)], 1), torch.cat([weights, torch.zeros(3, 1)], 1))
+    assert torch.equal(alone, padded) and torch.equal(alone[[0, 2]], x[[0, 2]]) and not alone[1].any()

@@ -55,7 +55,7 @@ def within(
 # %% ../../nbs/38_asks.ipynb #f0f19c55
 def read_at(x, weights):
     "The weighted mean of the positions of every text, `[N, 1, D]` float32."
-    if x.shape[1] == 1: return x.float()
+    if x.shape[1] == 1 and (weights > 0).all(): return x.float() # Of its own mean
     w = (weights/weights.sum(1, keepdim=True)).to(x.device)[...,None]
     return torch.where(w > 0, x.float()*w, 0.).sum(1, keepdim=True)
 
