@@ -24,7 +24,7 @@ def fared(p, learned_from):
         cost = [through(p.clf, seen.acts, seen.labels, c, f) for c, f in enumerate(fs)]
         left = remains({edit: fs}, seen.acts, seen.labels, classes=seen.classes, floors=False).per_class()
         yield dict(edit=edit, texts=len(learned_from)) | {k: round(float(np.mean([r[k] for r in cost])), 4) for k in cost[0]} | {
-            k: round(left[k].mean(), 3) for k in (*(f"auc_{r}" for r in READERS), "kept_r2")}
+            k: round(float(left[k].mean()), 3) for k in (*(f"auc_{r}" for r in READERS), "kept_r2")}
 
 
 def main(parts):
