@@ -11,7 +11,8 @@ those of preset `learned` in results/blocks.csv.
 Of SmolLM2 one block in its middle, asked without worked examples: what stands before a text is read before the text can be asked.
 
 Beside them, preset `probe`: the same edits, where the best linear probe of that block is the gate (logistic regression on the mean over the
-tokens or on the readout, and its price, by validation AUC), its threshold chosen in the same way. It is what can be known there.
+tokens or on the readout, and its price, by validation AUC), its threshold chosen in the same way. It is what can be known there. How well
+each gate tells a concept on validation texts is printed, area under the curve.
 """
 import sys
 import time
@@ -39,11 +40,12 @@ from neuronlens.studies.spec import read_study
 from neuronlens.studies.study import study_model, study_prompt
 
 EDITS, RANGES, AT, MARGIN = ("mean", "exchange", "partner"), ("bins(8)", "posterior(0.2)"), .05, .015
+FURTHER = ("shift(2)", "transport(2)", "transport(3)") # Of SmolLM2, too
 PROBABILITIES = (.9, .7, .5, .4, .3, .2, .15, .1, .07, .05, .03, .02, .01, .005) # From which a gate may open
 VOTES = (.4, .45, .5, .55, .6) # Of the tokens that ask for themselves
 SHARES = np.r_[np.arange(.5, .9, .05), np.arange(.9, 1.001, .01)] # Of the own texts that a probe lets through
 VALIDATION, TEST, PER_CLASS = 300, 600, 250 # Texts in all; training texts of each class whose tokens are read
-MIDDLE, SIZES_ASKED = ["residual.14"], (150, 40, 60, 60) # Of SmolLM2; texts of each class to fit, choose, measure, read
+MIDDLE, SIZES_ASKED = ["residual.17"], (250, 75, 100, 60) # Of SmolLM2; texts of each class to fit, choose, measure, read
 PLAIN = "{text}\nTopic:" # Nothing stands before the text
 
 
@@ -54,6 +56,7 @@ class Below:
         spec = read_study(HERE/f"{name}.toml")
         train, validation, test = texts_of(spec)
         self.C, few = len(train.classes), lambda t, n: balance(t, min(n, int(t.counts().min())), seed=SEED)
+        self.edits = (*EDITS, *FURTHER) if spec.model.causal else EDITS
         n, m, k, each = SIZES_ASKED if spec.model.causal else (None, VALIDATION//self.C, TEST//self.C, PER_CLASS)
         if spec.model.causal: spec, train = replace(spec, prompt=replace(spec.prompt, template=PLAIN, shots=0)), few(train, n)
         prompt, train = study_prompt(spec, train)
@@ -133,12 +136,12 @@ def probes(p, site):
 def at_block(p, site):
     "Rows of what was chosen and of the probe at one block."
     start, labels = time.perf_counter(), {k: p.rec[k].labels for k in ("validation", "test")}
-    tried, held = p.opened(site, EDITS, "validation"), gates(p, site)
+    tried, held = p.opened(site, p.edits, "validation"), gates(p, site)
     macro = lambda e, opens: through(p, labels["validation"], tried[e], opens).mean(0)
-    learned = {(e, kind, t): macro(e, g >= t) for e in EDITS for kind, g in held.items() for t in PROBABILITIES}
+    learned = {(e, kind, t): macro(e, g >= t) for e in p.edits for kind, g in held.items() for t in PROBABILITIES}
     seen, new = probes(p, site)
     cuts = {s: [np.quantile(x[labels["validation"] == c], 1-s) for c, x in enumerate(seen)] for s in SHARES}
-    of_probe = {(e, s): macro(e, seen >= np.array(cut)[:, None]) for e in EDITS for s, cut in cuts.items()}
+    of_probe = {(e, s): macro(e, seen >= np.array(cut)[:, None]) for e in p.edits for s, cut in cuts.items()}
     asked = dict(fitted_at="text", scope="text", covers="salient")
     settings = {(e, kind, t): asked | dict(range=kind, vote=f"weighted({t})") for e, kind, t in learned}
     for v in VOTES:
@@ -154,7 +157,8 @@ def at_block(p, site):
     line = rows[["concept", "site", "n_target", "n_auxiliary", "texts", "draw"]].assign(**dict(zip(names, cost.T, strict=True)))
     line = line.assign(condition="probe", preset="probe", edit=edit, fraction=1., fitted_at="probe", reached=reached)
     told = {r.preset.iloc[0]: r[list(names[:3])].mean().round(4).to_dict() for r in (rows, line)}
-    print(p.name, site, *key, settings[key]["fitted_at"], told, f"{time.perf_counter()-start:.0f} s", flush=True)
+    auc = {k: round(np.mean([roc_auc_score(labels["validation"] == c, x) for c, x in enumerate(s)]), 3) for k, s in (held | dict(probe=seen)).items()}
+    print(p.name, site, *key, settings[key]["fitted_at"], told, "AUC", auc, f"{time.perf_counter()-start:.0f} s", flush=True)
     return rows, line
 
 

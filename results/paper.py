@@ -46,6 +46,7 @@ from neuronlens.ground.files import atomic
 from neuronlens.ground.setting import setting_keys
 from neuronlens.models.anatomy import anatomy
 from neuronlens.models.batches import encode
+from neuronlens.records.calibration import calibrated
 from neuronlens.records.given import correct_only, recording_frame
 from neuronlens.records.provenance import versions
 from neuronlens.records.recording import record, vocabulary_confidence
@@ -108,7 +109,8 @@ class Part:
         train, validation, test = texts_of(spec)
         prompt, train = study_prompt(spec, train)
         if prompt: train, validation, test = (balance(t, n, seed=SEED) for t, n in ((train, 150), (validation, 60), (test, 80)))
-        self.clf = study_model(replace(spec, seed=seed), balance(train, 25, seed=SEED) if prompt else train, False, prompt)
+        self.clf = study_model(replace(spec, seed=seed), train, False, prompt)
+        if spec.prompt.calibrate: self.clf = calibrated(self.clf, balance(train, 25, seed=SEED))
         self.name, self.title = name, spec.title.replace("MiniLM on", "MiniLM fine-tuned on")
         self.texts = dict(train=train, validation=validation, test=test)
         below = len(anatomy(self.clf.model))-1
