@@ -133,6 +133,9 @@ def probes(p, site):
     return [np.stack(s) for s in zip(*best_of, strict=True)]
 
 
+def area(scores, labels): return np.mean([roc_auc_score(labels == c, s) for c, s in enumerate(scores)]) # Macro, of scores `[C, N]`
+
+
 def at_block(p, site):
     "Rows of what was chosen and of the probe at one block."
     start, labels = time.perf_counter(), {k: p.rec[k].labels for k in ("validation", "test")}
@@ -157,8 +160,8 @@ def at_block(p, site):
     line = rows[["concept", "site", "n_target", "n_auxiliary", "texts", "draw"]].assign(**dict(zip(names, cost.T, strict=True)))
     line = line.assign(condition="probe", preset="probe", edit=edit, fraction=1., fitted_at="probe", reached=reached)
     told = {r.preset.iloc[0]: r[list(names[:3])].mean().round(4).to_dict() for r in (rows, line)}
-    auc = {k: round(np.mean([roc_auc_score(labels["validation"] == c, x) for c, x in enumerate(s)]), 3) for k, s in (held | dict(probe=seen)).items()}
-    print(p.name, site, *key, settings[key]["fitted_at"], told, "AUC", auc, f"{time.perf_counter()-start:.0f} s", flush=True)
+    told["AUC"] = {k: area(s, labels["validation"]).round(3) for k, s in (held | dict(probe=seen)).items()}
+    print(p.name, site, *key, settings[key]["fitted_at"], told, f"{time.perf_counter()-start:.0f} s", flush=True)
     return rows, line
 
 
