@@ -8,7 +8,8 @@ on validation texts: the least disturbance at a macro target accuracy of .035 or
 the lowest target accuracy. Test texts are read once. All is learned from training texts that the model answers right. The rows replace
 those of preset `learned` in results/blocks.csv.
 
-Of SmolLM2 one block in its middle, asked without worked examples: what stands before a text is read before the text can be asked.
+Of SmolLM2 five blocks in its middle, half an hour each, asked without worked examples: what stands before a text is read before the text
+can be asked.
 
 Beside them, preset `probe`: the same edits, where the best linear probe of that block is the gate (logistic regression on the mean over the
 tokens or on the readout, and its price, by validation AUC), its threshold chosen in the same way. It is what can be known there. How well
@@ -45,7 +46,8 @@ PROBABILITIES = (.9, .7, .5, .4, .3, .2, .15, .1, .07, .05, .03, .02, .01, .005)
 VOTES = (.4, .45, .5, .55, .6) # Of the tokens that ask for themselves
 SHARES = np.r_[np.arange(.5, .9, .05), np.arange(.9, 1.001, .01)] # Of the own texts that a probe lets through
 VALIDATION, TEST, PER_CLASS = 300, 600, 250 # Texts in all; training texts of each class whose tokens are read
-MIDDLE, SIZES_ASKED = ["residual.17"], (250, 75, 100, 60) # Of SmolLM2; texts of each class to fit, choose, measure, read
+MIDDLE = [f"residual.{b}" for b in range(13, 18)] # Of SmolLM2
+SIZES_ASKED = 250, 75, 100, 60 # Of SmolLM2: texts of each class to fit, choose, measure, read
 PLAIN = "{text}\nTopic:" # Nothing stands before the text
 
 
@@ -160,7 +162,7 @@ def at_block(p, site):
     line = rows[["concept", "site", "n_target", "n_auxiliary", "texts", "draw"]].assign(**dict(zip(names, cost.T, strict=True)))
     line = line.assign(condition="probe", preset="probe", edit=edit, fraction=1., fitted_at="probe", reached=reached)
     told = {r.preset.iloc[0]: r[list(names[:3])].mean().round(4).to_dict() for r in (rows, line)}
-    told["AUC"] = {k: area(s, labels["validation"]).round(3) for k, s in (held | dict(probe=seen)).items()}
+    told["AUC"] = {k: area(s, labels["validation"]).round(3).item() for k, s in (held | dict(probe=seen)).items()}
     print(p.name, site, *key, settings[key]["fitted_at"], told, f"{time.perf_counter()-start:.0f} s", flush=True)
     return rows, line
 
