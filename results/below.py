@@ -9,7 +9,7 @@ the lowest target accuracy. Test texts are read once. All is learned from traini
 those of preset `learned` in results/blocks.csv.
 
 Of SmolLM2 five blocks in its middle, half an hour each, asked without worked examples: what stands before a text is read before the text
-can be asked.
+can be asked. Other blocks that are named are chosen and measured on fewer texts, in some ten minutes.
 
 Beside them, preset `probe`: the same edits, where the best linear probe of that block is the gate (logistic regression on the mean over the
 tokens or on the readout, and its price, by validation AUC), its threshold chosen in the same way. It is what can be known there. How well
@@ -47,7 +47,7 @@ VOTES = (.4, .45, .5, .55, .6) # Of the tokens that ask for themselves
 SHARES = np.r_[np.arange(.5, .9, .05), np.arange(.9, 1.001, .01)] # Of the own texts that a probe lets through
 VALIDATION, TEST, PER_CLASS = 300, 600, 250 # Texts in all; training texts of each class whose tokens are read
 MIDDLE = [f"residual.{b}" for b in range(13, 18)] # Of SmolLM2
-SIZES_ASKED = 250, 75, 100, 60 # Of SmolLM2: texts of each class to fit, choose, measure, read
+SIZES_ASKED, ELSEWHERE = (250, 75, 100, 60), (250, 25, 50, 60) # Of SmolLM2: texts of each class to fit, choose, measure, read
 PLAIN = "{text}\nTopic:" # Nothing stands before the text
 
 
@@ -59,7 +59,8 @@ class Below:
         train, validation, test = texts_of(spec)
         self.C, few = len(train.classes), lambda t, n: balance(t, min(n, int(t.counts().min())), seed=SEED)
         self.edits = (*EDITS, *FURTHER) if spec.model.causal else EDITS
-        n, m, k, each = SIZES_ASKED if spec.model.causal else (None, VALIDATION//self.C, TEST//self.C, PER_CLASS)
+        asked = SIZES_ASKED if {*sites} <= {*MIDDLE} else ELSEWHERE
+        n, m, k, each = asked if spec.model.causal else (None, VALIDATION//self.C, TEST//self.C, PER_CLASS)
         if spec.model.causal: spec, train = replace(spec, prompt=replace(spec.prompt, template=PLAIN, shots=0)), few(train, n)
         prompt, train = study_prompt(spec, train)
         self.name, self.clf, self.classes = name, study_model(spec, train, False, prompt), train.classes
