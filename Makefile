@@ -81,10 +81,10 @@ results: $(READY) ## Recompute results/emotion.csv from a folder of data sets: m
 	@NEURONLENS_DATA="$(abspath $(DATA))" $(BIN)/neuronlens run results/emotion.toml --out build/emotion
 	@cp build/emotion/effects.csv results/emotion.csv
 
-paper: $(READY) ## Recompute every table of the page nbs/paper.ipynb from a folder of data sets: make paper DATA=folder
+paper: $(READY) ## Recompute the tables of nbs/paper.ipynb and nbs/every_block.ipynb from a folder of data sets: make paper DATA=folder
 	@test -n "$(DATA)" || { echo "say where the data sets are: make paper DATA=folder"; exit 2; }
 	@NEURONLENS_DATA="$(abspath $(DATA))" $(BIN)/python results/paper.py $(PARTS)
-	@$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace nbs/paper.ipynb
+	@$(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace nbs/paper.ipynb nbs/every_block.ipynb
 	@$(BIN)/nbdev_clean
 
 clean: ## Remove what was made: environment, demo, builds and caches of tools

@@ -1,4 +1,5 @@
-"""Every number of the page "The paper's tables": `make paper DATA=folder` (or `make paper DATA=folder PARTS="emotion smollm2"`).
+"""Every number of the page "The paper repeated: every table", and the equal votes of "every block": `make paper DATA=folder` (or
+`make paper DATA=folder PARTS="emotion smollm2"`).
 
 DATA holds one folder a data set with CSV files `text,label`. A part is a study file beside this one, `<part>.toml`: which texts, which
 model, how it is trained or asked. The settings that are tried on every part stand in `tables.toml`. Each step of a part replaces the rows
@@ -268,7 +269,7 @@ WAYS = {
                 "recommended": ("range", "posterior", "mean", [.5, .6])},
     "tokens": {"full": ("full", "gaussian(2.5)", ["mean", "transport"], 0.), "gaussian": ("range", "gaussian(2.5)", "mean", 0.),
                "recommended": ("range", "posterior", "mean", [.5, .55, .6, .65])}}
-# The same with a setting each, but for one choice
+# The same with a setting each, but for one choice: of SmolLM2
 LEAN = {
     "readout": {"full": ("full", "gaussian(2.5)", "mean", 0.), "gaussian": ("range", "gaussian(2.5)", "mean", 0.),
                 "recommended": ("range", "posterior", "mean", .5)},
@@ -379,7 +380,7 @@ def each_tokens(p):
     return sum(map(len, encode(p.clf, some).ids))/len(some)
 
 
-LOWER, CLOSELY = range(29), (14, 24) # Blocks of SmolLM2 below the last of 30, and those at which every setting is tried
+LOWER, CLOSELY = range(29), (14, 24) # Blocks of SmolLM2 below the last of 30, and those at which halves are tried, too
 
 
 def language(p):
@@ -419,8 +420,7 @@ def positions(p):
 
 def block_step(p):
     if p.name != "smollm2": return blocks(p, range(5), each_tokens(p))
-    blocks(p, CLOSELY, 300)
-    blocks(p, [b for b in LOWER if b not in CLOSELY], 300, of=LEAN)
+    blocks(p, LOWER, 300, of=LEAN)
 
 
 def halves(p):
